@@ -4,14 +4,12 @@
 
 from __future__ import annotations
 
-import argparse
 import codecs
 import importlib
 import itertools
 import os
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
@@ -38,7 +36,7 @@ _CHECK, _QUIET = 3.0, 12.0
 # Seconds that may pass between the number of a change and its record, while it is being armed.
 _ARMING = 120.0
 # Modules of Python that are loaded at their first use.
-_LATE = ("concurrent.futures.thread", "http.client", "ssl")
+_LATE = ("concurrent.futures.thread", "http.client", "ssl", "uuid")
 # Python loads codecs at their first use.
 _CODECS = ("utf-8", "ascii", "latin-1", "unicode_escape", "raw_unicode_escape", "idna")
 
@@ -47,6 +45,8 @@ def main(finish: Finish, argv: Sequence[str] | None = None) -> int:
     """Run a task of the agent. ``deadline``: a timer has fired. ``watch``: wait for the deadline as a process.
     ``boot``: the host is early at boot. ``health``: the host is late at a planned boot. ``check``: do nothing, to
     show that this Python runs the agent."""
+    import argparse  # A call of the controller needs none of it, nor the archive below.
+
     parser = argparse.ArgumentParser(prog="evenkeel-agent", description="Put this host back.")
     parser.add_argument("--store", required=True)
     parser.add_argument("task", choices=["deadline", "boot", "health", "watch", "check"])
@@ -71,6 +71,8 @@ _FOR_THE_CONTROLLER = ("_adapter", "_calls/")
 
 def _load_all() -> None:
     """Load all modules that may be needed later: the zipapp and Python may be gone by then."""
+    import zipfile
+
     archive = zipfile.ZipFile(__loader__.archive)  # type: ignore[name-defined]
     for name in archive.namelist():
         inside = name.partition("/")[2]

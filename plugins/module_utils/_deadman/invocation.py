@@ -16,7 +16,7 @@ _CHECKED = (
     "sys.path.insert(0,a[1] if m is False else a[5]+str(m));sys.argv=[a[1],*a[6:]];"
     "from evenkeel_agent._agent import main;sys.exit(main())"
 )
-_HASH = re.compile(r"-[0-9a-f]{12}([0-9a-f]{64})\.pyz$")
+_HASH = r"-[0-9a-f]{12}([0-9a-f]{64})\.pyz$"
 
 
 def python() -> str:
@@ -26,7 +26,7 @@ def python() -> str:
 
 def agent_hash(agent: str) -> str:
     """The SHA-256 that the agent must have, taken from its file name; empty for an agent of version 0.1.0."""
-    found = _HASH.search(agent)
+    found = re.search(_HASH, agent)
     return found[1] if found else ""
 
 

@@ -9,7 +9,6 @@ import io
 import marshal
 import os
 import re
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib.util import MAGIC_NUMBER, find_spec, resolve_name
@@ -36,7 +35,7 @@ _ANSWERS = ("_adapter", "_calls.every")
 _START = f"{_PACKAGE}/_agent.py"
 _MAIN = f"from {_PACKAGE}._agent import main\nraise SystemExit(main())\n"
 _IMPORT = re.compile(r"^[ \t]*from[ \t]+(\.+[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n#]+)", re.MULTILINE)
-_COMMENT = re.compile(r"#[^\n]*")
+_COMMENT = r"#[^\n]*"
 
 
 def install(store: Store, finish: Callable[..., list[str]]) -> str:
@@ -97,6 +96,8 @@ def _is_whole(path: str) -> bool:
 def _zipapp(sources: dict[str, str]) -> bytes:
     """The sources, each also compiled for this Python, so that the agent starts quickly. Another Python compiles them
     anew: they are seldom read, and compressed."""
+    import zipfile  # Few calls write an agent.
+
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for path, text in sorted(sources.items()):
@@ -174,7 +175,7 @@ def _imports(source: str, package: str) -> Iterator[str]:
         module = resolve_name(found[1], package)
         parts = module.split(".")
         yield from (".".join(parts[:end]) for end in range(2, len(parts) + 1))
-        for item in _COMMENT.sub("", found[2]).strip("()").split(","):
+        for item in re.sub(_COMMENT, "", found[2]).strip("()").split(","):
             name = item.split(" as ")[0].strip()
             if name.isidentifier():
                 yield f"{module}.{name}"

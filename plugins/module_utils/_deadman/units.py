@@ -29,7 +29,7 @@ _ETC, _RUN = "/etc/systemd/system", "/run/systemd/system"
 _BEFORE = ("/etc/systemd/system.control", "/run/systemd/system.control", "/run/systemd/transient", _ETC)
 DEFAULT = "/var/lib/evenkeel"
 # Texts without a special meaning in a unit file: no blank, quote, specifier, variable or wildcard.
-_PLAIN = re.compile(r"[A-Za-z0-9/._@+:-]+")
+_PLAIN = r"[A-Za-z0-9/._@+:-]+"
 # Seconds between two checks of the watcher.
 TICK = 20.0
 # The Pythons to try, in this order, where the Python that armed the change does not run.
@@ -145,7 +145,7 @@ def check_paths(store: Store) -> None:
         ("the store path", store.root, "choose a store path"),
         ("the path of Python", python(), "choose an interpreter (ansible_python_interpreter) with a path"),
     ):
-        if not _PLAIN.fullmatch(path):
+        if not re.fullmatch(_PLAIN, path):
             raise UsageError(
                 f"the dead-man cannot be armed: {label} {path!r} cannot stand in a unit of systemd; {remedy} of "
                 "letters, digits and / . _ - + @ :. Nothing was changed"
@@ -288,7 +288,7 @@ def _unit_files(folder: str, name: str, head: str, body: str, tail: str = "") ->
 
 def _exec_start(store: Store, agent: str, task: str) -> str:
     """The value of ExecStart=: a shell that tries the Pythons in turn until the agent has come to its end."""
-    run = " ".join(word if _PLAIN.fullmatch(word) else f'"{word}"' for word in agent_arguments(agent))
+    run = " ".join(word if re.fullmatch(_PLAIN, word) else f'"{word}"' for word in agent_arguments(agent))
     # Root must run no program from a directory of another user.
     more = " ".join(path for path in sorted(glob.glob(_MORE_PYTHONS)) if _is_trusted(path))
     script = (
@@ -305,7 +305,7 @@ def _is_trusted(program: str) -> bool:
         found = os.stat(program)
     except OSError:  # A dangling link, as in a virtual environment after an upgrade.
         return False
-    return bool(_PLAIN.fullmatch(program)) and not (stranger(program, {0}) or found.st_uid or found.st_mode & 0o022)
+    return bool(re.fullmatch(_PLAIN, program)) and not (stranger(program, {0}) or found.st_uid or found.st_mode & 0o022)
 
 
 @lru_cache(maxsize=1)

@@ -8,8 +8,7 @@ import fnmatch
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Callable
+from typing import Callable, NamedTuple
 
 # The beginning of the name of a staging directory; the name of its journal follows.
 STAGE = ".evenkeel-"
@@ -30,8 +29,7 @@ OWN_NAMES = (
 NOTHING = re.compile(rb"(?!)")
 
 
-@dataclass(frozen=True)
-class Declaration:
+class Declaration(NamedTuple):
     """Declared trees. ``exclude`` are patterns of fnmatch. ``mounts``: the mount points that a checkpoint has recorded,
     each with the kind of its file system; None where it recorded none, as version 0.1.0 did."""
 

@@ -9,8 +9,7 @@ import os
 import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .._errors import Damaged
 from .._host.durable import (
@@ -33,8 +32,7 @@ MALFORMED = (LookupError, TypeError, ValueError, AttributeError, RecursionError)
 Note = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Operation:
+class Operation(NamedTuple):
     """A step of a plan whose new object is staged.
 
     ``name`` is the object's name in the staging directory with the number ``anchor``, ``inode`` its inode number. For
@@ -82,8 +80,7 @@ class Operation:
         )
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """Everything that is carried out after COMMIT.
 
     ``closed`` are directories that somebody exchanged before the staging. ``directories`` get their attributes at the

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from .entry import ABOVE, Entry
 
@@ -41,8 +41,7 @@ class Step:
         return dict(shown, why=self.why) if self.why else shown
 
 
-@dataclass(frozen=True)
-class PathStep:
+class PathStep(NamedTuple):
     """The operation ``op`` that restores one path as it was recorded.
 
     ``entry`` is the recorded entry; None where the path was not there. ``tree`` holds the entries of everything in a

@@ -27,8 +27,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Callable
+from typing import Callable, NamedTuple
 
 from .._errors import EvenkeelError, Refused
 from .._host.durable import (
@@ -44,8 +43,7 @@ from .staging import Staging
 from .step import PathStep
 
 
-@dataclass(frozen=True)
-class Finished:
+class Finished(NamedTuple):
     """A committed journal that was carried out: the paths it has put back, and path -> why for those that failed."""
 
     journal: str

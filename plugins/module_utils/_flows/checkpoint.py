@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, replace
+from typing import Any, NamedTuple
 
-from .._deadman import changes, command, doubt, loader, package
+from .._deadman import changes, command, doubt, loader
 from .._deadman.invocation import agent_arguments, python
 from .._errors import Damaged, EvenkeelError, Refused
 from .._files import places
@@ -27,8 +27,7 @@ from . import footprints
 from .rollback.flow import finish
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """The arguments of ``ft_checkpoint``; ``confirm_within`` and ``at_most`` in seconds. ``change``: the id of the
     change over several hosts to which this change belongs, and their number. ``outside``: the places in which changes
     are looked for that no resource covers.
@@ -158,6 +157,8 @@ class _Taking:
         """The agent that a dead-man will run; empty where no dead-man is to be armed."""
         if self.request.confirm_within is None:
             return ""
+        from .._deadman import package  # With the whole agent, which a call that arms nothing does not need.
+
         doubt.refuse_if_in_doubt(self.store)
         agent = package.install(self.store, finish)
         if self.request.reboots:

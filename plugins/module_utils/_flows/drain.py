@@ -5,8 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from .._errors import EvenkeelError, Refused, ServiceFailed, Unhealthy, UsageError
 from .._host.options import read
@@ -21,8 +20,7 @@ LOOK, DRAINED, READY = "look", "drained", "ready"
 _INTERVAL, _TRAFFIC = 0.25, 1.0
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """The arguments of ``ft_drain``. ``declared``: by kind, of which one is given. ``ours``: an earlier call of ours
     has drained it."""
 

@@ -29,9 +29,9 @@ from . import replicas
 _TAG = "evenkeel"
 _KEYS = ("checkpoint", "name", "created")
 _BUNDLE = "bundle"
-_ID = re.compile("[0-9a-f]{64}")
+_ID = "[0-9a-f]{64}"
 # The part of an address before the host.
-_PASSWORD = re.compile(r"(//[^/@:]*):[^/@]*@")
+_PASSWORD = r"(//[^/@:]*):[^/@]*@"
 _TIMEOUT = 6 * 3600.0
 _LEFT_BEHIND = 86400.0
 
@@ -73,7 +73,7 @@ class Repository:
             with suppress(LookupError, TypeError, ValueError, AttributeError, EvenkeelError):
                 tags = dict(tag.split("=", 1) for tag in one["tags"] if "=" in tag)
                 told = {**{key: tags[key] for key in _KEYS}, "snapshot": one["id"], "path": one["paths"][0]}
-                if not all(_ID.fullmatch(told[key]) for key in ("checkpoint", "snapshot")):
+                if not all(re.fullmatch(_ID, told[key]) for key in ("checkpoint", "snapshot")):
                     continue
                 check_name(told["name"])
                 check_created(told["created"], self._system.now())
@@ -83,7 +83,7 @@ class Repository:
 
 
 def _masked(text: str) -> str:
-    return _PASSWORD.sub(r"\1:***@", text)
+    return re.sub(_PASSWORD, r"\1:***@", text)
 
 
 def push(store: Store, repository: Repository, host: str, wanted: str, check_mode: bool = False) -> Offsite:

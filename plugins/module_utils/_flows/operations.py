@@ -56,7 +56,7 @@ SETTLING = 10.0
 # The largest result that is stored, in characters of JSON, and the number of records that are kept.
 _LONGEST_RESULT, _MOST = 1 << 16, 1000
 _TAKEN_OVER = "another run has begun an attempt of this operation since"
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,119}")
+_ID = r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,119}"
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ def _words(health: Health) -> str:
 
 def check_id(operation: str) -> str:
     """Return the id if it can name an operation, and so a file; UsageError otherwise."""
-    if not _ID.fullmatch(operation) or TEMPORARY in operation:
+    if not re.fullmatch(_ID, operation) or TEMPORARY in operation:
         raise UsageError(
             f"id {operation!r} cannot name an operation: use up to 120 letters, digits and ._:@+- of which the first is"
             " a letter or a digit. Nothing was touched"

@@ -37,18 +37,18 @@ from .rollback.flow import finish
 _MAGIC = b"evenkeel-pack 1\n"
 # The header before a content or a manifest.
 _MANIFEST = b"manifest"
-_LINE = re.compile(rb"([0-9a-f]{64}|manifest) ([0-9]{1,15})\n")
+_LINE = rb"([0-9a-f]{64}|manifest) ([0-9]{1,15})\n"
 _MAC_LENGTH = 64
 _MAC = re.compile("[0-9a-f]{64}")
 _ID = _MAC  # Both are written as a SHA-256 is.
 # A content in the line of a manifest, and its size where the line tells it.
-_CONTENT = re.compile("(?: size=([0-9]+))? (?:sha256|beside)=([0-9a-f]{64})")
-_HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,200}")
+_CONTENT = "(?: size=([0-9]+))? (?:sha256|beside)=([0-9a-f]{64})"
+_HOST = r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,200}"
 
 
 def replica(store: Store, host: str) -> Store:
     """The store in which this host keeps the checkpoints of ``host``."""
-    if not _HOST.fullmatch(host):
+    if not re.fullmatch(_HOST, host):
         raise UsageError(f"{host!r} cannot name the folder of a replica; use letters, digits, dots, dashes")
     return Store(store.join("replicas", host), store.system, is_replica=True)
 
@@ -91,7 +91,7 @@ def lacking(store: Store, host: str, checkpoint: str) -> list[str]:
     except Damaged as error:
         return [error.message]
     wrong = []
-    for sha, size in {(found[2], found[1]) for line in lines for found in _CONTENT.finditer(line)}:
+    for sha, size in {(found[2], found[1]) for line in lines for found in re.finditer(_CONTENT, line)}:
         try:
             there = target.objects.size(sha)
         except Damaged as error:
@@ -424,7 +424,7 @@ def _read_bundle(incoming: Incoming, writer: Writer, root: str) -> tuple[set[str
         line = stream.readline(128) if left > 0 else b""
         if not line and manifests:
             return came, manifests
-        found = _LINE.fullmatch(line)
+        found = re.fullmatch(_LINE, line)
         if found is None:
             raise Damaged("the bundle is cut off or garbled")
         word, length = found[1].decode("ascii"), int(found[2])

@@ -28,7 +28,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from .._errors import Damaged
 from .._host import openssl
@@ -58,7 +58,7 @@ from .sealed_record import (
 # The words of a receiver on the bundle on which the next one may build.
 BASE = ("id", "sha256", "bytes", "length")
 # Behind a ciphertext: its SHA-256, that of its base, its tag.
-_TRAILER = re.compile(rb"([0-9a-f]{64}) ([0-9a-f]{64}|-{64}) ([0-9a-f]{64})\n")
+_TRAILER = rb"([0-9a-f]{64}) ([0-9a-f]{64}|-{64}) ([0-9a-f]{64})\n"
 
 
 # -- on the source
@@ -241,7 +241,7 @@ def _take(target: Store, checkpoint: str, incoming: replicas.Incoming, told: Map
         sha, came = hash_of(_copied(_pieces(incoming.stream, size), partial(write_all, fd)))
         if came < size:
             raise Damaged(f"the encrypted bundle is cut off: it lacks {size - came} bytes")
-        trailer = _TRAILER.fullmatch(incoming.stream.read(TRAILER_SIZE))
+        trailer = re.fullmatch(_TRAILER, incoming.stream.read(TRAILER_SIZE))
         if trailer is None or trailer[1].decode() != sha:
             raise Damaged("the encrypted bundle arrived damaged, or is cut off: its SHA-256 is not the announced one")
         base = trailer[2].decode().strip("-")
@@ -393,8 +393,7 @@ def _copied(pieces: Iterator[bytes], write: Callable[[bytes], object]) -> Iterat
 # -- on the host that gets a checkpoint back
 
 
-@dataclass(frozen=True)
-class Link:
+class Link(NamedTuple):
     """A bundle of a chain whose tag the controller has checked, and its secret."""
 
     sha256: str

@@ -36,9 +36,9 @@ from .._results.copies import Copied, Hop, Opened, Received
 _COMES = 60.0
 _IDLE = 60.0
 _PIPE = 1024 * 1024
-_PUBLIC = re.compile(r"ssh-ed25519 [A-Za-z0-9+/=]{40,200}")
-_HOST_KEY = re.compile(r"[a-z0-9@.-]{3,60} [A-Za-z0-9+/=]{40,2000}")
-_PLACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:%-]{0,254}")
+_PUBLIC = r"ssh-ed25519 [A-Za-z0-9+/=]{40,200}"
+_HOST_KEY = r"[a-z0-9@.-]{3,60} [A-Za-z0-9+/=]{40,2000}"
+_PLACE = r"[A-Za-z0-9_][A-Za-z0-9_.:%-]{0,254}"
 _FOLDERS = "/etc/ssh"
 Write = Callable[[BinaryIO], None]
 
@@ -54,8 +54,8 @@ class Target:
     host_keys: Sequence[str]
 
     def __post_init__(self) -> None:
-        keys = all(_HOST_KEY.fullmatch(one) for one in self.host_keys) and len(self.host_keys) > 0
-        if not keys or not _PLACE.fullmatch(self.address) or not re.fullmatch(r"[^\s@-][^\s@]{0,100}", self.user):
+        keys = all(re.fullmatch(_HOST_KEY, one) for one in self.host_keys) and len(self.host_keys) > 0
+        if not keys or not re.fullmatch(_PLACE, self.address) or not re.fullmatch(r"[^\s@-][^\s@]{0,100}", self.user):
             raise EvenkeelError(f"{self.user!r} at {self.address!r} is no place for a connection, or has no host key")
 
 
@@ -209,7 +209,7 @@ class Admission:
 def open_for(system: System, admission: Admission, user: pwd.struct_passwd, room: int) -> Opened:
     """Let the sender in as the login user. EvenkeelError, with the reason, where sshd would not
     let it in as we mean it. Nothing stays behind then."""
-    if not _PUBLIC.fullmatch(admission.public):
+    if not re.fullmatch(_PUBLIC, admission.public):
         raise EvenkeelError(f"{admission.public[:60]!r} is no key of a sender")
     source = f'from="{ipaddress.ip_address(admission.source)}",' if admission.source else ""
     owner = user.pw_uid
@@ -265,7 +265,7 @@ def _host_keys(files: Sequence[str]) -> list[str]:
     for file in files:
         with suppress(OSError, UnicodeDecodeError):
             key = " ".join(read_small(f"{file}.pub", 16384)[0].decode("ascii").split()[:2])
-            if _HOST_KEY.fullmatch(key):
+            if re.fullmatch(_HOST_KEY, key):
                 found.append(key)
     if not found:
         raise EvenkeelError("no host keys of an OpenSSH server are there")

@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .._deadman import changes, outside
 from .._errors import EvenkeelError, Refused, RestoreFailed, Unhealthy, UsageError
@@ -35,8 +34,7 @@ _OLD_LOGIN = (
 )
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """The arguments of ``ft_settle``."""
 
     generation: int

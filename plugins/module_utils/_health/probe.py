@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from .._errors import UsageError
 from .._host.durations import seconds
@@ -55,8 +55,7 @@ class ProbeResult:
         return f"{self.kind} {self.target}{place}: {self.state}, {self.detail}"
 
 
-@dataclass(frozen=True)
-class Measurement:
+class Measurement(NamedTuple):
     """The answer of one probe: ``detail`` says in words why the state is such. ``service``: the state of the service,
     if a service was measured."""
 

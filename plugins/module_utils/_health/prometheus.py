@@ -10,8 +10,7 @@ import re
 import time
 import urllib.parse
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._errors import UsageError
 from .._host.durations import seconds
@@ -35,16 +34,15 @@ _BODY_LIMIT = 4 << 20
 _MOST_SERIES = 10_000
 _WORDS = 300
 _MOST_SAMPLES = 100
-_NAME = re.compile("[A-Za-z0-9-]{1,100}")
-_VALUE = re.compile("[\\x20-\\x7e]{1,8000}")
+_NAME = "[A-Za-z0-9-]{1,100}"
+_VALUE = "[\\x20-\\x7e]{1,8000}"
 
 
 class NoAnswer(Exception):
     """The server gave no answer that can be used: why, in words that hold no secret."""
 
 
-@dataclass(frozen=True)
-class Series:
+class Series(NamedTuple):
     """A series of an answer: its labels, and its value, which may be no finite number."""
 
     labels: Mapping[str, str]
@@ -60,7 +58,7 @@ class Server:
         if declared["token"] is not None:
             headers["Authorization"] = f"Bearer {str(declared['token']).strip()}".strip()
         for name, value in headers.items():
-            if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value) or value == "Bearer":
+            if not re.fullmatch(_NAME, name) or not re.fullmatch(_VALUE, value) or value == "Bearer":
                 raise UsageError(
                     "token: it is empty, or holds a character that no header can hold"
                     if name == "Authorization"

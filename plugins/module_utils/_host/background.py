@@ -19,13 +19,14 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from .processes import login_of, program_name, read_stat, send_signal, user_ids
 from .system import System
 
-_SCRIPT = re.compile(r"/ansible-tmp-[0-9.]+-\d+-\d+/(AnsiballZ_\w+|async_wrapper)(\.py)?$")
+_SCRIPT = r"/ansible-tmp-[0-9.]+-\d+-\d+/(AnsiballZ_\w+|async_wrapper)(\.py)?$"
 _SHELL = re.compile(r"(ansible-tmp-|BECOME-SUCCESS-|/python[0-9.]*|/platform-python[0-9.]*).* && sleep 0$", re.DOTALL)
-_PYTHON = re.compile(r"(python|platform-python|pypy)[0-9.]*")
+_PYTHON = r"(python|platform-python|pypy)[0-9.]*"
 _SHELLS = ("sh", "dash", "bash", "ksh", "ash", "busybox", "zsh", "mksh")
 # The name of processes that run our modules. The module that settles a change is no job of that change.
 OURS = "evenkeel"
@@ -36,8 +37,7 @@ _PACKAGE_MANAGERS = {"dpkg", "apt-get", "apt", "rpm", "dnf", "yum", "microdnf", 
 _TERM, _KILL = 2.0, 1.0
 
 
-@dataclass(frozen=True)
-class Process:
+class Process(NamedTuple):
     """``ticks``: the start, in clock ticks after boot. ``users``: the real, effective and saved user ids. ``name``: as
     the process calls itself; ``program``: the base name of the file that it runs. ``login``: the user id of the login
     that started it, which the kernel keeps and root alone can change; -1 where no login did.
@@ -62,13 +62,13 @@ class Process:
     def script(self) -> str:
         """The script that a Python runs; empty for another program."""
         words = (word for word in self.argv[1:] if not word.startswith("-"))
-        return next(words, "") if _PYTHON.fullmatch(self.program) else ""
+        return next(words, "") if re.fullmatch(_PYTHON, self.program) else ""
 
     @property
     def is_job(self) -> bool:
         """Whether the process has the form of a job of Ansible."""
         is_shell = self.program in _SHELLS and self.argv[1:2] == ["-c"] and bool(_SHELL.search(self.argv[-1]))
-        return is_shell or bool(_SCRIPT.search(self.script))
+        return is_shell or bool(re.search(_SCRIPT, self.script))
 
     @property
     def is_installing(self) -> bool:

@@ -14,12 +14,10 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import IO, Callable
+from typing import IO, Callable, NamedTuple
 
 
-@dataclass(frozen=True)
-class Completed:
+class Completed(NamedTuple):
     """A finished command; ``rc`` is 127 when it could not be started and 124 when it ran out of time."""
 
     argv: tuple[str, ...]

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .processes import login_of, read_stat
 
@@ -18,8 +18,7 @@ _SERVERS = frozenset(("sshd", "sshd-session", "dropbear", "dropbearmulti", "tiny
 _CONSOLES = frozenset((4, 5, 188, 204, 229))
 
 
-@dataclass(frozen=True)
-class Ancestor:
+class Ancestor(NamedTuple):
     """``started``: seconds after boot. ``terminal``: the device number of its controlling terminal, or 0."""
 
     pid: int

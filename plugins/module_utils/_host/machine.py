@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, field
 from .mounts import mounts, visible
 
 _SECTOR = 512
-_WORD = re.compile(r"""(ID|VERSION_ID)=["']?([A-Za-z0-9._-]{1,60})["']?""")
+_WORD = r"""(ID|VERSION_ID)=["']?([A-Za-z0-9._-]{1,60})["']?"""
 # Block devices that are no disks: memory, images, parts of other devices.
-_NO_DISK = re.compile(r"(ram|loop|zram|dm-|md|sr|fd|nbd)\d*")
+_NO_DISK = r"(ram|loop|zram|dm-|md|sr|fd|nbd)\d*"
 # Disks and file systems that are kept, and read, of a machine.
 _MOST = 200
 # Characters of a text that is read.
@@ -70,7 +70,7 @@ def look(root: str = "/") -> Machine:
     """This machine. ``root``: the directory that holds etc and sys."""
     words: dict[str, str] = {}
     with suppress(OSError), open(os.path.join(root, "etc/os-release"), encoding="utf-8", errors="replace") as stream:
-        words = {found[1]: found[2] for line in stream if (found := _WORD.fullmatch(line.strip()))}
+        words = {found[1]: found[2] for line in stream if (found := re.fullmatch(_WORD, line.strip()))}
     return Machine(
         " ".join(words[key] for key in ("ID", "VERSION_ID") if key in words),
         os.uname().machine,
@@ -84,7 +84,7 @@ def _disks(folder: str) -> dict[str, int]:
     found: dict[str, int] = {}
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
         removable = _read(os.path.join(folder, name, "removable"))
-        if removable == "0" and not _NO_DISK.fullmatch(name) and len(found) < _MOST:
+        if removable == "0" and not re.fullmatch(_NO_DISK, name) and len(found) < _MOST:
             found[name] = _size(os.path.join(folder, name))
     return found
 

@@ -10,11 +10,10 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Stat:
+class Stat(NamedTuple):
     """The fields of ``/proc/PID/stat`` that we use. ``name``: as the process calls itself. ``ticks``: its start, in
     clock ticks after boot. ``terminal``: the device number of its controlling terminal; 0 where it has none."""
 

@@ -14,8 +14,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Union
+from typing import NamedTuple, Union
 
 from .system import System
 
@@ -29,8 +28,7 @@ _ICMP6_FILTER, _HOPS = 1, 255
 _MOST = 10_000
 
 
-@dataclass(frozen=True)
-class Link:
+class Link(NamedTuple):
     """An interface of this host: its name, its hardware address, and the addresses that it has."""
 
     name: str

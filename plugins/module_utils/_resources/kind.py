@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Optional, Union
+from typing import Any, NamedTuple, Optional, Union
 
 from .._files.step import Step
 from .._host.options import Options
@@ -28,8 +27,7 @@ Suggestion = tuple[Optional[dict[str, object]], set[str]]
 _SHOWN = 10
 
 
-@dataclass(frozen=True)
-class Restore:
+class Restore(NamedTuple):
     """The circumstances of a rollback, on which a plan may depend and with which its steps work.
 
     ``changed``: paths that are put back. ``since``: epoch seconds of the checkpoint. ``boot``: the rollback runs

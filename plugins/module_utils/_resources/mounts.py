@@ -47,9 +47,9 @@ _PLACES = (
     *("/var/lib/incus", "/var/lib/machines", "/var/lib/libvirt", "/var/lib/nfs"),
 )
 # File systems of other hosts. To mount them needs more than the kernel shows, such as a password, and may take long.
-_REMOTE = re.compile(r"nfs\d*|cifs|smb3|ceph|glusterfs|afs|9p|ncpfs|lustre|beegfs|orangefs|gfs2|ocfs2")
+_REMOTE = r"nfs\d*|cifs|smb3|ceph|glusterfs|afs|9p|ncpfs|lustre|beegfs|orangefs|gfs2|ocfs2"
 # Options that the kernel shows although nobody has given them, or whose values may differ at each mount.
-_SHOWN = re.compile(r"seclabel|(client|mount)?addr=.*|(mount)?port=.*|subvolid=.*|fd=.*|pgrp=.*")
+_SHOWN = r"seclabel|(client|mount)?addr=.*|(mount)?port=.*|subvolid=.*|fd=.*|pgrp=.*"
 # Flags of a single mount, each with the word that turns it off.
 _FLAGS = {"ro": "rw", "nosuid": "suid", "nodev": "dev", "noexec": "exec", "nodiratime": "diratime"}
 _FLAGS = {**_FLAGS, "nosymfollow": "symfollow"}
@@ -63,7 +63,7 @@ _DEFAULTS = {
     "nr_inodes": f"nr_inodes={_HALF}",
 }
 _CHANGES = ("mount", "remount", "unmount")
-_WORD = re.compile(r"[^\s,\x00-\x1f\x7f]+")
+_WORD = r"[^\s,\x00-\x1f\x7f]+"
 Record = dict[str, Any]
 Found = Union[Record, None]
 
@@ -184,7 +184,7 @@ class Mounts(Kind):
         for point in _in_order(then.mounts):
             was, live = then.mounts[point], now.mounts.get(point)
             if live is None or _is_another(was, live):
-                if not (at.boot and _REMOTE.fullmatch(was["kind"])):  # Its mount has to wait for the network.
+                if not (at.boot and re.fullmatch(_REMOTE, was["kind"])):  # Its mount has to wait for the network.
                     steps.append(Step(self.name, "mount", point, "is not mounted", detail))
             elif _different(was, live):
                 steps.append(Step(self.name, "remount", point, f"other options: {_different(was, live)}", detail))
@@ -258,7 +258,7 @@ class Mounts(Kind):
         """The command that makes the mount. Options of a mount that is another view of a path are set afterwards."""
         if "from" in was:
             return ["mount", "--bind", was["from"], was["point"]]
-        if _REMOTE.fullmatch(was["kind"]) or was["source"].startswith("/dev/loop"):
+        if re.fullmatch(_REMOTE, was["kind"]) or was["source"].startswith("/dev/loop"):
             # The kernel does not show all options that are needed.
             return ["mount", "--fstab", self.fstab, was["point"]]
         words = [*was["options"], *(one for one in was["own"] if one not in ("rw", "ro"))]
@@ -303,7 +303,7 @@ class Mounts(Kind):
 
     def access_lines(self, lines: Sequence[str]) -> list[str]:
         """All lines but the file systems of other hosts: to mount them may take long."""
-        remote = [point for point, one in _read(lines).mounts.items() if _REMOTE.fullmatch(one["kind"])]
+        remote = [point for point, one in _read(lines).mounts.items() if re.fullmatch(_REMOTE, one["kind"])]
         kept = [line for line in lines if not any(_of(line) == point for point in remote)]
         return kept + ([json_line.write("except", {"points": [glob.escape(one) for one in remote]})] if remote else [])
 
@@ -335,7 +335,7 @@ def _is_excepted(point: str, patterns: Sequence[str]) -> bool:
 def _record(mount: Mount, every: Sequence[Mount]) -> Found:
     """The record of a mount; None where the mount could not be made again, because its path is not seen elsewhere."""
     root = mount.point == b"/"
-    own = [one for one in mount.own.split(",") if one and _SHOWN.fullmatch(one) is None]
+    own = [one for one in mount.own.split(",") if one and re.fullmatch(_SHOWN, one) is None]
     if mount.kind == "overlay":  # The places of its layers are not to be changed.
         own = [one for one in own if one in ("ro", "rw")]
     found: Record = {
@@ -497,7 +497,7 @@ def _check(record: Record) -> None:
     words = [record["kind"], *record["options"], *record["own"]]
     if "/" in record["kind"] or not isinstance(record["root"], str):
         raise ValueError("no file system")
-    if not all(isinstance(one, str) and _WORD.fullmatch(one) and not one.startswith("-") for one in words):
+    if not all(isinstance(one, str) and re.fullmatch(_WORD, one) and not one.startswith("-") for one in words):
         raise ValueError("no options of a mount")
     if not isinstance(record["source"], str) or record["source"].startswith("-") or "\0" in record["source"]:
         raise UsageError("no source of a mount")

@@ -25,7 +25,7 @@ from .kind import Kind, Restore, Sink, Spec, Suggestion
 # looks for differences again.
 _PASSES = 3
 # Files that set values at boot, and the settings in them.
-_SETS = re.compile(r"/etc/sysctl\.conf|/etc/sysctl\.d/[^/]+\.conf")
+_SETS = r"/etc/sysctl\.conf|/etc/sysctl\.d/[^/]+\.conf"
 _CONFIGURED = (
     *("/etc/sysctl.conf", "/etc/sysctl.d/*.conf", "/run/sysctl.d/*.conf", "/usr/local/lib/sysctl.d/*.conf"),
     *("/usr/lib/sysctl.d/*.conf", "/lib/sysctl.d/*.conf"),
@@ -145,7 +145,7 @@ class Sysctl(Kind):
 
     def suggest(self, changed: Mapping[str, str], taken: Sequence[str], at: Restore) -> Suggestion:
         """The keys that the changed files set and this kernel has. Another kind has to cover the files themselves."""
-        keys = {key for path in changed if _SETS.fullmatch(path) for key in _keys_in(path)}
+        keys = {key for path in changed if re.fullmatch(_SETS, path) for key in _keys_in(path)}
         found = self._known(keys)
         return ({"names": found} if found else None), set()
 

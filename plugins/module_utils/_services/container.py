@@ -10,7 +10,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, TypedDict
+from typing import ClassVar, NamedTuple, TypedDict
 
 from .._errors import ServiceFailed, UsageError
 from .._host.commands import Completed
@@ -23,7 +23,7 @@ OPTIONS: Options = {
     "name": {"type": "str", "required": True},
     "engine": {"type": "str", "choices": list(ENGINES)},
 }
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
+_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}"
 # Podman writes the unit that runs a container into this label.
 _UNIT = "PODMAN_SYSTEMD_UNIT"
 # Podman's words on a container that did not stop by itself in its time.
@@ -44,7 +44,7 @@ class Definition(TypedDict):
 def check(definition: object) -> Definition:
     """The definition with all its keys. UsageError names the bad key, and says where this host has no engine."""
     made = read(OPTIONS, definition, "container")
-    if not _NAME.fullmatch(made["name"]):
+    if not re.fullmatch(_NAME, made["name"]):
         raise UsageError(f"container: name {made['name']!r} cannot name a container")
     engine = made["engine"] or next(filter(shutil.which, ENGINES), None)
     if engine not in ENGINES:
@@ -55,8 +55,7 @@ def check(definition: object) -> Definition:
     return Definition(name=made["name"], engine=engine)
 
 
-@dataclass(frozen=True)
-class Inspected:
+class Inspected(NamedTuple):
     """The answer of the engine about a container. ``unit``: the unit of systemd that runs it; empty for none.
     ``patience``: seconds that it gets to stop."""
 

@@ -20,7 +20,7 @@ KINDS: Mapping[str, tuple[Options, Callable[[Mapping[str, object]], haproxy.Addr
 _HOSTS: Options = {"hosts": {"type": "list", "elements": "str", "required": True}}
 # The option ``drain`` of modules and roles.
 OPTION = one_of({kind: mapping({**_HOSTS, **options}) for kind, (options, _check) in KINDS.items()})
-_HOST = re.compile(r"[!-~]{1,255}")
+_HOST = r"[!-~]{1,255}"
 _MOST = 1000
 
 
@@ -51,7 +51,7 @@ class Place:
         if not isinstance(recorded, Mapping) or set(recorded) != {"host", "kind", "options"}:
             raise Damaged("the record of a drain is no place: it must have host, kind and options")
         host, kind, options = (recorded[key] for key in ("host", "kind", "options"))
-        if not isinstance(host, str) or not _HOST.fullmatch(host) or not isinstance(kind, str) or kind not in KINDS:
+        if not isinstance(host, str) or not re.fullmatch(_HOST, host) or not isinstance(kind, str) or kind not in KINDS:
             raise Damaged("the record of a drain names no host, or no kind of place")
         if not isinstance(options, Mapping) or set(options) != set(KINDS[kind][0]):
             raise Damaged(f"the record of a drain on {host} has other options than {kind} takes")
@@ -102,7 +102,7 @@ def known(recorded: Sequence[Place], declared: Sequence[Place]) -> tuple[list[Pl
 
 
 def _place(host: str, kind: str, options: Mapping[str, object], where: str) -> Place:
-    if not _HOST.fullmatch(host):
+    if not re.fullmatch(_HOST, host):
         raise UsageError(f"{where}: {host!r} is no name of a host; nothing was touched")
     values = read(KINDS[kind][0], given(dict(options)), f"{where}: {kind}")
     try:

@@ -12,6 +12,7 @@ import stat
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from .._errors import Refused, ServiceFailed, UsageError
 from .._host.options import Options
@@ -25,9 +26,9 @@ OPTIONS: Options = {
     "socket": {"type": "str", "default": "/run/haproxy/admin.sock"},
 }
 # The characters that HAProxy itself takes in names. None of them ends a command or begins another.
-_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,200}")
+_NAME = r"[A-Za-z0-9_.:-]{1,200}"
 # The path of a socket has at most 107 bytes.
-_SOCKET = re.compile(r"/[!-~]{1,106}")
+_SOCKET = r"/[!-~]{1,106}"
 # The admin bits that are states. Others tell where a state came from (0x04 stays set on a server that the configuration
 # disabled, after it was made ready), or that its name was changed (0x40).
 _FORCED_MAINTENANCE, _FORCED_DRAIN = 0x01, 0x08
@@ -41,8 +42,7 @@ _ANSWERED = ("hrsp_1xx", "hrsp_2xx", "hrsp_3xx", "hrsp_4xx")
 _FAILED = ("econ", "eresp", "hrsp_5xx")
 
 
-@dataclass(frozen=True)
-class Server:
+class Server(NamedTuple):
     """A server of a backend in the words of HAProxy.
 
     ``sessions``: those that it has, and those that wait for it. ``begun``: all that it ever had. ``answers``: responses
@@ -157,12 +157,12 @@ class Address:
 def check(declared: Mapping[str, object]) -> Address:
     """The declared server. UsageError for a name that would be more than a name in a command."""
     for key in ("backend", "server"):
-        if not _NAME.fullmatch(str(declared[key])):
+        if not re.fullmatch(_NAME, str(declared[key])):
             raise UsageError(
                 f"{key} {declared[key]!r} is no name of HAProxy: letters, digits and _ . : - alone; nothing was touched"
             )
     path = str(declared["socket"])
-    if not _SOCKET.fullmatch(path):
+    if not re.fullmatch(_SOCKET, path):
         raise UsageError(f"socket {path!r} is no absolute path of at most 107 characters; nothing was touched")
     return Address(str(declared["backend"]), str(declared["server"]), path)
 

@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterator
 
 # Kernels in /boot: of most hosts, of other processors, and of SUSE on ARM.
-_IMAGE = re.compile(r"(?:vmlinuz|vmlinux|Image)-(.*\d.*)")
+_IMAGE = r"(?:vmlinuz|vmlinux|Image)-(.*\d.*)"
 # Words that change with the version; all others name the flavour.
-_OF_VERSION = re.compile(r"(?:el|fc|amzn|deb|arch|rc|bpo)\d*(?:_\d+)*")
+_OF_VERSION = r"(?:el|fc|amzn|deb|arch|rc|bpo)\d*(?:_\d+)*"
 # The header of a kernel of x86 (Documentation/arch/x86/boot.rst): a magic, and the place of the text of its version.
 _MAGIC, _MAGIC_AT, _TEXT_AT, _TEXT_FROM = b"HdrS", 0x202, 0x20E, 0x200
 
@@ -46,13 +46,13 @@ def order(release: str) -> list[tuple[int, int, str]]:
 def _flavour(release: str) -> list[str]:
     """``amd64`` of ``6.1.0-18-amd64``: a host that has several boots only one. A copy (``.old``) counts as another."""
     words = re.findall(r"[a-z]\w*", release.lower())
-    return [word for word in words if not _OF_VERSION.fullmatch(word)]
+    return [word for word in words if not re.fullmatch(_OF_VERSION, word)]
 
 
 def _installed(root: str) -> Iterator[tuple[str, str]]:
     """The releases of kernels of which there is an image. Modules alone are what a removed kernel has left."""
     for name in _list(f"{root}/boot"):
-        found = _IMAGE.fullmatch(name)
+        found = re.fullmatch(_IMAGE, name)
         if found is not None:
             yield found[1], f"{root}/boot/{name}"
     for name in _list(f"{root}/lib/modules"):

@@ -24,9 +24,7 @@ _SHIPPED = ("/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/sy
 _PULLING = (".wants", ".requires", ".upholds")
 _LEVELS = [f"/etc/rc{level}.d" for level in "0123456S"]
 # Units that can be named in a declaration: no templates, and none that only group others.
-_RUNS = re.compile(
-    r"(?!evenkeel-)[A-Za-z0-9:_.\\-]+(?:@[A-Za-z0-9:_.\\-]+)?\.(?:service|socket|timer|path|mount|automount)"
-)
+_RUNS = r"(?!evenkeel-)[A-Za-z0-9:_.\\-]+(?:@[A-Za-z0-9:_.\\-]+)?\.(?:service|socket|timer|path|mount|automount)"
 # (name, target) of each entry of a directory (see ``_entries``).
 Reader = Callable[..., list[tuple[str, Optional[str]]]]
 # Our own units are never recorded.
@@ -124,7 +122,7 @@ def units_of(path: str) -> set[str]:
         if path.startswith(f"{folder}/"):
             first, _slash, rest = path[len(folder) + 1 :].partition("/")
             name = rest if first.endswith(_PULLING) else first[:-2] if first.endswith(".d") else first
-            return {name} if _RUNS.fullmatch(name) else set()
+            return {name} if re.fullmatch(_RUNS, name) else set()
     level, name = os.path.split(path)
     script = re.fullmatch(r"[SK]\d\d(.+)", name) if level in _LEVELS else None
     return units_of(f"{KEPT}/{script[1]}.service") if script else set()

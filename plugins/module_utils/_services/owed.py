@@ -41,7 +41,7 @@ _KEPT = (
 _OF_LOGINS = ("user@", "user-runtime-dir@", "ssh@", "sshd@", "run-")
 _OURS = "evenkeel-"
 # The name of an instance for one connection: its number, and both ends of it.
-_CONNECTION = re.compile(r".*@\d+-.*:\d+-.*:\d+\.service")
+_CONNECTION = r".*@\d+-.*:\d+-.*:\d+\.service"
 # Settings of a unit that took effect as they were made.
 _AT_ONCE = "/systemd/system.control/"
 
@@ -113,7 +113,9 @@ def _judge_unit(whole: _Whole, unit: Unit, processes: Sequence[Process]) -> None
     ends = [one for one in processes if main is None or one is main or (not alone and one.ticks >= main.ticks)]
     stale = [one for one in ends if one.stale]
     why = [path for one in stale for path in one.stale] + _outdated(whole, unit, main)
-    of_a_moment = unit.transient or unit.type == "oneshot" or unit.load != "loaded" or _CONNECTION.fullmatch(unit.id)
+    of_a_moment = (
+        unit.transient or unit.type == "oneshot" or unit.load != "loaded" or re.fullmatch(_CONNECTION, unit.id)
+    )
     kept = unit.id.startswith(_KEPT) or not (unit.starts and unit.stops)
     whole.rest += [one for one in processes if one.stale and (of_a_moment or one not in stale)]
     if why and not of_a_moment:

@@ -9,8 +9,7 @@ import os
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 from .._errors import EvenkeelError, ServiceFailed, UsageError
 from .._host.commands import Completed, detached
@@ -36,8 +35,7 @@ _TIMEOUT = 90.0
 _SCRIPT = "EVENKEEL_AFTER"
 
 
-@dataclass(frozen=True)
-class Hook:
+class Hook(NamedTuple):
     """Commands that let a program stand still, and go on. ``unit``: the unit that must run afterwards, or empty."""
 
     begin: list[str]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .._errors import ServiceFailed
 from .._host.system import System
@@ -31,8 +31,7 @@ _FAILED = re.compile(r"\b(?:error|failed|failure|invalid|cannot|can't|unable|den
 _TAKEN = re.compile(r"re-?load|re-?read|re-?start|re-?exec|\bHUP|SIGHUP|listening on|configur", re.I)
 
 
-@dataclass(frozen=True)
-class Reloaded:
+class Reloaded(NamedTuple):
     """``shown``: the proof in words that the service reloaded; empty when it was only asked. ``said``: instead, a line
     of its log about an error."""
 
@@ -46,8 +45,7 @@ class Reloaded:
         return self.shown or ASKED + (f"; it says: {self.said}" if self.said else "")
 
 
-@dataclass(frozen=True)
-class _Before:
+class _Before(NamedTuple):
     workers: Mapping[int, int]
     logs: Mapping[str, int]
     moment: float

@@ -8,8 +8,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Callable
+from typing import Callable, NamedTuple
 
 from .._files.declaration import STAGE
 from .._host.processes import read_stat
@@ -23,8 +22,7 @@ _MADE_BY_PROGRAMS = re.compile(rb"/var/|.*/(?:\.|te?mp/)|.*/(?:ffi\w{6}|jna-?\d+
 _PATHS = 50
 
 
-@dataclass(frozen=True)
-class Process:
+class Process(NamedTuple):
     """A process. ``place``: the first service or scope in its control group; empty without one. ``ticks``: its start,
     in clock ticks after boot. ``stale``: replaced files that it runs."""
 

@@ -4,11 +4,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class ServiceState:
+class ServiceState(NamedTuple):
     """``started`` in epoch seconds; ``identity`` changes with every start and with nothing else (empty while down).
 
     ``enabled`` is the unit-file state of systemd, empty for a process. ``text`` is the state in the words of the

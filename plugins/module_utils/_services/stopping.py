@@ -10,7 +10,7 @@ from .._host.system import System
 from .unit import Unit
 
 # The words of systemd about a unit whose stop took longer than its limit.
-_TIMED_OUT = re.compile(r"State '(?:stop|deactivating|final)[^']*' timed out|[Ss]top\S* timed out\. (?:Kill|Termin)")
+_TIMED_OUT = r"State '(?:stop|deactivating|final)[^']*' timed out|[Ss]top\S* timed out\. (?:Kill|Termin)"
 
 
 def was_killed(unit: Unit, since: float, system: System) -> bool:
@@ -22,4 +22,4 @@ def was_killed(unit: Unit, since: float, system: System) -> bool:
         return False
     argv = ["journalctl", f"--unit={unit.id}", f"--since=@{since:.6f}", "--output=cat", "--no-pager", "--quiet"]
     done = system.run([*argv, "--lines=200"], 10.0)
-    return done.rc == 0 and bool(_TIMED_OUT.search(done.out))
+    return done.rc == 0 and bool(re.search(_TIMED_OUT, done.out))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 PROPERTIES = (
     "Id,LoadState,FragmentPath,DropInPaths,SourcePath,Transient,CanStop,CanReload,RefuseManualStart,"
@@ -20,8 +20,8 @@ CAP = 600.0
 _MARGIN = 30.0
 # A stop has up to three phases, each with the limit of the unit: its commands, its signal, and KILL.
 _STOPS = 3
-_INTERPRETER = re.compile(r"(?:ba|da|k|z)?sh|python[\d.]*|perl|ruby[\d.]*|node|php[\d.]*|env")
-_SPAN = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|min|h|d|w|month|y)?")
+_INTERPRETER = r"(?:ba|da|k|z)?sh|python[\d.]*|perl|ruby[\d.]*|node|php[\d.]*|env"
+_SPAN = r"(\d+(?:\.\d+)?)(us|ms|s|min|h|d|w|month|y)?"
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1, "": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800, "month": 2629800}
 # Units that listen for logins, or without which no login arrives.
 LISTENING = (
@@ -39,8 +39,7 @@ _PASSING = (
 )
 
 
-@dataclass(frozen=True)
-class Unit:
+class Unit(NamedTuple):
     """``id``: the own name, even if an alias was given. ``files``: the sources of its processes: unit file, drop-ins,
     environment files, programs. ``source``: the file that a generator made the unit of. ``starts``, ``stops``,
     ``reloads``: whether systemd permits that. ``bus``: the name on D-Bus that starts it. ``begin``, ``end``: its limits
@@ -133,7 +132,7 @@ def read(block: Mapping[str, Sequence[str]]) -> Unit:
 
 def span(text: str) -> float | None:
     """Seconds of a time span as systemd prints it, ``1min 30s``; None for no limit."""
-    found = _SPAN.findall(text)
+    found = re.findall(_SPAN, text)
     total = sum(float(number) * _UNITS.get(unit, 31557600) for number, unit in found)
     return total or None
 
@@ -152,6 +151,6 @@ def _programs(lines: Sequence[str]) -> list[str]:
         if path is not None:
             found.append(path.group(1))
             words = path.group(2).split(" ")[1:2]
-            if _INTERPRETER.fullmatch(path.group(1).rpartition("/")[2]):
+            if re.fullmatch(_INTERPRETER, path.group(1).rpartition("/")[2]):
                 found += [word for word in words if word.startswith("/")]
     return found

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .._errors import UsageError
 from .._host.durations import seconds
@@ -38,8 +38,7 @@ OPTION = mapping(
 EXAMPLE = "for example {last: 10}, or {within: 2d, daily: 7, weekly: 4, monthly: 12}"
 
 
-@dataclass(frozen=True)
-class Policy:
+class Policy(NamedTuple):
     """The number of periods that each rule keeps (its name in ``PERIODS``), and the age in seconds up to which all
     checkpoints are kept.
 

@@ -29,7 +29,7 @@ import urllib.parse
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import BinaryIO, Callable
+from typing import BinaryIO, Callable, NamedTuple
 
 from .._errors import Busy, Damaged, NotFound, Refused, UsageError
 from .._host import trust
@@ -74,8 +74,7 @@ class Checkpoint:
     resources: list[str]
 
 
-@dataclass(frozen=True)
-class Pruning:
+class Pruning(NamedTuple):
     """The effect of retention: id -> why it stays, ids that go, contents that the checkpoints which stay need."""
 
     kept: dict[str, list[str]]

@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from ..._deadman import changes, doubt
 from ..._errors import Damaged, EvenkeelError, Refused, UsageError
@@ -41,8 +42,7 @@ _TURNS = 5
 _SHOWN = 20
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """``checkpoint``: the id of a checkpoint in the store. ``identity``: ``keep`` or ``take``. ``kinds``, ``paths``:
     only these parts of it."""
 

@@ -72,7 +72,7 @@ def _expression(part: Part) -> str:
 
 
 _PARTS = {f"p{number}": part for number, part in enumerate(IDENTITY)}
-_ANY = re.compile("|".join(rf"(?P<{group}>(?:{_expression(part)}))(?=/|\Z)" for group, part in _PARTS.items()))
+_ANY = "|".join(rf"(?P<{group}>(?:{_expression(part)}))(?=/|\Z)" for group, part in _PARTS.items())
 
 
 def concerns(root: str) -> bool:
@@ -90,7 +90,7 @@ class Own(NamedTuple):
 
 def own(path: bytes) -> Own | None:
     """The part of the identity to which the path belongs; None where it belongs to none."""
-    found = _ANY.match(os.fsdecode(path))
+    found = re.match(_ANY, os.fsdecode(path))
     if found is None or found.lastgroup is None:
         return None
     return Own(_PARTS[found.lastgroup], os.fsencode(found[0]))

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..._errors import UsageError
 from ..._health import probes as probing
@@ -32,8 +33,7 @@ HOST = "host"
 OWED = "owed"
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """The arguments of ``ft_restart``: one of ``name`` (a systemd unit), ``process``, ``container``, ``owed`` and
     ``scope`` says what is restarted."""
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
-from ..._deadman import changes, command, doubt, package
+from ..._deadman import changes, command, doubt
 from ..._errors import EvenkeelError, RestoreFailed
 from ..._host.durable import write_file
 from ..._results.change import RolledBack
@@ -35,8 +35,7 @@ AT_BOOT = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """The arguments of ``ft_rollback``; ``confirm_within`` in seconds.
 
     ``kinds``, ``paths``: only these parts of the checkpoint. ``generation``: refuse unless the host is still at this
@@ -92,6 +91,8 @@ def _arming(store: Store, within: float | None) -> Arm | None:
     """A function that arms the dead-man with the undo as its target, once there is one."""
     if within is None:
         return None
+    from ..._deadman import package  # With the whole agent, which a call that arms nothing does not need.
+
     agent = package.install(store, finish)
     changes.prepare(store, agent)
     return lambda undo: changes.arm(store, undo, UNDO, changes.Terms(within), agent)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..._errors import Damaged, EvenkeelError, NotFound, UsageError
 from ..._files import comparison
@@ -31,7 +31,7 @@ from ..._store.store import Store
 # The largest number of paths that are remembered as written by services.
 _MOST = 200
 # The line of a file of a few bytes.
-_SHORT = re.compile(r" size=[0-9]{1,2} ")
+_SHORT = r" size=[0-9]{1,2} "
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,7 @@ def _is_recorded(manifest: Manifest, path: bytes) -> bool:
     return any(f"{os.fsdecode(one)}/".startswith(f"{os.fsdecode(path)}/") for one in paths)
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """The manner of reading the present state: contents go to ``sink``, and to ``still`` while programs stand still.
 
     ``running``: the state before programs stood still; services that were stopped for that are kept as they were.
@@ -270,7 +269,7 @@ def clear_traces(store: Store, sections: Sequence[Section]) -> list[str]:
         if spec is not None:
             scan = files.scan(spec, Hasher(store.objects), ours.paths(store.root), tolerant=True)
             for line in scan.entries.lines:
-                entry = Entry.parse(line) if line[0] == SOCKET or (line[0] == "f" and _SHORT.search(line)) else None
+                entry = Entry.parse(line) if line[0] == SOCKET or (line[0] == "f" and re.search(_SHORT, line)) else None
                 if (
                     entry is not None
                     and (entry.type == SOCKET or traces.may_hold_id(entry.path, entry.size))
@@ -299,7 +298,7 @@ def add_steps(store: Store, made: Plan, how: Options) -> None:
     made.late = []
     for name, kind in registry.late().items():
         with _noting(made.left, name):
-            made.late += steps_of(kind, made.sections, replace(at, steps=[*made.early, *made.late]))
+            made.late += steps_of(kind, made.sections, at._replace(steps=[*made.early, *made.late]))
 
 
 def stopped(made: Plan, hooks: Sequence[quiescing.Declared]) -> Plan:
@@ -330,7 +329,7 @@ def steps_of(kind: Kind, sections: Sequence[Section], at: Restore) -> list[Step]
     # Services run files on disk, so they come after trees that are exchanged.
     exchanged = [step.target for step in at.steps if KINDS[step.resource].exchanges_trees]
     affecting = [step.resource for step in at.steps if KINDS[step.resource].read_at_start]
-    here = replace(at, changed=[*at.changed, *exchanged], affecting=affecting)
+    here = at._replace(changed=[*at.changed, *exchanged], affecting=affecting)
     return [step for one in sections if one.kind == kind.name for step in kind.plan(own_lines(one), here)]
 
 

@@ -139,7 +139,7 @@ class Record:
         return replace(self.how, changed=self._changed)
 
     def _circumstances(self) -> Restore:
-        return replace(plan.restore(self.store, self.manifest, self.how, self._changed), steps=self._others)
+        return plan.restore(self.store, self.manifest, self.how, self._changed)._replace(steps=self._others)
 
     def _journal_note(self) -> Note:
         """The note in a journal on the rollback to which it belongs."""

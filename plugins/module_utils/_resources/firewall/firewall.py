@@ -32,17 +32,17 @@ from . import ruleset
 from .ruleset import Keep, Key, Table
 
 _TIMEOUT = 60.0
-_FOREIGN = re.compile(r"# Warning: table (\S+) (\S+) is managed by (\S+),")
+_FOREIGN = r"# Warning: table (\S+) (\S+) is managed by (\S+),"
 _PATTERN = re.compile(r"[A-Za-z0-9_*?.:/+-]+( [A-Za-z0-9_*?.:/+-]+){1,2}")
 # Version 0.1.0 recorded all tables, also the tables of known programs.
-_OLD = re.compile(r"ruleset sha256=([0-9a-f]{64})")
-_LINE = re.compile(r"rules form=([0-9a-f]{64}) sha256=([0-9a-f]{64})")
+_OLD = r"ruleset sha256=([0-9a-f]{64})"
+_LINE = r"rules form=([0-9a-f]{64}) sha256=([0-9a-f]{64})"
 # The files of rulesets that are loaded at boot.
 _CONFIGURED = (
     *("/etc/nftables.conf", "/etc/sysconfig/nftables.conf", "/etc/nftables/**", "/etc/nftables.d/**"),
     *("/etc/nftables*.nft", "/usr/local/etc/nftables*"),
 )
-_NO_INTERFACE = re.compile(r":(\d+):\d+(?:-\d+)?: Error: Interface does not exist")
+_NO_INTERFACE = r":(\d+):\d+(?:-\d+)?: Error: Interface does not exist"
 _LEGACY = (("iptables", "/proc/net/ip_tables_names"), ("ip6tables", "/proc/net/ip6_tables_names"))
 
 
@@ -209,7 +209,7 @@ def _foreign(done: Completed, found: Mapping[Key, Table], keep: Keep) -> tuple[d
     names of these programs, other tables -> the program that manages them)."""
     alone: dict[Key, str] = {}
     strange: dict[str, str] = {}
-    for family, name, manager in _FOREIGN.findall(done.out + done.err):
+    for family, name, manager in re.findall(_FOREIGN, done.out + done.err):
         table = found.get((family, name))
         if table is not None and keep.table(table):
             continue
@@ -314,7 +314,7 @@ def parse(lines: Sequence[str]) -> Recorded:
     found = Recorded()
     for line in lines:
         first, *words = line.split(" ")
-        old, new = _OLD.fullmatch(line), _LINE.fullmatch(line)
+        old, new = re.fullmatch(_OLD, line), re.fullmatch(_LINE, line)
         if old is not None:
             found.sha = old[1]
         elif new is not None:
@@ -392,7 +392,7 @@ def _each(then: Mapping[Key, Table], now: Mapping[Key, Table], recorded: Recorde
             continue
         words = f"table {' '.join(key)}: {done.words}"
         lines = text.splitlines(keepends=True)
-        gone = {int(one) - 1 for one in _NO_INTERFACE.findall(done.out + done.err)}
+        gone = {int(one) - 1 for one in re.findall(_NO_INTERFACE, done.out + done.err)}
         # Leave out rules whose interface is gone, which match nothing. A rule with "!=" would match: do not leave it
         # out.
         if gone and all(number < len(lines) and "!=" not in lines[number] for number in gone):

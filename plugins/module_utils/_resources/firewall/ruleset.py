@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -58,9 +57,9 @@ _OWNED = re.compile(r"^\tflags [^\n]*\bowner\b", re.MULTILINE)
 _PASSING = re.compile(r"^\t\t(?:flags [^\n]*\bdynamic\b|timeout )", re.MULTILINE)
 # Newer versions of nft show how many elements are in a set.
 _COUNT = re.compile(r"^(\t\tsize \d+)\t# count \d+$", re.MULTILINE)
-_ELEMENT = re.compile(r'(?:[^,"]|"[^"]*")+')
+_ELEMENT = r'(?:[^,"]|"[^"]*")+'
 _RULE = re.compile(r"^\t\t\S.*?(?=^\t\t\S|\Z)", re.MULTILINE | re.DOTALL)
-_QUOTED = re.compile(r'"[^"]*"')
+_QUOTED = r'"[^"]*"'
 # Tables and chains that iptables makes as soon as it looks at a table.
 _BUILT_IN = ("filter", "nat", "mangle", "raw", "security")
 _BUILT_IN_CHAINS = ("INPUT", "OUTPUT", "FORWARD", "PREROUTING", "POSTROUTING")
@@ -68,8 +67,7 @@ _BUILT_IN_CHAINS = ("INPUT", "OUTPUT", "FORWARD", "PREROUTING", "POSTROUTING")
 Key = tuple[str, str]
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(NamedTuple):
     """A chain with its rules, a set or map with its elements, or another object of a table, which has no items."""
 
     kind: str
@@ -90,8 +88,7 @@ class Block:
         return f"\t{self.kind} {self.name} {{\n{self.head}{inside}\t}}\n"
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     family: str
     name: str
     head: str
@@ -128,7 +125,7 @@ def _block(kind: str, name: str, about: str, body: str) -> Block:
     handle = number[1] if number else ""
     if kind in ("set", "map"):
         head, _found, rest = body.partition("\t\telements = {")
-        elements = [one.strip() for one in _ELEMENT.findall(rest.rpartition("}")[0]) if one.strip()]
+        elements = [one.strip() for one in re.findall(_ELEMENT, rest.rpartition("}")[0]) if one.strip()]
         return Block(kind, name, head, tuple(re.sub(r"\s*\n\s*", " ", one) for one in elements), handle)
     if kind != "chain":
         return Block(kind, name, _COMMENT.sub("", body), (), handle)
@@ -137,8 +134,7 @@ def _block(kind: str, name: str, about: str, body: str) -> Block:
     return Block(kind, name, "".join(heads), tuple(line for line in lines if line not in heads), handle)
 
 
-@dataclass(frozen=True)
-class Keep:
+class Keep(NamedTuple):
     """The tables, chains and sets that stay as they are.
 
     ``tables`` and ``sets``: from the record. ``excepts``: from the declaration, each of two or three words.
@@ -173,7 +169,7 @@ class Keep:
     def rule(self, rule: str, table: Table, chain: Block) -> bool:
         """Whether the rule belongs to a program. Such a rule leads to the program's chain or set; or it stands in a
         chain that iptables makes for all programs, and names the program's interface."""
-        bare = _QUOTED.sub('""', rule)
+        bare = re.sub(_QUOTED, '""', rule)
         names = re.findall(r"\b(?:jump|goto) (\S+)", bare) + re.findall(r"@(\S+)", bare)
         if any(self.part(name.rstrip(",}")) for name in names):
             return True
@@ -201,16 +197,16 @@ def _form(table: Table, keep: Keep) -> Table | None:
         if keep.part(block.name):
             continue
         if block.is_set:
-            block = replace(block, items=() if keep.elements(table, block) else tuple(lasting(block)))
+            block = block._replace(items=() if keep.elements(table, block) else tuple(lasting(block)))
         elif block.kind == "chain":
-            block = replace(block, items=tuple(one for one in block.items if not keep.rule(one, table, block)))
+            block = block._replace(items=tuple(one for one in block.items if not keep.rule(one, table, block)))
             if not block.items and _made_by_looking(table, block):
                 continue
-        blocks.append(replace(block, handle=""))
+        blocks.append(block._replace(handle=""))
     of_programs = bool(table.blocks) and all(keep.part(block.name) for block in table.blocks)
     if not blocks and (table.name in _BUILT_IN or of_programs):
         return None
-    return replace(table, blocks=tuple(blocks), handle="")
+    return table._replace(blocks=tuple(blocks), handle="")
 
 
 def _made_by_looking(table: Table, chain: Block) -> bool:
@@ -229,7 +225,7 @@ def _passes(head: str, element: str) -> bool:
 
 
 def _expires(element: str) -> bool:
-    return re.search(r"\btimeout\b", _QUOTED.sub("", element)) is not None
+    return re.search(r"\btimeout\b", re.sub(_QUOTED, "", element)) is not None
 
 
 def recording(found: Iterable[Table], keep: Keep) -> str:
@@ -238,8 +234,8 @@ def recording(found: Iterable[Table], keep: Keep) -> str:
     kept = []
     for table in found:
         if not keep.table(table):
-            blocks = [replace(one, items=tuple(lasting(one))) if one.is_set else one for one in table.blocks]
-            kept.append(replace(table, blocks=tuple(blocks)).text())
+            blocks = [one._replace(items=tuple(lasting(one))) if one.is_set else one for one in table.blocks]
+            kept.append(table._replace(blocks=tuple(blocks)).text())
     return "".join(kept)
 
 
@@ -273,7 +269,7 @@ def _merged(was: Table | None, live: Table | None, keep: Keep, same: Collection[
     if was is None:
         blocks = [_of_programs(live, one, keep) for one in live.blocks]
         left = tuple(one for one in blocks if one is not None)
-        return replace(live, blocks=left) if left else None
+        return live._replace(blocks=left) if left else None
     stayed = live.handle in same
     merged = []
     for block in was.blocks:
@@ -282,15 +278,15 @@ def _merged(was: Table | None, live: Table | None, keep: Keep, same: Collection[
             if there is not None or not stayed:
                 merged.append(there or block)
         elif block.is_set and there is not None:
-            merged.append(replace(block, items=_elements(was, block, live, there, keep, same)))
+            merged.append(block._replace(items=_elements(was, block, live, there, keep, same)))
         elif block.kind == "chain" and there is not None:
-            merged.append(replace(block, items=_rules(was, block, there, keep, stayed)))
+            merged.append(block._replace(items=_rules(was, block, there, keep, stayed)))
         else:
             merged.append(block)
     for block in live.blocks:
         mine = _of_programs(live, block, keep) if was.find(block) is None else None
         merged += [mine] if mine is not None else []
-    return replace(was, blocks=tuple(merged))
+    return was._replace(blocks=tuple(merged))
 
 
 def _of_programs(table: Table, block: Block, keep: Keep) -> Block | None:
@@ -298,7 +294,7 @@ def _of_programs(table: Table, block: Block, keep: Keep) -> Block | None:
     if keep.part(block.name):
         return block
     rules = tuple(one for one in block.items if block.kind == "chain" and keep.rule(one, table, block))
-    return replace(block, items=rules) if rules else None
+    return block._replace(items=rules) if rules else None
 
 
 def _elements(
@@ -332,7 +328,7 @@ def only_shuts_out(table: Table, name: str) -> bool:
     used = False
     for chain in table.blocks:
         for rule in chain.items if chain.kind == "chain" else ():
-            bare = _QUOTED.sub('""', rule)
+            bare = re.sub(_QUOTED, '""', rule)
             if re.search(rf"@{re.escape(name)}(?!\S)", bare) is None:
                 continue
             used = True

@@ -13,8 +13,7 @@ import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..._errors import Refused
 from ..._host.system import System
@@ -28,7 +27,7 @@ LINK, ADDRESS, LEASE, ROUTE, RULE, DNS = "link", "address", "lease", "route", "r
 RULES, TABLES, RESOLVER = "rules", "routes", "resolver"
 
 # Interfaces that containers, virtual machines, VPNs and their programs make and remove by themselves.
-_OF_PROGRAMS = re.compile(
+_OF_PROGRAMS = (
     r"veth.*|docker\d.*|docker_gwbridge|br-[0-9a-f]{12}|cni.*|flannel.*|cali.*|tunl\d+|vxlan\.calico|cilium.*|lxc.*"
     r"|podman\d+|nerdctl.*|virbr.*|vnet\d+|macvtap\d+|tap.*|tun\d.*|wg.*|tailscale\d+|zt[0-9a-z]{8,}|nebula\d+"
     r"|kube-.*|nodelocaldns|weave|vethwe.*|dummy_kube|antrea-.*|ovn.*|ovs-.*|genev_sys.*|lxdbr\d+|incusbr\d+|ppp\d+"
@@ -64,13 +63,12 @@ _MOVED = (
     ),
 )
 _LARGEST = 1 << 24
-_NAME = re.compile(r"[^\s/:-][^\s/:]{0,14}")
-_WORD = re.compile(r"[A-Za-z0-9_.:/@+][A-Za-z0-9_.:/@+%-]{0,253}")
+_NAME = r"[^\s/:-][^\s/:]{0,14}"
+_WORD = r"[A-Za-z0-9_.:/@+][A-Za-z0-9_.:/@+%-]{0,253}"
 _FAMILIES = {"inet": "-4", "inet6": "-6"}
 
 
-@dataclass(frozen=True)
-class State:
+class State(NamedTuple):
     """A network as it was seen. ``facts``: line -> (word, record), for all facts that are compared."""
 
     facts: Mapping[str, tuple[str, Record]]
@@ -190,7 +188,7 @@ def is_ours(name: str, kind: str, only: Sequence[str]) -> bool:
     """Whether the interface is protected: a pattern of ``only`` names it, or it is no interface of a program."""
     if only:
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in only)
-    return bool(name) and kind not in _KINDS_OF_PROGRAMS and _OF_PROGRAMS.fullmatch(name) is None
+    return bool(name) and kind not in _KINDS_OF_PROGRAMS and re.fullmatch(_OF_PROGRAMS, name) is None
 
 
 def _kind(link: Record) -> str:
@@ -297,7 +295,7 @@ def resolver(path: str, system_file: str) -> Record | None:
 def checked(word: str, record: Record) -> tuple[str, Record]:
     """The fact of a line. ValueError, KeyError or TypeError where ``look`` cannot have found such a fact."""
     for device in (*_devices(record), *(record[key] for key in ("master", "link", "iif", "oif") if record.get(key))):
-        if _NAME.fullmatch(str(device)) is None:
+        if re.fullmatch(_NAME, str(device)) is None:
             raise ValueError("no name of an interface")
     if word in (LINK, ADDRESS, LEASE) and not record["dev"]:
         raise ValueError("no interface")
@@ -315,7 +313,7 @@ def checked(word: str, record: Record) -> tuple[str, Record]:
 
 def is_word(text: str) -> bool:
     """Whether the text can stand in a command, and is no option."""
-    return _WORD.fullmatch(text) is not None
+    return re.fullmatch(_WORD, text) is not None
 
 
 def _values(value: Any) -> Iterator[Any]:
@@ -332,8 +330,7 @@ def _values(value: Any) -> Iterator[Any]:
 # -- differences
 
 
-@dataclass(frozen=True)
-class Difference:
+class Difference(NamedTuple):
     """A fact that is missing now, or that is new. ``target``: the interface, or a word for a fact without
     interface."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..._host.system import System
 from ..._services import systemd
@@ -20,8 +20,7 @@ _ASK = 20.0
 _APPLY = 60.0
 
 
-@dataclass(frozen=True)
-class Tool:
+class Tool(NamedTuple):
     """``files``: its trees. ``units``: its units of systemd. ``reload``: commands that have the tool read its files
     anew.
 

@@ -385,7 +385,7 @@ def _read(path: str) -> str:
 
 # -- causes of failures
 
-_BEGINS = re.compile(
+_BEGINS = (
     r"(Setting up|Unpacking|Preparing to unpack|Removing|Purging|Processing triggers|Selecting|\(Reading database|"
     r"Errors were|dpkg: error processing|Reading |Building |E: | \S)"
 )
@@ -400,7 +400,7 @@ def cause(said: str, name: str) -> str:
     for number in range(len(lines) - 1, -1, -1):
         if failed.match(lines[number]):
             before: list[str] = []
-            while number - len(before) > 0 and not _BEGINS.match(lines[number - len(before) - 1]):
+            while number - len(before) > 0 and not re.match(_BEGINS, lines[number - len(before) - 1]):
                 before.insert(0, lines[number - len(before) - 1].strip())
             after = lines[number + 1].strip() if number + 1 < len(lines) else ""
             return "; ".join(one for one in [*before[-3:], after] if one)

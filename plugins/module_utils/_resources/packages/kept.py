@@ -18,7 +18,7 @@ from ..._host.trust import open_regular
 from .package import Ident
 
 _FOLDER = "packages"
-_NAME = re.compile(r"([^,/]+),([^,/]+),([^,/]+),([0-9a-f]{64})")
+_NAME = r"([^,/]+),([^,/]+),([^,/]+),([0-9a-f]{64})"
 _TEMPORARY = ".tmp-"
 # Bytes that stay free on the file system of the store.
 _RESERVE = 64 << 20
@@ -36,7 +36,7 @@ def every(root: str) -> dict[Ident, Kept]:
     folder = os.path.join(root, _FOLDER)
     found = {}
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
-        words = _NAME.fullmatch(name)
+        words = re.fullmatch(_NAME, name)
         if words is not None:
             found[(words[1], words[2], unquote(words[3]))] = Kept(os.path.join(folder, name), words[4])
     return found

@@ -20,7 +20,7 @@ _LOOK = 60.0
 _MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _LISTED = re.compile(r"\S+ +\S+ +\S+ \S+ \S+ \./(.*)")
 # Characters of a path that dpkg takes for a pattern, and the end of a line.
-_PATTERN = re.compile(r"[*?\[\\\n]")
+_PATTERN = r"[*?\[\\\n]"
 
 
 def paths_of(packages: Sequence[Package], system: System) -> set[str]:
@@ -59,7 +59,7 @@ def paths_in(packages: Sequence[Package], objects: Objects, system: System) -> s
 
 def owners(paths: Iterable[str], manager: str, system: System) -> dict[str, str]:
     """Path -> the name of the package that owns it, for the paths that have an owner."""
-    plain = [path for path in paths if not _PATTERN.search(path)]
+    plain = [path for path in paths if not re.search(_PATTERN, path)]
     found: dict[str, str] = {}
     if manager == "deb" and plain:
         said = system.run(["dpkg-query", "-S", *(name for path in plain for name in _names(path))], _LOOK)

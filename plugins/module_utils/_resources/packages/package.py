@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Callable, NamedTuple
 
-_LINE = re.compile(
+_LINE = (
     r"(?P<manager>deb|rpm) (?P<name>[A-Za-z0-9][A-Za-z0-9.+_-]*):(?P<arch>[a-z0-9][a-z0-9_-]*)"
     r" (?P<version>[A-Za-z0-9][A-Za-z0-9.+~:^_-]*)"
     r" (?P<mark>auto|manual)(?P<hold> hold)?( status=(?P<status>[a-z-]+))?( later)?( sha256=(?P<sha256>[0-9a-f]{64}))?"
@@ -56,7 +56,7 @@ class Package(NamedTuple):
     def parse(cls, line: str) -> Package | None:
         """The package of a line; None where ``line`` cannot have written the line. No name can lead out of a folder,
         or be an option of a command."""
-        found = _LINE.fullmatch(line)
+        found = re.fullmatch(_LINE, line)
         if found is None:
             return None
         return cls(

@@ -30,7 +30,7 @@ from .package import INSTALLS, REMOVES, Ident, Package
 
 # The package files that are kept: the files of versions that the change replaces, or all files.
 _CHANGE, _EVERY = "change", "all"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_-]*(:[a-z0-9][a-z0-9_-]*)?")
+_NAME = r"[A-Za-z0-9][A-Za-z0-9.+_-]*(:[a-z0-9][a-z0-9_-]*)?"
 # In place of the name in an absent line: only the packages of the other lines were installed.
 _ALL = "*"
 # A package that was not installed is removed with its data, unless a line ``data`` says that the data were there.
@@ -40,13 +40,13 @@ _FILTERS = "filters"
 # After these words, each line is a diversion or an override that somebody made by hand; only with all packages.
 _DIVERSIONS = "diversions"
 _OVERRIDES = "overrides"
-_DIVERSION = re.compile(r"diversion (/\S*) (/\S*)")
-_OVERRIDE = re.compile(r"override (/\S*) ([^\s-]\S* [^\s-]\S* [0-7]+)")
-_FILTER = re.compile(r"filter (path-(?:exclude|include)=[^\n]*)")
-_DATA = re.compile(r"data ([A-Za-z0-9][A-Za-z0-9.+_-]*:[a-z0-9][a-z0-9_-]*)")
+_DIVERSION = r"diversion (/\S*) (/\S*)"
+_OVERRIDE = r"override (/\S*) ([^\s-]\S* [^\s-]\S* [0-7]+)"
+_FILTER = r"filter (path-(?:exclude|include)=[^\n]*)"
+_DATA = r"data ([A-Za-z0-9][A-Za-z0-9.+_-]*:[a-z0-9][a-z0-9_-]*)"
 NO_FILE = "; its package file is not in the store"
 # Packages by which a machine boots, and reaches its disks.
-_BOOTS = re.compile(
+_BOOTS = (
     r"(linux-(image|headers|modules|base|firmware)|kernel|grub|shim|systemd-boot|initramfs-tools|dracut|firmware-|lvm2"
     r"|mdadm|cryptsetup|multipath|device-mapper|dmsetup|btrfs-progs|xfsprogs|zfs|efibootmgr|(amd64|intel)-microcode)"
     r"[^:]*"
@@ -122,7 +122,7 @@ class Packages(Kind):
         if not names:
             raise UsageError("packages: names is empty; leave it out for all packages")
         for name in names:
-            if not _NAME.fullmatch(name):
+            if not re.fullmatch(_NAME, name):
                 raise UsageError(f"packages: {name!r} is no name of a package; write nginx, or nginx:amd64")
         return {"names": sorted(set(names)), **more}
 
@@ -291,7 +291,7 @@ def _without_boot(lines: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     found: dict[str, str] = {}
     for line in lines:
         package = Package.parse(line)
-        if package is not None and _BOOTS.fullmatch(package.name):
+        if package is not None and re.fullmatch(_BOOTS, package.name):
             found[package.key] = line
         else:
             others.append(line)
@@ -392,13 +392,17 @@ def parse(lines: Sequence[str]) -> Recorded:
         overrides={} if _OVERRIDES in lines else None,
     )
     for line in lines:
-        left, kept_out, diverted = _DATA.fullmatch(line), _FILTER.fullmatch(line), _DIVERSION.fullmatch(line)
+        left, kept_out, diverted = (
+            re.fullmatch(_DATA, line),
+            re.fullmatch(_FILTER, line),
+            re.fullmatch(_DIVERSION, line),
+        )
         if line in (_PURGE, _FILTERS, _DIVERSIONS, _OVERRIDES):
             continue
         if diverted is not None and recorded.diversions is not None:
             recorded.diversions[_path(diverted[1])] = _path(diverted[2])
             continue
-        told = _OVERRIDE.fullmatch(line)
+        told = re.fullmatch(_OVERRIDE, line)
         if told is not None and recorded.overrides is not None:
             recorded.overrides[_path(told[1])] = told[2]
             continue
@@ -410,7 +414,7 @@ def parse(lines: Sequence[str]) -> Recorded:
             continue
         word, _blank, rest = line.partition(" ")
         name = rest[: -len(" -")]
-        if word in ("deb", "rpm") and rest.endswith(" -") and (name == _ALL or _NAME.fullmatch(name)):
+        if word in ("deb", "rpm") and rest.endswith(" -") and (name == _ALL or re.fullmatch(_NAME, name)):
             recorded.absent.add(name)
             continue
         package = Package.parse(line)

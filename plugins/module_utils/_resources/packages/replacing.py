@@ -19,7 +19,7 @@ from ..._errors import EvenkeelError
 from ..._host.durable import write_file
 from ..._host.system import System
 from .. import ours
-from . import dpkg, kept, rebuild
+from . import dpkg, kept
 from .package import Ident, Package
 
 # The variable in the environment of a rollback: where it is set, the script keeps nothing.
@@ -131,6 +131,8 @@ def keep(packages: Sequence[Package], root: str, system: System, local: bool = F
 
 
 def _keep(package: Package, root: str, system: System, local: bool) -> None:
+    from . import rebuild  # With tarfile, which few calls need.
+
     cached = dpkg.cached(package, system)
     if cached:
         kept.put(root, package.ident, kept.copy(cached))

@@ -29,9 +29,9 @@ from ..kind import Sink
 from . import cluster, recovery, wal
 from .restore_point import Record
 
-_BASE = re.compile(r"base (\S+?)(/?)(?: beside=([0-9a-f]{64}))?")
-_LOG = re.compile(r"wal ([0-9A-F]{24}|[0-9A-F]{8}\.history) beside=([0-9a-f]{64})")
-_USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,60}")
+_BASE = r"base (\S+?)(/?)(?: beside=([0-9a-f]{64}))?"
+_LOG = r"wal ([0-9A-F]{24}|[0-9A-F]{8}\.history) beside=([0-9a-f]{64})"
+_USER = r"[A-Za-z_][A-Za-z0-9_.-]{0,60}"
 
 
 @dataclass
@@ -171,10 +171,10 @@ def read(lines: Sequence[str]) -> Listed:
             with json_line.read(line) as (_word, record):
                 found.user, found.group = str(record["user"]), str(record["group"])
                 found.readable = record["readable"] is True
-                if not _USER.fullmatch(found.user) or not _USER.fullmatch(found.group):
+                if not re.fullmatch(_USER, found.user) or not re.fullmatch(_USER, found.group):
                     raise ValueError("no names of a user and a group")
         elif word == "wal":
-            log = _LOG.fullmatch(line)
+            log = re.fullmatch(_LOG, line)
             if log is None:
                 raise Damaged(f"this line of a manifest is refused: {line[:200]!r}; nothing was changed")
             found.files[f"wal/{log[1]}"] = log[2]
@@ -184,7 +184,7 @@ def read(lines: Sequence[str]) -> Listed:
 
 
 def _read_base(line: str, found: Listed) -> None:
-    base = _BASE.fullmatch(line)
+    base = re.fullmatch(_BASE, line)
     path = os.fsdecode(urllib.parse.unquote_to_bytes(base[1])) if base else ""
     parts = path.split("/")
     good = base is not None and len(parts) > 1 and not {"", ".", ".."} & set(parts) and "\0" not in path

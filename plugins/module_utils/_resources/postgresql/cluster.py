@@ -12,8 +12,7 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypedDict, cast
+from typing import NamedTuple, TypedDict, cast
 
 from ..._errors import EvenkeelError, Refused
 from ..._host.commands import Completed
@@ -63,8 +62,7 @@ class Seen(TypedDict):
     flushed: str
 
 
-@dataclass(frozen=True)
-class Server:
+class Server(NamedTuple):
     """A cluster as declared, and the questions to it. All commands run as the owner of its data directory.
 
     ``owner`` (user id, group id) and ``release`` are those of a cluster that this host is still to get.

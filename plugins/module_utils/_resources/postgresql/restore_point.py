@@ -29,9 +29,9 @@ OPTIONS: Options = {
 }
 KIND = "postgresql"
 _KEYS = tuple(OPTIONS)
-_PATH = re.compile(r"(/[A-Za-z0-9_@+][A-Za-z0-9_.@+-]*)+")
-_CLUSTER = re.compile(r"([0-9]+)/([A-Za-z0-9_][A-Za-z0-9_.-]*)")
-_UNIT = re.compile(r"[A-Za-z0-9_.@:\\-]*")
+_PATH = r"(/[A-Za-z0-9_@+][A-Za-z0-9_.@+-]*)+"
+_CLUSTER = r"([0-9]+)/([A-Za-z0-9_][A-Za-z0-9_.-]*)"
+_UNIT = r"[A-Za-z0-9_.@:\\-]*"
 # An idle server does not advance further in its log than this: records, and segments.
 _RECORDS, _NEAR = 500, 8
 
@@ -56,7 +56,7 @@ class Record(TypedDict):
 def check(spec: Mapping[str, object]) -> dict[str, str]:
     """The declaration with all its keys; UsageError names the bad key."""
     made = {key: value or "" for key, value in read_options(OPTIONS, spec, "postgresql").items()}
-    found = _CLUSTER.fullmatch(made["cluster"])
+    found = re.fullmatch(_CLUSTER, made["cluster"])
     if made["cluster"] and found is None:
         raise UsageError(f"postgresql: cluster {made['cluster']!r} must be a version and a name, such as 15/main")
     if found is None and not made["data"]:
@@ -80,11 +80,11 @@ def _refuse_words(made: Mapping[str, str]) -> None:
     """Raise UsageError for paths and units with special characters, because they stand in configuration and in
     commands of the server."""
     for key in ("data", "archive"):
-        if not _PATH.fullmatch(made[key]):
+        if not re.fullmatch(_PATH, made[key]):
             raise UsageError(
                 f"postgresql: {key} {made[key]!r} must be an absolute path of letters, digits and . _ @ + - alone"
             )
-    if not _UNIT.fullmatch(made["unit"]) or made["unit"].startswith("-"):
+    if not re.fullmatch(_UNIT, made["unit"]) or made["unit"].startswith("-"):
         raise UsageError(f"postgresql: unit {made['unit']!r} is no name of a unit")
 
 

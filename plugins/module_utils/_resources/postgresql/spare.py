@@ -28,7 +28,7 @@ from .restore_point import Record
 
 # The first number that PostgreSQL gives to an object that somebody makes.
 _FIRST = 16384
-_NUMBER = re.compile("[0-9]+")
+_NUMBER = "[0-9]+"
 
 
 def is_spare(server: cluster.Server, record: Record, seen: cluster.Seen | None) -> bool:
@@ -63,7 +63,7 @@ def _made(server: cluster.Server, running: bool) -> str:
     there is none. Roles show in a server that runs alone."""
     for folder, _folders, names in os.walk(f"{server.data}/base"):
         for name in [os.path.basename(folder), *names]:
-            number = _NUMBER.match(name)
+            number = re.match(_NUMBER, name)
             if number and int(number[0]) >= _FIRST:
                 return f"{folder}/{name}" if name in names else folder
     for name in os.listdir(f"{server.data}/pg_tblspc"):
@@ -102,7 +102,7 @@ def _server(server: cluster.Server, record: Record, listed: archived.Listed) -> 
         owner = pwd.getpwnam(listed.user).pw_uid, grp.getgrnam(listed.group).gr_gid
     except KeyError:
         cluster.decline(server, f"there is no user {listed.user} here; install PostgreSQL {record['version']}")
-    return replace(server, owner=owner, release=str(record["version"]))
+    return server._replace(owner=owner, release=str(record["version"]))
 
 
 def refuse_lack(server: cluster.Server, listed: archived.Listed, objects: Objects) -> int:
@@ -145,7 +145,7 @@ def recover(step: Step, at: Restore, mine: str) -> Step:
     said = ""
     _make_place(server, owner)
     if cluster.postmaster(server.data):
-        recovery.control(replace(server, owner=None, release=""), "stop", at.boot)
+        recovery.control(server._replace(owner=None, release=""), "stop", at.boot)
     if cluster.postmaster(server.data):
         raise EvenkeelError(f"postgresql {server.name}: the cluster that is here does not stop; nothing was replaced")
     lacking = archived.lacking(server, listed)
@@ -211,7 +211,7 @@ def _is_foreign(server: cluster.Server, record: Record) -> bool:
 def _proved(server: cluster.Server) -> str:
     """The words of the server on itself."""
     try:
-        seen = replace(server, owner=None).look()
+        seen = server._replace(owner=None).look()
     except Refused as error:
         return f"; it was started, and does not answer now: {error.message}"
     timeline = int(seen["segment"][:8], 16)

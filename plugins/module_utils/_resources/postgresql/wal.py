@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 # Sizes of the headers of a segment and of a page, behind which the next record begins, and the size of a page.
 _LONG, _SHORT, _PAGE = 40, 24, 8192
@@ -35,12 +35,11 @@ _QUIET = {
     },
 }
 _RECORD = re.compile(r"^rmgr: (\S+) .*, desc: (\w+)", re.MULTILINE)
-_BASE = re.compile(r"([0-9A-F]{8})-([0-9A-F]{16})-([0-9A-F]{16})-([0-9a-f]{16})-([0-9a-f]{16})")
-_SEGMENT = re.compile(r"[0-9A-F]{8}([0-9A-F]{8})([0-9A-F]{8})(\.partial|\.[0-9A-F]{8}\.backup)?")
+_BASE = r"([0-9A-F]{8})-([0-9A-F]{16})-([0-9A-F]{16})-([0-9a-f]{16})-([0-9a-f]{16})"
+_SEGMENT = r"[0-9A-F]{8}([0-9A-F]{8})([0-9A-F]{8})(\.partial|\.[0-9A-F]{8}\.backup)?"
 
 
-@dataclass(frozen=True)
-class Leg:
+class Leg(NamedTuple):
     """A stretch of the log on a timeline, from the LSN ``start`` up to the LSN ``end``."""
 
     timeline: int
@@ -48,8 +47,7 @@ class Leg:
     end: int
 
 
-@dataclass(frozen=True)
-class Base:
+class Base(NamedTuple):
     """A base backup: the log from ``start`` to ``end`` makes it consistent. ``digest``: the hash of its manifest.
     ``store``: the tag of the store whose checkpoints need it.
 
@@ -69,7 +67,7 @@ class Base:
     @classmethod
     def parse(cls, name: str) -> Base | None:
         """The base of a directory's name; None for a name of another form."""
-        found = _BASE.fullmatch(name)
+        found = re.fullmatch(_BASE, name)
         if found is None:
             return None
         timeline, start, end, digest, store = found.groups()
@@ -101,7 +99,7 @@ def segment_name(timeline: int, number: int, segment_size: int) -> str:
 
 def precedes(name: str, lsn: int, segment_size: int) -> bool:
     """Whether the file is a segment, or belongs to a segment, that ends before the position, on any timeline."""
-    found = _SEGMENT.fullmatch(name)
+    found = re.fullmatch(_SEGMENT, name)
     each = 0x100000000 // segment_size
     return found is not None and int(found[1], 16) * each + int(found[2], 16) < lsn // segment_size
 

@@ -14,10 +14,9 @@ import errno
 import fcntl
 import os
 import struct
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..._errors import Refused
 from ..._host.durable import syncfs
@@ -36,8 +35,7 @@ _READ_ONLY = 1
 _ROOT = 256
 
 
-@dataclass(frozen=True)
-class Subvolume:
+class Subvolume(NamedTuple):
     """``parent``: for a snapshot, the uuid of its source. ``changed``: the transaction of the last change."""
 
     uuid: str
@@ -62,6 +60,8 @@ def look(path: str) -> Subvolume | None:
     try:
         if os.fstat(fd).st_ino != _ROOT:
             return None
+        import uuid  # It takes longer to load than this module, and few hosts have subvolumes.
+
         flags, own, above, changed = _INFO.unpack(fcntl.ioctl(fd, _GET_INFO, bytes(_INFO.size)))
         return Subvolume(str(uuid.UUID(bytes=own)), str(uuid.UUID(bytes=above)), changed, bool(flags & _READ_ONLY))
     except OSError as error:

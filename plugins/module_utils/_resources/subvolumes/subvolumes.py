@@ -15,7 +15,6 @@ import re
 import secrets
 import stat
 import time
-import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TypedDict, cast
@@ -32,7 +31,7 @@ from ..kind import Kind, Processes, Restore, Sink, Spec
 from .btrfs import Subvolume, btrfs, delete, look, mounted, mounted_elsewhere, opened, same, synced, within
 
 _FOLDER = ".evenkeel-snapshots"
-_NAME = re.compile(r"[0-9a-f]{16}-[0-9]{8}T[0-9]{6}-[0-9a-f]{8}")
+_NAME = r"[0-9a-f]{16}-[0-9]{8}T[0-9]{6}-[0-9a-f]{8}"
 
 
 class Snapshot(TypedDict):
@@ -186,7 +185,7 @@ class Subvolumes(Kind):
         for folder in sorted({os.path.dirname(one) for one in named}):
             for name in sorted(os.listdir(folder)) if _is_ours(folder) else []:
                 path = os.path.join(folder, name)
-                if _NAME.fullmatch(name) and name.startswith(tag(store)) and path not in needed and look(path):
+                if re.fullmatch(_NAME, name) and name.startswith(tag(store)) and path not in needed and look(path):
                     delete(path, system)
 
     def outside(self, spec: Spec, lines: Sequence[str], declared: Sequence[Spec], system: System) -> list[str]:
@@ -265,7 +264,7 @@ def _captured(path: str, sink: Sink, system: System) -> str:
     _refuse(path, system)
     live = synced(path)
     for name in sorted(os.listdir(folder) if os.path.isdir(folder) else [], reverse=True):
-        kept = look(os.path.join(folder, name)) if _NAME.fullmatch(name) and name.startswith(tag(store)) else None
+        kept = look(os.path.join(folder, name)) if re.fullmatch(_NAME, name) and name.startswith(tag(store)) else None
         if kept is not None and live is not None and kept.read_only and same(kept, live):
             return _record(path, name, kept)
     if isinstance(sink, Hasher):
@@ -288,6 +287,8 @@ def _record(path: str, name: str, kept: Subvolume) -> str:
 def _recorded(lines: Sequence[str]) -> list[Snapshot]:
     """The records of the lines; Damaged where ``capture`` cannot have written a line, Refused where a path was no
     subvolume."""
+    import uuid
+
     found: list[Snapshot] = []
     for line in lines:
         with json_line.read(line) as (word, one):
@@ -300,7 +301,7 @@ def _recorded(lines: Sequence[str]) -> list[Snapshot]:
             good = (
                 word == "subvolume"
                 and _checked([one["path"]])
-                and _NAME.fullmatch(one["snapshot"])
+                and re.fullmatch(_NAME, one["snapshot"])
                 and str(uuid.UUID(one["uuid"])) == one["uuid"]
                 and isinstance(one["transaction"], int)
             )

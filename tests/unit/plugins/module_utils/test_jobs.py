@@ -138,7 +138,7 @@ def test_a_job_of_another_account_is_ended_where_the_login_of_the_change_has_sta
 
     def theirs() -> dict[int, background.Process]:
         found = everything()
-        return {pid: replace(one, users={12345}, login=1000) if one.is_job else one for pid, one in found.items()}
+        return {pid: one._replace(users={12345}, login=1000) if one.is_job else one for pid, one in found.items()}
 
     monkeypatch.setattr(background, "_processes", theirs)
     for other in (-1, 1001, 0):

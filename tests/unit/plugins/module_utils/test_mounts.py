@@ -228,7 +228,7 @@ def test_systemd_reads_fstab_again_once(host: Host, store: Store) -> None:
     steps = host.kind().plan(lines, there)
     assert [step.action for step in steps] == ["daemon-reload"]
     assert host.kind().apply(steps, there) == steps and host.ran == [("systemctl", "daemon-reload")]
-    assert host.kind().plan(lines, replace(there, steps=steps)) == []
+    assert host.kind().plan(lines, there._replace(steps=steps)) == []
 
 
 def test_a_place_that_a_user_could_move_is_not_mounted_on(tmp_path: Path, store: Store) -> None:
