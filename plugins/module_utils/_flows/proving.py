@@ -92,7 +92,7 @@ def forget(store: Store, host: str, check_mode: bool = False) -> Result:
     """Move the copies of ``host`` aside: nothing finds them any more, and nothing is deleted."""
     target = replicas.replica(store, host)
     if not os.path.isdir(target.root):
-        return Result()
+        return Result(proved=[f"no copies of {host} are here"])
     aside = store.join("quarantine", "replicas", f"{host}@{_text(store.system.now())}")
     done = [f"moved the copies of {host} to {aside}"]
     if not check_mode:

@@ -155,6 +155,7 @@ def test_a_damaged_name_is_said_and_stops_nothing(store: Store, tree: Path) -> N
 def test_a_store_that_is_not_there_holds_nothing_and_is_not_made(store: Store, peer: Store) -> None:
     assert prove(peer).held == [] and not os.path.exists(peer.root)
     assert proving.owners(peer).hosts == [] and proving.forget(peer, "web1").done == []
+    assert proving.forget(peer, "web1").proved == ["no copies of web1 are here"]
     with pytest.raises(UsageError):
         proving.forget(peer, "../web1")
 
