@@ -204,7 +204,7 @@ class Services(Programs):
             for trigger in systemd.observe([one for one in unit.get("triggers", ()) if one not in names], at.system):
                 if not trigger.active:
                     last.append(Step(SERVICES, "start", trigger.name, f"it starts {unit['name']}"))
-            steps += [] if "links" in unit else _enablement(unit, live._replace(name=known.id or live.name))
+            steps += [] if "links" in unit else _enablement(unit, replace(live, name=known.id or live.name))
             mine = running.since_start(pids.get(known.id, ()), known.main)
             steps += _activity(live, unit, known, mine, at, {})
             if _failed(live) and not unit["active"] and not unit.get("failed"):

@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 
-class ServiceState(NamedTuple):
+@dataclass(frozen=True)
+class ServiceState:
     """``started`` in epoch seconds; ``identity`` changes with every start and with nothing else (empty while down).
 
     ``enabled`` is the unit-file state of systemd, empty for a process. ``text`` is the state in the words of the
