@@ -101,7 +101,8 @@ tcp:
     + r"""
 service:
   description:
-    - "Passes when the service is active. For example V(service: {name: nginx})."
+    - "Passes when the service is active. A container that has a health check must be healthy as well: while its engine
+      says V(starting) or V(unhealthy), the probe fails. For example V(service: {name: nginx})."
     - Give either C(name), C(process) or C(container).
   type: dict
   suboptions:

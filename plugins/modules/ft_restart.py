@@ -224,6 +224,9 @@ before:
     queued:
       description: Whether the service manager is about to act on it.
       type: bool
+    health:
+      description: The health of a container that has a check of its own, in the words of its engine. Empty otherwise.
+      type: str
 after:
   description: The service afterwards.
   returned: unless it was refused
@@ -259,6 +262,9 @@ after:
     queued:
       description: Whether the service manager is about to act on it.
       type: bool
+    health:
+      description: The health of a container that has a check of its own, in the words of its engine. Empty otherwise.
+      type: str
 seconds:
   description: Seconds until it was healthy, or until it was known that it is not.
   returned: unless it was refused

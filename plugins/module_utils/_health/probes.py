@@ -195,7 +195,7 @@ class TcpProbe(Probe):
 
 
 class ServiceProbe(Probe):
-    """A service is active, and not on the way to another state."""
+    """A service is active, and not on the way to another state. A container that checks itself is healthy as well."""
 
     kind = "service"
     OPTIONS = {
@@ -215,7 +215,9 @@ class ServiceProbe(Probe):
             return Measurement(UNKNOWN, error.message)
         if not state.exists:
             return Measurement(FAIL, f"there is no {self._service.what}", state)
-        return Measurement(PASS if state.active and not systemd.passing(state) else FAIL, state.text, state)
+        # An engine that has not checked the container yet (``starting``) does not know.
+        is_well = state.active and not systemd.passing(state) and state.health in ("", "healthy")
+        return Measurement(PASS if is_well else FAIL, state.text, state)
 
 
 class CommandProbe(Probe):

@@ -130,7 +130,7 @@ def _inspected(name: str, told: Mapping[str, object]) -> Inspected:
     state = _mapping(told["State"])
     active = state["Running"] is True and state.get("Paused") is not True and state.get("Restarting") is not True
     began, status = str(state.get("StartedAt", "")), str(state.get("Status", ""))
-    health = _mapping(state.get("Health") or state.get("Healthcheck") or {}).get("Status")
+    health = str(_mapping(state.get("Health") or state.get("Healthcheck") or {}).get("Status") or "")[:40]
     config = _mapping(told.get("Config") or {})
     labels = _mapping(config.get("Labels") or {})
     seconds = config.get("StopTimeout")
@@ -140,11 +140,12 @@ def _inspected(name: str, told: Mapping[str, object]) -> Inspected:
             exists=True,
             enabled="",
             active=active,
-            text=f"{status[:40]} ({str(health)[:40]})" if health else status[:40] or "unknown",
+            text=f"{status[:40]} ({health})" if health else status[:40] or "unknown",
             started=_epoch(began) if active else None,
             identity=f"{str(told['Id'])[:12]}:{began}" if active else "",
             restarts=int(str(told.get("RestartCount") or 0)),
             can_reload=False,
+            health="" if health == "none" else health,
         ),
         unit=str(labels.get(_UNIT) or "")[:255],
         patience=float(seconds) if isinstance(seconds, (int, float)) and seconds >= 0 else _STOP,

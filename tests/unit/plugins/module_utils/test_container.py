@@ -20,6 +20,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     Unhealthy,
     UsageError,
 )
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes as probing
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import Times
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.container import (
@@ -78,6 +79,25 @@ def test_a_container_is_known_by_its_id_and_its_start() -> None:
     state = WEB.observe(Engine().system())
     assert (state.identity, state.restarts, state.text) == (f"0123456789ab:{BEGAN}", 2, "running (healthy)")
     assert state.active and state.started == 1795932000.0 and not state.can_reload
+
+
+@pytest.mark.parametrize(
+    ("health", "state"),
+    [
+        ({"Health": {"Status": "healthy"}}, "pass"),
+        ({"Health": {"Status": "starting"}}, "fail"),
+        ({"Health": {"Status": "unhealthy"}}, "fail"),
+        ({"Healthcheck": {"Status": "unhealthy"}}, "fail"),  # as podman 3 names it
+        ({"Healthcheck": {"Status": ""}}, "pass"),
+        ({"Health": {"Status": "none"}}, "pass"),
+        ({"Health": None}, "pass"),
+        ({}, "pass"),
+    ],
+)
+def test_a_container_that_checks_itself_passes_once_it_is_healthy(health: dict[str, Any], state: str) -> None:
+    engine = Engine(State={"Running": True, "Status": "running", "StartedAt": BEGAN, **health})
+    (probe,) = probing.check([{"service": {"container": {"name": "web", "engine": "podman"}}}])
+    assert probe.measure(engine.system()).state == state
 
 
 @pytest.mark.parametrize("word", ["Paused", "Restarting"])
