@@ -159,6 +159,21 @@ def test_a_name_that_no_container_has_is_refused(name: str) -> None:
         check({"name": "web", "engine": "lxc"})
 
 
+def test_the_engine_is_looked_for_on_the_host_of_the_container(monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
+    """A controller, which checks the options of a probe, may have none."""
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    (probe,) = probing.check([{"service": {"container": {"name": "web"}}}])
+    engine = Engine()
+    measured = probe.measure(engine.system())
+    assert measured.state == "unknown" and "this host has no podman and no docker" in measured.detail
+    with pytest.raises(ServiceFailed, match="no podman and no docker"):
+        restart(Store(store.root, engine.system()), container={"name": "web"}, times=Times(0.0, 5.0, 0.1))
+    monkeypatch.setattr(shutil, "which", lambda name: name if name == "docker" else None)
+    assert probe.measure(engine.system()).state == "pass"
+    assert ContainerService(check({"name": "web"})).carry_out("restart", engine.system())[0].active
+    assert engine.calls == [("docker", "restart", "--", "web")]
+
+
 # -- a real engine
 
 
