@@ -404,7 +404,7 @@ class Repetition:
         said = "failed" if result is None or result.get("failed") else "ok"
         text = "" if result is None or self.operation.secret else json.dumps(stored(result), default=str)
         values = {"token": self._told.get("token"), "said": said, "result": text}
-        # What happens once may have happened before it failed, and begins again only if its effect does not show.
+        # An operation that happens once may have happened before it failed.
         may_show = said == "ok" or (result is not None and self.request.kind == operations.ONCE)
         return self._ask("end", values, waiting=may_show)
 

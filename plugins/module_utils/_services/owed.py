@@ -24,7 +24,14 @@ from .running import newer
 from .stale import Process, look, within
 from .unit import Unit
 
-REBOOT, SOFT_REBOOT, SERVICE, PROCESS, UNKNOWN = LEVELS = ("reboot", "soft-reboot", "service", "process", "unknown")
+REBOOT, SOFT_REBOOT, SERVICE, BY_NAME, PROCESS, UNKNOWN = LEVELS = (
+    "reboot",
+    "soft-reboot",
+    "service",
+    "by-name",
+    "process",
+    "unknown",
+)
 # Seconds for the look at all processes: users can have many, with many mappings each.
 LIMIT = 5.0
 # Seconds for the files of all units, where the processes have left less.
@@ -39,7 +46,17 @@ _KEPT = (
     *("dbus.", "dbus-broker.", "systemd-logind.", "elogind.", "lxcfs.", "rc-local."),
     *("getty@", "serial-getty@", "container-getty@", "autovt@", "console-getty."),
     *("display-manager.", "gdm.", "gdm3.", "sddm.", "lightdm.", "lxdm.", "xdm.", "slim.", "greetd.", "ly."),
+    *("kdm.", "nodm.", "wdm.", "emergency.", "rescue."),
 )
+# Units on which others depend: the network, tunnels, containers, machines, clusters. needrestart leaves these and their
+# like alone by its configuration (override_rc).
+_DEPENDED_ON = (
+    *("bird", "frr", "quagga", "network", "NetworkManager", "ModemManager", "wpa_supplicant", "iwd.", "ifup"),
+    *("openvpn", "tinc", "strongswan", "openswan", "freeswan", "libreswan", "ipsec", "bluetooth"),
+    *("docker", "containerd", "systemd-nspawn@", "lxc@", "libvirt", "virtlogd", "virtlockd", "xendomains"),
+    *("corosync", "pacemaker", "drbd", "zfs-fuse", "mythtv-backend", "usbguard", "unattended-upgrades"),
+)
+BY_NAME_WHY = "others may depend on it and be cut off, so that it is restarted only by its name"
 # Units of logins, which end by themselves. Those of a change under way are ours.
 _OF_LOGINS = ("user@", "user-runtime-dir@", "ssh@", "sshd@", "run-")
 _OURS = "evenkeel-"
@@ -134,7 +151,9 @@ def _judge_unit(whole: _Whole, unit: Unit, processes: Sequence[Process], changed
     whole.rest += [one for one in processes if one.stale and (of_a_moment or one not in stale)]
     if why and not of_a_moment:
         names = [_name(one) for one in stale or ends]
-        whole.units.append(Owed(SOFT_REBOOT if kept else SERVICE, unit.id, _some(why), _some(names)))
+        by_name = unit.id.startswith(_DEPENDED_ON) and not kept
+        level = SOFT_REBOOT if kept else BY_NAME if by_name else SERVICE
+        whole.units.append(Owed(level, unit.id, _some([*([BY_NAME_WHY] if by_name else []), *why]), _some(names)))
 
 
 def _main(unit: Unit, processes: Sequence[Process]) -> Process | None:

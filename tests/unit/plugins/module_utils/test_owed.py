@@ -15,6 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.restarting import job
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.restarting.target import Request
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import Times
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.change import Owed
@@ -241,6 +244,48 @@ def test_units_that_a_running_system_needs_owe_a_soft_reboot(host: Host, name: s
     assert levels(host.owes()) == {f"{name}.service": "soft-reboot"}
     host.version = "252.39-1~deb12u2"
     assert levels(host.owes()) == {f"{name}.service": "reboot"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "docker",
+            "containerd",
+            "openvpn@office",
+            "openvpn-server@a",
+            "NetworkManager",
+            "wpa_supplicant",
+            "bird",
+            "frr",
+        ),
+        *(
+            "tinc@x",
+            "strongswan-starter",
+            "ipsec",
+            "libvirtd",
+            "virtlogd",
+            "virtlockd",
+            "xendomains",
+            "corosync",
+            "drbd",
+        ),
+        *("pacemaker", "systemd-nspawn@web", "networking"),
+    ],
+)
+def test_a_unit_on_which_others_depend_is_restarted_only_by_its_name(host: Host, name: str) -> None:
+    host.service(20, name, f"{LIBRARY} (deleted)")
+    assert host.owes() == [Owed("by-name", f"{name}.service", [owing.BY_NAME_WHY, LIBRARY], [f"{name}[20]"])]
+
+
+def test_a_restart_of_what_is_owed_names_what_it_leaves_alone(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.service(20, "docker", f"{LIBRARY} (deleted)")
+    monkeypatch.setattr(job, "owed", lambda _system: host.owes())
+    made = job.Every(Request(None, None, None, [], Times(0.0, 0.0, 0.0), owed=True), [], host.system)
+    assert made.predicted().left == [f"docker.service: {owing.BY_NAME_WHY}"] and not made.result.planned
+    done = made.carry_out()
+    assert not done.done and done.left == made.left and "docker.service" in (done.warnings or [""])[0]
+    assert [one["unit"] for one in done.owed or []] == ["docker.service"]
 
 
 def test_the_first_process_owes_a_soft_reboot_where_there_is_one(host: Host) -> None:
