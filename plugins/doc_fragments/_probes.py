@@ -140,7 +140,9 @@ service:
     + r"""
 command:
   description:
-    - "Passes when the command ends with the wanted exit code. For example V(command: {argv: [/opt/app/check]})."
+    - "Passes when the command ends with the wanted exit code. It is unknown where the command cannot be started (126,
+      127), runs out of time (124), or is ended by a signal (129 to 192). For example V(command: {argv:
+      [/opt/app/check]})."
   type: dict
   suboptions:
     argv:

@@ -239,7 +239,7 @@ class CommandProbe(Probe):
         done = system.command(self._argv, self.timeout)
         if done.rc == self._wanted:
             return Measurement(PASS, f"exit code {done.rc}")
-        if done.rc in (124, 127):  # It ran out of time, or could not be started.
+        if not done.has_answered:
             return Measurement(UNKNOWN, done.words)
         return Measurement(FAIL, f"exit code {done.rc}, wanted {self._wanted}: {done.words}")
 

@@ -411,6 +411,15 @@ def test_a_pair_without_a_check_is_asked_not_shown(pool: dict[str, list[str]], t
         assert "asked, not shown" in result["warnings"][0] and verbs(tmp_path) == [verb]
 
 
+@pytest.mark.parametrize("end", ["kill -9 $$", "exit 139"])
+def test_a_check_that_a_signal_ended_tells_nothing(pool: dict[str, list[str]], tmp_path: Path, end: str) -> None:
+    pool["check"] = ["/bin/sh", "-c", end]
+    assert drain("look", "command", pool, FAST)["state"] == "unknown"
+    with pytest.raises(Refused, match="its check tells nothing"):
+        drain("drained", "command", pool, FAST)
+    assert verbs(tmp_path) == []
+
+
 def test_a_drain_that_its_check_does_not_show_is_taken_back(pool: dict[str, list[str]], tmp_path: Path) -> None:
     pool["check"] = ["/bin/false"]
     with pytest.raises(ServiceFailed, match="does not show that .* ready again, as its check shows") as failed:
