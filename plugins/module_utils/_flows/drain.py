@@ -168,9 +168,12 @@ class _Balanced:
         """Tell it to drain. Where HAProxy does not say whether it took that, it is told to be ready."""
         try:
             self._tell("drain")
-            self.told = self._seen()
         except Refused:
-            raise
+            raise  # Nothing was told.
+        except EvenkeelError as error:
+            self._give_back(error.cause)
+        try:
+            self.told = self._seen()
         except EvenkeelError as error:
             self._give_back(error.cause)
 

@@ -19,6 +19,7 @@ import yaml
 from ansible_collections.evenkeel.fault_tolerance.plugins.doc_fragments import _drain
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
     Damaged,
+    EvenkeelError,
     Refused,
     ServiceFailed,
     Unhealthy,
@@ -87,6 +88,25 @@ def test_sessions_that_are_left_at_the_deadline_make_it_ready_again_and_are_coun
     result = failed.value.result
     assert [one["action"] for one in result["done"]] == ["drain", "ready"]
     assert (result["left"], result["state"], result["sessions"]) == ([], "ready", 2)
+
+
+@pytest.mark.parametrize("error", [Refused("x; nothing was touched"), UsageError("x. Nothing was touched")])
+def test_a_refusal_after_the_drain_was_told_ends_it(
+    web: Haproxy, monkeypatch: pytest.MonkeyPatch, error: EvenkeelError
+) -> None:
+    look, looks = runtime.Runtime.look, [0]
+
+    def refuse(self: runtime.Runtime) -> runtime.View:
+        looks[0] += 1
+        if looks[0] == 2:
+            raise error
+        return look(self)
+
+    monkeypatch.setattr(runtime.Runtime, "look", refuse)
+    with pytest.raises(ServiceFailed, match="was not drained: x; it is ready again") as failed:
+        act(web, "drained")
+    assert "othing was touched" not in failed.value.message and web.server("web1").bits == 0
+    assert [one["action"] for one in failed.value.result["done"]] == ["drain", "ready"]
 
 
 def test_a_server_that_cannot_be_made_ready_again_is_left_and_named(web: Haproxy) -> None:
