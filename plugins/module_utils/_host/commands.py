@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import IO, Callable, NamedTuple
 
-
 # Exit codes of a command that ran out of time, could not be started, or was ended by a signal below a shell.
 _NO_ANSWER = (124, 126, 127, *range(129, 128 + signal.NSIG))
 

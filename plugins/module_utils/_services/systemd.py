@@ -181,25 +181,46 @@ def act(verb: str, name: str, system: System, wait: bool = True) -> ServiceState
         options.append("--runtime")
     if not wait and verb not in (*_UNIT_FILE_VERBS, "reset-failed"):
         options.append("--no-block")
-    services = _stop_triggered(permits, system) if verb in ("start", "restart") and wait else []
-    try:
-        done = system.run(["systemctl", *options, verb, "--", unit], permits.patience(verb))
-        if not wait and done.rc == 0:
-            return before
-        return _proved(verb, unit, permits, before, done, system)
-    finally:
-        for service in services:
-            system.run(["systemctl", "start", "--", service.id], service.patience("start"))
-
-
-def _stop_triggered(unit: Unit, system: System) -> list[Unit]:
-    """Stop the services of a socket, which refuses to start while they run; the services to start again."""
-    names = unit.triggers if unit.id.endswith(".socket") else ()
-    active = [state.name for state in observe(names, system) if state.active]
-    services = describe(active, system)
+    services = along(permits, system) if verb in ("start", "restart") and wait else []
     for service in services:
         system.run(["systemctl", "stop", "--", service.id], service.patience("stop"))
-    return services
+    try:
+        done = system.run(["systemctl", *options, verb, "--", unit], permits.patience(verb))
+        state = before if not wait and done.rc == 0 else _proved(verb, unit, permits, before, done, system)
+    except BaseException as error:
+        down = _start_again(services, system)
+        if down and isinstance(error, ServiceFailed):
+            error.message += f"; {down}"
+        raise
+    down = _start_again(services, system)
+    if down:
+        raise ServiceFailed(f"{unit} is {state.text}, but {down}")
+    return state
+
+
+def along(unit: Unit, system: System) -> list[Unit]:
+    """The services that run by a socket: it refuses to start while they run, so that they stop and start with it."""
+    names = unit.triggers if unit.id.endswith(".socket") else ()
+    return describe([state.name for state in observe(names, system) if state.active], system)
+
+
+def _start_again(services: Sequence[Unit], system: System) -> str:
+    """Start what was stopped with a socket; which of them do not run again, in words."""
+    if not services:
+        return ""
+    asked = [system.run(["systemctl", "start", "--", one.id], one.patience("start")) for one in services]
+    system.sleep(_ALIVE)
+    try:
+        states = observe([one.id for one in services], system)
+    except ServiceFailed as error:
+        return error.message
+    down = [
+        f"{one.id}, which was stopped with it, does not run again: {done.words if done.rc else state.text}"
+        f"{last_words(one.id, system)}"
+        for one, done, state in zip(services, asked, states)
+        if not state.active
+    ]
+    return "; ".join(down)
 
 
 def _proved(verb: str, unit: str, permits: Unit, before: ServiceState, done: Completed, system: System) -> ServiceState:
