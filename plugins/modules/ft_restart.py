@@ -31,7 +31,8 @@ extends_documentation_fragment:
 options:
   name:
     description:
-      - The systemd unit. Exactly one of this, O(process), O(container), O(owed) and O(scope) is given.
+      - The systemd unit; a pattern or a template is refused. Exactly one of this, O(process), O(container), O(owed) and
+        O(scope) is given.
     type: str
   container:
     description:

@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .._errors import ServiceFailed
+from .._errors import ServiceFailed, UsageError
 from .._host.commands import Completed
 from .._host.processes import send_signal, start_time
 from .._host.system import System
@@ -24,6 +25,8 @@ _PROPERTIES = (
     "Id,LoadState,UnitFileState,ActiveState,SubState,InvocationID,NRestarts,CanReload,Job,"
     "ActiveEnterTimestampMonotonic,StateChangeTimestampMonotonic"
 )
+# The characters of a unit's name (systemd.unit(5)).
+_NAME = r"[A-Za-z0-9:_.@\\-]{1,255}"
 _TIMEOUT = 120.0
 _DEPENDENTS = "RequiredBy,RequisiteOf,BoundBy,ConsistsOf,PropagatesStopTo"
 # A unit counts as started before its program has read its configuration: it must live this long to be proved.
@@ -36,6 +39,20 @@ _UNIT_FILE_VERBS = ("enable", "disable", "mask", "unmask")
 _VERBS_OF_STATE = ("stop", "disable", "mask", "unmask", "reset-failed")
 # States on the way to another state.
 _PASSING = ("activating", "deactivating", "reloading", "refreshing")
+
+
+def check_name(name: str) -> str:
+    """The name, if it names one unit. UsageError for a pattern, a template, and what systemd would read as another."""
+    why = ""
+    if set(name) & set("*?["):
+        why = "is a pattern, and stands for other units later on; name each of them"
+    elif unit_name(name).partition("@")[2].startswith("."):
+        why = "is a template, which cannot run; name its instances"
+    elif not re.fullmatch(_NAME, name):
+        why = "names no unit: letters, digits and : - _ . @ and \\ alone are possible"
+    if why:
+        raise UsageError(f"{name[:300]!r} {why}. Nothing was touched")
+    return name
 
 
 def unit_name(name: str) -> str:
