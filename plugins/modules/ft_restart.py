@@ -273,7 +273,7 @@ seconds:
 downtime:
   description:
     - Seconds for which RV(downtime_of) did not answer, from the last good connection to the next one. One connection is
-      made every 5 milliseconds.
+      made every 5 milliseconds, and every 50 once it answers again or after 10 seconds.
     - It is null where nothing was measured, as without such a probe, or where it did not answer before.
   returned: unless it was refused
   type: float

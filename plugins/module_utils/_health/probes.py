@@ -26,6 +26,7 @@ from .address import AddressProbe
 from .compare import CompareProbe
 from .probe import CONTROLLER, FAIL, HOST, PASS, PEER, UNKNOWN, Measurement, Probe, ProbeResult
 from .prometheus import PrometheusProbe
+from .reaching import reach
 
 _BODY_LIMIT = 1 << 20
 # A probe ends itself at its timeout. A probe that does not (a dripping answer, a hung mount) is given up this much
@@ -186,7 +187,7 @@ class TcpProbe(Probe):
 
     def measure(self, system: System) -> Measurement:
         try:
-            socket.create_connection((self._host, self._port), self.timeout).close()
+            reach(self._host, self._port, self.timeout)
         except socket.gaierror as error:
             return Measurement(UNKNOWN, f"{self._host} cannot be resolved: {error.strerror}")
         except OSError as error:
