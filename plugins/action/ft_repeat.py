@@ -48,6 +48,7 @@ _EVENTS = {
     operations.VERIFIED: _repeat.VERIFIED,
     operations.NOT_VERIFIED: _repeat.NOT_VERIFIED,
     operations.RUNNING: _repeat.UNSETTLED,
+    operations.UNSHOWN: _repeat.UNSETTLED,
     operations.IN_DOUBT: _repeat.UNSETTLED,
     operations.RESTORE: _repeat.TO_RESTORE,
     operations.REFUSED: _repeat.BROKEN,
@@ -370,7 +371,8 @@ class Repetition:
         elif action.kind == _repeat.END:
             told = self._end()
         else:
-            told = self._ask(action.kind, self._asked(action.restored), waiting=False)
+            patient = int(self._told["attempts"]) if self._told.get("answer") == operations.UNSHOWN else 0
+            told = self._ask(action.kind, self._asked(action.restored, patient), waiting=patient > 0)
         if told.get("unreachable"):
             self.operation.reconnect()
             return _repeat.Event(_repeat.LOST, f"the host did not answer: {told['msg']}")
@@ -387,13 +389,14 @@ class Repetition:
             self._result = None
         return _repeat.Event(_EVENTS[told["answer"]], told["why"], told["after"], told["attempts"], told["open"])
 
-    def _asked(self, restored: int) -> dict[str, object]:
+    def _asked(self, restored: int, patient: int) -> dict[str, object]:
         request = self.request
         return {
             "request": self.operation.digest,
             "kind": request.kind,
             "restore": request.restore,
             "restored": restored,
+            "patient": patient,
         }
 
     def _end(self) -> Answer:
@@ -401,7 +404,9 @@ class Repetition:
         said = "failed" if result is None or result.get("failed") else "ok"
         text = "" if result is None or self.operation.secret else json.dumps(stored(result), default=str)
         values = {"token": self._told.get("token"), "said": said, "result": text}
-        return self._ask("end", values, waiting=said == "ok")
+        # An operation that happens once may have happened before it failed.
+        may_show = said == "ok" or (result is not None and self.request.kind == operations.ONCE)
+        return self._ask("end", values, waiting=may_show)
 
     def _restore(self) -> Answer:
         def work() -> Answer:
@@ -433,6 +438,8 @@ class Repetition:
     def predicted(self) -> Answer:
         """The result of check mode: what the host would answer, and what the module of the operation predicts."""
         event = self._called(_repeat.Action(_repeat.BEGIN))
+        if self._told.get("answer") == operations.UNSHOWN:
+            event = self._called(_repeat.Action(_repeat.BEGIN))
         if event.kind in (_repeat.BEGUN, _repeat.TO_RESTORE):
             self._result = result = self.operation.run("")
             if result.get("unreachable"):

@@ -101,7 +101,8 @@ tcp:
     + r"""
 service:
   description:
-    - "Passes when the service is active. For example V(service: {name: nginx})."
+    - "Passes when the service is active. A container that has a health check must be healthy as well: while its engine
+      says V(starting) or V(unhealthy), the probe fails. For example V(service: {name: nginx})."
     - Give either C(name), C(process) or C(container).
   type: dict
   suboptions:
@@ -139,7 +140,9 @@ service:
     + r"""
 command:
   description:
-    - "Passes when the command ends with the wanted exit code. For example V(command: {argv: [/opt/app/check]})."
+    - "Passes when the command ends with the wanted exit code. It is unknown where the command cannot be started (126,
+      127), runs out of time (124), or is ended by a signal (129 to 192). For example V(command: {argv:
+      [/opt/app/check]})."
   type: dict
   suboptions:
     argv:

@@ -31,7 +31,8 @@ extends_documentation_fragment:
 options:
   name:
     description:
-      - The systemd unit. Exactly one of this, O(process), O(container), O(owed) and O(scope) is given.
+      - The systemd unit; a pattern or a template is refused. Exactly one of this, O(process), O(container), O(owed) and
+        O(scope) is given.
     type: str
   container:
     description:
@@ -224,6 +225,9 @@ before:
     queued:
       description: Whether the service manager is about to act on it.
       type: bool
+    health:
+      description: The health of a container that has a check of its own, in the words of its engine. Empty otherwise.
+      type: str
 after:
   description: The service afterwards.
   returned: unless it was refused
@@ -259,6 +263,9 @@ after:
     queued:
       description: Whether the service manager is about to act on it.
       type: bool
+    health:
+      description: The health of a container that has a check of its own, in the words of its engine. Empty otherwise.
+      type: str
 seconds:
   description: Seconds until it was healthy, or until it was known that it is not.
   returned: unless it was refused
@@ -266,7 +273,7 @@ seconds:
 downtime:
   description:
     - Seconds for which RV(downtime_of) did not answer, from the last good connection to the next one. One connection is
-      made every 5 milliseconds.
+      made every 5 milliseconds, and every 50 once it answers again or after 10 seconds.
     - It is null where nothing was measured, as without such a probe, or where it did not answer before.
   returned: unless it was refused
   type: float

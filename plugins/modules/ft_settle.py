@@ -289,6 +289,8 @@ owed:
         - V(service) for a unit that has to be restarted; V(soft-reboot) for a unit that must not be restarted under a
           running system, or for systemd itself; V(reboot) for a new kernel, and in place of V(soft-reboot) where the
           systemd of the host lacks it or the host is a container.
+        - V(by-name) for a unit on which others depend (the network, tunnels, containers, machines, clusters), which is
+          restarted only when a person names it.
         - V(process) for logins and other processes, which their users have to end. V(unknown) where not everything
           could be looked at.
       type: str

@@ -272,7 +272,7 @@ def _observation(value: Any) -> Answer:
 
 # An answer about an operation (``_flows.operations``).
 _OPERATED: dict[str, Form] = {
-    "answer": _one_of("begun", "verified", "not_verified", "running", "in_doubt", "restore", "refused"),
+    "answer": _one_of("begun", "verified", "not_verified", "running", "unshown", "in_doubt", "restore", "refused"),
     "why": lambda text: words(text, 2000),
     "after": _time,
     "verification": _one_of("pass", "fail", "unknown"),

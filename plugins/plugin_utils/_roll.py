@@ -16,7 +16,12 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._placemen
 
 # The level at which a host owes the restart of a service, which the roll does. Other levels are only named.
 _SERVICE = "service"
-_LEVELS = {"reboot": "a reboot", "soft-reboot": "a soft-reboot", "unknown": "something that could not be looked at"}
+_LEVELS = {
+    "reboot": "a reboot",
+    "soft-reboot": "a soft-reboot",
+    "by-name": "a restart by name",
+    "unknown": "something that could not be looked at",
+}
 # The errors of a host by which the request itself is wrong.
 _WRONG = ("UsageError", "NotFound")
 
@@ -76,7 +81,10 @@ def _seen(answer: Mapping[str, Any]) -> Seen:
     if under_way and under_way["target"] != answer["target"]:
         return Seen(f"{in_words(under_way)}. Finish that by the same restart, or accept the host (evenkeel accept)")
     owed = answer.get("owed") or []
-    above = [f"{_LEVELS.get(one['level'], '')} ({words('; '.join(one['why']), 200)})" for one in owed]
+    above = [
+        f"{_LEVELS.get(one['level'], '')} ({words('; '.join([*filter(None, [one['unit']]), *one['why']]), 200)})"
+        for one in owed
+    ]
     return Seen(
         left=in_words(under_way) if under_way else "",
         running=bool(under_way and under_way["running"]),

@@ -88,7 +88,7 @@ class Outside(TypedDict):
 class Owed(TypedDict):
     """A restart that is due on a host, because something that was replaced still runs, in the words of the host.
 
-    level: service, soft-reboot, reboot, process or unknown. unit: empty where it is not one unit alone.
+    level: service, by-name, soft-reboot, reboot, process or unknown. unit: empty where it is not one unit alone.
     """
 
     level: str

@@ -143,7 +143,7 @@ class _Balanced:
         if not view.is_free and not (view.is_drained and self.request.ours):
             return f"it is drained already ({view.server.status}), and not by Evenkeel: ask who did that"
         alone = view.alone(view.carried)
-        return f"backend {', '.join(alone)} has no other server that is up" if alone else ""
+        return f"backend {', '.join(alone)} has no other server that is up (a backup does not count)" if alone else ""
 
     @staticmethod
     def _words(view: haproxy.View) -> list[str]:
@@ -151,7 +151,7 @@ class _Balanced:
 
     @staticmethod
     def _staying(view: haproxy.View) -> list[str]:
-        found = {backend: [one.server for one in others if one.serves] for backend, others in view.others.items()}
+        found = {backend: [one.server for one in view.staying(backend)] for backend in view.others}
         return [f"{backend} goes on with {', '.join(names[:20])}" for backend, names in found.items() if names]
 
     # -- changing
@@ -168,9 +168,12 @@ class _Balanced:
         """Tell it to drain. Where HAProxy does not say whether it took that, it is told to be ready."""
         try:
             self._tell("drain")
-            self.told = self._seen()
         except Refused:
-            raise
+            raise  # Nothing was told.
+        except EvenkeelError as error:
+            self._give_back(error.cause)
+        try:
+            self.told = self._seen()
         except EvenkeelError as error:
             self._give_back(error.cause)
 
@@ -192,7 +195,9 @@ class _Balanced:
                 )
             alone = view.alone(carried)
             if alone:
-                self._give_back(f"backend {', '.join(alone)} has no other server any more that is up")
+                self._give_back(
+                    f"backend {', '.join(alone)} has no other server any more that is up (a backup does not count)"
+                )
             quiet = 0 if view.sessions else quiet + 1
             if quiet > 1:
                 return view

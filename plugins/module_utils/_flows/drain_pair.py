@@ -15,8 +15,6 @@ from .._services.pair import Pair
 _INTERVAL = 0.5
 # Seconds that a command has at least, and in which a drain that failed is taken back.
 _LEAST, _BACK = 5.0, 60.0
-# A command that could not be started, or did not end in time, tells nothing.
-_UNKNOWN = (124, 126, 127)
 _STATES = {True: "drained", False: "ready", None: "unknown"}
 _ASKED = "it was asked, not shown: the command pair has no check"
 
@@ -104,7 +102,7 @@ class DrainPair:
         found: bool | None = None
         if self.commands.check:
             done = self._run(self.commands.check, max(_LEAST, min(self.deadline, _BACK)))
-            found = None if done.rc in _UNKNOWN else done.rc == 0
+            found = done.rc == 0 if done.has_answered else None
             self.result.status = f"its check ended with {done.rc}" + (f": {done.words}" if found is None else "")
         self.result.state = _STATES[found]
         return found

@@ -40,11 +40,13 @@ IDEMPOTENT, COMPENSATABLE, ONCE = CLASSES = ("idempotent", "compensatable", "onc
 # The states of a record: an attempt is open; the last attempt is over and did not take effect; verified.
 OPEN, ENDED, VERIFIED = "open", "ended", "verified"
 # The answers to the controller, besides VERIFIED: the attempt has begun; verification does not pass; an attempt still
-# runs; the effect is not known; the checkpoint is to be restored first; not allowed.
-BEGUN, NOT_VERIFIED, RUNNING, IN_DOUBT, RESTORE, REFUSED = (
+# runs; the effect of one that is over may still have to show; the effect is not known; the checkpoint is to be restored
+# first; not allowed.
+BEGUN, NOT_VERIFIED, RUNNING, UNSHOWN, IN_DOUBT, RESTORE, REFUSED = (
     "begun",
     "not_verified",
     "running",
+    "unshown",
     "in_doubt",
     "restore",
     "refused",
@@ -86,13 +88,16 @@ class Record:
 @dataclass(frozen=True)
 class Asked:
     """The controller's question. ``begin``: an attempt is to begin, and not only to be looked at. ``checkpoint``: the
-    id to restore between attempts, or empty; ``restored``: the number of attempts that were undone by that."""
+    id to restore between attempts, or empty; ``restored``: the number of attempts that were undone by that.
+    ``patient``: the number of attempts whose effect had all its time to show (``verify_within``) while it was measured.
+    """
 
     request: str
     kind: str
     begin: bool = True
     checkpoint: str = ""
     restored: int = 0
+    patient: int = 0
 
 
 @dataclass(frozen=True)
@@ -165,6 +170,9 @@ def _while_open(record: Record, asked: Asked, seen: Seen) -> Decision | None:
     if asked.kind == ONCE and seen.state == UNKNOWN:
         why = f"an attempt may have taken effect, and verification gives no answer ({seen.why})"
         return Decision(IN_DOUBT, why, record)
+    if asked.kind != IDEMPOTENT and asked.patient < record.attempts:
+        why = f"an attempt may have taken effect, which may not show yet ({seen.why})"
+        return Decision(UNSHOWN, why, record)
     return None
 
 
@@ -175,7 +183,7 @@ def concluded(record: Record | None, token: str, said: str, seen: Seen, result: 
     if seen.state == PASS or (record.state == VERIFIED and record.kind == ONCE):
         return Decision(VERIFIED, seen.why, replace(record, state=VERIFIED, said=said, result=result))
     known = replace(record, state=OPEN, said=said)
-    asked = Asked(record.request, record.kind)
+    asked = Asked(record.request, record.kind, patient=record.attempts)
     # Processes that an answered attempt leaves behind are no reason to wait, where it may be done again at any time.
     still = seen if record.kind != IDEMPOTENT else replace(seen, running=())
     decision = _while_open(known, asked, replace(still, settling=0.0))
@@ -396,7 +404,9 @@ def work(store: Store, params: Mapping[str, Any], check_mode: bool) -> Operated:
     if phase == "end":
         return end(journal, values["token"], values["said"], how, values["result"])
     checkpoint = checkpoint_of(journal, values["restore"])
-    asked = Asked(values["request"], values["kind"], phase == "begin", checkpoint, values["restored"])
+    asked = Asked(
+        values["request"], values["kind"], phase == "begin", checkpoint, values["restored"], values["patient"]
+    )
     return begin(journal, asked, how, check_mode)
 
 

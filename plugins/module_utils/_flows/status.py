@@ -11,7 +11,7 @@ from typing import Any
 from .._deadman import changes, doubt
 from .._errors import EvenkeelError
 from .._results.change import Owed
-from .._services.owed import PROCESS, REBOOT, SERVICE, SOFT_REBOOT, UNKNOWN
+from .._services.owed import BY_NAME, PROCESS, REBOOT, SERVICE, SOFT_REBOOT, UNKNOWN
 from .._store.store import Store, time_of
 from .info import host_state
 
@@ -41,6 +41,7 @@ _DUE = {
     REBOOT: "owed a reboot: ",
     SOFT_REBOOT: "owed a soft-reboot: ",
     SERVICE: "owed a restart: ",
+    BY_NAME: "owed a restart by name: ",
     PROCESS: "until they end, processes run replaced files: ",
     UNKNOWN: "whether more restarts are owed is not known: ",
 }
@@ -85,7 +86,7 @@ def restarts(due: Sequence[Owed]) -> list[str]:
     return [
         "This host runs files that were replaced, or waits for a boot:",
         *listed(lines),
-        *(more if any(one.level == SERVICE for one in due) else []),
+        *(more if any(one.level in (SERVICE, BY_NAME) for one in due) else []),
     ]
 
 

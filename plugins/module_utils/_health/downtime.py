@@ -8,18 +8,17 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import Any
 
 from .probe import HOST, Probe
+from .reaching import Address, connect
 
-# Seconds between two connections; after the first seconds, so that a stop of minutes leaves few sockets behind; and
-# those that a connection may take.
+# Seconds between two connections; after the first seconds, and once the port answers again, as a server may count
+# connections that send nothing, and a stop of minutes should leave few sockets behind; and those that a connection may
+# take.
 _EVERY, _SLOWER, _LIMIT = 0.005, 0.05, 0.2
 # Seconds of connections at the first pace, and seconds of good connections after the act that end the measurement.
 _FAST, _ENOUGH = 10.0, 1.0
 _ANSWERS = 0.5
-_Address = tuple[Any, ...]
 
 
 class Downtime:
@@ -31,7 +30,7 @@ class Downtime:
 
     def __init__(self, probes: Sequence[Probe]) -> None:
         self.name = ""
-        self._places: list[tuple[int, _Address]] = []
+        self._places: list[tuple[int, Address]] = []
         for probe in probes:
             if probe.source == HOST and probe.address is not None and not self._places:
                 self.name, self._places = f"{probe.kind} {probe.target}", _places_here(*probe.address)
@@ -40,6 +39,8 @@ class Downtime:
         self._good: float | None = None
         self._missing = False
         self._sum = 0.0
+        # The sum as the act began, and the longest time between two connections that the sum depends on.
+        self._before, self._pace = 0.0, _EVERY
 
     def __enter__(self) -> Downtime:
         return self
@@ -55,6 +56,7 @@ class Downtime:
     def acting(self) -> None:
         """An act begins: go on measuring, if it has been seen to answer before."""
         self._acted.clear()
+        self._before = self._sum
         if not self._places or (self._thread is not None and self._thread.is_alive()):
             return
         if self._try() or self._missing:
@@ -76,21 +78,30 @@ class Downtime:
         seconds = self.seconds
         if seconds is None:
             return ""
-        if not seconds:
-            return f"{self.name} answered all the time, as seen every {_EVERY * 1000:g} ms"
-        return f"{self.name} did not answer for {seconds:.3f} s, as seen every {_EVERY * 1000:g} ms"
+        seen = f"as seen every {self._pace * 1000:g} ms"
+        return (
+            f"{self.name} did not answer for {seconds:.3f} s, {seen}"
+            if seconds
+            else f"{self.name} answered all the time, {seen}"
+        )
 
     def _measure(self) -> None:
         began = time.monotonic()
         since: float | None = None
+        pace = _EVERY
         while not self._over.is_set():
-            if self._try() and self._acted.is_set():
+            is_good = self._try()
+            if not is_good or self._sum == self._before:
+                self._pace = max(self._pace, pace)
+            if is_good and self._acted.is_set():
                 since = since or time.monotonic()
                 if time.monotonic() - since >= _ENOUGH:
                     return
             else:
                 since = None
-            self._over.wait(_EVERY if self._missing or time.monotonic() - began < _FAST else _SLOWER)
+            is_back = not self._missing and self._sum > self._before
+            pace = _SLOWER if is_back or (not self._missing and time.monotonic() - began >= _FAST) else _EVERY
+            self._over.wait(pace)
 
     def _try(self) -> bool:
         at = time.monotonic()
@@ -104,21 +115,18 @@ class Downtime:
         return True
 
 
-def _connects(family: int, address: _Address) -> bool:
-    """Whether the address takes a connection, which is closed at once."""
-    with suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as end:
-        end.settimeout(_LIMIT)
-        end.bind(("", 0))
-        # From its own port to itself a connection succeeds without a listener, and would keep the service off its port.
-        if end.getsockname()[1] != address[1]:
-            end.connect(address)
-            return True
-    return False
+def _connects(family: int, address: Address) -> bool:
+    """Whether the address takes a connection."""
+    try:
+        connect(family, address, _LIMIT)
+    except OSError:
+        return False
+    return True
 
 
-def _places_here(host: str, port: int) -> list[tuple[int, _Address]]:
+def _places_here(host: str, port: int) -> list[tuple[int, Address]]:
     """The addresses of the name; none where one of them is not of this host."""
-    found: list[tuple[int, _Address]] = []
+    found: list[tuple[int, Address]] = []
     try:
         for family, kind, _protocol, _name, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
             with socket.socket(family, kind) as end:

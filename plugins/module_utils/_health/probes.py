@@ -26,6 +26,7 @@ from .address import AddressProbe
 from .compare import CompareProbe
 from .probe import CONTROLLER, FAIL, HOST, PASS, PEER, UNKNOWN, Measurement, Probe, ProbeResult
 from .prometheus import PrometheusProbe
+from .reaching import reach
 
 _BODY_LIMIT = 1 << 20
 # A probe ends itself at its timeout. A probe that does not (a dripping answer, a hung mount) is given up this much
@@ -186,7 +187,7 @@ class TcpProbe(Probe):
 
     def measure(self, system: System) -> Measurement:
         try:
-            socket.create_connection((self._host, self._port), self.timeout).close()
+            reach(self._host, self._port, self.timeout)
         except socket.gaierror as error:
             return Measurement(UNKNOWN, f"{self._host} cannot be resolved: {error.strerror}")
         except OSError as error:
@@ -195,7 +196,7 @@ class TcpProbe(Probe):
 
 
 class ServiceProbe(Probe):
-    """A service is active, and not on the way to another state."""
+    """A service is active, and not on the way to another state. A container that checks itself is healthy as well."""
 
     kind = "service"
     OPTIONS = {
@@ -215,7 +216,9 @@ class ServiceProbe(Probe):
             return Measurement(UNKNOWN, error.message)
         if not state.exists:
             return Measurement(FAIL, f"there is no {self._service.what}", state)
-        return Measurement(PASS if state.active and not systemd.passing(state) else FAIL, state.text, state)
+        # An engine that has not checked the container yet (``starting``) does not know.
+        is_well = state.active and not systemd.passing(state) and state.health in ("", "healthy")
+        return Measurement(PASS if is_well else FAIL, state.text, state)
 
 
 class CommandProbe(Probe):
@@ -237,7 +240,7 @@ class CommandProbe(Probe):
         done = system.command(self._argv, self.timeout)
         if done.rc == self._wanted:
             return Measurement(PASS, f"exit code {done.rc}")
-        if done.rc in (124, 127):  # It ran out of time, or could not be started.
+        if not done.has_answered:
             return Measurement(UNKNOWN, done.words)
         return Measurement(FAIL, f"exit code {done.rc}, wanted {self._wanted}: {done.words}")
 

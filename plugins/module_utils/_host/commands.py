@@ -16,9 +16,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import IO, Callable, NamedTuple
 
+# Exit codes of a command that ran out of time, could not be started, or was ended by a signal below a shell.
+_NO_ANSWER = (124, 126, 127, *range(129, 128 + signal.NSIG))
+
 
 class Completed(NamedTuple):
-    """A finished command; ``rc`` is 127 when it could not be started and 124 when it ran out of time."""
+    """A finished command; ``rc`` is 127 when it could not be started and 124 when it ran out of time. It is negative
+    when a signal ended it; a shell says 128 and the number of the signal then."""
 
     argv: tuple[str, ...]
     rc: int
@@ -26,10 +30,16 @@ class Completed(NamedTuple):
     err: str
 
     @property
+    def has_answered(self) -> bool:
+        """Whether the command came to its own end, so that its exit code tells anything."""
+        return self.rc >= 0 and self.rc not in _NO_ANSWER
+
+    @property
     def words(self) -> str:
         """The last lines of its output, for a message."""
         lines = (self.err.strip() or self.out.strip()).splitlines()
-        return " / ".join(lines[-3:]) or f"exit code {self.rc}"
+        end = f"exit code {self.rc}" if self.rc >= 0 else f"it was ended by signal {-self.rc}"
+        return " / ".join(lines[-3:]) or end
 
 
 # Settings of our interpreter, of the controller and of the linker would change the behaviour of a command.

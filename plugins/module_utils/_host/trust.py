@@ -66,11 +66,20 @@ def _components(path: str) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def open_regular(path: str) -> BinaryIO:
-    """The file, open for reading. OSError for another type. No symlink is followed, no pipe or lease waited for."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise OSError(errno.EINVAL, "it is no regular file", path)
+    """The file, open for reading. OSError for another type. No symlink is followed, no pipe or lease waited for.
+
+    Only what is known to be a regular file is opened: to open a device can have an effect (a watchdog, a tape).
+    """
+    at = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        kind = os.fstat(at).st_mode
+        if stat.S_ISLNK(kind):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        if not stat.S_ISREG(kind):
+            raise OSError(errno.EINVAL, "it is no regular file", path)
+        fd = os.open(f"/proc/self/fd/{at}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    finally:
+        os.close(at)
     return os.fdopen(fd, "rb")
 
 

@@ -352,10 +352,10 @@ def _own_names(names: list[str], system: System) -> list[str]:
     if not all(one and "/" not in one for one in names):
         raise UsageError(f"services: names must be a list of units, not {names!r}")
     for name in names:
-        if set(name) & set("*?["):
-            raise UsageError(f"services: {name!r} is a pattern, and stands for other units later on; name each of them")
-        if systemd.unit_name(name).partition("@")[2].startswith("."):
-            raise UsageError(f"services: {name!r} is a template, which cannot run; name its instances")
+        try:
+            systemd.check_name(name)
+        except UsageError as error:
+            raise UsageError(f"services: {error.message}") from error
     units = [systemd.unit_name(name) for name in names]
     with suppress(ServiceFailed):  # The capture will report that systemd does not answer.
         units = [unit.id for unit in systemd.describe(units, system)] if system.has_systemd() else units
@@ -406,6 +406,7 @@ def _recorded(lines: Sequence[str]) -> tuple[list[UnitRecord], list[ProcessRecor
     for line in lines:
         with json_line.read(line) as (word, record):
             if word == "unit":
+                systemd.check_name(record["name"])
                 units.append(cast(UnitRecord, record))
             elif word == "process":
                 processes.append(cast(ProcessRecord, record))

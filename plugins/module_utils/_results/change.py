@@ -14,9 +14,10 @@ from .result import LEFT_OUT, Result
 class Owed:
     """A restart that is due, because something that was replaced or removed still runs.
 
-    ``level``: ``service``, ``soft-reboot`` or ``reboot``; ``process`` for processes that their users have to end, and
-    ``unknown`` where not everything could be looked at. ``unit``: empty where it is not one unit alone. ``why``: some
-    of the replaced files, or sentences. ``processes``: some of the processes, written as ``name[pid]``.
+    ``level``: ``service``, ``soft-reboot`` or ``reboot``; ``by-name`` for a unit that only a person restarts,
+    ``process`` for processes that their users have to end, and ``unknown`` where not everything could be looked at.
+    ``unit``: empty where it is not one unit alone. ``why``: some of the replaced files, or sentences. ``processes``:
+    some of the processes, written as ``name[pid]``.
     """
 
     level: str

@@ -35,24 +35,22 @@ _ALIVE = 0.3
 
 
 class Definition(TypedDict):
-    """A service that is declared as a container, with a value for each of ``OPTIONS``."""
+    """A service that is declared as a container, with a value for each of ``OPTIONS``. ``engine``: None for the one
+    that the host has."""
 
     name: str
-    engine: str
+    engine: str | None
 
 
 def check(definition: object) -> Definition:
-    """The definition with all its keys. UsageError names the bad key, and says where this host has no engine."""
+    """The definition with all its keys. UsageError names the bad key. The machine that checks may be another one than
+    the host of the container, so that nothing is looked for on it."""
     made = read(OPTIONS, definition, "container")
     if not re.fullmatch(_NAME, made["name"]):
         raise UsageError(f"container: name {made['name']!r} cannot name a container")
-    engine = made["engine"] or next(filter(shutil.which, ENGINES), None)
-    if engine not in ENGINES:
-        wrong = (
-            f"engine must be podman or docker, not {engine!r}" if engine else "this host has no podman and no docker"
-        )
-        raise UsageError(f"container {made['name']}: {wrong}")
-    return Definition(name=made["name"], engine=engine)
+    if made["engine"] not in (None, *ENGINES):
+        raise UsageError(f"container {made['name']}: engine must be podman or docker, not {made['engine']!r}")
+    return Definition(name=made["name"], engine=made["engine"])
 
 
 class Inspected(NamedTuple):
@@ -75,12 +73,20 @@ class ContainerService:
     def name(self) -> str:
         return self.definition["name"]
 
+    @property
+    def engine(self) -> str:
+        """The engine of this host. ServiceFailed where it has none."""
+        found = self.definition["engine"] or next(filter(shutil.which, ENGINES), None)
+        if found is None:
+            raise ServiceFailed(f"container {self.name}: this host has no podman and no docker")
+        return found
+
     def observe(self, system: System) -> ServiceState:
         return self.inspect(system).state
 
     def inspect(self, system: System) -> Inspected:
         """All that is of interest of it. ServiceFailed when the engine does not tell it."""
-        engine = self.definition["engine"]
+        engine = self.engine
         done = system.run([engine, "container", "inspect", "--", self.name], _MARGIN)
         if done.rc != 0 and "no such" in done.err.lower():
             return Inspected(ServiceState(self.name, False, "", False, "no such container", None, "", 0, False))
@@ -100,7 +106,7 @@ class ContainerService:
         if verb not in ("start", "stop", "restart"):
             raise ServiceFailed(f"container {self.name} cannot be told to {verb}: only its program could")
         before = self.inspect(system)
-        argv = [self.definition["engine"], verb, "--", self.name]
+        argv = [self.engine, verb, "--", self.name]
         done = system.run(argv, _MARGIN + before.patience)
         after = self.observe(system)
         if after.active and verb != "stop":
@@ -113,7 +119,7 @@ class ContainerService:
 
     def _last_words(self, system: System) -> str:
         """The last lines that the container wrote, for a message."""
-        done: Completed = system.run([self.definition["engine"], "logs", "--tail=8", "--", self.name], 10.0)
+        done: Completed = system.run([self.engine, "logs", "--tail=8", "--", self.name], 10.0)
         lines = [line.strip() for line in (done.out + done.err).splitlines() if line.strip()]
         return f"; its log: {' / '.join(dict.fromkeys(lines))}" if done.rc == 0 and lines else ""
 
@@ -130,7 +136,7 @@ def _inspected(name: str, told: Mapping[str, object]) -> Inspected:
     state = _mapping(told["State"])
     active = state["Running"] is True and state.get("Paused") is not True and state.get("Restarting") is not True
     began, status = str(state.get("StartedAt", "")), str(state.get("Status", ""))
-    health = _mapping(state.get("Health") or state.get("Healthcheck") or {}).get("Status")
+    health = str(_mapping(state.get("Health") or state.get("Healthcheck") or {}).get("Status") or "")[:40]
     config = _mapping(told.get("Config") or {})
     labels = _mapping(config.get("Labels") or {})
     seconds = config.get("StopTimeout")
@@ -140,11 +146,12 @@ def _inspected(name: str, told: Mapping[str, object]) -> Inspected:
             exists=True,
             enabled="",
             active=active,
-            text=f"{status[:40]} ({str(health)[:40]})" if health else status[:40] or "unknown",
+            text=f"{status[:40]} ({health})" if health else status[:40] or "unknown",
             started=_epoch(began) if active else None,
             identity=f"{str(told['Id'])[:12]}:{began}" if active else "",
             restarts=int(str(told.get("RestartCount") or 0)),
             can_reload=False,
+            health="" if health == "none" else health,
         ),
         unit=str(labels.get(_UNIT) or "")[:255],
         patience=float(seconds) if isinstance(seconds, (int, float)) and seconds >= 0 else _STOP,

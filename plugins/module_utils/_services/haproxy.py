@@ -47,7 +47,8 @@ class Server(NamedTuple):
 
     ``sessions``: those that it has, and those that wait for it. ``begun``: all that it ever had. ``answers``: responses
     of HTTP below 500, or sessions where the backend has no HTTP. ``errors``: failed connections and responses.
-    ``tracked``: the server whose check and state it follows, as ``backend/server``; empty for none.
+    ``tracked``: the server whose check and state it follows, as ``backend/server``; empty for none. ``backup``: whether
+    it gets requests only where no other server of its backend is up.
     """
 
     backend: str
@@ -60,6 +61,7 @@ class Server(NamedTuple):
     errors: int
     weight: int
     tracked: str
+    backup: bool
 
     @property
     def name(self) -> str:
@@ -136,9 +138,15 @@ class View:
         drained = [one for one in self.all if self.is_drained and one.status.startswith("DRAIN") and one.weight > 0]
         return {one.backend for one in [*self.all, *drained] if one.serves or one in drained}
 
+    def staying(self, backend: str) -> list[Server]:
+        """The other servers that the backend goes on with. A backup, which may only say that all are away, takes the
+        place of another backup alone."""
+        takes_backups = all(one.backup for one in self.all if one.backend == backend)
+        return [one for one in self.others.get(backend, ()) if one.serves and (takes_backups or not one.backup)]
+
     def alone(self, backends: Iterable[str]) -> list[str]:
         """The backends, out of these, that have no other server for new requests."""
-        return sorted(one for one in backends if not any(server.serves for server in self.others.get(one, ())))
+        return sorted(one for one in backends if not self.staying(one))
 
 
 @dataclass(frozen=True)
@@ -332,6 +340,7 @@ def _server(row: Mapping[str, str]) -> Server:
         sum(_number(row, key) for key in _FAILED),
         _number(row, "weight"),
         row.get("tracked") or "",
+        _number(row, "bck") > 0,
     )
 
 

@@ -16,16 +16,26 @@ from dataclasses import dataclass, field
 
 from .._errors import EvenkeelError
 from .._host.system import System
+from .._host.trust import open_regular
 from .._results.change import Owed
 from . import systemd
 from .kernels import newer_kernel
 from .running import newer
-from .stale import Process, look
+from .stale import Process, look, within
 from .unit import Unit
 
-REBOOT, SOFT_REBOOT, SERVICE, PROCESS, UNKNOWN = LEVELS = ("reboot", "soft-reboot", "service", "process", "unknown")
+REBOOT, SOFT_REBOOT, SERVICE, BY_NAME, PROCESS, UNKNOWN = LEVELS = (
+    "reboot",
+    "soft-reboot",
+    "service",
+    "by-name",
+    "process",
+    "unknown",
+)
 # Seconds for the look at all processes: users can have many, with many mappings each.
 LIMIT = 5.0
+# Seconds for the files of all units, where the processes have left less.
+_FILES = 1.0
 # The most reasons and processes of one entry, and the most characters of a reason.
 _SHOWN = 5
 _LONGEST = 300
@@ -36,7 +46,17 @@ _KEPT = (
     *("dbus.", "dbus-broker.", "systemd-logind.", "elogind.", "lxcfs.", "rc-local."),
     *("getty@", "serial-getty@", "container-getty@", "autovt@", "console-getty."),
     *("display-manager.", "gdm.", "gdm3.", "sddm.", "lightdm.", "lxdm.", "xdm.", "slim.", "greetd.", "ly."),
+    *("kdm.", "nodm.", "wdm.", "emergency.", "rescue."),
 )
+# Units on which others depend: the network, tunnels, containers, machines, clusters. needrestart leaves these and their
+# like alone by its configuration (override_rc).
+_DEPENDED_ON = (
+    *("bird", "frr", "quagga", "network", "NetworkManager", "ModemManager", "wpa_supplicant", "iwd.", "ifup"),
+    *("openvpn", "tinc", "strongswan", "openswan", "freeswan", "libreswan", "ipsec", "bluetooth"),
+    *("docker", "containerd", "systemd-nspawn@", "lxc@", "libvirt", "virtlogd", "virtlockd", "xendomains"),
+    *("corosync", "pacemaker", "drbd", "zfs-fuse", "mythtv-backend", "usbguard", "unattended-upgrades"),
+)
+BY_NAME_WHY = "others may depend on it and be cut off, so that it is restarted only by its name"
 # Units of logins, which end by themselves. Those of a change under way are ours.
 _OF_LOGINS = ("user@", "user-runtime-dir@", "ssh@", "sshd@", "run-")
 _OURS = "evenkeel-"
@@ -72,7 +92,8 @@ def owed(system: System, proc: str = "/proc", root: str = "", seconds: float = L
     whole = _Whole(system, proc, root, system.now() - time.clock_gettime(time.CLOCK_BOOTTIME))
     whole.reboot = _reboot(whole)
     whole.unknown += [lacking] if lacking else []
-    _judge(whole, [one for one in processes if one.pid != os.getpid() and not one.place.startswith(_OURS)])
+    left = max(_FILES, end - system.monotonic())
+    _judge(whole, [one for one in processes if one.pid != os.getpid() and not one.place.startswith(_OURS)], left)
     return _told(whole)
 
 
@@ -86,8 +107,8 @@ def _reboot(whole: _Whole) -> list[str]:
     return found
 
 
-def _judge(whole: _Whole, processes: Sequence[Process]) -> None:
-    """Give each process that runs replaced files to the restart that ends it."""
+def _judge(whole: _Whole, processes: Sequence[Process], seconds: float) -> None:
+    """Give each process that runs replaced files to the restart that ends it. ``seconds``: for the files of units."""
     of_unit: dict[str, list[Process]] = {}
     for one in processes:
         if one.pid == 1:
@@ -101,18 +122,28 @@ def _judge(whole: _Whole, processes: Sequence[Process]) -> None:
     except EvenkeelError as error:
         whole.unknown.append(error.message)
         units = []
+    every = [(unit, of_unit[name]) for name, unit in zip(sorted(of_unit), units)]
+    changed: dict[str, list[str]] = {}
+
+    def read() -> None:
+        for unit, members in every:
+            changed[unit.id] = _outdated(whole.booted, unit, members)
+
+    if every and not within(seconds, read):
+        whole.unknown.append(f"not all files of units could be looked at in {seconds:.1f} s")
     for name, unit in zip(sorted(of_unit), units):
-        _judge_unit(whole, unit, of_unit.pop(name))
+        _judge_unit(whole, unit, of_unit.pop(name), changed.get(unit.id, []))
     whole.rest += [one for left in of_unit.values() for one in left if one.stale]
 
 
-def _judge_unit(whole: _Whole, unit: Unit, processes: Sequence[Process]) -> None:
-    main = next((one for one in processes if one.pid == unit.main), None)
+def _judge_unit(whole: _Whole, unit: Unit, processes: Sequence[Process], changed: Sequence[str]) -> None:
+    """``changed``: sentences on files that the unit reads as it starts."""
+    main = _main(unit, processes)
     alone = unit.kill_mode in ("process", "none") and main is not None
     # A process that survived the last stop of the unit, or that its stop leaves alone, survives the next.
     ends = [one for one in processes if main is None or one is main or (not alone and one.ticks >= main.ticks)]
     stale = [one for one in ends if one.stale]
-    why = [path for one in stale for path in one.stale] + _outdated(whole, unit, main)
+    why = [path for one in stale for path in one.stale] + [*changed]
     of_a_moment = (
         unit.transient or unit.type == "oneshot" or unit.load != "loaded" or re.fullmatch(_CONNECTION, unit.id)
     )
@@ -120,16 +151,23 @@ def _judge_unit(whole: _Whole, unit: Unit, processes: Sequence[Process]) -> None
     whole.rest += [one for one in processes if one.stale and (of_a_moment or one not in stale)]
     if why and not of_a_moment:
         names = [_name(one) for one in stale or ends]
-        whole.units.append(Owed(SOFT_REBOOT if kept else SERVICE, unit.id, _some(why), _some(names)))
+        by_name = unit.id.startswith(_DEPENDED_ON) and not kept
+        level = SOFT_REBOOT if kept else BY_NAME if by_name else SERVICE
+        whole.units.append(Owed(level, unit.id, _some([*([BY_NAME_WHY] if by_name else []), *why]), _some(names)))
 
 
-def _outdated(whole: _Whole, unit: Unit, main: Process | None) -> list[str]:
+def _main(unit: Unit, processes: Sequence[Process]) -> Process | None:
+    return next((one for one in processes if one.pid == unit.main), None)
+
+
+def _outdated(booted: float, unit: Unit, processes: Sequence[Process]) -> list[str]:
     """Sentences on files that the unit reads as it starts: its own files, and scripts, which nobody maps."""
     found = ["its unit files changed, and systemd has not read them again"] if unit.outdated else []
+    main = _main(unit, processes)
     if main is None:
         return found
     # The clock of processes is coarse.
-    started = whole.booted + main.ticks / os.sysconf("SC_CLK_TCK") + 1.0
+    started = booted + main.ticks / os.sysconf("SC_CLK_TCK") + 1.0
     for path in unit.files:
         if _AT_ONCE not in path and newer([path], started) and not _is_program(path):
             found.append(f"{path} changed after its start")
@@ -176,9 +214,10 @@ def _is_container(whole: _Whole) -> bool:
 
 
 def _is_program(path: str) -> bool:
-    """Whether the file is machine code, which a process that runs it has mapped."""
+    """Whether the file is machine code, which a process that runs it has mapped. A user can have the path lead to
+    anything: a pipe or a device is none."""
     try:
-        with open(path, "rb") as stream:
+        with open_regular(os.path.realpath(path)) as stream:
             return stream.read(4) == b"\x7fELF"
     except OSError:
         return False

@@ -62,7 +62,7 @@ def check(hooks: object) -> list[Declared]:
         ((kind, value),) = hook.items()
         checked.append(read({kind: {**kinds[kind], "required": True}}, hook, where))
         if kind != "command":
-            systemd.unit_name(value)
+            systemd.check_name(value)
     return checked
 
 

@@ -82,13 +82,14 @@ def reload(name: str, system: System, proc: str = "/proc") -> Reloaded:
 
 
 def _workers(unit: Unit, before: _Before, proc: str) -> str:
-    """The proof in words that new workers replaced the old ones. One additional worker may belong to a request."""
+    """The proof in words that new workers replaced the old ones. One additional worker may belong to a request, or to a
+    session (sshd), also beside the only one before: while any stays, there must have been several, and as many new."""
     if not before.workers:
         return ""
     now = running.children(unit.main, proc)
     new = [pid for pid, started in now.items() if before.workers.get(pid) != started]
     stay = len(now) - len(new)
-    if new and (not stay or len(new) >= len(before.workers)):
+    if new and (not stay or len(new) >= len(before.workers) > 1):
         return f"{len(new)} new worker{'s' if len(new) > 1 else ''}"
     return ""
 

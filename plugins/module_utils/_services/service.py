@@ -13,7 +13,7 @@ from . import container as containers
 from .container import ContainerService
 from .process import ProcessService, check
 from .state import ServiceState
-from .systemd import SystemdService
+from .systemd import SystemdService, check_name
 
 # The resource of a step that changes a service, of a rollback or of a restart.
 SERVICES = "services"
@@ -44,9 +44,9 @@ def declared_service(
     name: str | None, process: Mapping[str, Any] | None, container: Mapping[str, Any] | None = None
 ) -> Service:
     """The service of a declaration: a systemd unit by ``name``, a ``process`` or a ``container``. UsageError for none
-    of them, or several."""
+    of them, or several, and for a name that names no single unit."""
     if [bool(name), bool(process), bool(container)].count(True) != 1:
         raise UsageError("give either name, a systemd unit, or process, or container")
     if container:
         return ContainerService(containers.check(container))
-    return ProcessService(check(process)) if process else SystemdService(name or "")
+    return ProcessService(check(process)) if process else SystemdService(check_name(name or ""))

@@ -56,10 +56,16 @@ def look(goes_on: Callable[[], bool], seconds: float, proc: str = "/proc", root:
                 found.append(one)
         ends.append("")
 
-    thread = threading.Thread(target=read, daemon=True)
+    within(seconds, read)
+    return list(found), ends[0] if ends else f"not all processes could be looked at in {seconds:g} s"
+
+
+def within(seconds: float, work: Callable[[], None]) -> bool:
+    """Whether the work is done within that time. Nobody waits longer for a file or process that holds it up."""
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
     thread.join(seconds)
-    return list(found), ends[0] if ends else f"not all processes could be looked at in {seconds:g} s"
+    return not thread.is_alive()
 
 
 class _Reader:

@@ -13,7 +13,8 @@ class ServiceState:
 
     ``enabled`` is the unit-file state of systemd, empty for a process. ``text`` is the state in the words of the
     service manager. ``touched`` in epoch seconds: the newest start, stop or reload. ``queued``: a job of the service
-    manager waits for the service, early at boot for example.
+    manager waits for the service, early at boot for example. ``health``: of a container that has a check of its own, in
+    the words of its engine.
     """
 
     name: str
@@ -27,3 +28,4 @@ class ServiceState:
     can_reload: bool
     queued: bool = False
     touched: float = 0.0
+    health: str = ""

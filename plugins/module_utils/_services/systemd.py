@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .._errors import ServiceFailed
+from .._errors import ServiceFailed, UsageError
 from .._host.commands import Completed
 from .._host.processes import send_signal, start_time
 from .._host.system import System
@@ -24,6 +25,8 @@ _PROPERTIES = (
     "Id,LoadState,UnitFileState,ActiveState,SubState,InvocationID,NRestarts,CanReload,Job,"
     "ActiveEnterTimestampMonotonic,StateChangeTimestampMonotonic"
 )
+# The characters of a unit's name (systemd.unit(5)).
+_NAME = r"[A-Za-z0-9:_.@\\-]{1,255}"
 _TIMEOUT = 120.0
 _DEPENDENTS = "RequiredBy,RequisiteOf,BoundBy,ConsistsOf,PropagatesStopTo"
 # A unit counts as started before its program has read its configuration: it must live this long to be proved.
@@ -36,6 +39,20 @@ _UNIT_FILE_VERBS = ("enable", "disable", "mask", "unmask")
 _VERBS_OF_STATE = ("stop", "disable", "mask", "unmask", "reset-failed")
 # States on the way to another state.
 _PASSING = ("activating", "deactivating", "reloading", "refreshing")
+
+
+def check_name(name: str) -> str:
+    """The name, if it names one unit. UsageError for a pattern, a template, and what systemd would read as another."""
+    why = ""
+    if set(name) & set("*?["):
+        why = "is a pattern, and stands for other units later on; name each of them"
+    elif unit_name(name).partition("@")[2].startswith("."):
+        why = "is a template, which cannot run; name its instances"
+    elif not re.fullmatch(_NAME, name):
+        why = "names no unit: letters, digits and : - _ . @ and \\ alone are possible"
+    if why:
+        raise UsageError(f"{name[:300]!r} {why}. Nothing was touched")
+    return name
 
 
 def unit_name(name: str) -> str:
@@ -181,25 +198,46 @@ def act(verb: str, name: str, system: System, wait: bool = True) -> ServiceState
         options.append("--runtime")
     if not wait and verb not in (*_UNIT_FILE_VERBS, "reset-failed"):
         options.append("--no-block")
-    services = _stop_triggered(permits, system) if verb in ("start", "restart") and wait else []
-    try:
-        done = system.run(["systemctl", *options, verb, "--", unit], permits.patience(verb))
-        if not wait and done.rc == 0:
-            return before
-        return _proved(verb, unit, permits, before, done, system)
-    finally:
-        for service in services:
-            system.run(["systemctl", "start", "--", service.id], service.patience("start"))
-
-
-def _stop_triggered(unit: Unit, system: System) -> list[Unit]:
-    """Stop the services of a socket, which refuses to start while they run; the services to start again."""
-    names = unit.triggers if unit.id.endswith(".socket") else ()
-    active = [state.name for state in observe(names, system) if state.active]
-    services = describe(active, system)
+    services = along(permits, system) if verb in ("start", "restart") and wait else []
     for service in services:
         system.run(["systemctl", "stop", "--", service.id], service.patience("stop"))
-    return services
+    try:
+        done = system.run(["systemctl", *options, verb, "--", unit], permits.patience(verb))
+        state = before if not wait and done.rc == 0 else _proved(verb, unit, permits, before, done, system)
+    except BaseException as error:
+        down = _start_again(services, system)
+        if down and isinstance(error, ServiceFailed):
+            error.message += f"; {down}"
+        raise
+    down = _start_again(services, system)
+    if down:
+        raise ServiceFailed(f"{unit} is {state.text}, but {down}")
+    return state
+
+
+def along(unit: Unit, system: System) -> list[Unit]:
+    """The services that run by a socket: it refuses to start while they run, so that they stop and start with it."""
+    names = unit.triggers if unit.id.endswith(".socket") else ()
+    return describe([state.name for state in observe(names, system) if state.active], system)
+
+
+def _start_again(services: Sequence[Unit], system: System) -> str:
+    """Start what was stopped with a socket; which of them do not run again, in words."""
+    if not services:
+        return ""
+    asked = [system.run(["systemctl", "start", "--", one.id], one.patience("start")) for one in services]
+    system.sleep(_ALIVE)
+    try:
+        states = observe([one.id for one in services], system)
+    except ServiceFailed as error:
+        return error.message
+    down = [
+        f"{one.id}, which was stopped with it, does not run again: {done.words if done.rc else state.text}"
+        f"{last_words(one.id, system)}"
+        for one, done, state in zip(services, asked, states)
+        if not state.active
+    ]
+    return "; ".join(down)
 
 
 def _proved(verb: str, unit: str, permits: Unit, before: ServiceState, done: Completed, system: System) -> ServiceState:

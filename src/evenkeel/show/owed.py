@@ -11,7 +11,12 @@ from evenkeel.outcome import Owed
 from evenkeel.show.display import text
 
 # Level -> the kind of restart that it stands for, the most far-reaching first.
-_LEVELS = {"reboot": "a reboot", "soft-reboot": "a soft-reboot", "service": "a restart"}
+_LEVELS = {
+    "reboot": "a reboot",
+    "soft-reboot": "a soft-reboot",
+    "service": "a restart",
+    "by-name": "a restart by name",
+}
 SERVICE = "service"
 BOOTS = ("reboot", "soft-reboot")
 # The most units, and the most characters of a reason, that are shown.

@@ -26,7 +26,11 @@ _EXITED = "active (exited)"
 
 def planned(target: Target, mode: str) -> Restarted:
     """The result of a restart that has not been done."""
-    steps = [{"resource": SERVICES, "action": target.verb(mode), "target": target.name}]
+    verb = target.verb(mode)
+    names = [target.name, *(one.id for one in (target.along if verb != "reload" else ()))]
+    steps = [
+        {"resource": SERVICES, "action": verb if name == target.name else "restart", "target": name} for name in names
+    ]
     warnings = target.warnings() or None
     return Restarted(
         changed=True, planned=steps, mode=mode, before=target.before, after=target.before, warnings=warnings

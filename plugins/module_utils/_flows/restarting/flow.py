@@ -34,8 +34,8 @@ from .target import HOST, REBOOT, Request, check, look
 
 # Seconds to wait for the store once something was done that has to be remembered.
 _PATIENCE = 300.0
-# Seconds for the command that says whether this host leads; its exit codes that say nothing.
-_LEADS, _UNTOLD = 30.0, (124, 126, 127)
+# Seconds for the command that says whether this host leads.
+_LEADS = 30.0
 
 
 @dataclass(frozen=True)
@@ -353,7 +353,7 @@ class Flow:
         if not self.request.last:
             return None
         done = self.system.command(self.request.last, _LEADS)
-        return None if done.rc in _UNTOLD else done.rc == 0
+        return done.rc == 0 if done.has_answered else None
 
     def _answer(self, known: Record | None) -> OpenRestart:
         return OpenRestart(restart=record.shown(known, self.system), request=self.request.hash)

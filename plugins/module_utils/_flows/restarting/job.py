@@ -15,7 +15,7 @@ from ..._host.system import System
 from ..._results.change import Owed
 from ..._results.restart import Restarted
 from ..._services import systemd
-from ..._services.owed import SERVICE, owed
+from ..._services.owed import BY_NAME, BY_NAME_WHY, SERVICE, owed
 from ..._services.service import SERVICES
 from ..._services.state import ServiceState
 from ..._services.systemd import SystemdService
@@ -94,7 +94,8 @@ class One:
 
 
 class Every:
-    """The restarts of all units that are owed. Units that refuse are named, and so is what no unit can mend."""
+    """The restarts of all units that are owed. Units that refuse, or that only a person restarts, are named, and so is
+    what no unit can mend."""
 
     def __init__(self, request: Request, probes: Sequence[Probe], system: System) -> None:
         self.request, self.probes, self.system = request, probes, system
@@ -109,6 +110,8 @@ class Every:
         for one in found:
             if one.level == SERVICE and one.unit:
                 self._plan(one.unit)
+            elif one.level == BY_NAME:
+                self.left.append(f"{one.unit}: {BY_NAME_WHY}")
         if self.outdated:
             self.result.planned.insert(0, _READ_AGAIN)
         self.result.changed = bool(self.names)

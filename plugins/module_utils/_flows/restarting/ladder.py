@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 from ..._deadman.doubt import in_doubt
 from ..._errors import EvenkeelError, RestoreFailed, ServiceFailed, Unhealthy, UsageError
@@ -39,9 +40,9 @@ def no_rollback(store: Store, wanted: str, entries: Sequence[Entry], target: str
     """Why the service is not rolled back to this checkpoint; empty where the checkpoint is known to be good."""
     if wanted.partition("~")[0] == UNDO:
         return "an undo is the state that a rollback replaced, and nobody knows that it is good"
-    ours = [one for one in entries if one.target == target]
-    if ours and ours[-1].mode == ROLLBACK and not ours[-1].ok:
-        return "the last rollback did not make it healthy, and a second one would not either"
+    since = takewhile(lambda one: not one.ok, (one for one in reversed(entries) if one.target == target))
+    if any(one.mode == ROLLBACK for one in since):
+        return "a rollback did not make it healthy, nothing has since, and a second one would not either"
     doubt = in_doubt(store)
     if doubt is not None:
         return f"this host is in doubt since its change of generation {doubt.generation}"
@@ -113,7 +114,10 @@ class Climb:
         except (EvenkeelError, OSError) as error:
             why = error.cause if isinstance(error, EvenkeelError) else str(error)
             self.over = isinstance(error, RestoreFailed)
-            result.rungs.append(Rung(rung, False, round(system.monotonic() - began, 3), why))
+            seconds = round(system.monotonic() - began, 3)
+            if self.over:  # It was tried, and is remembered.
+                self.tried.append(Tried(self.name, rung, False, seconds))
+            result.rungs.append(Rung(rung, False, seconds, why))
             return False
         why = ""
         try:

@@ -95,13 +95,14 @@ def check(request: Request) -> list[Probe]:
 @dataclass(frozen=True)
 class Target:
     """A service as it is before. ``unit``: its properties, where it is a unit of systemd. ``started``: the clock tick
-    at which its main process started."""
+    at which its main process started. ``along``: the services that stop and start with it, where it is a socket."""
 
     service: Service
     before: ServiceState
     own: Probe
     unit: Unit | None = None
     started: int | None = None
+    along: Sequence[Unit] = ()
 
     @property
     def name(self) -> str:
@@ -133,6 +134,12 @@ class Target:
             return (
                 f"{before.name} cannot be restarted warm: it has no way to reload. Use mode cold, one host at a"
                 f" time{hint}"
+            )
+        ours = next((one.id for one in self.along if outage.ends_us(one)), "")
+        if ours:
+            return (
+                f"this process belongs to {ours}, which stops with {before.name} and would end it: restart it from"
+                " another login"
             )
         return "" if unit is None else _refusal_of(unit, before, self.verb(mode))
 
@@ -198,7 +205,8 @@ def look_at(service: Service, system: System) -> Target:
         return Target(service, before, _own({"name": service.name}))
     unit = systemd.describe([service.name], system)[0] if isinstance(service, SystemdService) else None
     started = start_time(unit.main) if unit is not None and unit.main else None
-    return Target(service, before, _own({"name": service.name}), unit, started)
+    along = systemd.along(unit, system) if unit is not None else ()
+    return Target(service, before, _own({"name": service.name}), unit, started, along)
 
 
 def _own(declared: Mapping[str, object]) -> Probe:

@@ -198,6 +198,21 @@ def test_a_lost_answer_is_settled_by_verification(fleet: Fleet, remote: Path) ->
     assert [one["said"] for one in result["attempts"]] == ["no answer"] and calls(fleet) == 1
 
 
+@pytest.mark.long
+def test_an_effect_that_shows_late_is_waited_for_after_a_lost_answer(fleet: Fleet, remote: Path) -> None:
+    (remote / "lose").touch()
+    late = "test $(($(date +%s) - $(stat -c %Y {{ base }}/calls))) -ge 14"
+    task = repeat(
+        'echo . >> "$1/calls"',
+        **{"class": "once"},
+        verify=[{"command": {"argv": ["sh", "-c", late]}}],
+        verify_within="60s",
+    )
+    result = only(fleet.play([task], "h1"))
+    assert result["outcome"] == "verified" and [one["said"] for one in result["attempts"]] == ["no answer"]
+    assert calls(fleet) == 1
+
+
 def test_a_lost_answer_in_the_middle_of_a_file_begins_it_again(fleet: Fleet, remote: Path) -> None:
     lose = f"[ -e {remote}/lost ] || touch {remote}/lost {remote}/lose"
     commands = ["echo a >> {{ base }}/calls", f"echo b >> {{{{ base }}}}/calls; {lose}", "touch {{ base }}/effect"]

@@ -26,7 +26,7 @@ STATS = (
     "req_rate_max,req_tot,cli_abrt,srv_abrt,comp_in,comp_out,comp_byp,comp_rsp,lastsess,last_chk,last_agt,\n"
 )
 STAT = (
-    "{backend},{name},{queued},0,{sessions},1,,{begun},85,6586449,,0,,{errors},0,0,0,{status},{weight},1,0,0,0,1,0,,1,3,"
+    "{backend},{name},{queued},0,{sessions},1,,{begun},85,6586449,,0,,{errors},0,0,0,{status},{weight},{act},{bck},0,0,1,0,,1,3,"
     "2,,1,{tracked},2,1,,1,{check},,0,0,{answers},0,0,0,0,,,,1,1,0,,,,,1,{last},,\n"
 )
 INFO = "Name: HAProxy\nVersion: 2.6.12-1+deb12u4\nNbthread: 2\nNbproc: {processes}\nProcess_num: 1\nPid: {pid}\n"
@@ -48,6 +48,7 @@ class Server:
     answers: int = 5
     errors: int = 0
     tracked: str = ""
+    backup: bool = False
 
     @property
     def status(self) -> str:
@@ -62,6 +63,8 @@ class Server:
         return {
             **vars(self),
             "status": self.status,
+            "act": int(not self.backup),
+            "bck": int(self.backup),
             "check": "L4CON" if down else "L4OK",
             "last": "Connection refused" if down else "Layer4 check passed",
         }

@@ -20,6 +20,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     Unhealthy,
     UsageError,
 )
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes as probing
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import Times
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.container import (
@@ -80,6 +81,25 @@ def test_a_container_is_known_by_its_id_and_its_start() -> None:
     assert state.active and state.started == 1795932000.0 and not state.can_reload
 
 
+@pytest.mark.parametrize(
+    ("health", "state"),
+    [
+        ({"Health": {"Status": "healthy"}}, "pass"),
+        ({"Health": {"Status": "starting"}}, "fail"),
+        ({"Health": {"Status": "unhealthy"}}, "fail"),
+        ({"Healthcheck": {"Status": "unhealthy"}}, "fail"),  # as podman 3 names it
+        ({"Healthcheck": {"Status": ""}}, "pass"),
+        ({"Health": {"Status": "none"}}, "pass"),
+        ({"Health": None}, "pass"),
+        ({}, "pass"),
+    ],
+)
+def test_a_container_that_checks_itself_passes_once_it_is_healthy(health: dict[str, Any], state: str) -> None:
+    engine = Engine(State={"Running": True, "Status": "running", "StartedAt": BEGAN, **health})
+    (probe,) = probing.check([{"service": {"container": {"name": "web", "engine": "podman"}}}])
+    assert probe.measure(engine.system()).state == state
+
+
 @pytest.mark.parametrize("word", ["Paused", "Restarting"])
 def test_a_container_that_does_not_work_is_not_active(word: str) -> None:
     engine = Engine()
@@ -137,6 +157,21 @@ def test_a_name_that_no_container_has_is_refused(name: str) -> None:
         check({"name": name, "engine": "podman"})
     with pytest.raises(UsageError, match="engine"):
         check({"name": "web", "engine": "lxc"})
+
+
+def test_the_engine_is_looked_for_on_the_host_of_the_container(monkeypatch: pytest.MonkeyPatch, store: Store) -> None:
+    """A controller, which checks the options of a probe, may have none."""
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    (probe,) = probing.check([{"service": {"container": {"name": "web"}}}])
+    engine = Engine()
+    measured = probe.measure(engine.system())
+    assert measured.state == "unknown" and "this host has no podman and no docker" in measured.detail
+    with pytest.raises(ServiceFailed, match="no podman and no docker"):
+        restart(Store(store.root, engine.system()), container={"name": "web"}, times=Times(0.0, 5.0, 0.1))
+    monkeypatch.setattr(shutil, "which", lambda name: name if name == "docker" else None)
+    assert probe.measure(engine.system()).state == "pass"
+    assert ContainerService(check({"name": "web"})).carry_out("restart", engine.system())[0].active
+    assert engine.calls == [("docker", "restart", "--", "web")]
 
 
 # -- a real engine

@@ -11,8 +11,10 @@ import time
 from typing import Any
 
 import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import downtime as measuring
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.downtime import Downtime
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.probes import check
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.reaching import connect, reach
 
 
 @pytest.fixture
@@ -56,6 +58,55 @@ def test_what_answers_all_the_time_has_no_downtime_and_the_measurement_ends(port
         thread.join(3.0)
         assert not thread.is_alive(), "a healthy service is not connected to for the whole soak"
     assert downtime.seconds == 0 and "answered all the time" in downtime.words
+
+
+def test_a_port_that_answers_again_is_connected_to_less_often(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database may count connections that send nothing."""
+    good: list[float] = []
+    connect = measuring._connects
+
+    def counted(family: int, address: Any) -> bool:
+        is_good = connect(family, address)
+        good.extend([time.monotonic()] if is_good else [])
+        return is_good
+
+    monkeypatch.setattr(measuring, "_connects", counted)
+    server = listen(port)
+    with Downtime(check([tcp(port)])) as downtime:
+        downtime.acting()
+        server.close()
+        time.sleep(0.1)
+        with listen(port):
+            downtime.acted()
+            back = time.monotonic()
+            assert downtime._thread is not None
+            downtime._thread.join(5.0)
+    assert len([at for at in good if at > back]) < 25, "one each 50 ms, for a second"
+    assert downtime.words.endswith("as seen every 5 ms")
+
+
+def test_what_was_seen_at_the_slower_pace_is_told_so(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "_FAST", 0.05)
+    with listen(port), Downtime(check([tcp(port)])) as downtime:
+        downtime.acting()
+        time.sleep(0.3)
+    assert downtime.words.endswith("answered all the time, as seen every 50 ms")
+
+
+def test_no_connection_is_made_from_the_port_itself(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would succeed without a listener: a port of the range that the kernel gives out."""
+    bind, ports = socket.socket.bind, iter([port, 0] * 2)
+
+    class Given(socket.socket):
+        def bind(self, address: Any) -> None:
+            bind(self, (address[0], next(ports)))
+
+    monkeypatch.setattr(socket, "socket", Given)
+    with pytest.raises(ConnectionRefusedError):
+        connect(socket.AF_INET, ("127.0.0.1", port), 1.0)
+    with pytest.raises(ConnectionRefusedError):
+        reach("127.0.0.1", port, 1.0)
+    assert next(ports, None) is None
 
 
 def test_what_does_not_come_back_is_down_until_the_end(port: int) -> None:

@@ -19,6 +19,7 @@ import yaml
 from ansible_collections.evenkeel.fault_tolerance.plugins.doc_fragments import _drain
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
     Damaged,
+    EvenkeelError,
     Refused,
     ServiceFailed,
     Unhealthy,
@@ -89,6 +90,25 @@ def test_sessions_that_are_left_at_the_deadline_make_it_ready_again_and_are_coun
     assert (result["left"], result["state"], result["sessions"]) == ([], "ready", 2)
 
 
+@pytest.mark.parametrize("error", [Refused("x; nothing was touched"), UsageError("x. Nothing was touched")])
+def test_a_refusal_after_the_drain_was_told_ends_it(
+    web: Haproxy, monkeypatch: pytest.MonkeyPatch, error: EvenkeelError
+) -> None:
+    look, looks = runtime.Runtime.look, [0]
+
+    def refuse(self: runtime.Runtime) -> runtime.View:
+        looks[0] += 1
+        if looks[0] == 2:
+            raise error
+        return look(self)
+
+    monkeypatch.setattr(runtime.Runtime, "look", refuse)
+    with pytest.raises(ServiceFailed, match="was not drained: x; it is ready again") as failed:
+        act(web, "drained")
+    assert "othing was touched" not in failed.value.message and web.server("web1").bits == 0
+    assert [one["action"] for one in failed.value.result["done"]] == ["drain", "ready"]
+
+
 def test_a_server_that_cannot_be_made_ready_again_is_left_and_named(web: Haproxy) -> None:
     web.server("web1").sessions = 2
 
@@ -123,6 +143,31 @@ def test_a_state_that_somebody_else_has_set_is_refused(web: Haproxy, bits: int, 
     assert web.told == []
 
 
+def test_a_backup_takes_the_place_of_a_backup_alone(web: Haproxy) -> None:
+    """It may be a page that says that all are away."""
+    web.server("web2").backup = True
+    with pytest.raises(Refused, match="backend web has no other server that is up .a backup does not count.; nothing"):
+        act(web, "drained")
+    assert web.told == [] and act(web, "look")["obstacle"]
+    web.server("web1").backup = True
+    assert act(web, "drained")["proved"][0] == "web goes on with web2"
+    act(web, "ready")
+    web.server("web2").backup = False
+    assert act(web, "drained")["proved"][0] == "web goes on with web2"
+
+
+def test_a_server_whose_place_only_a_backup_would_take_is_made_ready_again(web: Haproxy) -> None:
+    web.servers.append(Server("sorry", backup=True))
+    web.server("web1").sessions = 1
+
+    def fail(look: int) -> None:
+        web.server("web2").health = "DOWN" if look > 2 else "UP"
+
+    web.on_look = fail
+    with pytest.raises(ServiceFailed, match="no other server any more that is up .*; it is ready again"):
+        act(web, "drained")
+
+
 @pytest.mark.parametrize("bits", [fake_haproxy.BY_CONFIGURATION, 0x40, 0x44])
 def test_the_origin_of_an_earlier_state_is_no_state(web: Haproxy, bits: int) -> None:
     """HAProxy keeps 0x04 on a server that its configuration disabled, after it was made ready."""
@@ -146,7 +191,7 @@ def test_the_origin_of_an_earlier_state_is_no_state(web: Haproxy, bits: int) -> 
 def test_the_last_server_of_a_backend_is_refused(web: Haproxy, other: dict[str, Any]) -> None:
     for key, value in other.items():
         setattr(web.server("web2"), key, value)
-    with pytest.raises(Refused, match="backend web has no other server that is up; nothing was touched") as refused:
+    with pytest.raises(Refused, match="backend web has no other server that is up .*; nothing was touched") as refused:
         act(web, "drained")
     assert refused.value.result["obstacle"] and web.told == []
     # There is nothing to lose where it serves nobody either.
@@ -172,7 +217,7 @@ def test_a_backend_that_loses_its_other_server_meanwhile_gets_this_one_back(web:
             web.server("web2").health = "DOWN"
 
     web.on_look = lose
-    with pytest.raises(ServiceFailed, match="no other server any more that is up; it is ready again"):
+    with pytest.raises(ServiceFailed, match="no other server any more that is up .*; it is ready again"):
         act(web, "drained")
     assert web.server("web1").bits == 0
 
@@ -409,6 +454,15 @@ def test_a_pair_without_a_check_is_asked_not_shown(pool: dict[str, list[str]], t
         result = drain(state, "command", pool, FAST)
         assert result["changed"] and result["state"] == "unknown" and result["proved"] == []
         assert "asked, not shown" in result["warnings"][0] and verbs(tmp_path) == [verb]
+
+
+@pytest.mark.parametrize("end", ["kill -9 $$", "exit 139"])
+def test_a_check_that_a_signal_ended_tells_nothing(pool: dict[str, list[str]], tmp_path: Path, end: str) -> None:
+    pool["check"] = ["/bin/sh", "-c", end]
+    assert drain("look", "command", pool, FAST)["state"] == "unknown"
+    with pytest.raises(Refused, match="its check tells nothing"):
+        drain("drained", "command", pool, FAST)
+    assert verbs(tmp_path) == []
 
 
 def test_a_drain_that_its_check_does_not_show_is_taken_back(pool: dict[str, list[str]], tmp_path: Path) -> None:

@@ -176,6 +176,14 @@ def test_after_a_rollback_that_did_not_help_nothing_more_is_tried(
     # Nor is it rolled back again, in a later run.
     result = climb(store, host, ["rollback"])
     assert "a second one would not either" in result["rungs"][0]["why"] and len(rolled) == 1
+    # Whatever else was tried in between, until it was healthy once.
+    for _run in range(2):
+        assert "a second one" in climb(store, host, ["cold", "rollback"])["rungs"][1]["why"] and len(rolled) == 1
+    host.run = type(host).run.__get__(host)  # type: ignore[method-assign]
+    assert climb(store, host, ["cold"], probes=[])["rungs"][0]["ok"]
+    Ill(host, 99)
+    climb(store, host, ["rollback"])
+    assert len(rolled) == 2
 
 
 def test_a_rollback_helps(store: Store, host: Machine, rolled: list[str], tmp_path: Any) -> None:
@@ -200,6 +208,8 @@ def test_a_rollback_that_cannot_be_completed_ends_the_ladder(
     result = climb(store, host, ["rollback", "cold"])
     assert result["rungs"][0]["why"] == error.message
     assert result["rungs"][1]["ok"] == isinstance(error, Refused)
+    tried = [(one.mode, one.ok) for one in record.history(store)]
+    assert tried == ([("cold", True)] if isinstance(error, Refused) else [("rollback", False)])
 
 
 @pytest.mark.parametrize("wanted", ["undo", "undo~1", "no-such"])

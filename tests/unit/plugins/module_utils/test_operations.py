@@ -27,6 +27,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.op
     REFUSED,
     RESTORE,
     RUNNING,
+    UNSHOWN,
     VERIFIED,
     Asked,
     Journal,
@@ -176,9 +177,25 @@ def test_of_many_runs_at_once_one_begins(journal: Journal) -> None:
 )
 def test_whether_an_attempt_begins(kind: str, state: str, said: str, seen: Seen, answer: str) -> None:
     record = Record("request", kind, state, 1, "t", said=said)
-    assert may_begin(record, asked(kind), seen).answer == answer
-    look = may_begin(record, asked(kind, begin=False), seen).answer
+    assert may_begin(record, asked(kind, patient=1), seen).answer == answer
+    look = may_begin(record, asked(kind, begin=False, patient=1), seen).answer
     assert look == (NOT_VERIFIED if answer == BEGUN else answer)
+
+
+@pytest.mark.parametrize(
+    ("kind", "patient", "answer"),
+    [
+        (ONCE, 1, UNSHOWN),
+        (COMPENSATABLE, 0, UNSHOWN),
+        (ONCE, 2, BEGUN),
+        (COMPENSATABLE, 2, BEGUN),
+        (IDEMPOTENT, 0, BEGUN),
+    ],
+)
+def test_an_attempt_did_not_take_effect_once_that_had_its_time_to_show(kind: str, patient: int, answer: str) -> None:
+    record = Record("request", kind, OPEN, 2, "t")
+    decision = may_begin(record, asked(kind, patient=patient), Seen(FAIL))
+    assert decision.answer == answer and (answer == BEGUN or decision.record == record)
 
 
 @pytest.mark.parametrize(
@@ -318,7 +335,7 @@ def test_an_attempt_of_several_tasks_goes_on_unless_another_run_has_taken_it_ove
     after = begin(journal, asked(ONCE), told(FAIL))
     assert after.answer == RUNNING and after.after > 5
     journal.write(replace(record, began=record.began - 100))
-    assert begin(journal, asked(ONCE), told(FAIL)).answer == BEGUN
+    assert begin(journal, asked(ONCE, patient=1), told(FAIL)).answer == BEGUN
     refused = go_on(journal, token)
     assert refused.answer == REFUSED and refused.token == "" and "another run has begun" in refused.why
     assert go_on(Journal(journal.store, "none"), token).answer == REFUSED

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 import time
 from collections.abc import Sequence
@@ -14,9 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.restarting import job
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.restarting.target import Request
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import Times
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.change import Owed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import owed as owing
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.kernels import order
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.owed import owed
 
@@ -241,6 +246,48 @@ def test_units_that_a_running_system_needs_owe_a_soft_reboot(host: Host, name: s
     assert levels(host.owes()) == {f"{name}.service": "reboot"}
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "docker",
+            "containerd",
+            "openvpn@office",
+            "openvpn-server@a",
+            "NetworkManager",
+            "wpa_supplicant",
+            "bird",
+            "frr",
+        ),
+        *(
+            "tinc@x",
+            "strongswan-starter",
+            "ipsec",
+            "libvirtd",
+            "virtlogd",
+            "virtlockd",
+            "xendomains",
+            "corosync",
+            "drbd",
+        ),
+        *("pacemaker", "systemd-nspawn@web", "networking"),
+    ],
+)
+def test_a_unit_on_which_others_depend_is_restarted_only_by_its_name(host: Host, name: str) -> None:
+    host.service(20, name, f"{LIBRARY} (deleted)")
+    assert host.owes() == [Owed("by-name", f"{name}.service", [owing.BY_NAME_WHY, LIBRARY], [f"{name}[20]"])]
+
+
+def test_a_restart_of_what_is_owed_names_what_it_leaves_alone(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.service(20, "docker", f"{LIBRARY} (deleted)")
+    monkeypatch.setattr(job, "owed", lambda _system: host.owes())
+    made = job.Every(Request(None, None, None, [], Times(0.0, 0.0, 0.0), owed=True), [], host.system)
+    assert made.predicted().left == [f"docker.service: {owing.BY_NAME_WHY}"] and not made.result.planned
+    done = made.carry_out()
+    assert not done.done and done.left == made.left and "docker.service" in (done.warnings or [""])[0]
+    assert [one["unit"] for one in done.owed or []] == ["docker.service"]
+
+
 def test_the_first_process_owes_a_soft_reboot_where_there_is_one(host: Host) -> None:
     (host.proc / "1" / "maps").write_text("7f00-7f01 r-xp 0 08:01 9   /usr/lib/libc.so.6 (deleted)\n")
     (found,) = host.owes()
@@ -276,6 +323,52 @@ def test_a_unit_file_or_a_script_that_changed_after_the_start_is_owed(host: Host
     assert host.owes() and not host.owes(later)
     host.units["app.service"] = {**host.units["app.service"], "FragmentPath": "", "DropInPaths": str(control)}
     assert host.owes() == []
+
+
+@pytest.fixture
+def scripted(host: Host) -> Host:
+    """A host with a service that reads the file /home/kit/app.env, which is newer than the service."""
+    folder = host.service(20, "app", EnvironmentFiles=f"{host.root}/home/kit/app.env (ignore_errors=no)")
+    ticks = int((time.clock_gettime(time.CLOCK_BOOTTIME) - 60) * os.sysconf("SC_CLK_TCK"))
+    (folder / "stat").write_text("20 (app) S 1 20 20 0 -1 0 " + "0 " * 12 + f"{ticks} 0 0\n")
+    (host.root / "home/kit").mkdir(parents=True)
+    return host
+
+
+@pytest.mark.parametrize("through", ["pipe", "link"])
+def test_a_pipe_in_place_of_a_file_of_a_unit_is_not_waited_for(scripted: Host, through: str) -> None:
+    place = scripted.root / "home/kit" / ("app.env" if through == "pipe" else "pipe")
+    os.mkfifo(place)
+    if through == "link":
+        (scripted.root / "home/kit/app.env").symlink_to(place)
+    (found,) = owed(scripted.system, str(scripted.proc), str(scripted.root), seconds=0.3)
+    assert found.unit == "app.service" and found.why[0].endswith("app.env changed after its start")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a device needs root")
+def test_a_device_in_place_of_a_file_of_a_unit_is_not_opened(scripted: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mknod(scripted.root / "home/kit/device", 0o600 | stat.S_IFCHR, os.makedev(1, 5))  # as /dev/watchdog
+    (scripted.root / "home/kit/app.env").symlink_to(scripted.root / "home/kit/device")
+    opened: list[int] = []
+    really = os.open
+
+    def noted(path: str, flags: int, *more: int) -> int:
+        opened.append(flags & os.O_PATH)
+        return really(path, flags, *more)
+
+    monkeypatch.setattr(os, "open", noted)
+    assert scripted.owes()[0].unit == "app.service" and opened and all(opened)
+
+
+def test_a_file_of_a_unit_that_holds_us_up_is_given_up(scripted: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(owing, "newer", lambda _paths, _than: str(over.wait(5)))  # as a file system that is away
+    monkeypatch.setattr(owing, "_FILES", 0.1)
+    (scripted.proc / "20/maps").write_text(f"7f00-7f01 r-xp 00000000 08:01 77   {LIBRARY} (deleted)\n")
+    found = owed(scripted.system, str(scripted.proc), str(scripted.root), seconds=0.2)
+    over.set()
+    assert [(one.level, one.unit) for one in found] == [("service", "app.service"), ("unknown", "")]
+    assert "not all files of units" in found[1].why[0]
 
 
 def test_a_newer_kernel_is_owed_a_reboot_and_an_older_one_is_not(host: Host) -> None:

@@ -164,6 +164,9 @@ def test_tcp(silent: int) -> None:
         (["/nonexistent/command"], {}, "unknown", "/nonexistent/command: No such file"),
         (["/nonexistent/command"], {"rc": 127}, "pass", "exit code 127"),
         (["sleep", "30"], {"timeout": 0.2}, "unknown", "killed after 0.2 s"),
+        (["sh", "-c", "kill -9 $$"], {}, "unknown", "ended by signal 9"),
+        (["sh", "-c", "exit 139"], {}, "unknown", "exit code 139"),
+        (["sh", "-c", "exit 255"], {}, "fail", "exit code 255, wanted 0"),
     ],
 )
 def test_command(argv: list[str], more: dict[str, Any], state: str, words: str) -> None:

@@ -82,6 +82,22 @@ def test_one_worker_more_than_before_may_be_a_request_s(daemon: Daemon) -> None:
     assert (found.shown, found.words) == ("", ASKED)
 
 
+def test_one_worker_more_than_the_only_one_may_be_a_session_s(daemon: Daemon) -> None:
+    daemon.do("1")
+    found = reload("web", host(daemon, lambda: daemon.do("+")).system())
+    assert (found.shown, found.words) == ("", ASKED)
+    daemon.do("1")
+    assert reload("web", host(daemon, lambda: daemon.do("1")).system()).shown == "1 new worker"
+
+
+def test_as_many_new_workers_as_before_show_it_while_the_old_ones_end(daemon: Daemon) -> None:
+    def both() -> None:
+        daemon.do("+")
+        daemon.do("+")
+
+    assert reload("web", host(daemon, both).system()).shown == "2 new workers"
+
+
 def test_a_service_that_goes_on_with_what_it_had_has_failed(daemon: Daemon) -> None:
     made = host(daemon, lambda: daemon.do("say [emerg] bind() to 0.0.0.0:8443 failed (98: Address already in use)"))
     with pytest.raises(ServiceFailed, match=r"web.service was told .* keeps its old configuration: \[emerg\] bind"):

@@ -23,7 +23,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.restarting import target
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import Times
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import outage, process
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.systemd import SystemdService
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import restart
@@ -92,6 +92,48 @@ def test_what_does_not_run_is_started(mode: str) -> None:
     result = act(host, mode)
     assert host.acts() == ["systemctl start -- web.service"]
     assert result["proved"] == [f"web.service: not running became {host.units[WEB].identity}"]
+
+
+def listening() -> Machine:
+    """A socket with a service that runs by it, and one that does not run."""
+    socket = Unit("web.socket", sub="listening", triggers=(WEB, "idle.service"), can_reload=False)
+    return machine(socket, Unit(WEB), Unit("idle.service", active="inactive", sub="dead", identity=""))
+
+
+def test_the_services_of_a_socket_restart_with_it_and_that_is_said() -> None:
+    host = listening()
+    steps = [{"resource": "services", "action": "restart", "target": name} for name in ("web.socket", WEB)]
+    assert act(host, name="web.socket", check_mode=True)["planned"] == steps and host.acts() == []
+    result = act(host, name="web.socket")
+    assert result["planned"] == result["done"] == steps
+    assert host.acts() == [
+        "systemctl stop -- web.service",
+        "systemctl restart -- web.socket",
+        "systemctl start -- web.service",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [("fails", "Job for web.service failed"), ("deaf", "inactive (dead)"), ("both", "Job for web.serv")],
+)
+def test_a_service_that_does_not_run_again_after_its_socket_is_a_failure(how: str, words: str) -> None:
+    host = listening()
+    setattr(host.units[WEB], "deaf" if how == "deaf" else "fails", ("start",))
+    if how == "both":
+        host.units["web.socket"].fails = ("restart",)
+    with pytest.raises(ServiceFailed) as failed:
+        act(host, name="web.socket")
+    said = f"web.service, which was stopped with it, does not run again: {words}"
+    assert said in failed.value.message and "systemctl start -- web.service" in host.acts()
+
+
+def test_a_socket_whose_service_runs_this_login_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = listening()
+    monkeypatch.setattr(outage, "ends_us", lambda unit: unit.id == WEB)
+    with pytest.raises(UsageError, match="this process belongs to web.service, which stops with web.socket"):
+        act(host, name="web.socket")
+    assert host.acts() == []
 
 
 @pytest.mark.parametrize(

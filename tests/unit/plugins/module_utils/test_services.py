@@ -90,7 +90,7 @@ def put_back(then: Sequence[str], host: Machine, *changed: str) -> list[str]:
     return Services().verify(then, host.system())
 
 
-@pytest.mark.parametrize("line", ["unit", "unit {", "unit []x", "machine {}", 'unit ["name"]'])
+@pytest.mark.parametrize("line", ["unit", "unit {", "unit []x", "machine {}", 'unit ["name"]', 'unit {"name": "*"}'])
 def test_a_line_that_was_never_written_is_damage(line: str) -> None:
     """Of a doctored manifest, whose hash may be right."""
     with pytest.raises(Damaged, match="is refused.*nothing was changed"):

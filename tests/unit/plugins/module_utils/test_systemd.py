@@ -10,9 +10,10 @@ import subprocess
 from collections.abc import Sequence
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import ServiceFailed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import ServiceFailed, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import systemd
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import quiescing, systemd
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.service import declared_service
 
 from .fake_systemd import BOOT, Unit, machine
 
@@ -23,6 +24,22 @@ def test_a_bare_name_is_a_service_and_others_keep_their_kind() -> None:
     names = ["web", "web.service", "web.socket", "backup.timer", "srv-data.mount", "a.b", "getty@tty1"]
     expected = ["web.service", "web.service", "web.socket", "backup.timer", "srv-data.mount", "a.b.service"]
     assert [systemd.unit_name(name) for name in names] == [*expected, "getty@tty1.service"]
+
+
+@pytest.mark.parametrize("name", ["web", "getty@tty1.service", r"srv-a\x2db.mount", "-.mount", "dbus-:1.2@0.service"])
+def test_a_name_of_one_unit_is_taken(name: str) -> None:
+    assert systemd.check_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["web*", "we?", "[a]", "a b", "a\tb", " web", "web\n", "", "/etc", "a@", "x" * 300])
+def test_a_name_that_systemctl_would_take_for_others_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="Nothing was touched"):
+        systemd.check_name(name)
+    for hook in ({"stop": name}, {"freeze": name}):
+        with pytest.raises(UsageError):
+            quiescing.check([hook])
+    with pytest.raises(UsageError):
+        declared_service(name, None)
 
 
 def test_one_call_tells_the_states_in_the_order_asked() -> None:
