@@ -51,7 +51,18 @@ _KEPT = (
 # Units on which others depend: the network, tunnels, containers, machines, clusters. needrestart leaves these and their
 # like alone by its configuration (override_rc).
 _DEPENDED_ON = (
-    *("bird", "frr", "quagga", "network", "NetworkManager", "ModemManager", "wpa_supplicant", "iwd.", "ifup"),
+    *(
+        "bird",
+        "frr",
+        "quagga",
+        "network.",
+        "networking.",
+        "NetworkManager",
+        "ModemManager",
+        "wpa_supplicant",
+        "iwd.",
+        "ifup",
+    ),
     *("openvpn", "tinc", "strongswan", "openswan", "freeswan", "libreswan", "ipsec", "bluetooth"),
     *("docker", "containerd", "systemd-nspawn@", "lxc@", "libvirt", "virtlogd", "virtlockd", "xendomains"),
     *("corosync", "pacemaker", "drbd", "zfs-fuse", "mythtv-backend", "usbguard", "unattended-upgrades"),

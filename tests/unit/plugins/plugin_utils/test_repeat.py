@@ -35,10 +35,15 @@ EVENTS = {
     operations.VERIFIED: _repeat.VERIFIED,
     operations.NOT_VERIFIED: _repeat.NOT_VERIFIED,
     operations.RUNNING: _repeat.UNSETTLED,
+    operations.UNSHOWN: _repeat.UNSETTLED,
     operations.IN_DOUBT: _repeat.UNSETTLED,
     operations.RESTORE: _repeat.TO_RESTORE,
     operations.REFUSED: _repeat.BROKEN,
 }
+
+
+# Seconds that an effect may need to show.
+WITHIN = 10.0
 
 
 class Killed(Exception):
@@ -47,7 +52,10 @@ class Killed(Exception):
 
 @dataclass
 class World:
-    """A host with an operation, and the faults that it meets at each edge, with a chance that the seed decides."""
+    """A host with an operation, and the faults that it meets at each edge, with a chance that the seed decides.
+
+    ``slow``: an effect shows only after a while, from ``shows`` on.
+    """
 
     seed: int
     kind: str = IDEMPOTENT
@@ -60,6 +68,8 @@ class World:
     running: dict[str, tuple[float, bool]] = field(default_factory=dict)
     begun: int = 0
     said_ok: bool = False
+    slow: bool = False
+    shows: float = 0.0
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
@@ -83,12 +93,22 @@ class World:
         if works:
             assert self.kind != ONCE or self.effects == 0, "it took effect twice"
             self.effects += 1
+            self.shows = self.now + (self.random.random() * WITHIN if self.slow else 0.0)
+
+    @property
+    def true(self) -> str:
+        return PASS if self.effects and self.now >= self.shows else FAIL
+
+    def be_patient(self) -> None:
+        """A measurement that waits until the effect has had its time to show."""
+        if self.slow:
+            self.pass_by(WITHIN)
 
     # -- the host
 
     def look(self) -> str:
         """One observation of the verification."""
-        true = PASS if self.effects else FAIL
+        true = self.true
         if self.lies == "any" and self.happens():
             return self.random.choice([PASS, FAIL, UNKNOWN])
         if self.lies == "unknown" and self.happens():
@@ -101,8 +121,7 @@ class World:
         needed, planned = self.vote
         states = [self.look() for _ in range(planned)]
         if planned > 1:  # One of the observations may lie, and no more.
-            true = PASS if self.effects else FAIL
-            states = [true, true, self.look()]
+            states = [self.true, self.true, self.look()]
         record = self.record
         is_open = record is not None and record.state == operations.OPEN
         token = record.token if record else ""
@@ -113,13 +132,16 @@ class World:
             max(0.0, record.began + operations.SETTLING - self.now) if is_open and record else 0.0,
         )
 
-    def begin(self, action: Action) -> Decision:
+    def begin(self, action: Action, patient: int) -> Decision:
+        if patient:
+            self.be_patient()
         asked = Asked(
             "request",
             self.kind,
             action.kind == _repeat.BEGIN,
             "checkpoint" if self.kind == COMPENSATABLE else "",
             action.restored,
+            patient,
         )
         decision = operations.may_begin(self.record, asked, self.seen())
         if decision.answer == operations.BEGUN and decision.record:
@@ -153,6 +175,7 @@ class Controller:
     said: str = "failed"
     attempts: int = 0
     lost: int = 0
+    patient: int = 0
     trace: list[str] = field(default_factory=list)
 
     def run(self) -> str:
@@ -203,15 +226,18 @@ class Controller:
         told = world.record.said if world.record else ""
         world.said_ok = (self.said if action.kind == _repeat.END else told) == "ok"
         if action.kind == _repeat.END:
+            if self.said == "ok" or world.kind == ONCE:
+                world.be_patient()
             decision = operations.concluded(world.record, self.token, self.said, world.seen(), {"said": self.said})
             world.record = decision.record
         else:
-            decision = world.begin(action)
+            decision = world.begin(action, self.patient)
         if world.happens():
             return Event(_repeat.LOST)
         if decision.answer == operations.BEGUN and decision.record:
             self.token, self.said = decision.record.token, "failed"
         record = decision.record
+        self.patient = record.attempts if record and decision.answer == operations.UNSHOWN else 0
         return Event(
             EVENTS[decision.answer],
             decision.why,
@@ -246,6 +272,12 @@ def test_whatever_is_lost_or_killed_it_is_done_as_often_as_it_may_be(kind: str, 
         world = World(seed, kind)
         assert play(world) == _repeat.VERIFIED, seed
         assert kind != ONCE or world.effects == 1, seed
+
+
+def test_what_happens_once_does_so_although_its_effect_shows_late() -> None:
+    for seed in range(400):
+        world = World(seed, ONCE, slow=True)
+        assert play(world) == _repeat.VERIFIED and world.effects == 1, seed
 
 
 @pytest.mark.parametrize("lies", ["unknown", "after_ok"])
