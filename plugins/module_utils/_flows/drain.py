@@ -151,7 +151,10 @@ class _Balanced:
 
     @staticmethod
     def _staying(view: haproxy.View) -> list[str]:
-        found = {backend: [one.server for one in view.staying(backend)] for backend in view.others}
+        found = {
+            backend: [one.server + " (a backup)" * one.backup for one in view.staying(backend)]
+            for backend in view.others
+        }
         return [f"{backend} goes on with {', '.join(names[:20])}" for backend, names in found.items() if names]
 
     # -- changing

@@ -139,10 +139,13 @@ class View:
         return {one.backend for one in [*self.all, *drained] if one.serves or one in drained}
 
     def staying(self, backend: str) -> list[Server]:
-        """The other servers that the backend goes on with. A backup, which may only say that all are away, takes the
-        place of another backup alone."""
-        takes_backups = all(one.backup for one in self.all if one.backend == backend)
-        return [one for one in self.others.get(backend, ()) if one.serves and (takes_backups or not one.backup)]
+        """The other servers that the backend goes on with. A backup takes the place of another backup, and of the only
+        server beside backups. Where several servers share the load, a backup may only say that all are away."""
+        others = self.others.get(backend, ())
+        shares = any(not one.backup for one in others) and not all(
+            one.backup for one in self.all if one.backend == backend
+        )
+        return [one for one in others if one.serves and not (shares and one.backup)]
 
     def alone(self, backends: Iterable[str]) -> list[str]:
         """The backends, out of these, that have no other server for new requests."""

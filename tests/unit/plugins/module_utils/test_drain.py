@@ -143,17 +143,23 @@ def test_a_state_that_somebody_else_has_set_is_refused(web: Haproxy, bits: int, 
     assert web.told == []
 
 
-def test_a_backup_takes_the_place_of_a_backup_alone(web: Haproxy) -> None:
+def test_a_backup_does_not_take_the_place_of_servers_that_share_the_load(web: Haproxy) -> None:
     """It may be a page that says that all are away."""
+    web.servers.append(Server("web3", health="DOWN"))
     web.server("web2").backup = True
     with pytest.raises(Refused, match="backend web has no other server that is up .a backup does not count.; nothing"):
         act(web, "drained")
     assert web.told == [] and act(web, "look")["obstacle"]
     web.server("web1").backup = True
-    assert act(web, "drained")["proved"][0] == "web goes on with web2"
+    assert act(web, "drained")["proved"][0] == "web goes on with web2 (a backup)"
     act(web, "ready")
     web.server("web2").backup = False
     assert act(web, "drained")["proved"][0] == "web goes on with web2"
+
+
+def test_a_backup_takes_the_place_of_the_only_server_beside_it(web: Haproxy) -> None:
+    web.server("web2").backup = True
+    assert act(web, "drained")["proved"][0] == "web goes on with web2 (a backup)"
 
 
 def test_a_server_whose_place_only_a_backup_would_take_is_made_ready_again(web: Haproxy) -> None:
