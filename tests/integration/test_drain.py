@@ -99,7 +99,7 @@ def download(fleet: Fleet, rate: str) -> Iterator[subprocess.Popen[str]]:
 
 def test_a_drain_waits_for_a_download_and_requests_come_again_afterwards(behind: Fleet) -> None:
     assert ask(behind) == {"web1", "web2"}
-    with download(behind, "12M") as running:
+    with download(behind, "8M") as running:
         foreseen = drain(behind, "drained", check=True)
         assert foreseen["changed"] and foreseen["sessions"] == 1 and status(behind, "web1") == "UP"
         result = drain(behind, "drained", deadline="30s")
