@@ -130,7 +130,7 @@ class _Settling:
     def _keep_open(self, login: str) -> Settled:
         """Extend the change, and note its new stage, without a look at the host's health."""
         if login == logins.OLD:
-            raise Refused(f"not extended: {_OLD_LOGIN}")
+            raise Refused(f"not extended: {_OLD_LOGIN}", login=login)
         with self.store.locked():
             change = changes.armed(self.store)
             if change is None or change.generation != self.generation:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evenkeel.ansible.answers import BAD
-from evenkeel.ansible.events import CHECKS_ARGUMENTS, Record, message
+from evenkeel.ansible.events import CHECKS_ARGUMENTS, Record, Result, message
 from evenkeel.outcome import ChangedPath, Outside, Owed, Probe, State, read_owed
 from evenkeel.shared import REFUSED, USAGE, results
 
@@ -184,6 +184,17 @@ def extended(result: Mapping[str, Any], before: Armed, started: float | None, no
     if remaining is None or result.get("generation") != before.generation:
         return None
     return replace(before, earliest=(started if started is not None else now) + remaining, latest=now + remaining)
+
+
+def over(answer: Result) -> str:
+    """Why the change of a host is over, from its answer to an extension; empty while it is open, and where the answer
+    does not tell."""
+    told = results.Settled.read(answer.result)
+    if told.outcome in (State.CONFIRMED, State.ROLLED_BACK, State.IN_DOUBT):
+        return f"{told.outcome.replace('_', ' ')} by {told.by or 'nobody'}"
+    # A login that is too old is refused as well, and tells nothing of the change.
+    refused = answer.status == "failed" and answer.result.get("error") in (REFUSED, USAGE) and told.login != "old"
+    return message(answer.result) if refused else ""
 
 
 def why_not_held(result: Mapping[str, Any] | None, generation: int | None) -> str:

@@ -30,6 +30,10 @@ from evenkeel.shared import misspelt
 KEEP, BACK, WAIT = "keep", "back", "wait"
 # Seconds that hosts may take to report their memory.
 _ANSWER = 120.0
+_LIVES = (
+    ". The run that began it may still live: it ends its playbook once it has asked these hosts again (every 15 s, or"
+    " up to half of the time to confirm), and has them put back what the playbook changed meanwhile"
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,11 @@ class Found:
         if self.hosts(State.HELD):
             return True
         return self.total > 0 and bool(self.hosts(State.CONFIRMED) and self.hosts(State.ROLLED_BACK, State.IN_DOUBT))
+
+    @property
+    def runs(self) -> bool:
+        """Whether the user's playbook may still run on a host."""
+        return any(member.state is State.HELD and not member.stage for member in self.members)
 
     @property
     def decided(self) -> bool:
@@ -215,7 +224,8 @@ def run(command: str, options: Options, caller: Caller) -> ChangeResult:
             for change in changes:
                 end, why = verdict(change) if command == "resume" else (BACK, f"asked for by evenkeel {command}")
                 if command != "confirm":
-                    caller.report(Progress(Kind.NOTE, f"change {change.ident}: {end}, as {why}"))
+                    lives = _LIVES if end == BACK and change.runs else ""
+                    caller.report(Progress(Kind.NOTE, f"change {change.ident}: {end}, as {why}{lives}"))
                 waves.append([member.host for member in change.members])
                 done = resumption.approve(change) if command == "confirm" else resumption.bring(change, end, why)
                 reason = reason or done[0]

@@ -166,6 +166,8 @@ class Wave:
                 return "stopped by the user while the playbook ran"
             if context.must_stop():
                 return context.must_stop()
+            if self.extending and self.extending.ended():
+                return self.extending.ended()
             if record.asked:
                 return f"the playbook asks for {record.asked!r} (vars_prompt): give it with -e {record.asked}=…"
             if context.clock.now() > decide.time_to_change(list(self.armed.values())):

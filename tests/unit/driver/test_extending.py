@@ -12,7 +12,8 @@ import pytest
 
 from evenkeel.ansible.caller import Caller
 from evenkeel.ansible.options import Options
-from evenkeel.ansible.session import Session
+from evenkeel.ansible.runner import Ended
+from evenkeel.ansible.session import OnEvent, OwnRun, Session, Stop
 from evenkeel.ansible.targets import Inventory, Targets
 from evenkeel.changes import decide, preflight, resume
 from evenkeel.changes.context import Context
@@ -55,15 +56,90 @@ def extension(host: str, remaining: float) -> Any:
     return ended(host, "evenkeel.fault_tolerance.ft_settle", outcome="extended", generation=3, remaining=remaining)
 
 
-def test_a_host_is_extended_once_half_of_its_time_is_over_and_the_answer_counts() -> None:
+def test_a_host_is_extended_often_and_the_answer_counts() -> None:
     one, clock, told = extending(("settle", [extension("web1", 600.0)], 0))
     covered = {"web1": armed(clock.now), "web2": armed(clock.now, 900.0)}
     one.cover(covered)
-    assert one.due(clock.now) == [] and one.due(clock.now + 299) == []
-    clock.now += 301
+    assert one.due(clock.now) == [] and one.due(clock.now + 14) == []
+    clock.now += 16
     assert one.due(clock.now) == ["web1"]
     one.extend(["web1"])
     assert covered["web1"].earliest == clock.now + 600 and one.due(clock.now) == [] and not told
+
+
+def test_half_of_a_short_time_is_waited_for_and_many_hosts_are_asked_less_often() -> None:
+    one, clock, _told = extending()
+    one.cover({"web1": decide.Armed(3, "f00", 8.0, clock.now + 8, clock.now + 8)})
+    assert one.due(clock.now + 3.9) == [] and one.due(clock.now + 4.1) == ["web1"]
+    one.cover({f"host{number}": armed(clock.now) for number in range(399)})
+    assert one.due(clock.now + 99) == ["web1"] and len(one.due(clock.now + 101)) == 400
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "said"),
+    [
+        ("failed", {"outcome": "rolled_back", "by": "operator"}, "rolled back by operator"),
+        ("failed", {"outcome": "in_doubt", "by": "settle"}, "in doubt by settle"),
+        ("ok", {"outcome": "confirmed", "by": "operator"}, "confirmed by operator"),
+        ("failed", {"error": "Refused", "msg": "the host is at 4"}, "the host is at 4"),
+        ("failed", {"error": "UsageError", "msg": "there is no change"}, "there is no change"),
+        ("failed", {"error": "Refused", "msg": "not extended", "login": "old"}, ""),
+        ("failed", {"error": "Busy", "msg": "busy"}, ""),
+        ("unreachable", {"msg": "timed out"}, ""),
+    ],
+)
+def test_a_host_whose_change_is_over_is_told_to_the_wave(status: str, answer: dict[str, Any], said: str) -> None:
+    event = ended("web1", "evenkeel.fault_tolerance.ft_settle", status, generation=3, **answer)
+    one, clock, _told = extending(("settle", [event], 2))
+    one.cover({"web1": armed(clock.now), "web2": armed(clock.now)})
+    assert one.ended() == ""
+    one.extend(["web1"])
+    assert (said in one.ended()) if said else one.ended() == ""
+    assert one.due(clock.now + 300) == (["web2"] if said else ["web1", "web2"])
+
+
+def test_a_host_that_is_released_meanwhile_is_not_told_of() -> None:
+    over = ended("web1", "evenkeel.fault_tolerance.ft_settle", outcome="confirmed", by="settle", generation=3)
+    one, clock, _told = extending()
+    one.cover({"web1": armed(clock.now), "web2": armed(clock.now)})
+
+    def run_own(run: OwnRun, on_event: OnEvent, stop: Stop) -> Ended:
+        one.release(["web1"])
+        on_event(over)
+        assert stop() == ""
+        one.release(["web2"])
+        assert stop() == "the change is over"
+        return Ended(None)
+
+    cast(Any, one.context.session).run_own = run_own
+    one.extend(["web1", "web2"])
+    assert one.ended() == ""
+
+
+def test_a_host_that_hangs_holds_up_no_other() -> None:
+    lost = ended("web1", "evenkeel.fault_tolerance.ft_settle", "unreachable", msg="timed out")
+    one, clock, _told = extending()
+    covered = {"web1": armed(clock.now, 300), "web2": armed(clock.now)}
+    one.cover(covered)
+    runs: list[OwnRun] = []
+
+    def run_own(run: OwnRun, on_event: OnEvent, stop: Stop) -> Ended:
+        runs.append(run)
+        assert stop() == ""
+        clock.now += 16.0 * (len(runs) - 1)
+        assert stop() == ("" if len(runs) == 1 else "other hosts are due")
+        on_event(lost)
+        return Ended(None)
+
+    cast(Any, one.context.session).run_own = run_own
+    one.extend(["web1"])
+    one.extend(["web1"])
+    assert [run.answer_within for run in runs] == [30.0, 30.0]
+    one.cover({"web1": decide.Armed(3, "f00", 20.0, clock.now, clock.now)})
+    one.release(["web2"])
+    runs.clear()
+    one.extend(["web1"])
+    assert runs[0].answer_within == 5.0
 
 
 def test_a_host_that_does_not_answer_is_asked_again_and_told_once() -> None:
@@ -84,7 +160,8 @@ def test_the_cap_ends_the_extensions() -> None:
     one.cover({"web1": armed(clock.now)})
     clock.now += 301
     one.extend(["web1"])
-    assert one.due(clock.now + 200) == [] and "--at-most" in told[0]
+    assert one.due(clock.now + 14) == [] and "--at-most" in told[0]
+    assert one.due(clock.now + 16) == ["web1"], "it is asked whether it is still armed"
 
 
 def test_a_host_that_settles_is_extended_no_more() -> None:

@@ -20,6 +20,7 @@ from evenkeel.ansible.runner import Ended
 from evenkeel.ansible.session import OnEvent, OwnRun, Seen, Session, Stop
 from evenkeel.ansible.targets import Inventory, Targets
 from evenkeel.changes.context import GRACE, Clock, Context
+from evenkeel.changes.extending import Extending
 from evenkeel.changes.flow import Change
 from evenkeel.changes.request import Request
 from evenkeel.changes.wave import Wave
@@ -257,6 +258,19 @@ def test_stopped_once_the_hosts_in_flight_are_rolled_back_now() -> None:
     reason, _ = one.run()
     assert "stopped by the user" in reason
     assert set(script.asked[2][1]["evenkeel_verdicts"].values()) == {"roll_back"}
+
+
+def test_the_playbook_is_ended_where_somebody_took_a_host_back_meanwhile() -> None:
+    one, script = wave(
+        ("begin", BEGIN, 0),
+        ("users", WELL, 0),
+        ("settle", [settled("web1", "rolled_back", by="operator"), settled("web2", "rolled_back")], 2),
+    )
+    one.extending = Extending(one.context)
+    one.extending._ended["web1"] = "web1: its change is over"
+    one.run()
+    assert set(script.asked[2][1]["evenkeel_verdicts"].values()) == {"roll_back"}
+    assert "web1: its change is over" in one.hosts["web2"].why
 
 
 def test_stopped_twice_they_are_left_to_their_dead_men_and_named() -> None:

@@ -76,8 +76,9 @@ def test_an_older_generation_and_an_old_login_extend_nothing(
     with pytest.raises(Refused, match="another run has changed it"):
         settle(later(store, 200.0), 0, None, *NOW, verdict="extend")
     monkeypatch.setattr(logins, "age", lambda since: logins.OLD)
-    with pytest.raises(Refused, match="older than the change"):
+    with pytest.raises(Refused, match="older than the change") as error:
         settle(later(store, 200.0), 1, None, *NOW, verdict="extend")
+    assert error.value.result["login"] == "old", "so that it is not taken for the end of the change"
     assert changes.armed(store) == before and live.read_text() == "after"
 
 
