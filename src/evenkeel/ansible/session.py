@@ -31,6 +31,8 @@ _READS = ("ft_guard", "ft_info", "ft_suggest")
 # The seconds that a task may take on a host by default: a large checkpoint takes hours, unlike a question.
 _HOURS = 6 * 3600.0
 _MINUTES = 300.0
+# A run of ours reaches so many hosts at the same time, where the user's forks are fewer.
+_FORKS = 50
 # Facts of a host of more bytes than this are not kept: each wave would read them again.
 _LARGEST_FACTS = 16_000_000
 # The paths of sockets are limited to about 108 bytes, and ssh appends 17 to the 10 of Ansible's name.
@@ -94,6 +96,7 @@ class Session:
         argv = [program("ansible-playbook"), *self.options.inventories(), *self.options.common]
         argv += ["-e", f"@{self._write('vars.json', json.dumps(run.variables))}"]
         argv += ["--timeout", str(run.timeout)] if run.timeout else []
+        argv += ["--forks", str(self._forks(len(run.hosts)))] if run.hosts else []
         argv += [*self._limit(run.hosts, run.limit), str(self._own(run.name))]
         progress = _Progress()
 
@@ -114,6 +117,17 @@ class Session:
         if run.facts:
             self._refuse_facts(on_event)
         return ended
+
+    def rounds(self, hosts: int) -> int:
+        """The number of hosts that a run of ours on ``hosts`` reaches one after the other, at most."""
+        return math.ceil(hosts / max(1, self._forks(hosts)))
+
+    def _forks(self, hosts: int) -> int:
+        """The number of hosts that a run of ours on ``hosts`` reaches at the same time. A host keeps its place for the
+        whole soak, or for as long as its login hangs."""
+        said = [word.partition("=")[2] for word in self.options.common if word.startswith("--forks=")]
+        theirs = str([self.ansible.settings.get("DEFAULT_FORKS"), *said][-1])
+        return max(int(theirs) if theirs.isdecimal() else 0, min(hosts, _FORKS))
 
     def _answer_within(self, run: OwnRun) -> int:
         said = self.options.answer_within if run.answer_within is None else run.answer_within

@@ -197,6 +197,12 @@ def over(answer: Result) -> str:
     return message(answer.result) if refused else ""
 
 
+def with_time(record: Record, host: str, before: Armed, now: float) -> Armed:
+    """The dead-man of a host after a run of ft_settle: with its new deadline, where its answer has one."""
+    result = record.of(host, "ft_settle")
+    return (extended(result.result, before, result.started, now) if result is not None else None) or before
+
+
 def why_not_held(result: Mapping[str, Any] | None, generation: int | None) -> str:
     """Why a held host does not wait any more, from the answer of ft_info; empty while it waits."""
     if result is None:
@@ -222,17 +228,22 @@ def why_unsettled(record: Record, host: str) -> str:
     return record.unreachable.get(host) or record.failures.get(host) or record.messages()
 
 
-def sick(record: Record, confirmed: Mapping[str, Sequence[Probe]]) -> dict[str, str]:
-    """The hosts that are not healthy now, and why. confirmed: hosts, with the probes that confirmed each.
+def sick(record: Record, confirmed: Mapping[str, Sequence[Probe]]) -> dict[str, tuple[str, str]]:
+    """The hosts that are not known to be healthy now: what was found of each, and why. confirmed: hosts, with the
+    probes that confirmed each.
 
-    A host without an answer is not healthy; neither is a host whose service has crashed since, although it is up.
+    A host without an answer counts as well, but is not called unhealthy; a host whose service has crashed since is
+    unhealthy, although it is up.
     """
+    ill, unknown = "became unhealthy", "was not measured"
     found = {}
     for host, before in confirmed.items():
         result = record.of(host, "ft_health")
         if result is None or result.status != "ok":
             told = message(result.result) if result is not None else ""
-            found[host] = record.unreachable.get(host) or told or record.failures.get(host) or "it was not measured"
+            why = record.unreachable.get(host) or told or record.failures.get(host) or "it did not answer in time"
+            measured = result is not None and result.result.get("state") == "fail"
+            found[host] = (ill if measured else unknown, why)
             continue
         restarts = {(probe.get("kind"), probe.get("target")): probe.get("restarts") or 0 for probe in before}
         for probe in result.result.get("probes") or []:
@@ -241,7 +252,7 @@ def sick(record: Record, confirmed: Mapping[str, Sequence[Probe]]) -> dict[str, 
             crashes = (probe.get("restarts") or 0) - restarts.get((probe.get("kind"), probe.get("target")), 0)
             if crashes > 0:
                 times = "once" if crashes == 1 else f"{crashes} times"
-                found[host] = f"{probe.get('target')} ended and was started anew {times} since"
+                found[host] = (ill, f"{probe.get('target')} ended and was started anew {times} since")
     return found
 
 

@@ -247,7 +247,7 @@ def _ask(context: Context, hosts: Sequence[str]) -> dict[str, Mapping[str, Any] 
 
     run = OwnRun("status", context.variables_for(hosts), list(hosts), question=True)
     context.tell(Phase.RUN, *hosts)
-    context.session.run_own(run, on_event, context.until(context.clock.now() + _ANSWER))
+    context.session.run_own(run, on_event, context.soon(hosts, _ANSWER))
     told = {host: record.of(host, "ft_info") for host in hosts}
     return {host: result.result if result and result.status == "ok" else None for host, result in told.items()}
 

@@ -135,7 +135,7 @@ class Wave:
             return
         run = OwnRun("status", self.context.variables_for(names), names, timeout=SHORT_TIMEOUT, question=True)
         now = self.context.clock.now
-        self.context.session.run_own(run, lambda event: feed(record, event), self.context.until(now() + GRACE))
+        self.context.session.run_own(run, lambda event: feed(record, event), self.context.soon(names, GRACE))
         for host in names:
             result = record.of(host, "ft_info")
             found = decide.adopted(result.result, began, now(), self._confirm_within()) if result else None

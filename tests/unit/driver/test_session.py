@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -250,6 +251,42 @@ def test_every_task_of_ours_has_a_deadline_on_each_host(
         one.start = play
         one.run_own(run, lambda event: None, lambda: "")
     assert seen == [seconds]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "common", "settings", "forks", "rounds"),
+    [
+        (30, (), {"DEFAULT_FORKS": 5}, "30", 1),
+        (120, (), {"DEFAULT_FORKS": "5"}, "50", 3),
+        (120, ("--forks=80",), {"DEFAULT_FORKS": 5}, "80", 2),
+        (3, ("--forks=10", "--forks=2"), {}, "3", 1),
+        (3, ("--forks=many",), {}, "3", 1),  # Ansible itself refuses it
+    ],
+)
+def test_the_hosts_of_a_wave_are_asked_side_by_side(
+    hosts: int,
+    common: tuple[str, ...],
+    settings: dict[str, object],
+    forks: str,
+    rounds: int,
+    root: Path,
+    tmp_path: Path,
+) -> None:
+    seen: list[Sequence[str]] = []
+
+    def play(job: Job, on_event: OnEvent, stop: Stop) -> Ended:
+        seen.append(job.argv)
+        return Ended(0)
+
+    with open_session(Ansible("/", settings, ""), Options(common=common), Secrets(), tmp_path) as one:
+        one.start = play
+        one.run_own(OwnRun("settle", {}, [f"web{number}" for number in range(hosts)]), lambda event: None, lambda: "")
+        one.run_own(OwnRun("heal", {}, limit="web"), lambda event: None, lambda: "")
+        one.run_users("site.yml", ["web1"], ["web1"], "mark", lambda event: None, lambda: "")
+        assert one.rounds(hosts) == rounds
+    words = list(seen[0])
+    assert words[words.index("--forks") + 1] == forks and words.index("--forks") > len(common)
+    assert not any("--forks" in argv for argv in seen[1:]), "where nobody waits the user's forks count alone"
 
 
 def test_facts_that_would_slow_every_wave_are_not_kept(root: Path, tmp_path: Path) -> None:
