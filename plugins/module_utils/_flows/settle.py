@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from .._deadman import changes, outside
@@ -123,8 +124,6 @@ class _Settling:
                 back = flow.execute(store, manifest, change, "settle")
             except EvenkeelError as error:
                 raise self._in_doubt(error) from error
-        paths = flow.at_boot(change, back)
-        back.left += [f"{flow.COUNTS} {', '.join(paths)}; boot the host"] if paths else []
         raise self._rolled_back(back, manifest.name, jobs, login)
 
     def _keep_open(self, login: str) -> Settled:
@@ -158,8 +157,11 @@ class _Settling:
             if event is None or event.generation != self.generation or event.outcome != changes.CONFIRMED:
                 return _ended(store, self.generation)
             manifest = store.manifest(event.checkpoint)
-            record = changes.Armed(
-                self.generation, manifest.id, manifest.name, 0.0, 0.0, "", 0.0, change=event.change, hosts=event.hosts
+            record = replace(
+                changes.Armed(self.generation, manifest.id, manifest.name, 0.0, 0.0, "", 0.0),
+                change=event.change,
+                hosts=event.hosts,
+                boots=event.boots,
             )
             run = Run(store, manifest, Options(unattended=True))
             try:
@@ -169,8 +171,10 @@ class _Settling:
                 changes.conclude(store, record, changes.IN_DOUBT, "settle", left)
                 raise self._in_doubt(error) from error
             footprints.look(store, self.generation, manifest.id, back=True)
-            changes.conclude(store, record, changes.ROLLED_BACK, "settle", written=run.written)
+            needs = flow.boot_it(record, back)
+            changes.conclude(store, record, changes.ROLLED_BACK, "settle", needs, run.written)
         back.changed = True
+        back.left += needs
         raise self._rolled_back(back, manifest.name, background.Ended(), logins.NOT_SHOWN)
 
     def _under_way(self) -> changes.Armed | None:
