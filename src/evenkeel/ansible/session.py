@@ -26,6 +26,13 @@ from evenkeel.ansible.wrapper import wrapped
 from evenkeel.collection import FQCN, collections_path
 
 WITNESS = f"{FQCN}.witness"
+# The settings of a run whose results hold secrets. The callback is ours, and does nothing without its directory.
+_UNSEEN = {
+    "ANSIBLE_LOG_PATH": os.devnull,
+    "ANSIBLE_CALLBACKS_ENABLED": WITNESS,
+    "ANSIBLE_CALLBACK_PLUGINS": "",
+    "EVENKEEL_WITNESS": "",
+}
 # Modules that change nothing on a host.
 _READS = ("ft_guard", "ft_info", "ft_suggest")
 # The seconds that a task may take on a host by default: a large checkpoint takes hours, unlike a question.
@@ -49,7 +56,7 @@ class OwnRun:
     timeout: for connecting, in seconds. answer_within: the seconds that a task may take on a host until it counts as no
     answer. question: the playbook only asks, so that a few minutes are enough. fresh: use no connection of an earlier
     run, so that reaching a host proves that it still admits logins. facts: keep the gathered facts for the user's
-    playbook.
+    playbook. unseen: its results hold secrets, which no log and no callback of the user's may see.
     """
 
     name: str
@@ -61,6 +68,7 @@ class OwnRun:
     question: bool = False
     fresh: bool = False
     facts: bool = False
+    unseen: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,14 +105,14 @@ class Session:
         argv += ["-e", f"@{self._write('vars.json', json.dumps(run.variables))}"]
         argv += ["--timeout", str(run.timeout)] if run.timeout else []
         argv += ["--forks", str(self._forks(len(run.hosts)))] if run.hosts else []
-        argv += [*self._limit(run.hosts, run.limit), str(self._own(run.name))]
+        argv += [*self._limit(run.hosts, run.limit), str(self._own(run.name, alone=run.unseen))]
         progress = _Progress()
 
         def watch(event: Event) -> None:
             progress.take(event)
             on_event(event)
 
-        more = self._facts() if run.facts else {}
+        more = {**(self._facts() if run.facts else {}), **(_UNSEEN if run.unseen else {})}
         more["ANSIBLE_TASK_TIMEOUT"] = str(self._answer_within(run))
         env = self.ansible.own(pipelining=self._pipelining) | more
         ended = self._execute(argv, env, watch, stop, fresh=run.fresh)
@@ -213,21 +221,25 @@ class Session:
             stream.write(text.encode("utf-8", "surrogateescape"))
         return path
 
-    def _own(self, name: str) -> Path:
-        """Our playbook ``name``, where it sees the group_vars, host_vars and plugins beside the user's playbook."""
-        path = self._beside() / f".evenkeel-{name}.yml"
+    def _own(self, name: str, *, alone: bool = False) -> Path:
+        """Our playbook ``name``, where it sees the group_vars, host_vars and plugins beside the user's playbook; with
+        ``alone`` no callbacks."""
+        path = self._beside("callback_plugins" if alone else "") / f".evenkeel-{name}.yml"
         ours = collections_path() / "ansible_collections" / FQCN.replace(".", "/") / "playbooks" / f"{name}.yml"
-        path.write_bytes(ours.read_bytes())
+        # Another run may read it at the same time.
+        os.replace(self._write(path.name, ours.read_text()), path)
         return path
 
-    def _beside(self) -> Path:
-        """A directory of links to the files beside the user's playbook: Ansible searches beside a running playbook."""
-        directory = self.scratch / "beside"
+    def _beside(self, without: str = "") -> Path:
+        """A directory of links to the files beside the user's playbook, but one: Ansible searches beside a running
+        playbook."""
+        directory = self.scratch / f"beside{without}"
         if not directory.is_dir():
             directory.mkdir(mode=0o700)
             for entry in self.base.iterdir():
                 with contextlib.suppress(OSError):
-                    (directory / entry.name).symlink_to(entry.resolve())
+                    if entry.name != without:
+                        (directory / entry.name).symlink_to(entry.resolve())
         return directory
 
 

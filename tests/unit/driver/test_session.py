@@ -10,6 +10,7 @@ import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -19,8 +20,9 @@ from evenkeel.ansible.event import Event, mapping
 from evenkeel.ansible.events import AGAIN
 from evenkeel.ansible.options import Options, Secrets
 from evenkeel.ansible.runner import Ended, Job
-from evenkeel.ansible.session import OnEvent, OwnRun, Stop, open_session
-from evenkeel.ansible.targets import chosen_hosts
+from evenkeel.ansible.session import OnEvent, OwnRun, Session, Stop, open_session
+from evenkeel.ansible.targets import Inventory, Targets, chosen_hosts, find_inventory
+from evenkeel.changes.preflight import resolved
 from evenkeel.collection import collections_path
 from evenkeel.outcome import UsageError
 
@@ -100,6 +102,64 @@ def test_our_playbook_lies_among_what_lies_beside_the_users(root: Path, tmp_path
         assert chosen_hosts(
             str(playbook), "", Options(inventory=("web1,web2,",)), ask_ansible(str(base)), Secrets()
         ) == ("web1", "web2")
+
+
+CALLBACK = """
+from ansible.plugins.callback import CallbackBase
+class CallbackModule(CallbackBase):
+    CALLBACK_VERSION, CALLBACK_TYPE, CALLBACK_NAME = 2.0, "notification", "spy"
+    def v2_runner_on_ok(self, result):
+        open(PATH, "a").write(repr(result._result))
+"""
+
+
+@pytest.mark.long
+def test_no_log_and_no_callback_of_the_users_sees_the_values_of_variables(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, log, spied = tmp_path / "project", tmp_path / "ansible.log", tmp_path / "spied"
+    for folder in (base / "callback_plugins", tmp_path / "calls"):
+        folder.mkdir(parents=True)
+        (folder / f"spy_{folder.name}.py").write_text(CALLBACK.replace("PATH", repr(str(spied))))
+    (base / "inventory.yml").write_text('{"all": {"hosts": {"web1": {"secret": "hunter2", "a": "{{ secret }}"}}}}')
+    log.touch()
+    monkeypatch.setenv("ANSIBLE_LOG_PATH", str(log))
+    monkeypatch.setenv("ANSIBLE_CALLBACK_PLUGINS", str(tmp_path / "calls"))
+    options = Options(inventory=(str(base / "inventory.yml"),))
+    ansible = ask_ansible(str(base))
+    assert "hunter2" in json.dumps(find_inventory(options, ansible, Secrets(), str(base)).variables)
+    seen: list[Event] = []
+    with open_session(ansible, options, Secrets(), base) as one:
+        wanted = {"evenkeel_hosts": ["web1"], "evenkeel_asked": {"web1": ["a"]}}
+        for unseen in (True, False):
+            assert not spied.exists() and "hunter2" not in log.read_text()
+            one.run_own(OwnRun("variables", wanted, ["web1"], unseen=unseen), seen.append, lambda: "")
+            assert "hunter2" in json.dumps(seen)
+    assert "hunter2" in spied.read_text() and "hunter2" in log.read_text(), "as those of any other run"
+
+
+def test_the_values_of_variables_are_resolved_unseen() -> None:
+    asked: list[OwnRun] = []
+
+    class Asked:
+        def run_own(self, run: OwnRun, on_event: OnEvent, stop: Stop) -> Ended:
+            asked.append(run)
+            on_event({"event": "runner_on_ok", "event_data": {"host": "web1", "res": {"msg": {"evenkeel_waves": "1"}}}})
+            return Ended(0)
+
+    known = {"web1": {"evenkeel_waves": "{{ waves }}"}}
+    targets = Targets(("web1",), ("web1",), (), Inventory(("web1",), {}, known))
+    found = resolved(cast(Session, Asked()), targets)
+    assert found.inventory.variables["web1"]["evenkeel_waves"] == "1" and [run.unseen for run in asked] == [True]
+
+
+def test_a_playbook_of_ours_is_whole_whenever_another_run_reads_it(root: Path, tmp_path: Path) -> None:
+    with open_session(Ansible("/", {}, ""), Options(), Secrets(), tmp_path) as one:
+        path = one._own("settle")
+        with path.open() as reading:
+            one._own("settle")
+            assert reading.read() == path.read_text(), "the run before has its own"
+            assert os.fstat(reading.fileno()).st_ino != path.stat().st_ino
 
 
 @pytest.mark.parametrize(
