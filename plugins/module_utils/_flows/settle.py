@@ -272,6 +272,7 @@ def _ended(store: Store, generation: int, health: Health | None = None) -> Settl
         return result
     result.left = event.left
     if event.outcome == changes.ROLLED_BACK:
+        result.outside = None  # Tasks may have run since it was looked at.
         again = _still_back(store, event, result)
         raise Unhealthy(
             f"the host has put itself back already, by {event.by}: the change was not confirmed{again}; "
@@ -299,6 +300,7 @@ def _still_back(store: Store, event: changes.Event, result: Settled) -> str:
         error.result = {**result.report(), **error.result, "left": left, "outcome": changes.IN_DOUBT}
         raise
     result.done, result.changed = done, bool(done)
+    result.outside = footprints.look(store, event.generation, event.checkpoint, back=True)
     return f". {len(done)} things were changed on it after that, and are put back now as well" if done else ""
 
 
