@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -148,7 +149,7 @@ class Session:
             if path.stat().st_size > _LARGEST_FACTS:
                 path.unlink()
                 why = {"msg": f"they are larger than {_LARGEST_FACTS // 1_000_000} MB"}
-                data = {"host": path.name, "task": "Gathering Facts", "res": why}
+                data = {"host": _host_of(path), "task": "Gathering Facts", "res": why}
                 on_event({"event": "runner_on_failed", "event_data": data})
 
     def list_own(self, name: str, variables: Mapping[str, object], limit: str) -> tuple[str, ...]:
@@ -170,8 +171,9 @@ class Session:
         (self.scratch / "witness" / "seen.json").unlink(missing_ok=True)
         enabled = [*(self.ansible.settings.get("CALLBACKS_ENABLED") or []), WITNESS]
         env = {"ANSIBLE_CALLBACKS_ENABLED": ",".join(enabled), "EVENKEEL_WITNESS": str(self.scratch / "witness")}
-        for host in hosts:  # a host that changes gathers its facts itself
-            (self.scratch / "facts" / host).unlink(missing_ok=True)
+        for path in (self.scratch / "facts").glob("*"):
+            if _host_of(path) in hosts:  # a host that changes gathers its facts itself
+                path.unlink()
         argv = [program("ansible-playbook"), *self.options.inventories(), *self.options.common, *self.options.users]
         argv += [*self._limit(limit, ""), str(around)]
         return self._execute(argv, {**env, **self._facts()}, on_event, stop)
@@ -241,6 +243,11 @@ class Session:
                     if entry.name != without:
                         (directory / entry.name).symlink_to(entry.resolve())
         return directory
+
+
+def _host_of(facts: Path) -> str:
+    """The host of a file of facts: since ansible-core 2.19 the version of its form stands before the name."""
+    return re.sub(r"^s\d+_", "", facts.name)
 
 
 @dataclass

@@ -355,14 +355,24 @@ def test_facts_that_would_slow_every_wave_are_not_kept(root: Path, tmp_path: Pat
 
         def play(job: Job, on_event: OnEvent, stop: Stop) -> Ended:
             (one.scratch / "facts").mkdir()
-            for host, size in (("web1", 20_000_000), ("web2", 100)):
-                (one.scratch / "facts" / host).write_bytes(b" " * size)
+            for name, size in (("s1_web1", 20_000_000), ("s1_web2", 100), ("s1_s1_web2", 20_000_000), ("web3", 100)):
+                (one.scratch / "facts" / name).write_bytes(b" " * size)
             return Ended(0)
 
         one.start = play
         one.run_own(OwnRun("facts", {}, facts=True), events.append, lambda: "")
-        assert [path.name for path in (one.scratch / "facts").iterdir()] == ["web2"]
-    assert [mapping(event["event_data"])["host"] for event in events] == ["web1"]
+        assert {path.name for path in (one.scratch / "facts").iterdir()} == {"s1_web2", "web3"}
+    assert {mapping(event["event_data"])["host"] for event in events} == {"web1", "s1_web2"}
+
+
+def test_a_host_that_changes_gathers_its_facts_anew(root: Path, tmp_path: Path) -> None:
+    with open_session(Ansible("/", {}, ""), Options(), Secrets(), tmp_path) as one:
+        (one.scratch / "facts").mkdir()
+        for name in ("s1_web1", "web2", "s1_web3", "s1_s1_web1"):
+            (one.scratch / "facts" / name).touch()
+        one.start = lambda *_: Ended(0)
+        one.run_users("site.yml", ["web1"], ["web1", "web2"], "mark", lambda event: None, lambda: "")
+        assert {path.name for path in (one.scratch / "facts").iterdir()} == {"s1_web3", "s1_s1_web1"}
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"touched": 3}', '{"touched": [], "left_out": 5}', "[" * 100_000])
