@@ -8,6 +8,7 @@ A wave goes begin (guard, checkpoint, arm) → the user's playbook → settle (p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,6 +25,8 @@ ROLL_BACK, TAKE_BACK = "roll_back", "take_back"
 _OPEN = ("held", "approved", "decided")
 # The number of seconds by which the clocks of two machines may differ and can still be compared.
 _SKEW = 3.0
+# No dead-man is waited for longer, in seconds, whatever a host says of it.
+_LONGEST = 86400.0
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def armed(result: Mapping[str, Any], started: float | None, now: float, asked: f
     change = told.armed
     if not isinstance(change, dict) or change.get("generation") is None:
         return None
-    within = float(change.get("within") or 0)
+    within = min(float(change.get("within") or 0), _LONGEST if asked is None else math.inf)
     if asked is not None and abs(within - asked) > 1:
         return None
     return Armed(
@@ -183,7 +186,14 @@ def extended(result: Mapping[str, Any], before: Armed, started: float | None, no
     remaining = results.Settled.read(result).remaining
     if remaining is None or result.get("generation") != before.generation:
         return None
+    remaining = min(remaining, before.within + _SKEW)  # a host must not have us wait for ever
     return replace(before, earliest=(started if started is not None else now) + remaining, latest=now + remaining)
+
+
+def waiting(generation: int, checkpoint: str, until: float, within: float, now: float) -> Armed:
+    """The dead-man of a change that another run began. until, within: what the host says, whose clock may be wrong."""
+    left = min(max(until - now, 0.0), (within or _LONGEST) + _SKEW, _LONGEST)
+    return Armed(generation, checkpoint, left, now + left, now + left)
 
 
 def over(answer: Result) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class Member:
     checkpoint: str
     stage: str = ""
     until: float = 0.0
+    within: float = 0.0
 
 
 @dataclass
@@ -103,7 +104,8 @@ def _members(host: str, info: Mapping[str, Any]) -> Iterable[tuple[Member, str, 
         until = float(armed.get("until") or 0)
         stage = str(armed.get("stage") or "")
         checkpoint = str(armed.get("checkpoint") or "")
-        member = Member(host, state, int(armed.get("generation") or 0), checkpoint, stage, until)
+        within = float(armed.get("within") or 0)
+        member = Member(host, state, int(armed.get("generation") or 0), checkpoint, stage, until, within)
         yield member, str(armed["change"]), int(armed.get("hosts") or 0)
     elif isinstance(last, dict) and last.get("change") and last.get("generation") == info.get("generation"):
         state = State(last["outcome"]) if last.get("outcome") in list(State) else State.IN_DOUBT
@@ -185,8 +187,8 @@ class Resumption:
 
     def _armed(self, member: Member) -> decide.Armed:
         now = self.context.clock.now()
-        until = max(member.until, now)
-        return decide.Armed(member.generation, member.checkpoint, until - now, until, until + GRACE)
+        found = decide.waiting(member.generation, member.checkpoint, member.until, member.within, now)
+        return replace(found, latest=found.latest + GRACE)
 
 
 def _result(member: Member) -> HostResult:

@@ -261,6 +261,24 @@ def test_an_extension_that_another_generation_tells_of_is_none() -> None:
 
 
 @pytest.mark.parametrize(
+    ("until", "within", "left"),
+    [
+        (1000.0 + 50, 600.0, 50.0),
+        (1000.0 - 50, 600.0, 0.0),
+        (1000.0 + 7200, 600.0, 603.0),  # its clock is hours ahead
+        (1e12, 1e12, 86400.0),
+    ],
+)
+def test_no_number_of_a_host_keeps_the_driver_waiting_for_ever(until: float, within: float, left: float) -> None:
+    found = decide.waiting(3, "f00", until, within, 1000.0)
+    assert (found.within, found.latest) == (left, 1000.0 + left)
+    longer = decide.extended({"remaining": 1e12, "generation": 3}, armed(0.0), 1.0, 2.0)
+    assert longer is not None and longer.latest == 605.0
+    unknown = decide.armed({"armed": {"generation": 3, "within": 1e12}}, 1.0, 2.0)
+    assert unknown is not None and unknown.latest == 86402.0
+
+
+@pytest.mark.parametrize(
     ("command", "state", "code", "start"),
     [
         ("confirm", State.HELD, Exit.DONE, "APPROVED on 1 host ("),
