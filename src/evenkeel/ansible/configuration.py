@@ -141,7 +141,7 @@ def listing(
 
     vault: vault id -> password.
     """
-    # What is printed holds the variables of hosts, secrets among them, and Ansible writes it to the user's log as well.
+    # The answer holds variables of hosts, secrets among them, and Ansible would write it to the user's log as well.
     quiet = {**_QUIET, "ANSIBLE_LOG_PATH": os.devnull}
     done = ansible.ready.run(argv, ansible.cwd, {**os.environ, **env, **quiet}, vault or {})
     if done.returncode:

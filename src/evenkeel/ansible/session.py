@@ -171,9 +171,9 @@ class Session:
         (self.scratch / "witness" / "seen.json").unlink(missing_ok=True)
         enabled = [*(self.ansible.settings.get("CALLBACKS_ENABLED") or []), WITNESS]
         env = {"ANSIBLE_CALLBACKS_ENABLED": ",".join(enabled), "EVENKEEL_WITNESS": str(self.scratch / "witness")}
-        for path in (self.scratch / "facts").glob("*"):
-            if _host_of(path) in hosts:  # a host that changes gathers its facts itself
-                path.unlink()
+        for facts in (self.scratch / "facts").glob("*"):
+            if _host_of(facts) in hosts:  # a host that changes gathers its facts itself
+                facts.unlink()
         argv = [program("ansible-playbook"), *self.options.inventories(), *self.options.common, *self.options.users]
         argv += [*self._limit(limit, ""), str(around)]
         return self._execute(argv, {**env, **self._facts()}, on_event, stop)

@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
-from evenkeel.ansible.caller import Caller
-from evenkeel.ansible.options import Options
+from evenkeel.ansible.caller import Caller, Controller
+from evenkeel.ansible.configuration import Ansible
+from evenkeel.ansible.events import PREFIX
+from evenkeel.ansible.options import Options, Secrets
 from evenkeel.ansible.runner import Ended
 from evenkeel.ansible.session import OnEvent, OwnRun, Session, Stop
 from evenkeel.ansible.targets import Inventory, Targets
@@ -27,6 +30,7 @@ from evenkeel.show.summary import headline
 from .test_flow import Hands, Script, ended
 
 HOSTS = ("web1", "web2")
+GONE = {"outcome": "rolled_back", "by": "settle"}
 TARGETS = Targets(HOSTS, HOSTS, (), Inventory(HOSTS, {}, {}))
 
 
@@ -223,6 +227,56 @@ def info(stage: str = "", outcome: str = "", total: int = 3, **more: Any) -> dic
 def test_the_end_that_a_change_is_brought_to(told: list[dict[str, Any] | None], end: str | None) -> None:
     found = resume.found({f"web{number}": one for number, one in enumerate(told)})
     assert [resume.verdict(change)[0] for change in found] == ([end] if end else [])
+
+
+def by(operator: dict[str, Any], at: float = 1.0) -> dict[str, Any]:
+    return {**operator, "last": {**operator["last"], "by": "operator", "at": at}}
+
+
+def test_a_host_on_which_a_person_confirmed_the_change_is_not_taken_back() -> None:
+    settled, undone, kept = info(outcome="confirmed"), info(outcome="rolled_back"), by(info(outcome="confirmed"))
+    assert resume.found({"web1": kept, "web2": undone, "web3": kept}) == []
+    (change,) = resume.found({"web1": kept, "web2": undone, "web3": settled})
+    assert change.kept == ["web3"]
+    lonely, _clock, _told = extending(("settle", [ended("web3", PREFIX + "ft_settle", "failed", **GONE)], 2))
+    reason, hosts = resume.Resumption(lonely.context, {}).bring(change, resume.BACK, "asked for")
+    states = {host.host: host.state for host in hosts}
+    assert states == {"web1": State.CONFIRMED, "web2": State.ROLLED_BACK, "web3": State.ROLLED_BACK} and reason
+
+
+def test_a_change_that_ended_long_ago_is_taken_back_only_where_it_is_named() -> None:
+    old = {"web1": info(outcome="confirmed"), "web2": by(info(outcome="rolled_back"), at=100_000.0)}
+    change = resume.found(old)
+    assert resume.chosen(change, "", 100_000.0 + 80_000) == (change, [])
+    left, said = resume.chosen(change, "", 100_000.0 + 90_000)
+    assert left == [] and "change c ended long ago: web1 kept it" in said[0] and "--change c" in said[0]
+    assert resume.chosen(change, "c", 1e9) == (change, []) and resume.chosen(change, "d", 1.0) == ([], [])
+    waits = resume.found({**old, "web3": info("held")})
+    assert resume.chosen(waits, "", 1e9) == (waits, []), "a host waits"
+
+
+@pytest.mark.parametrize(
+    ("command", "ident", "told", "code", "said"),
+    [
+        ("resume", "", {}, Exit.DONE, "no change waits on web1"),
+        ("abort", "", {}, Exit.REFUSED, "no change waits on web1"),
+        ("resume", "", {"armed": {"generation": 3, "name": "undo"}}, Exit.REFUSED, "web1 is armed by a playbook"),
+        ("confirm", "", {"armed": {"generation": 3, "name": "undo"}}, Exit.REFUSED, "evenkeel-host confirm keeps it"),
+        ("resume", "d", info(outcome="confirmed"), Exit.REFUSED, "no change d waits on web1"),
+    ],
+)
+def test_a_host_that_is_armed_by_itself_is_named_and_is_no_success(
+    command: str, ident: str, told: dict[str, Any], code: Exit, said: str
+) -> None:
+    script: Any = Script([("status", [ended("web1", PREFIX + "ft_info", **told)], 0)])
+    script.list_own = lambda *_: ("web1",)
+    controller = Controller(
+        ask_ansible=lambda cwd: Ansible(cwd, {}, ""),
+        find_inventory=lambda *_: Inventory(("web1",), {}, {}),
+        open_session=lambda *_: cast(Any, contextlib.nullcontext(script)),
+    )
+    result = resume.run(command, Options(), Caller(secrets=Secrets(), controller=controller), ident)
+    assert result.exit_code is code and said in result.reason
 
 
 def test_a_host_that_has_begun_another_change_is_no_part_of_the_last_one() -> None:
