@@ -116,16 +116,29 @@ def test_no_file_that_the_role_postgresql_writes_is_given_to_postgres() -> None:
     ("known", "verdict"),
     [
         ({}, "probe"),
-        ({"ansible_failed_task": {"uuid": "b"}}, "roll_back"),
-        ({"ansible_failed_task": {"uuid": "b"}, "begin_failed": "a"}, "roll_back"),
+        ({"ansible_failed_task": {"uuid": "b", "name": "Migrate"}}, "roll_back"),
+        ({"ansible_failed_task": {"uuid": "b", "name": "Migrate"}, "begin_failed": "a"}, "roll_back"),
         ({"ansible_failed_task": {"uuid": "a"}, "begin_failed": "a"}, "probe"),
-        ({"ansible_failed_task": {}, "ansible_failed_result": {"msg": "bad"}}, "roll_back"),
-        ({"ansible_failed_task": {"uuid": "b"}, "evenkeel_probes": [{"tcp": {"port": 80}}]}, "probe"),
+        ({"ansible_failed_task": {"name": "Migrate"}, "ansible_failed_result": {"msg": "bad"}}, "roll_back"),
         (
-            {"ansible_failed_task": {"uuid": "b"}, "evenkeel_probes": [{"tcp": {}}], "evenkeel_rescued": "fail"},
+            {"ansible_failed_task": {"uuid": "b", "name": "Migrate"}, "evenkeel_probes": [{"tcp": {"port": 80}}]},
+            "probe",
+        ),
+        (
+            {
+                "ansible_failed_task": {"uuid": "b", "name": "Migrate"},
+                "evenkeel_probes": [{"tcp": {}}],
+                "evenkeel_rescued": "fail",
+            },
             "roll_back",
         ),
-        ({"ansible_failed_task": {"uuid": "b"}, "evenkeel_probes": [{"tcp": {"severity": "warn"}}]}, "roll_back"),
+        (
+            {
+                "ansible_failed_task": {"uuid": "b", "name": "Migrate"},
+                "evenkeel_probes": [{"tcp": {"severity": "warn"}}],
+            },
+            "roll_back",
+        ),
     ],
 )
 def test_a_failure_that_was_rescued_counts_against_the_change_in_which_it_was(
@@ -144,6 +157,13 @@ def test_a_failure_that_was_rescued_counts_against_the_change_in_which_it_was(
 
     text = settle["evenkeel.fault_tolerance.ft_settle"]["verdict"]
     assert value(text, known) == verdict
+    reason = settle["evenkeel.fault_tolerance.ft_settle"]["reason"]
+    said = value(reason, {"omit": "omitted", **known})
+    assert said == ("omitted" if verdict == "probe" else "Migrate failed")
+    nameless = value(
+        settle["vars"]["settle_reason"], {"ansible_failed_task": {"name": trust_as_template("{{ item }}")}}
+    )
+    assert nameless == "a task failed"
     if verdict == "roll_back":  # the same failure, where it was before the change
         assert value(text, {**known, "begin_failed": value(remember, known)}) == "probe"
 

@@ -36,13 +36,14 @@ _OLD_LOGIN = (
 
 
 class Request(NamedTuple):
-    """The arguments of ``ft_settle``."""
+    """The arguments of ``ft_settle``. ``reason``: why the host is to go back, in words."""
 
     generation: int
     probes: Any
     times: Times
     verdict: str = "probe"
     measured: Any = ()
+    reason: str = ""
 
 
 # Verdict -> the next stage of a change that is not over yet; ``hold`` measures the host's health first.
@@ -204,7 +205,7 @@ class _Settling:
         elif self.request.verdict in _MEASURING:
             reason = _OLD_LOGIN if login == logins.OLD else "the boot that was planned has not come"
         else:
-            reason = "as asked"
+            reason = self.request.reason or "as asked"
         times = Times(0.0, RETURN, self.request.times.interval)
         # Evidence from outside was measured before the rollback.
         own = [one for one in self.probes if not one.final]
