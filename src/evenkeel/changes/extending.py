@@ -22,8 +22,8 @@ from evenkeel.changes.context import SHORT_TIMEOUT, Context
 
 # Seconds between two looks at the deadlines, and before a host that could not be reached is asked again.
 _LOOK, _AGAIN = 1.0, 5.0
-# Seconds between two extensions, in all and for each host of many: a login costs this machine a part of a second.
-_OFTEN, _EACH = 15.0, 0.25
+# Seconds between two extensions. The asking itself takes no more than such a part of this machine's time.
+_OFTEN, _PART = 15.0, 1 / 5
 # The longest that a host may take to answer, in seconds: a host that hangs must not hold up the others.
 _ANSWER = 30.0
 # An extension that gains fewer seconds has come to the end of the time that the change may take.
@@ -44,6 +44,7 @@ class Extending:
         self._told: set[str] = set()
         self._silent: set[str] = set()
         self._ended: dict[str, str] = {}
+        self._took = 0.0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="evenkeel-extending", daemon=True)
 
@@ -83,11 +84,10 @@ class Extending:
 
     def due(self, now: float) -> list[str]:
         """The hosts to be asked at ``now`` (epoch seconds): often, at the latest once half of their time is over."""
-        covered = list(self._covered.items())
-        often = max(_OFTEN, _EACH * len(covered))
+        often = max(_OFTEN, self._took / _PART)
         return [
             host
-            for host, armed in covered
+            for host, armed in list(self._covered.items())
             if armed[host].earliest - now < armed[host].within - min(often, armed[host].within / 2)
             and now >= self._again.get(host, 0.0)
         ]
@@ -126,7 +126,9 @@ class Extending:
             # A host that lets nobody in any more must not be kept from going back.
             fresh=True,
         )
+        began = context.clock.now()
         context.session.run_own(run, on_event, stop)
+        took = context.clock.now() - began
         for host, armed in before.items():
             covered = self._covered.get(host)
             self._silent.discard(host)
@@ -136,6 +138,8 @@ class Extending:
                 result = record.of(host, "ft_settle")
                 why = message(result.result) if result else record.unreachable.get(host) or record.failures.get(host)
                 self._tell(host, f"{host}: its time to confirm could not be extended: {why or 'it did not answer'}")
+        if self._silent.isdisjoint(before):
+            self._took = took
 
     def _answered(self, host: str, before: decide.Armed, result: Result) -> decide.Armed:
         """The dead-man of a covered host after its answer."""

@@ -35,8 +35,8 @@ _OLD = 86400.0
 # The end of a change by a person on its host.
 OPERATOR = "operator"
 _LIVES = (
-    ". The run that began it may still live: it ends its playbook once it has asked these hosts again (every 15 s, or"
-    " up to half of the time to confirm), and has them put back what the playbook changed meanwhile"
+    ". The run that began it may still live: it ends its playbook once it has asked these hosts again (mostly within"
+    " 15 s, and within half of the time to confirm), and has them put back what the playbook changed meanwhile"
 )
 
 
