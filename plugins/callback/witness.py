@@ -25,9 +25,11 @@ options:
 
 import json
 import os
+from contextlib import suppress
 from typing import Any
 
 from ansible.plugins.callback import CallbackBase
+from ansible.template import is_trusted_as_template, trust_as_template
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
 # A variable of more characters than this is not carried to later waves.
@@ -38,7 +40,8 @@ IDLE = ("add_host", "assert", "debug", "fail", "gather_facts", "group_by", "incl
 
 
 class CallbackModule(CallbackBase):
-    """carried.json: host -> its variables and groups, from wave to wave. seen.json: the hosts that this run reached."""
+    """carried.json: host -> its variables (set by tasks, and included from files) and groups, from wave to wave.
+    seen.json: the hosts that this run reached."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"
@@ -85,9 +88,12 @@ class CallbackModule(CallbackBase):
         carried = self._carried()
         # Tasks set variables and groups on others as well (delegate_facts, add_host).
         for host in [*inventory.hosts.values(), *([inventory.localhost] if inventory.localhost else [])]:
-            before = carried.get(host.name, {}).get("vars", {})
+            before = carried.get(host.name, {})
+            set_here = _plain(self._manager._nonpersistent_fact_cache.get(host.name, {}))
+            included = _plain(self._manager._vars_cache.get(host.name, {}), templates=True)
             carried[host.name] = {
-                "vars": {**before, **_variables(self._manager, host.name)},
+                "vars": {**before.get("vars", {}), **set_here},
+                "included": {**before.get("included", {}), **included},
                 "groups": [group.name for group in host.get_groups()],
             }
         self._write("carried.json", json.dumps(carried))
@@ -107,6 +113,10 @@ class CallbackModule(CallbackBase):
                 continue
             if one["vars"]:
                 self._manager.set_nonpersistent_facts(host, one["vars"])
+            for name, value in one["included"].items():
+                # Below what tasks set, and above it again what the wave includes anew.
+                with suppress(RecursionError):
+                    self._manager.set_host_variable(host, name, _trusted(value))
             for group in one["groups"]:
                 if group not in inventory.groups:
                     inventory.add_group(group)
@@ -131,16 +141,36 @@ def _names(hosts: Any) -> list[str]:
     return [host.name for host in hosts]
 
 
-def _variables(manager: Any, host: str) -> dict[str, object]:
-    """The variables that tasks set on a host (register, set_fact, include_vars), as far as they can be written down."""
-    found = {**manager._vars_cache.get(host, {}), **manager._nonpersistent_fact_cache.get(host, {})}
+def _plain(found: Any, templates: bool = False) -> dict[str, object]:
+    """The variables of a host that can be written down. With ``templates`` they come from files, and only those are
+    given whose templates are trusted as such, so that all of them can be again."""
     plain = {}
     for name, value in found.items():
         # A too deeply nested value of one host must not keep the others from being written.
         try:
             text = json.dumps([[[[[[[[value]]]]]]]])
-            if len(text) <= LONGEST:
+            if len(text) <= LONGEST and not (templates and _has_foreign_template(value)):
                 plain[str(name)] = json.loads(text)[0][0][0][0][0][0][0][0]
         except (TypeError, ValueError, RecursionError):
             continue
     return plain
+
+
+def _has_foreign_template(value: Any) -> bool:
+    """Whether a text in the value would become a template if it were trusted, and is none."""
+    if isinstance(value, str):
+        return not is_trusted_as_template(value) and any(mark in value for mark in ("{{", "{%", "{#"))
+    return any(map(_has_foreign_template, value.values() if isinstance(value, dict) else _items(value)))
+
+
+def _trusted(value: Any) -> Any:
+    """The value of a variable from a file, with its templates trusted as such."""
+    if isinstance(value, str):
+        return trust_as_template(value)
+    if isinstance(value, dict):
+        return {key: _trusted(one) for key, one in value.items()}
+    return [_trusted(one) for one in value] if isinstance(value, list) else value
+
+
+def _items(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else []

@@ -59,6 +59,12 @@ options:
     type: str
     choices: [probe, hold, extend, approve, decide, roll_back, take_back]
     default: probe
+  reason:
+    description:
+      - Why the host is put back with V(roll_back) or V(take_back), in words for the message. For example
+        V(the task Migrate failed).
+    type: str
+    version_added: 0.2.0
 attributes:
   check_mode:
     support: partial

@@ -45,7 +45,8 @@ exit codes, the same for every command:
   0  done: the hosts were changed, or there was nothing to do, and they are confirmed
   1  the usage is wrong, or the preflight failed; nothing was touched
   2  it failed or was stopped; hosts in flight were rolled back or had not begun; hosts that were confirmed before
-     keep the change, also a host that became unhealthy since, and are named
+     keep the change, also a host that is not known to be healthy since, and
+     are named
   3  the guard or a host refused; nothing was touched
   4  a host is in doubt, or could not put something back; each is named
   5  a part was kept: some hosts are confirmed and keep the change, others were rolled back
@@ -140,9 +141,9 @@ class HostResult:
     whether the login that confirmed it was shown to be newer than the change (new), was not shown to be newer (not
     shown), or is not needed, because the connection is local (none). protects: the state that is protected on it, where
     the kind system stands for it; else empty. left: sentences on state that its checkpoint could not bring back.
-    rescued: failures on it that the playbook caught. sick: its probes failed after it was confirmed, while other hosts
-    changed. outside: changed paths that no resource covers; None where they are unknown. owed: the restarts that
-    are due on it once it is confirmed.
+    rescued: failures on it that the playbook caught. sick: after it was confirmed, while other hosts changed, its
+    probes failed or could not be measured. outside: changed paths that no resource covers; None where they are unknown.
+    owed: the restarts that are due on it once it is confirmed.
     """
 
     host: str

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
@@ -109,6 +110,62 @@ def test_no_file_that_the_role_postgresql_writes_is_given_to_postgres() -> None:
     tasks = yaml.safe_load((ROLES / "postgresql/tasks/main.yml").read_text())
     copies = {copy["dest"]: copy["owner"] for one in tasks if (copy := one.get("ansible.builtin.copy"))}
     assert len(copies) == 2 and set(copies.values()) == {"root"}, copies
+
+
+@pytest.mark.parametrize(
+    ("known", "verdict"),
+    [
+        ({}, "probe"),
+        ({"ansible_failed_task": {"uuid": "b", "name": "Migrate"}}, "roll_back"),
+        ({"ansible_failed_task": {"uuid": "b", "name": "Migrate"}, "begin_failed": "a"}, "roll_back"),
+        ({"ansible_failed_task": {"uuid": "a"}, "begin_failed": "a"}, "probe"),
+        ({"ansible_failed_task": {"name": "Migrate"}, "ansible_failed_result": {"msg": "bad"}}, "roll_back"),
+        (
+            {"ansible_failed_task": {"uuid": "b", "name": "Migrate"}, "evenkeel_probes": [{"tcp": {"port": 80}}]},
+            "probe",
+        ),
+        (
+            {
+                "ansible_failed_task": {"uuid": "b", "name": "Migrate"},
+                "evenkeel_probes": [{"tcp": {}}],
+                "evenkeel_rescued": "fail",
+            },
+            "roll_back",
+        ),
+        (
+            {
+                "ansible_failed_task": {"uuid": "b", "name": "Migrate"},
+                "evenkeel_probes": [{"tcp": {"severity": "warn"}}],
+            },
+            "roll_back",
+        ),
+    ],
+)
+def test_a_failure_that_was_rescued_counts_against_the_change_in_which_it_was(
+    known: dict[str, Any], verdict: str
+) -> None:
+    begin = yaml.safe_load((ROLES / "begin/tasks/main.yml").read_text())
+    (settle,) = yaml.safe_load((ROLES / "settle/tasks/main.yml").read_text())
+    (remember,) = [
+        one["ansible.builtin.set_fact"]["begin_failed"] for one in begin if "ansible.builtin.set_fact" in one
+    ]
+
+    def value(text: str, variables: dict[str, Any]) -> Any:
+        own = {name: trust_as_template(one) for name, one in settle["vars"].items()}
+        found = Templar(loader=DataLoader(), variables={**own, "inventory_hostname": "web1", **variables})
+        return found.template(trust_as_template(text))
+
+    text = settle["evenkeel.fault_tolerance.ft_settle"]["verdict"]
+    assert value(text, known) == verdict
+    reason = settle["evenkeel.fault_tolerance.ft_settle"]["reason"]
+    said = value(reason, {"omit": "omitted", **known})
+    assert said == ("omitted" if verdict == "probe" else "Migrate failed")
+    nameless = value(
+        settle["vars"]["settle_reason"], {"ansible_failed_task": {"name": trust_as_template("{{ item }}")}}
+    )
+    assert nameless == "a task failed"
+    if verdict == "roll_back":  # the same failure, where it was before the change
+        assert value(text, {**known, "begin_failed": value(remember, known)}) == "probe"
 
 
 def test_a_run_for_the_logs_alone_reads_no_store() -> None:

@@ -22,6 +22,7 @@ ARGUMENTS: Options = {
     "deadline": {"type": "str", "default": "2m"},
     "interval": {"type": "str", "default": "1s"},
     "verdict": {"type": "str", "choices": _VERDICTS, "default": "probe"},
+    "reason": {"type": "str"},
 }
 
 
@@ -33,6 +34,11 @@ def work(params: Params, check_mode: bool) -> Settled:
     from .._store.store import Store
 
     request = Request(
-        params["generation"], params["probes"], times_of(params), params["verdict"], params["measured"] or []
+        params["generation"],
+        params["probes"],
+        times_of(params),
+        params["verdict"],
+        params["measured"] or [],
+        params["reason"] or "",
     )
     return settle(Store(params["store"], System(), armed=True), request, check_mode)

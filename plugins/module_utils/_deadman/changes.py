@@ -115,7 +115,7 @@ class Event:
     ``until``: the end of further attempts in epoch seconds; an event with this value does not end the change yet.
     ``rollback``: the generation of the rollback that ended a doubt, where that rollback has to be confirmed itself.
     ``written``: files that services wrote as they started again, path -> line in a manifest. ``change`` and
-    ``hosts``: as in ``Armed``.
+    ``hosts``: as in ``Armed``. ``boots``: the planned boots that had come, for a confirmed change that is taken back.
     """
 
     generation: int
@@ -129,10 +129,11 @@ class Event:
     written: dict[str, str] = field(default_factory=dict)
     change: str = ""
     hosts: int = 0
+    boots: int = 0
 
     def line(self) -> bytes:
         found = asdict(self)
-        for key in ("until", "rollback", "written", "change", "hosts"):
+        for key in ("until", "rollback", "written", "change", "hosts", "boots"):
             if not found[key]:
                 del found[key]
         return json.dumps(found).encode()
@@ -419,6 +420,7 @@ def conclude(
         written=written or {},
         change=record.change,
         hosts=record.hosts,
+        boots=record.boots,
     )
     record_event(store, event)
     remove_file(store.join("armed"))

@@ -30,10 +30,10 @@ if [ ! -f {agent} ]; then
   exit 1
 fi
 for python in {pythons}; do
-  [ -x "$python" ] && "$python" -I -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null &&
+  [ -x "$python" ] && "$python" -I -c 'import sys; sys.exit(sys.version_info < (3, 9))' 2>/dev/null &&
     exec "$python" {arguments} {task} --store {store} "$@"
 done
-echo "evenkeel-host: no Python on this host runs it (3.8 or newer is needed)" >&2
+echo "evenkeel-host: no Python on this host runs it (3.9 or newer is needed)" >&2
 exit 1
 """
 

@@ -8,9 +8,11 @@ import re
 import sys
 
 # The code reads the agent once, and runs the bytes that it read if they have this hash: nobody can exchange the file
-# in between. The code holds no quote, which would end a word in a unit file.
+# in between. A Python that is too old for it ends, so that another is tried. The code holds no quote, which would end a
+# word in a unit file.
 _CHECKED = (
-    "import hashlib,os,sys;a=sys.argv;f=os.open(a[1],os.O_NOFOLLOW|os.O_NONBLOCK);d=os.read(f,1<<26);"
+    "import hashlib,os,sys;sys.version_info<(3,9)and sys.exit(1);"
+    "a=sys.argv;f=os.open(a[1],os.O_NOFOLLOW|os.O_NONBLOCK);d=os.read(f,1<<26);"
     "hashlib.sha256(d).hexdigest()==a[2] or sys.exit(a[3]);"
     "m=hasattr(os,a[4])and os.memfd_create(a[2]);m is False or os.write(m,d);"
     "sys.path.insert(0,a[1] if m is False else a[5]+str(m));sys.argv=[a[1],*a[6:]];"

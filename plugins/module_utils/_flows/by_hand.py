@@ -120,13 +120,11 @@ def roll_back(store: Store, wanted: str | None, within: float) -> int:
 
 def end_change(store: Store, change: changes.Armed) -> int:
     """Undo the change under way, now."""
-    paths: list[str] = []
     with undisturbed(), store.locked():
         done: list[object] = list(flow.finish(store))
         now = changes.armed(store)
         if now is not None and now.generation == change.generation:
             result = flow.execute(store, store.manifest(now.checkpoint), now, "operator")
-            paths = flow.at_boot(now, result)
             done += result.done
     last = changes.last_event(store)
     if last is None or last.outcome != changes.ROLLED_BACK:
@@ -134,8 +132,6 @@ def end_change(store: Store, change: changes.Armed) -> int:
     print_end(store, change.checkpoint, done, last.left)
     words = outside.words(outside.told(store))
     say(f"{words[0].upper()}{words[1:]}.")
-    if paths:
-        say(f"Boot the host: {flow.COUNTS} {', '.join(paths)}.")
     return DONE
 
 
@@ -145,7 +141,7 @@ def print_end(store: Store, checkpoint: str, done: Sequence[object], left: list[
     name = status.name_of(store, checkpoint)
     say(f"Rolled back to {name} ({checkpoint[:12]}): {number if done else 'nothing differed'}.")
     steps = [f"{one['action']} {one['target']}" if isinstance(one, dict) else str(one) for one in done]
-    for line in status.listed(steps + left):
+    for line in status.listed(left + steps):
         say(line)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from .._deadman import changes, outside
@@ -35,13 +36,14 @@ _OLD_LOGIN = (
 
 
 class Request(NamedTuple):
-    """The arguments of ``ft_settle``."""
+    """The arguments of ``ft_settle``. ``reason``: why the host is to go back, in words."""
 
     generation: int
     probes: Any
     times: Times
     verdict: str = "probe"
     measured: Any = ()
+    reason: str = ""
 
 
 # Verdict -> the next stage of a change that is not over yet; ``hold`` measures the host's health first.
@@ -123,14 +125,12 @@ class _Settling:
                 back = flow.execute(store, manifest, change, "settle")
             except EvenkeelError as error:
                 raise self._in_doubt(error) from error
-        paths = flow.at_boot(change, back)
-        back.left += [f"{flow.COUNTS} {', '.join(paths)}; boot the host"] if paths else []
         raise self._rolled_back(back, manifest.name, jobs, login)
 
     def _keep_open(self, login: str) -> Settled:
         """Extend the change, and note its new stage, without a look at the host's health."""
         if login == logins.OLD:
-            raise Refused(f"not extended: {_OLD_LOGIN}")
+            raise Refused(f"not extended: {_OLD_LOGIN}", login=login)
         with self.store.locked():
             change = changes.armed(self.store)
             if change is None or change.generation != self.generation:
@@ -158,8 +158,11 @@ class _Settling:
             if event is None or event.generation != self.generation or event.outcome != changes.CONFIRMED:
                 return _ended(store, self.generation)
             manifest = store.manifest(event.checkpoint)
-            record = changes.Armed(
-                self.generation, manifest.id, manifest.name, 0.0, 0.0, "", 0.0, change=event.change, hosts=event.hosts
+            record = replace(
+                changes.Armed(self.generation, manifest.id, manifest.name, 0.0, 0.0, "", 0.0),
+                change=event.change,
+                hosts=event.hosts,
+                boots=event.boots,
             )
             run = Run(store, manifest, Options(unattended=True))
             try:
@@ -169,8 +172,10 @@ class _Settling:
                 changes.conclude(store, record, changes.IN_DOUBT, "settle", left)
                 raise self._in_doubt(error) from error
             footprints.look(store, self.generation, manifest.id, back=True)
-            changes.conclude(store, record, changes.ROLLED_BACK, "settle", written=run.written)
+            needs = flow.boot_it(record, back)
+            changes.conclude(store, record, changes.ROLLED_BACK, "settle", needs, run.written)
         back.changed = True
+        back.left += needs
         raise self._rolled_back(back, manifest.name, background.Ended(), logins.NOT_SHOWN)
 
     def _under_way(self) -> changes.Armed | None:
@@ -200,7 +205,7 @@ class _Settling:
         elif self.request.verdict in _MEASURING:
             reason = _OLD_LOGIN if login == logins.OLD else "the boot that was planned has not come"
         else:
-            reason = "as asked"
+            reason = self.request.reason or "as asked"
         times = Times(0.0, RETURN, self.request.times.interval)
         # Evidence from outside was measured before the rollback.
         own = [one for one in self.probes if not one.final]
@@ -268,6 +273,7 @@ def _ended(store: Store, generation: int, health: Health | None = None) -> Settl
         return result
     result.left = event.left
     if event.outcome == changes.ROLLED_BACK:
+        result.outside = None  # Tasks may have run since it was looked at.
         again = _still_back(store, event, result)
         raise Unhealthy(
             f"the host has put itself back already, by {event.by}: the change was not confirmed{again}; "
@@ -295,6 +301,7 @@ def _still_back(store: Store, event: changes.Event, result: Settled) -> str:
         error.result = {**result.report(), **error.result, "left": left, "outcome": changes.IN_DOUBT}
         raise
     result.done, result.changed = done, bool(done)
+    result.outside = footprints.look(store, event.generation, event.checkpoint, back=True)
     return f". {len(done)} things were changed on it after that, and are put back now as well" if done else ""
 
 

@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import IO, Callable, NamedTuple
+from typing import IO, NamedTuple
 
 # Exit codes of a command that ran out of time, could not be started, or was ended by a signal below a shell.
 _NO_ANSWER = (124, 126, 127, *range(129, 128 + signal.NSIG))
@@ -118,16 +118,19 @@ def _run(argv: Sequence[str], timeout: float, variables: dict[str, str]) -> Comp
 
 
 def _output_file() -> IO[bytes]:
-    """A file for the output of a command; in memory where Python can, since a disk may be full or read-only."""
-    make: Callable[[], IO[bytes]] = _memory_file if hasattr(os, "memfd_create") else tempfile.TemporaryFile
-    stream = make()
+    """A file for the output of a command."""
+    stream = memory_file()
     # With O_APPEND a process that opens /dev/stdout anew leaves no hole.
     fcntl.fcntl(stream, fcntl.F_SETFL, os.O_APPEND)
     return stream
 
 
-def _memory_file() -> IO[bytes]:
-    return os.fdopen(os.memfd_create("evenkeel"), "w+b")
+def memory_file() -> IO[bytes]:
+    """A file without a name, in memory where Python and the kernel can: a disk may be full or read-only."""
+    try:
+        return os.fdopen(os.memfd_create("evenkeel"), "w+b")
+    except (AttributeError, OSError):  # Some builds of Python lack the call, and so do some sandboxes.
+        return tempfile.TemporaryFile()
 
 
 def _content(stream: IO[bytes]) -> str:

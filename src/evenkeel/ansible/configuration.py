@@ -141,7 +141,9 @@ def listing(
 
     vault: vault id -> password.
     """
-    done = ansible.ready.run(argv, ansible.cwd, {**os.environ, **env, **_QUIET}, vault or {})
+    # The answer holds variables of hosts, secrets among them, and Ansible would write it to the user's log as well.
+    quiet = {**_QUIET, "ANSIBLE_LOG_PATH": os.devnull}
+    done = ansible.ready.run(argv, ansible.cwd, {**os.environ, **env, **quiet}, vault or {})
     if done.returncode:
         raise UsageError(f"{Path(argv[0]).name}: {_point(done.stderr or done.stdout)}")
     return done

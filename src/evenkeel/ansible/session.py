@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,11 +27,20 @@ from evenkeel.ansible.wrapper import wrapped
 from evenkeel.collection import FQCN, collections_path
 
 WITNESS = f"{FQCN}.witness"
+# The settings of a run whose results hold secrets. The callback is ours, and does nothing without its directory.
+_UNSEEN = {
+    "ANSIBLE_LOG_PATH": os.devnull,
+    "ANSIBLE_CALLBACKS_ENABLED": WITNESS,
+    "ANSIBLE_CALLBACK_PLUGINS": "",
+    "EVENKEEL_WITNESS": "",
+}
 # Modules that change nothing on a host.
 _READS = ("ft_guard", "ft_info", "ft_suggest")
 # The seconds that a task may take on a host by default: a large checkpoint takes hours, unlike a question.
 _HOURS = 6 * 3600.0
 _MINUTES = 300.0
+# A run of ours reaches so many hosts at the same time, where the user's forks are fewer.
+_FORKS = 50
 # Facts of a host of more bytes than this are not kept: each wave would read them again.
 _LARGEST_FACTS = 16_000_000
 # The paths of sockets are limited to about 108 bytes, and ssh appends 17 to the 10 of Ansible's name.
@@ -47,7 +57,7 @@ class OwnRun:
     timeout: for connecting, in seconds. answer_within: the seconds that a task may take on a host until it counts as no
     answer. question: the playbook only asks, so that a few minutes are enough. fresh: use no connection of an earlier
     run, so that reaching a host proves that it still admits logins. facts: keep the gathered facts for the user's
-    playbook.
+    playbook. unseen: its results hold secrets, which no log and no callback of the user's may see.
     """
 
     name: str
@@ -59,6 +69,7 @@ class OwnRun:
     question: bool = False
     fresh: bool = False
     facts: bool = False
+    unseen: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,14 +105,15 @@ class Session:
         argv = [program("ansible-playbook"), *self.options.inventories(), *self.options.common]
         argv += ["-e", f"@{self._write('vars.json', json.dumps(run.variables))}"]
         argv += ["--timeout", str(run.timeout)] if run.timeout else []
-        argv += [*self._limit(run.hosts, run.limit), str(self._own(run.name))]
+        argv += ["--forks", str(self._forks(len(run.hosts)))] if run.hosts else []
+        argv += [*self._limit(run.hosts, run.limit), str(self._own(run.name, alone=run.unseen))]
         progress = _Progress()
 
         def watch(event: Event) -> None:
             progress.take(event)
             on_event(event)
 
-        more = self._facts() if run.facts else {}
+        more = {**(self._facts() if run.facts else {}), **(_UNSEEN if run.unseen else {})}
         more["ANSIBLE_TASK_TIMEOUT"] = str(self._answer_within(run))
         env = self.ansible.own(pipelining=self._pipelining) | more
         ended = self._execute(argv, env, watch, stop, fresh=run.fresh)
@@ -115,6 +127,17 @@ class Session:
             self._refuse_facts(on_event)
         return ended
 
+    def rounds(self, hosts: int) -> int:
+        """The number of hosts that a run of ours on ``hosts`` reaches one after the other, at most."""
+        return math.ceil(hosts / max(1, self._forks(hosts)))
+
+    def _forks(self, hosts: int) -> int:
+        """The number of hosts that a run of ours on ``hosts`` reaches at the same time. A host keeps its place for the
+        whole soak, or for as long as its login hangs."""
+        said = [word.partition("=")[2] for word in self.options.common if word.startswith("--forks=")]
+        theirs = str([self.ansible.settings.get("DEFAULT_FORKS"), *said][-1])
+        return max(int(theirs) if theirs.isdecimal() else 0, min(hosts, _FORKS))
+
     def _answer_within(self, run: OwnRun) -> int:
         said = self.options.answer_within if run.answer_within is None else run.answer_within
         usual = _MINUTES if run.question else _HOURS
@@ -126,7 +149,7 @@ class Session:
             if path.stat().st_size > _LARGEST_FACTS:
                 path.unlink()
                 why = {"msg": f"they are larger than {_LARGEST_FACTS // 1_000_000} MB"}
-                data = {"host": path.name, "task": "Gathering Facts", "res": why}
+                data = {"host": _host_of(path), "task": "Gathering Facts", "res": why}
                 on_event({"event": "runner_on_failed", "event_data": data})
 
     def list_own(self, name: str, variables: Mapping[str, object], limit: str) -> tuple[str, ...]:
@@ -148,8 +171,9 @@ class Session:
         (self.scratch / "witness" / "seen.json").unlink(missing_ok=True)
         enabled = [*(self.ansible.settings.get("CALLBACKS_ENABLED") or []), WITNESS]
         env = {"ANSIBLE_CALLBACKS_ENABLED": ",".join(enabled), "EVENKEEL_WITNESS": str(self.scratch / "witness")}
-        for host in hosts:  # a host that changes gathers its facts itself
-            (self.scratch / "facts" / host).unlink(missing_ok=True)
+        for facts in (self.scratch / "facts").glob("*"):
+            if _host_of(facts) in hosts:  # a host that changes gathers its facts itself
+                facts.unlink()
         argv = [program("ansible-playbook"), *self.options.inventories(), *self.options.common, *self.options.users]
         argv += [*self._limit(limit, ""), str(around)]
         return self._execute(argv, {**env, **self._facts()}, on_event, stop)
@@ -199,22 +223,31 @@ class Session:
             stream.write(text.encode("utf-8", "surrogateescape"))
         return path
 
-    def _own(self, name: str) -> Path:
-        """Our playbook ``name``, where it sees the group_vars, host_vars and plugins beside the user's playbook."""
-        path = self._beside() / f".evenkeel-{name}.yml"
+    def _own(self, name: str, *, alone: bool = False) -> Path:
+        """Our playbook ``name``, where it sees the group_vars, host_vars and plugins beside the user's playbook; with
+        ``alone`` no callbacks."""
+        path = self._beside("callback_plugins" if alone else "") / f".evenkeel-{name}.yml"
         ours = collections_path() / "ansible_collections" / FQCN.replace(".", "/") / "playbooks" / f"{name}.yml"
-        path.write_bytes(ours.read_bytes())
+        # Another run may read it at the same time.
+        os.replace(self._write(path.name, ours.read_text()), path)
         return path
 
-    def _beside(self) -> Path:
-        """A directory of links to the files beside the user's playbook: Ansible searches beside a running playbook."""
-        directory = self.scratch / "beside"
+    def _beside(self, without: str = "") -> Path:
+        """A directory of links to the files beside the user's playbook, but one: Ansible searches beside a running
+        playbook."""
+        directory = self.scratch / f"beside{without}"
         if not directory.is_dir():
             directory.mkdir(mode=0o700)
             for entry in self.base.iterdir():
                 with contextlib.suppress(OSError):
-                    (directory / entry.name).symlink_to(entry.resolve())
+                    if entry.name != without:
+                        (directory / entry.name).symlink_to(entry.resolve())
         return directory
+
+
+def _host_of(facts: Path) -> str:
+    """The host of a file of facts: since ansible-core 2.19 the version of its form stands before the name."""
+    return re.sub(r"^s\d+_", "", facts.name)
 
 
 @dataclass

@@ -71,6 +71,10 @@ class Context:
         """The reason to end a question: its time is over, or the caller asked twice to stop."""
         return lambda: "no answer in time" if self.clock.now() > latest or self.stops() > 1 else ""
 
+    def soon(self, hosts: Sequence[str], seconds: float) -> Callable[[], str]:
+        """``until``, for a question to which each of the hosts that are asked at the same time has so many seconds."""
+        return self.until(self.clock.now() + seconds * self.session.rounds(len(hosts)))
+
     def tell(self, phase: Phase, *hosts: str, text: str = "", until: float | None = None) -> None:
         """Report the phase of hosts."""
         self.caller.report(Progress(Kind.HOST, text, hosts, phase, until=until))

@@ -8,12 +8,13 @@ A wave goes begin (guard, checkpoint, arm) → the user's playbook → settle (p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evenkeel.ansible.answers import BAD
-from evenkeel.ansible.events import CHECKS_ARGUMENTS, Record, message
+from evenkeel.ansible.events import CHECKS_ARGUMENTS, Record, Result, message
 from evenkeel.outcome import ChangedPath, Outside, Owed, Probe, State, read_owed
 from evenkeel.shared import REFUSED, USAGE, results
 
@@ -24,6 +25,8 @@ ROLL_BACK, TAKE_BACK = "roll_back", "take_back"
 _OPEN = ("held", "approved", "decided")
 # The number of seconds by which the clocks of two machines may differ and can still be compared.
 _SKEW = 3.0
+# No dead-man is waited for longer, in seconds, whatever a host says of it.
+_LONGEST = 86400.0
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def armed(result: Mapping[str, Any], started: float | None, now: float, asked: f
     change = told.armed
     if not isinstance(change, dict) or change.get("generation") is None:
         return None
-    within = float(change.get("within") or 0)
+    within = min(float(change.get("within") or 0), _LONGEST if asked is None else math.inf)
     if asked is not None and abs(within - asked) > 1:
         return None
     return Armed(
@@ -183,7 +186,31 @@ def extended(result: Mapping[str, Any], before: Armed, started: float | None, no
     remaining = results.Settled.read(result).remaining
     if remaining is None or result.get("generation") != before.generation:
         return None
+    remaining = min(remaining, before.within + _SKEW)  # a host must not have us wait for ever
     return replace(before, earliest=(started if started is not None else now) + remaining, latest=now + remaining)
+
+
+def waiting(generation: int, checkpoint: str, until: float, within: float, now: float) -> Armed:
+    """The dead-man of a change that another run began. until, within: what the host says, whose clock may be wrong."""
+    left = min(max(until - now, 0.0), (within or _LONGEST) + _SKEW, _LONGEST)
+    return Armed(generation, checkpoint, left, now + left, now + left)
+
+
+def over(answer: Result) -> str:
+    """Why the change of a host is over, from its answer to an extension; empty while it is open, and where the answer
+    does not tell."""
+    told = results.Settled.read(answer.result)
+    if told.outcome in (State.CONFIRMED, State.ROLLED_BACK, State.IN_DOUBT):
+        return f"{told.outcome.replace('_', ' ')} by {told.by or 'nobody'}"
+    # A login that is too old is refused as well, and tells nothing of the change.
+    refused = answer.status == "failed" and answer.result.get("error") in (REFUSED, USAGE) and told.login != "old"
+    return message(answer.result) if refused else ""
+
+
+def with_time(record: Record, host: str, before: Armed, now: float) -> Armed:
+    """The dead-man of a host after a run of ft_settle: with its new deadline, where its answer has one."""
+    result = record.of(host, "ft_settle")
+    return (extended(result.result, before, result.started, now) if result is not None else None) or before
 
 
 def why_not_held(result: Mapping[str, Any] | None, generation: int | None) -> str:
@@ -211,17 +238,22 @@ def why_unsettled(record: Record, host: str) -> str:
     return record.unreachable.get(host) or record.failures.get(host) or record.messages()
 
 
-def sick(record: Record, confirmed: Mapping[str, Sequence[Probe]]) -> dict[str, str]:
-    """The hosts that are not healthy now, and why. confirmed: hosts, with the probes that confirmed each.
+def sick(record: Record, confirmed: Mapping[str, Sequence[Probe]]) -> dict[str, tuple[str, str]]:
+    """The hosts that are not known to be healthy now: what was found of each, and why. confirmed: hosts, with the
+    probes that confirmed each.
 
-    A host without an answer is not healthy; neither is a host whose service has crashed since, although it is up.
+    A host without an answer counts as well, but is not called unhealthy; a host whose service has crashed since is
+    unhealthy, although it is up.
     """
+    ill, unknown = "became unhealthy", "was not measured"
     found = {}
     for host, before in confirmed.items():
         result = record.of(host, "ft_health")
         if result is None or result.status != "ok":
             told = message(result.result) if result is not None else ""
-            found[host] = record.unreachable.get(host) or told or record.failures.get(host) or "it was not measured"
+            why = record.unreachable.get(host) or told or record.failures.get(host) or "it did not answer in time"
+            measured = result is not None and result.result.get("state") == "fail"
+            found[host] = (ill if measured else unknown, why)
             continue
         restarts = {(probe.get("kind"), probe.get("target")): probe.get("restarts") or 0 for probe in before}
         for probe in result.result.get("probes") or []:
@@ -230,7 +262,7 @@ def sick(record: Record, confirmed: Mapping[str, Sequence[Probe]]) -> dict[str, 
             crashes = (probe.get("restarts") or 0) - restarts.get((probe.get("kind"), probe.get("target")), 0)
             if crashes > 0:
                 times = "once" if crashes == 1 else f"{crashes} times"
-                found[host] = f"{probe.get('target')} ended and was started anew {times} since"
+                found[host] = (ill, f"{probe.get('target')} ended and was started anew {times} since")
     return found
 
 

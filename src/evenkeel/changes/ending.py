@@ -30,7 +30,7 @@ class Ending:
 
     context: Context
     hosts: Mapping[str, HostResult]
-    armed: Mapping[str, decide.Armed]
+    armed: dict[str, decide.Armed]
 
     def confirm(self, names: Sequence[str]) -> str:
         """Confirm these hosts, all or none. Returns why they went back, or nothing."""
@@ -75,6 +75,8 @@ class Ending:
         )
         context.tell(Phase.SETTLE, *names, text="all are healthy: the decision to keep the change is written on each")
         ended = context.session.run_own(run, lambda event: feed(record, event), self._in_time(names))
+        for host in names:  # each has a new deadline
+            self.armed[host] = decide.with_time(record, host, self.armed[host], context.clock.now())
         for host in names:
             answer = decide.settled(record, host)
             if answer is None or answer.state is not State.HELD:
@@ -85,7 +87,8 @@ class Ending:
     def _settle(self, names: Sequence[str], how: str, variables: Mapping[str, object]) -> None:
         now, armed = self.context.clock.now(), {host: self.armed[host] for host in names}
         if how == decide.TAKE_BACK:  # also of hosts whose deadline was over long ago
-            armed = {host: replace(one, latest=max(one.latest, now + _BACK)) for host, one in armed.items()}
+            latest = now + _BACK * self.context.session.rounds(len(names))
+            armed = {host: replace(one, latest=max(one.latest, latest)) for host, one in armed.items()}
         hosts = {host: self.hosts[host] for host in names}
         Settlement(self.context, hosts, armed, {}, how=how, variables=variables).run()
 

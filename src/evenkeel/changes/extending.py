@@ -4,7 +4,8 @@
 """The deadlines of armed hosts are extended for as long as this process lives and gets in over a new login.
 
 A thread does it beside the user's playbook. When it ends, because the driver was killed or a host lets nobody in any
-more, the host puts itself back within one time to confirm.
+more, the host puts itself back within one time to confirm. The answers also tell of a change that is over on a host,
+because a person has taken it back there: the playbook must not go on without a dead-man.
 """
 
 from __future__ import annotations
@@ -14,13 +15,17 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 
 from evenkeel.ansible.event import Event, about
-from evenkeel.ansible.events import Record, feed, message
+from evenkeel.ansible.events import Record, Result, feed, message
 from evenkeel.ansible.session import OwnRun
 from evenkeel.changes import decide
 from evenkeel.changes.context import SHORT_TIMEOUT, Context
 
 # Seconds between two looks at the deadlines, and before a host that could not be reached is asked again.
 _LOOK, _AGAIN = 1.0, 5.0
+# Seconds between two extensions. The asking itself takes no more than such a part of this machine's time.
+_OFTEN, _PART = 15.0, 1 / 5
+# The longest that a host may take to answer, in seconds: a host that hangs must not hold up the others.
+_ANSWER = 30.0
 # An extension that gains fewer seconds has come to the end of the time that the change may take.
 _GAIN = 1.0
 
@@ -28,7 +33,8 @@ _GAIN = 1.0
 class Extending:
     """Extends deadlines while it is used in a ``with`` statement.
 
-    ``cover`` hosts once they are armed, and ``release`` them before they settle.
+    ``cover`` hosts once they are armed, and ``release`` them before they settle. ``ended`` tells whether the change of
+    a covered host is over.
     """
 
     def __init__(self, context: Context) -> None:
@@ -36,6 +42,9 @@ class Extending:
         self._covered: dict[str, dict[str, decide.Armed]] = {}
         self._again: dict[str, float] = {}
         self._told: set[str] = set()
+        self._silent: set[str] = set()
+        self._ended: dict[str, str] = {}
+        self._took = 0.0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="evenkeel-extending", daemon=True)
 
@@ -57,9 +66,15 @@ class Extending:
         for host in hosts:
             self._covered.pop(host, None)
 
+    def ended(self) -> str:
+        """Why no dead-man undoes any more what happens on a host; empty while all covered hosts are armed."""
+        return next(iter(list(self._ended.values())), "")
+
     def _run(self) -> None:
         while not self._over.wait(_LOOK):
             due = self.due(self.context.clock.now())
+            # A host that did not answer last time is asked apart, so that it holds up no other.
+            due = [host for host in due if host not in self._silent] or due
             if due:
                 try:
                     self.extend(due)
@@ -68,11 +83,13 @@ class Extending:
                     self._again.update(dict.fromkeys(due, self.context.clock.now() + _AGAIN))
 
     def due(self, now: float) -> list[str]:
-        """The hosts whose time to confirm is half over at ``now`` (epoch seconds), and can still be extended."""
+        """The hosts to be asked at ``now`` (epoch seconds): often, at the latest once half of their time is over."""
+        often = max(_OFTEN, self._took / _PART)
         return [
             host
             for host, armed in list(self._covered.items())
-            if armed[host].earliest - now < armed[host].within / 2 and now >= self._again.get(host, 0.0)
+            if armed[host].earliest - now < armed[host].within - min(often, armed[host].within / 2)
+            and now >= self._again.get(host, 0.0)
         ]
 
     def extend(self, hosts: Sequence[str]) -> None:
@@ -85,17 +102,15 @@ class Extending:
             host, _ = about(event)
             result = record.of(host, "ft_settle")
             covered = self._covered.get(host)
-            if result is None or result.status != "ok" or covered is None or host not in before:
-                return
-            found = decide.extended(result.result, before[host], result.started, context.clock.now())
-            if found is not None:
-                covered[host] = found
-                if found.latest < before[host].latest + _GAIN:
-                    self._again[host] = float("inf")
-                    self._tell(host, f"{host}: its time to confirm cannot be extended any more (--at-most)")
+            if result is not None and covered is not None and host in before:
+                covered[host] = self._answered(host, before[host], result)
 
         def stop() -> str:
-            return "the change is over" if self._over.is_set() else ""
+            if self._over.is_set() or not before.keys() & self._covered.keys():
+                return "the change is over"
+            waits = [host for host in before if host in self._covered and record.of(host, "ft_settle") is None]
+            others = [host for host in self.due(context.clock.now()) if host not in before and host not in self._silent]
+            return "other hosts are due" if others and self._silent.issuperset(waits) else ""
 
         run = OwnRun(
             "settle",
@@ -106,19 +121,39 @@ class Extending:
             ),
             list(before),
             timeout=SHORT_TIMEOUT,
+            answer_within=min([_ANSWER, *(armed.within / 4 for armed in before.values())]),
             question=True,
             # A host that lets nobody in any more must not be kept from going back.
             fresh=True,
         )
+        began = context.clock.now()
         context.session.run_own(run, on_event, stop)
+        took = context.clock.now() - began
         for host, armed in before.items():
             covered = self._covered.get(host)
+            self._silent.discard(host)
             if covered is not None and covered[host] == armed:
-                self._again.setdefault(host, 0.0)
-                self._again[host] = max(self._again[host], context.clock.now() + _AGAIN)
+                self._silent.add(host)
+                self._again[host] = max(self._again.get(host, 0.0), context.clock.now() + _AGAIN)
                 result = record.of(host, "ft_settle")
                 why = message(result.result) if result else record.unreachable.get(host) or record.failures.get(host)
                 self._tell(host, f"{host}: its time to confirm could not be extended: {why or 'it did not answer'}")
+        if self._silent.isdisjoint(before):
+            self._took = took
+
+    def _answered(self, host: str, before: decide.Armed, result: Result) -> decide.Armed:
+        """The dead-man of a covered host after its answer."""
+        now = self.context.clock.now()
+        over = decide.over(result)
+        if over:
+            self._covered.pop(host, None)
+            self._ended[host] = f"{host}: its change is over, and nothing undoes what the playbook does there: {over}"
+        found = decide.extended(result.result, before, result.started, now) if result.status == "ok" else None
+        if found is not None and found.latest < before.latest + _GAIN:
+            # It is asked all the same: its answer tells whether it is still armed.
+            self._again[host] = now + min(_OFTEN, before.within / 2)
+            self._tell(host, f"{host}: its time to confirm cannot be extended any more (--at-most)")
+        return found or before
 
     def _tell(self, host: str, text: str) -> None:
         """Report the text once for each host, unless the change is over."""

@@ -288,14 +288,14 @@ class Change:
         """The memory of hosts, from ft_info; None for a host that did not answer."""
         record = Record()
         run = OwnRun("status", self.context.variables_for(hosts), list(hosts), timeout=SHORT_TIMEOUT, question=True)
-        stop = self.context.until(self.context.clock.now() + GRACE + _MEASURE)
+        stop = self.context.soon(hosts, GRACE + _MEASURE)
         self.context.session.run_own(run, lambda event: feed(record, event), stop)
         told = {host: record.of(host, "ft_info") for host in hosts}
         return {host: found.result if found and found.status == "ok" else None for host, found in told.items()}
 
     def _measure(self) -> str:
         """Check that the held hosts still wait, and measure these and the hosts confirmed so far. Returns a sentence on
-        the first host that does not wait, or became unhealthy, or nothing."""
+        the first host that does not wait, became unhealthy or was not measured, or nothing."""
         if self.context.must_stop():
             return self.context.must_stop()
         held = self._in_state(State.HELD)
@@ -309,12 +309,12 @@ class Change:
             return ""
         record = Record()
         run = OwnRun("health", self.context.measuring(confirmed), confirmed, question=True)
-        stop = self.context.until(self.context.clock.now() + GRACE + _MEASURE)
+        stop = self.context.soon(confirmed, GRACE + _MEASURE)
         self.context.session.run_own(run, lambda event: feed(record, event), stop)
         sick = decide.sick(record, {host: self.hosts[host].probes for host in confirmed})
-        for host, why in sick.items():
+        for host, (found, why) in sick.items():
             self.hosts[host].sick = True
             ended = "held" if self.hosts[host].state is State.HELD else "confirmed"
-            self.hosts[host].why = f"became unhealthy after it was {ended}: {why}"
+            self.hosts[host].why = f"{found} after it was {ended}: {why}"
             self.context.tell(Phase.FAILED, host, text=self.hosts[host].why)
         return next((f"{host} {self.hosts[host].why}" for host in sick), "")

@@ -74,7 +74,8 @@ def resolved(session: Session, targets: Targets, *more: str) -> Targets:
             found[host] = mapping(result.get("msg"))
 
     wanted = {"evenkeel_hosts": list(asked), "evenkeel_asked": asked}
-    ended = session.run_own(OwnRun("variables", wanted, list(asked), question=True), on_event, lambda: "")
+    run = OwnRun("variables", wanted, list(asked), question=True, unseen=True)
+    ended = session.run_own(run, on_event, lambda: "")
     for host, names in asked.items():
         if host not in found:
             why = record.failures.get(host) or record.messages() or ended.errors

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,14 @@ from evenkeel.shared import misspelt
 KEEP, BACK, WAIT = "keep", "back", "wait"
 # Seconds that hosts may take to report their memory.
 _ANSWER = 120.0
+# Seconds after which the hosts of a change that is over are brought to one end only when the change is named.
+_OLD = 86400.0
+# The end of a change by a person on its host.
+OPERATOR = "operator"
+_LIVES = (
+    ". The run that began it may still live: it ends its playbook once it has asked these hosts again (mostly within"
+    " 15 s, and within half of the time to confirm), and has them put back what the playbook changed meanwhile"
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,7 @@ class Member:
     """A host of a change, from its own memory.
 
     state: held, confirmed, rolled_back or in_doubt; held also while the user's playbook may still have run. stage: as
-    the host notes it.
+    the host notes it. by, at: who ended it, and when in epoch seconds.
     """
 
     host: str
@@ -46,6 +54,9 @@ class Member:
     checkpoint: str
     stage: str = ""
     until: float = 0.0
+    within: float = 0.0
+    by: str = ""
+    at: float = 0.0
 
 
 @dataclass
@@ -65,7 +76,22 @@ class Found:
         """Whether a host waits, or the hosts have come to different ends although they share one end."""
         if self.hosts(State.HELD):
             return True
-        return self.total > 0 and bool(self.hosts(State.CONFIRMED) and self.hosts(State.ROLLED_BACK, State.IN_DOUBT))
+        return bool(self.kept and self.hosts(State.ROLLED_BACK, State.IN_DOUBT))
+
+    @property
+    def kept(self) -> list[str]:
+        """The hosts that keep the change and share its end. A host on which a person confirmed it keeps it for good."""
+        kept = [one.host for one in self.members if one.state is State.CONFIRMED and one.by != OPERATOR]
+        return kept if self.total else []
+
+    def is_old(self, now: float) -> bool:
+        """Whether all of it was over long ago, by the clocks of the hosts."""
+        return not self.hosts(State.HELD) and max(one.at for one in self.members) < now - _OLD
+
+    @property
+    def runs(self) -> bool:
+        """Whether the user's playbook may still run on a host."""
+        return any(member.state is State.HELD and not member.stage for member in self.members)
 
     @property
     def decided(self) -> bool:
@@ -94,11 +120,13 @@ def _members(host: str, info: Mapping[str, Any]) -> Iterable[tuple[Member, str, 
         until = float(armed.get("until") or 0)
         stage = str(armed.get("stage") or "")
         checkpoint = str(armed.get("checkpoint") or "")
-        member = Member(host, state, int(armed.get("generation") or 0), checkpoint, stage, until)
+        within = float(armed.get("within") or 0)
+        member = Member(host, state, int(armed.get("generation") or 0), checkpoint, stage, until, within)
         yield member, str(armed["change"]), int(armed.get("hosts") or 0)
     elif isinstance(last, dict) and last.get("change") and last.get("generation") == info.get("generation"):
         state = State(last["outcome"]) if last.get("outcome") in list(State) else State.IN_DOUBT
         member = Member(host, state, int(last.get("generation") or 0), str(last.get("checkpoint") or ""))
+        member = replace(member, by=str(last.get("by") or ""), at=float(last.get("at") or 0))
         yield member, str(last["change"]), int(last.get("hosts") or 0)
 
 
@@ -137,12 +165,11 @@ class Resumption:
         if end == KEEP:
             reason = ending.confirm(change.hosts(State.HELD))
             if reason:
-                ending.back(change.hosts(State.CONFIRMED), reason)
+                ending.back(change.kept, reason)
         else:
             reason = why
             if end == BACK:
-                kept = change.hosts(State.CONFIRMED) if change.total else []
-                ending.back([*change.hosts(State.HELD), *kept], why)
+                ending.back([*change.hosts(State.HELD), *change.kept], why)
         for result in results.values():
             if result.state is State.HELD:  # it was left as it is
                 result.state, result.why = State.IN_DOUBT, why
@@ -176,8 +203,8 @@ class Resumption:
 
     def _armed(self, member: Member) -> decide.Armed:
         now = self.context.clock.now()
-        until = max(member.until, now)
-        return decide.Armed(member.generation, member.checkpoint, until - now, until, until + GRACE)
+        found = decide.waiting(member.generation, member.checkpoint, member.until, member.within, now)
+        return replace(found, latest=found.latest + GRACE)
 
 
 def _result(member: Member) -> HostResult:
@@ -191,9 +218,36 @@ def _result(member: Member) -> HostResult:
     )
 
 
-def run(command: str, options: Options, caller: Caller) -> ChangeResult:
+def chosen(changes: Sequence[Found], ident: str, now: float) -> tuple[list[Found], list[str]]:
+    """The changes to be brought to an end (that with this id, where one is given), and sentences about the others."""
+    if ident:
+        return [change for change in changes if change.ident == ident], []
+    said = [
+        f"change {change.ident} ended long ago: {some_of(change.kept)} kept it and others did not. It is left alone;"
+        f" name it to bring its hosts to one end (--change {change.ident})"
+        for change in changes
+        if change.is_old(now)
+    ]
+    return [change for change in changes if not change.is_old(now)], said
+
+
+def alone(told: Mapping[str, Mapping[str, Any] | None]) -> str:
+    """A sentence about hosts that are armed and belong to no change of the driver; empty where there is none."""
+    armed = {host: (info or {}).get("armed") for host, info in told.items()}
+    names = [host for host, change in armed.items() if isinstance(change, dict) and not change.get("change")]
+    if not names:
+        return ""
+    return (
+        f"{some_of(names)} {'is' if len(names) == 1 else 'are'} armed by a playbook without the driver, or by a"
+        " rollback that is to be confirmed. That ends on each host alone: evenkeel-host confirm keeps it and"
+        " evenkeel-host rollback takes it back, there; otherwise the host goes back at its deadline"
+    )
+
+
+def run(command: str, options: Options, caller: Caller, ident: str = "") -> ChangeResult:
     """``resume`` brings changes that a killed run has left to one end, ``abort`` takes changes under way back, and
-    ``confirm`` lets a change that waits for a person go on. Raises UsageError before any host is touched."""
+    ``confirm`` lets a change that waits for a person go on; all of them, or the one with the id ``ident``. Raises
+    UsageError before any host is touched."""
     started = time.monotonic()
     ansible = caller.ansible()
     options = options.with_configuration(ansible.settings)
@@ -209,23 +263,27 @@ def run(command: str, options: Options, caller: Caller) -> ChangeResult:
         caller.report(Progress(Kind.PLAN, f"{command}: asks {len(hosts)} {'host' if len(hosts) == 1 else 'hosts'}"))
         told = _ask(context, hosts)
         silent = [host for host in hosts if told[host] is None]
-        changes = found(told)
+        changes, left = chosen(found(told), ident, context.clock.now())
         with under_way():
             resumption = Resumption(context, told)
             for change in changes:
                 end, why = verdict(change) if command == "resume" else (BACK, f"asked for by evenkeel {command}")
                 if command != "confirm":
-                    caller.report(Progress(Kind.NOTE, f"change {change.ident}: {end}, as {why}"))
+                    lives = _LIVES if end == BACK and change.runs else ""
+                    caller.report(Progress(Kind.NOTE, f"change {change.ident}: {end}, as {why}{lives}"))
                 waves.append([member.host for member in change.members])
                 done = resumption.approve(change) if command == "confirm" else resumption.bring(change, end, why)
                 reason = reason or done[0]
                 results += done[1]
+    notes += [one for one in (*left, alone(told)) if one]
+    code = _exit(command, results, reason, silent, untouched=bool(notes or ident) and not changes)
     if silent:
         notes.append(f"{some_of(silent)} did not answer, and may be in the middle of a change")
-        caller.report(Progress(Kind.NOTE, notes[-1]))
-    code = _exit(command, results, reason, silent)
+    for note in notes:
+        caller.report(Progress(Kind.NOTE, note))
     if not changes:
-        reason = notes[-1] if silent else f"no change waits on {'these hosts' if len(hosts) > 1 else hosts[0]}"
+        which = f"no change {ident} waits" if ident else "no change waits"
+        reason = notes[-1] if notes else f"{which} on {'these hosts' if len(hosts) > 1 else hosts[0]}"
     return ChangeResult(command, code, reason, waves, results, notes, time.monotonic() - started, command=command)
 
 
@@ -237,17 +295,18 @@ def _ask(context: Context, hosts: Sequence[str]) -> dict[str, Mapping[str, Any] 
 
     run = OwnRun("status", context.variables_for(hosts), list(hosts), question=True)
     context.tell(Phase.RUN, *hosts)
-    context.session.run_own(run, on_event, context.until(context.clock.now() + _ANSWER))
+    context.session.run_own(run, on_event, context.soon(hosts, _ANSWER))
     told = {host: record.of(host, "ft_info") for host in hosts}
     return {host: result.result if result and result.status == "ok" else None for host, result in told.items()}
 
 
-def _exit(command: str, results: Sequence[HostResult], reason: str, silent: Sequence[str]) -> Exit:
+def _exit(command: str, results: Sequence[HostResult], reason: str, silent: Sequence[str], *, untouched: bool) -> Exit:
+    """untouched: hosts are in the middle of something that the command leaves alone."""
     states = [result.state for result in results]
     if State.IN_DOUBT in states or silent:
         return Exit.IN_DOUBT
     if command == "confirm":
         return Exit.DONE if results and not reason else Exit.REFUSED
     if not results:
-        return Exit.DONE if command == "resume" else Exit.REFUSED
+        return Exit.DONE if command == "resume" and not untouched else Exit.REFUSED
     return exit_code(states, complete=not reason)

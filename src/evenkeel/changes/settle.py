@@ -75,7 +75,7 @@ class Settlement:
             if answer:
                 answered[host] = answer
                 text = self.whys.get(host) or answer.why
-                self._keep_time(host, record)
+                self.armed[host] = decide.with_time(record, host, self.armed[host], self._now())
                 until = self.armed[host].latest if answer.state is State.HELD else None
                 self.context.tell(Phase(answer.state.replace("_", " ")), host, text=text, until=until)
 
@@ -106,18 +106,12 @@ class Settlement:
             self.silent.setdefault(host, decide.why_unsettled(record, host) or ended.stopped or ended.errors)
         return answered
 
-    def _keep_time(self, host: str, record: Record) -> None:
-        """Note the new deadline of a host that is held."""
-        result = record.of(host, "ft_settle")
-        if result is not None:
-            found = decide.extended(result.result, self.armed[host], result.started, self._now())
-            self.armed[host] = found or self.armed[host]
-
     def _now(self) -> float:
         return self.context.clock.now()
 
     def _last_call(self, waiting: Mapping[str, str]) -> float:
-        return max(self.armed[host].latest for host in waiting) + GRACE
+        grace = GRACE * self.context.session.rounds(len(waiting))
+        return max(self.armed[host].latest for host in waiting) + grace
 
     def _wait(self, waiting: Mapping[str, str]) -> None:
         """Wait before asking again: shortly around the time a dead-man is due, longer before it."""

@@ -135,7 +135,7 @@ class Wave:
             return
         run = OwnRun("status", self.context.variables_for(names), names, timeout=SHORT_TIMEOUT, question=True)
         now = self.context.clock.now
-        self.context.session.run_own(run, lambda event: feed(record, event), self.context.until(now() + GRACE))
+        self.context.session.run_own(run, lambda event: feed(record, event), self.context.soon(names, GRACE))
         for host in names:
             result = record.of(host, "ft_info")
             found = decide.adopted(result.result, began, now(), self._confirm_within()) if result else None
@@ -166,6 +166,8 @@ class Wave:
                 return "stopped by the user while the playbook ran"
             if context.must_stop():
                 return context.must_stop()
+            if self.extending and self.extending.ended():
+                return self.extending.ended()
             if record.asked:
                 return f"the playbook asks for {record.asked!r} (vars_prompt): give it with -e {record.asked}=…"
             if context.clock.now() > decide.time_to_change(list(self.armed.values())):

@@ -21,10 +21,11 @@ class OpenChangeCommand(FleetCommand[ChangeResult]):
     """A command on open changes. The hosts themselves know their change, and its stage."""
 
     def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Add nothing: the inventory and the limit select the hosts that are asked."""
+        """Add the id of the change; the inventory and the limit select the hosts that are asked."""
+        parser.add_argument("--change", default="", metavar="ID", help="only this change, however long ago it ended")
 
     def run(self, args: argparse.Namespace, given: Options, caller: Caller) -> ChangeResult:
-        return resume.run(self.name, given, caller)
+        return resume.run(self.name, given, caller, args.change)
 
     def show(self, result: ChangeResult, given: Options, console: Console) -> None:
         summary.print_change(result, console, given)

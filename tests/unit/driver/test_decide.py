@@ -163,11 +163,16 @@ def test_exit_codes(states: list[State], complete: bool, code: Exit) -> None:
     [
         (("ok", {"probes": [{"kind": "service", "target": "nginx", "restarts": 2}]}), ""),
         (("ok", {"probes": [{"kind": "service", "target": "nginx", "restarts": 0}]}), ""),  # by hand
-        (("ok", {"probes": [{"kind": "service", "target": "nginx", "restarts": 3}]}), "nginx ended and was started"),
+        (
+            ("ok", {"probes": [{"kind": "service", "target": "nginx", "restarts": 3}]}),
+            "became unhealthy: nginx ended",
+        ),
         (("ok", {"probes": [{"kind": "service", "target": "nginx", "restarts": 3, "severity": "warn"}]}), ""),
-        (("failed", {"msg": "not healthy: tcp 80"}), "not healthy: tcp 80"),
-        (("unreachable", {"msg": "timed out"}), "timed out"),
-        (None, "it was not measured"),
+        (("failed", {"msg": "not healthy: tcp 80", "state": "fail"}), "became unhealthy: not healthy: tcp 80"),
+        (("failed", {"msg": "not healthy: tcp 80", "state": "unknown"}), "was not measured: not healthy: tcp 80"),
+        (("failed", {"msg": "no room", "error": "OSError"}), "was not measured: no room"),
+        (("unreachable", {"msg": "timed out"}), "was not measured: unreachable in"),
+        (None, "was not measured: it did not answer in time"),
     ],
 )
 def test_a_confirmed_host_is_well_only_when_it_says_so_and_has_not_crashed(
@@ -175,7 +180,7 @@ def test_a_confirmed_host_is_well_only_when_it_says_so_and_has_not_crashed(
 ) -> None:
     seen = record(*([("w", "ft_health", *measured)] if measured else []))
     found = decide.sick(seen, {"w": [{"kind": "service", "target": "nginx", "restarts": 2}]})
-    assert why in found["w"] if why else found == {}
+    assert why in ": ".join(found["w"]) if why else found == {}
 
 
 def test_the_restarts_that_a_confirmed_host_owes_are_kept() -> None:

@@ -332,7 +332,9 @@ def test_what_the_user_stopped_is_not_said_to_have_failed() -> None:
 
 def test_who_fell_ill_is_counted_among_the_confirmed() -> None:
     hosts = [HostResult("a", 1, State.CONFIRMED, "fell ill", sick=True), HostResult("b", 2, State.CONFIRMED)]
-    assert headline(result(Exit.FAILED, *hosts)).startswith("FAILED: 2 confirmed, 1 of the confirmed unhealthy since (")
+    assert headline(result(Exit.FAILED, *hosts)).startswith(
+        "FAILED: 2 confirmed, 1 of the confirmed not known to be healthy since ("
+    )
 
 
 def test_a_probe_that_only_warned_is_told_of_a_host_that_is_confirmed() -> None:

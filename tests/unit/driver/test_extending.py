@@ -5,14 +5,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
-from evenkeel.ansible.caller import Caller
-from evenkeel.ansible.options import Options
-from evenkeel.ansible.session import Session
+from evenkeel.ansible.caller import Caller, Controller
+from evenkeel.ansible.configuration import Ansible
+from evenkeel.ansible.events import PREFIX
+from evenkeel.ansible.options import Options, Secrets
+from evenkeel.ansible.runner import Ended
+from evenkeel.ansible.session import OnEvent, OwnRun, Session, Stop
 from evenkeel.ansible.targets import Inventory, Targets
 from evenkeel.changes import decide, preflight, resume
 from evenkeel.changes.context import Context
@@ -26,6 +30,7 @@ from evenkeel.show.summary import headline
 from .test_flow import Hands, Script, ended
 
 HOSTS = ("web1", "web2")
+GONE = {"outcome": "rolled_back", "by": "settle"}
 TARGETS = Targets(HOSTS, HOSTS, (), Inventory(HOSTS, {}, {}))
 
 
@@ -55,15 +60,102 @@ def extension(host: str, remaining: float) -> Any:
     return ended(host, "evenkeel.fault_tolerance.ft_settle", outcome="extended", generation=3, remaining=remaining)
 
 
-def test_a_host_is_extended_once_half_of_its_time_is_over_and_the_answer_counts() -> None:
+def test_a_host_is_extended_often_and_the_answer_counts() -> None:
     one, clock, told = extending(("settle", [extension("web1", 600.0)], 0))
     covered = {"web1": armed(clock.now), "web2": armed(clock.now, 900.0)}
     one.cover(covered)
-    assert one.due(clock.now) == [] and one.due(clock.now + 299) == []
-    clock.now += 301
+    assert one.due(clock.now) == [] and one.due(clock.now + 14) == []
+    clock.now += 16
     assert one.due(clock.now) == ["web1"]
     one.extend(["web1"])
     assert covered["web1"].earliest == clock.now + 600 and one.due(clock.now) == [] and not told
+
+
+def test_half_of_a_short_time_is_waited_for_and_hosts_that_take_long_are_asked_less_often() -> None:
+    one, clock, _told = extending()
+    one.cover({"web1": decide.Armed(3, "f00", 8.0, clock.now + 8, clock.now + 8)})
+    assert one.due(clock.now + 3.9) == [] and one.due(clock.now + 4.1) == ["web1"]
+    one.cover({"web2": armed(clock.now)})
+
+    def run_own(run: OwnRun, on_event: OnEvent, stop: Stop) -> Ended:
+        clock.now += 20
+        for host in run.hosts if len(run.hosts) == 1 else ():
+            on_event(extension(host, 600.0))
+        return Ended(0)
+
+    cast(Any, one.context.session).run_own = run_own
+    one.extend(["web2"])
+    assert one.due(clock.now + 99) == ["web1"] and one.due(clock.now + 101) == ["web1", "web2"]
+    one._took = 0.0
+    one.extend(["web1", "web2"])
+    assert one._took == 0.0, "a host that hangs says nothing of the others"
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "said"),
+    [
+        ("failed", {"outcome": "rolled_back", "by": "operator"}, "rolled back by operator"),
+        ("failed", {"outcome": "in_doubt", "by": "settle"}, "in doubt by settle"),
+        ("ok", {"outcome": "confirmed", "by": "operator"}, "confirmed by operator"),
+        ("failed", {"error": "Refused", "msg": "the host is at 4"}, "the host is at 4"),
+        ("failed", {"error": "UsageError", "msg": "there is no change"}, "there is no change"),
+        ("failed", {"error": "Refused", "msg": "not extended", "login": "old"}, ""),
+        ("failed", {"error": "Busy", "msg": "busy"}, ""),
+        ("unreachable", {"msg": "timed out"}, ""),
+    ],
+)
+def test_a_host_whose_change_is_over_is_told_to_the_wave(status: str, answer: dict[str, Any], said: str) -> None:
+    event = ended("web1", "evenkeel.fault_tolerance.ft_settle", status, generation=3, **answer)
+    one, clock, _told = extending(("settle", [event], 2))
+    one.cover({"web1": armed(clock.now), "web2": armed(clock.now)})
+    assert one.ended() == ""
+    one.extend(["web1"])
+    assert (said in one.ended()) if said else one.ended() == ""
+    assert one.due(clock.now + 300) == (["web2"] if said else ["web1", "web2"])
+
+
+def test_a_host_that_is_released_meanwhile_is_not_told_of() -> None:
+    over = ended("web1", "evenkeel.fault_tolerance.ft_settle", outcome="confirmed", by="settle", generation=3)
+    one, clock, _told = extending()
+    one.cover({"web1": armed(clock.now), "web2": armed(clock.now)})
+
+    def run_own(run: OwnRun, on_event: OnEvent, stop: Stop) -> Ended:
+        one.release(["web1"])
+        on_event(over)
+        assert stop() == ""
+        one.release(["web2"])
+        assert stop() == "the change is over"
+        return Ended(None)
+
+    cast(Any, one.context.session).run_own = run_own
+    one.extend(["web1", "web2"])
+    assert one.ended() == ""
+
+
+def test_a_host_that_hangs_holds_up_no_other() -> None:
+    lost = ended("web1", "evenkeel.fault_tolerance.ft_settle", "unreachable", msg="timed out")
+    one, clock, _told = extending()
+    covered = {"web1": armed(clock.now, 300), "web2": armed(clock.now)}
+    one.cover(covered)
+    runs: list[OwnRun] = []
+
+    def run_own(run: OwnRun, on_event: OnEvent, stop: Stop) -> Ended:
+        runs.append(run)
+        assert stop() == ""
+        clock.now += 16.0 * (len(runs) - 1)
+        assert stop() == ("" if len(runs) == 1 else "other hosts are due")
+        on_event(lost)
+        return Ended(None)
+
+    cast(Any, one.context.session).run_own = run_own
+    one.extend(["web1"])
+    one.extend(["web1"])
+    assert [run.answer_within for run in runs] == [30.0, 30.0]
+    one.cover({"web1": decide.Armed(3, "f00", 20.0, clock.now, clock.now)})
+    one.release(["web2"])
+    runs.clear()
+    one.extend(["web1"])
+    assert runs[0].answer_within == 5.0
 
 
 def test_a_host_that_does_not_answer_is_asked_again_and_told_once() -> None:
@@ -84,7 +176,8 @@ def test_the_cap_ends_the_extensions() -> None:
     one.cover({"web1": armed(clock.now)})
     clock.now += 301
     one.extend(["web1"])
-    assert one.due(clock.now + 200) == [] and "--at-most" in told[0]
+    assert one.due(clock.now + 14) == [] and "--at-most" in told[0]
+    assert one.due(clock.now + 16) == ["web1"], "it is asked whether it is still armed"
 
 
 def test_a_host_that_settles_is_extended_no_more() -> None:
@@ -148,6 +241,56 @@ def test_the_end_that_a_change_is_brought_to(told: list[dict[str, Any] | None], 
     assert [resume.verdict(change)[0] for change in found] == ([end] if end else [])
 
 
+def by(operator: dict[str, Any], at: float = 1.0) -> dict[str, Any]:
+    return {**operator, "last": {**operator["last"], "by": "operator", "at": at}}
+
+
+def test_a_host_on_which_a_person_confirmed_the_change_is_not_taken_back() -> None:
+    settled, undone, kept = info(outcome="confirmed"), info(outcome="rolled_back"), by(info(outcome="confirmed"))
+    assert resume.found({"web1": kept, "web2": undone, "web3": kept}) == []
+    (change,) = resume.found({"web1": kept, "web2": undone, "web3": settled})
+    assert change.kept == ["web3"]
+    lonely, _clock, _told = extending(("settle", [ended("web3", PREFIX + "ft_settle", "failed", **GONE)], 2))
+    reason, hosts = resume.Resumption(lonely.context, {}).bring(change, resume.BACK, "asked for")
+    states = {host.host: host.state for host in hosts}
+    assert states == {"web1": State.CONFIRMED, "web2": State.ROLLED_BACK, "web3": State.ROLLED_BACK} and reason
+
+
+def test_a_change_that_ended_long_ago_is_taken_back_only_where_it_is_named() -> None:
+    old = {"web1": info(outcome="confirmed"), "web2": by(info(outcome="rolled_back"), at=100_000.0)}
+    change = resume.found(old)
+    assert resume.chosen(change, "", 100_000.0 + 80_000) == (change, [])
+    left, said = resume.chosen(change, "", 100_000.0 + 90_000)
+    assert left == [] and "change c ended long ago: web1 kept it" in said[0] and "--change c" in said[0]
+    assert resume.chosen(change, "c", 1e9) == (change, []) and resume.chosen(change, "d", 1.0) == ([], [])
+    waits = resume.found({**old, "web3": info("held")})
+    assert resume.chosen(waits, "", 1e9) == (waits, []), "a host waits"
+
+
+@pytest.mark.parametrize(
+    ("command", "ident", "told", "code", "said"),
+    [
+        ("resume", "", {}, Exit.DONE, "no change waits on web1"),
+        ("abort", "", {}, Exit.REFUSED, "no change waits on web1"),
+        ("resume", "", {"armed": {"generation": 3, "name": "undo"}}, Exit.REFUSED, "web1 is armed by a playbook"),
+        ("confirm", "", {"armed": {"generation": 3, "name": "undo"}}, Exit.REFUSED, "evenkeel-host confirm keeps it"),
+        ("resume", "d", info(outcome="confirmed"), Exit.REFUSED, "no change d waits on web1"),
+    ],
+)
+def test_a_host_that_is_armed_by_itself_is_named_and_is_no_success(
+    command: str, ident: str, told: dict[str, Any], code: Exit, said: str
+) -> None:
+    script: Any = Script([("status", [ended("web1", PREFIX + "ft_info", **told)], 0)])
+    script.list_own = lambda *_: ("web1",)
+    controller = Controller(
+        ask_ansible=lambda cwd: Ansible(cwd, {}, ""),
+        find_inventory=lambda *_: Inventory(("web1",), {}, {}),
+        open_session=lambda *_: cast(Any, contextlib.nullcontext(script)),
+    )
+    result = resume.run(command, Options(), Caller(secrets=Secrets(), controller=controller), ident)
+    assert result.exit_code is code and said in result.reason
+
+
 def test_a_host_that_has_begun_another_change_is_no_part_of_the_last_one() -> None:
     assert (
         resume.found({"web1": {**info(outcome="confirmed"), "generation": 4}, "web2": info(outcome="rolled_back")})
@@ -181,6 +324,24 @@ def test_an_extension_that_another_generation_tells_of_is_none() -> None:
     assert decide.extended({"generation": 4}, before, 1.0, 2.0) is None
     found = decide.extended({"remaining": 600.0, "generation": 4}, before, 1.0, 2.0)
     assert found is not None and (found.earliest, found.latest) == (601.0, 602.0) and found.within == 600.0
+
+
+@pytest.mark.parametrize(
+    ("until", "within", "left"),
+    [
+        (1000.0 + 50, 600.0, 50.0),
+        (1000.0 - 50, 600.0, 0.0),
+        (1000.0 + 7200, 600.0, 603.0),  # its clock is hours ahead
+        (1e12, 1e12, 86400.0),
+    ],
+)
+def test_no_number_of_a_host_keeps_the_driver_waiting_for_ever(until: float, within: float, left: float) -> None:
+    found = decide.waiting(3, "f00", until, within, 1000.0)
+    assert (found.within, found.latest) == (left, 1000.0 + left)
+    longer = decide.extended({"remaining": 1e12, "generation": 3}, armed(0.0), 1.0, 2.0)
+    assert longer is not None and longer.latest == 605.0
+    unknown = decide.armed({"armed": {"generation": 3, "within": 1e12}}, 1.0, 2.0)
+    assert unknown is not None and unknown.latest == 86402.0
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,13 @@ from evenkeel.ansible.options import Options
 from evenkeel.ansible.runner import Ended
 from evenkeel.ansible.session import OnEvent, OwnRun, Seen, Session, Stop
 from evenkeel.ansible.targets import Inventory, Targets
+from evenkeel.changes import decide
 from evenkeel.changes.context import GRACE, Clock, Context
+from evenkeel.changes.ending import Ending
+from evenkeel.changes.extending import Extending
 from evenkeel.changes.flow import Change
 from evenkeel.changes.request import Request
+from evenkeel.changes.settle import Settlement
 from evenkeel.changes.wave import Wave
 from evenkeel.outcome import HostResult, State
 from evenkeel.progress import Phase, Progress, Report, ignore
@@ -77,6 +81,7 @@ class Script:
     runs: list[tuple[str, list[Event], int | None]]
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     saw: Seen | None = field(default_factory=Seen)
+    lines: int = 1
 
     def run_own(self, run: OwnRun, on_event: OnEvent, stop: Stop) -> Ended:
         assert run.hosts == run.variables["evenkeel_hosts"]
@@ -104,6 +109,9 @@ class Script:
 
     def seen(self) -> Seen | None:
         return self.saw
+
+    def rounds(self, hosts: int) -> int:
+        return self.lines * hosts
 
     def _play(self, name: str, variables: dict[str, Any], on_event: OnEvent) -> Ended:
         self.asked.append((name, variables))
@@ -259,12 +267,47 @@ def test_stopped_once_the_hosts_in_flight_are_rolled_back_now() -> None:
     assert set(script.asked[2][1]["evenkeel_verdicts"].values()) == {"roll_back"}
 
 
+def test_the_playbook_is_ended_where_somebody_took_a_host_back_meanwhile() -> None:
+    one, script = wave(
+        ("begin", BEGIN, 0),
+        ("users", WELL, 0),
+        ("settle", [settled("web1", "rolled_back", by="operator"), settled("web2", "rolled_back")], 2),
+    )
+    one.extending = Extending(one.context)
+    one.extending._ended["web1"] = "web1: its change is over"
+    one.run()
+    assert set(script.asked[2][1]["evenkeel_verdicts"].values()) == {"roll_back"}
+    assert "web1: its change is over" in one.hosts["web2"].why
+
+
 def test_stopped_twice_they_are_left_to_their_dead_men_and_named() -> None:
     one, _script = wave(("begin", BEGIN, 0), ("users", WELL, 0), stops=[0, 2])
     one.run()
     assert states(one) == [State.IN_DOUBT] * 2
     assert all("its own dead-man is to put it back at" in one.hosts[host].why for host in HOSTS)
     assert "stopped by the user; stopped by the user" not in one.hosts["web1"].why
+
+
+def test_hosts_that_are_asked_one_after_the_other_have_time_one_after_the_other(clock: Hands) -> None:
+    one, script = wave(clock=clock)
+    script.lines = 4
+    stop = one.context.soon(HOSTS, 30.0)
+    clock.now += 8 * 30.0
+    assert stop() == ""
+    clock.now += 1
+    assert stop() == "no answer in time"
+    dead_men = {host: decide.Armed(3, "f00", WITHIN, clock.now, clock.now) for host in HOSTS}
+    waiting = dict.fromkeys(HOSTS, decide.PROBE)
+    assert Settlement(one.context, one.hosts, dead_men, {})._last_call(waiting) == clock.now + 8 * GRACE
+
+
+def test_the_decision_moves_the_deadlines_that_the_confirmation_counts_with(clock: Hands) -> None:
+    told = [ended(host, PREFIX + "ft_settle", outcome="decided", generation=3, remaining=500.0) for host in HOSTS]
+    confirmed = [settled(host, "confirmed") for host in HOSTS]
+    one, _script = wave(("settle", told, 0), ("settle", confirmed, 0), clock=clock)
+    dead_men = {host: decide.Armed(3, "f00", WITHIN, clock.now + 9, clock.now + 10) for host in HOSTS}
+    assert Ending(one.context, one.hosts, dead_men).confirm(HOSTS) == ""
+    assert {dead_man.latest for dead_man in dead_men.values()} == {clock.now + 500.0}
 
 
 # -- several waves
@@ -305,8 +348,8 @@ def test_a_host_that_falls_ill_after_it_was_confirmed_stops_the_next_wave() -> N
         *alone("web1"),
         ("health", [measured("web1")], 0),
         *alone("web2"),
-        ("health", [measured("web1", "failed", msg="tcp 80: fail"), measured("web2")], 2),
-        ("health", [measured("web1", "failed", msg="tcp 80: fail"), measured("web2")], 2),
+        ("health", [measured("web1", "failed", msg="tcp 80: fail", state="fail"), measured("web2")], 2),
+        ("health", [measured("web1", "failed", msg="tcp 80: fail", state="fail"), measured("web2")], 2),
     )
     reason, _ = one.run(gather=False)
     assert reason == "web1 became unhealthy after it was confirmed: tcp 80: fail"
@@ -324,7 +367,7 @@ def test_a_change_that_ends_with_a_host_ill_or_unmeasured_is_no_success(last: li
         hosts=2,
     )
     reason, _ = one.run(gather=False)
-    assert reason.startswith("web1 became unhealthy after it was confirmed: ")
+    assert reason.startswith("web1 was not measured after it was confirmed: ")
     assert one.hosts["web1"].sick and not one.hosts["web2"].sick
 
 

@@ -100,6 +100,9 @@ class World:
 
     # -- what a session does
 
+    def rounds(self, hosts: int) -> int:
+        return 1
+
     def run_own(self, run: OwnRun, on_event: OnEvent, stop: Stop) -> Ended:
         self.asked.append(run.name)
         self.step()

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -18,8 +20,9 @@ from evenkeel.ansible.event import Event, mapping
 from evenkeel.ansible.events import AGAIN
 from evenkeel.ansible.options import Options, Secrets
 from evenkeel.ansible.runner import Ended, Job
-from evenkeel.ansible.session import OnEvent, OwnRun, Stop, open_session
-from evenkeel.ansible.targets import chosen_hosts
+from evenkeel.ansible.session import OnEvent, OwnRun, Session, Stop, open_session
+from evenkeel.ansible.targets import Inventory, Targets, chosen_hosts, find_inventory
+from evenkeel.changes.preflight import resolved
 from evenkeel.collection import collections_path
 from evenkeel.outcome import UsageError
 
@@ -99,6 +102,64 @@ def test_our_playbook_lies_among_what_lies_beside_the_users(root: Path, tmp_path
         assert chosen_hosts(
             str(playbook), "", Options(inventory=("web1,web2,",)), ask_ansible(str(base)), Secrets()
         ) == ("web1", "web2")
+
+
+CALLBACK = """
+from ansible.plugins.callback import CallbackBase
+class CallbackModule(CallbackBase):
+    CALLBACK_VERSION, CALLBACK_TYPE, CALLBACK_NAME = 2.0, "notification", "spy"
+    def v2_runner_on_ok(self, result):
+        open(PATH, "a").write(repr(result._result))
+"""
+
+
+@pytest.mark.long
+def test_no_log_and_no_callback_of_the_users_sees_the_values_of_variables(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, log, spied = tmp_path / "project", tmp_path / "ansible.log", tmp_path / "spied"
+    for folder in (base / "callback_plugins", tmp_path / "calls"):
+        folder.mkdir(parents=True)
+        (folder / f"spy_{folder.name}.py").write_text(CALLBACK.replace("PATH", repr(str(spied))))
+    (base / "inventory.yml").write_text('{"all": {"hosts": {"web1": {"secret": "hunter2", "a": "{{ secret }}"}}}}')
+    log.touch()
+    monkeypatch.setenv("ANSIBLE_LOG_PATH", str(log))
+    monkeypatch.setenv("ANSIBLE_CALLBACK_PLUGINS", str(tmp_path / "calls"))
+    options = Options(inventory=(str(base / "inventory.yml"),))
+    ansible = ask_ansible(str(base))
+    assert "hunter2" in json.dumps(find_inventory(options, ansible, Secrets(), str(base)).variables)
+    seen: list[Event] = []
+    with open_session(ansible, options, Secrets(), base) as one:
+        wanted = {"evenkeel_hosts": ["web1"], "evenkeel_asked": {"web1": ["a"]}}
+        for unseen in (True, False):
+            assert not spied.exists() and "hunter2" not in log.read_text()
+            one.run_own(OwnRun("variables", wanted, ["web1"], unseen=unseen), seen.append, lambda: "")
+            assert "hunter2" in json.dumps(seen)
+    assert "hunter2" in spied.read_text() and "hunter2" in log.read_text(), "as those of any other run"
+
+
+def test_the_values_of_variables_are_resolved_unseen() -> None:
+    asked: list[OwnRun] = []
+
+    class Asked:
+        def run_own(self, run: OwnRun, on_event: OnEvent, stop: Stop) -> Ended:
+            asked.append(run)
+            on_event({"event": "runner_on_ok", "event_data": {"host": "web1", "res": {"msg": {"evenkeel_waves": "1"}}}})
+            return Ended(0)
+
+    known = {"web1": {"evenkeel_waves": "{{ waves }}"}}
+    targets = Targets(("web1",), ("web1",), (), Inventory(("web1",), {}, known))
+    found = resolved(cast(Session, Asked()), targets)
+    assert found.inventory.variables["web1"]["evenkeel_waves"] == "1" and [run.unseen for run in asked] == [True]
+
+
+def test_a_playbook_of_ours_is_whole_whenever_another_run_reads_it(root: Path, tmp_path: Path) -> None:
+    with open_session(Ansible("/", {}, ""), Options(), Secrets(), tmp_path) as one:
+        path = one._own("settle")
+        with path.open() as reading:
+            one._own("settle")
+            assert reading.read() == path.read_text(), "the run before has its own"
+            assert os.fstat(reading.fileno()).st_ino != path.stat().st_ino
 
 
 @pytest.mark.parametrize(
@@ -252,20 +313,66 @@ def test_every_task_of_ours_has_a_deadline_on_each_host(
     assert seen == [seconds]
 
 
+@pytest.mark.parametrize(
+    ("hosts", "common", "settings", "forks", "rounds"),
+    [
+        (30, (), {"DEFAULT_FORKS": 5}, "30", 1),
+        (120, (), {"DEFAULT_FORKS": "5"}, "50", 3),
+        (120, ("--forks=80",), {"DEFAULT_FORKS": 5}, "80", 2),
+        (3, ("--forks=10", "--forks=2"), {}, "3", 1),
+        (3, ("--forks=many",), {}, "3", 1),  # Ansible itself refuses it
+    ],
+)
+def test_the_hosts_of_a_wave_are_asked_side_by_side(
+    hosts: int,
+    common: tuple[str, ...],
+    settings: dict[str, object],
+    forks: str,
+    rounds: int,
+    root: Path,
+    tmp_path: Path,
+) -> None:
+    seen: list[Sequence[str]] = []
+
+    def play(job: Job, on_event: OnEvent, stop: Stop) -> Ended:
+        seen.append(job.argv)
+        return Ended(0)
+
+    with open_session(Ansible("/", settings, ""), Options(common=common), Secrets(), tmp_path) as one:
+        one.start = play
+        one.run_own(OwnRun("settle", {}, [f"web{number}" for number in range(hosts)]), lambda event: None, lambda: "")
+        one.run_own(OwnRun("heal", {}, limit="web"), lambda event: None, lambda: "")
+        one.run_users("site.yml", ["web1"], ["web1"], "mark", lambda event: None, lambda: "")
+        assert one.rounds(hosts) == rounds
+    words = list(seen[0])
+    assert words[words.index("--forks") + 1] == forks and words.index("--forks") > len(common)
+    assert not any("--forks" in argv for argv in seen[1:]), "where nobody waits the user's forks count alone"
+
+
 def test_facts_that_would_slow_every_wave_are_not_kept(root: Path, tmp_path: Path) -> None:
     events: list[Event] = []
     with open_session(Ansible("/", {}, ""), Options(), Secrets(), tmp_path) as one:
 
         def play(job: Job, on_event: OnEvent, stop: Stop) -> Ended:
             (one.scratch / "facts").mkdir()
-            for host, size in (("web1", 20_000_000), ("web2", 100)):
-                (one.scratch / "facts" / host).write_bytes(b" " * size)
+            for name, size in (("s1_web1", 20_000_000), ("s1_web2", 100), ("s1_s1_web2", 20_000_000), ("web3", 100)):
+                (one.scratch / "facts" / name).write_bytes(b" " * size)
             return Ended(0)
 
         one.start = play
         one.run_own(OwnRun("facts", {}, facts=True), events.append, lambda: "")
-        assert [path.name for path in (one.scratch / "facts").iterdir()] == ["web2"]
-    assert [mapping(event["event_data"])["host"] for event in events] == ["web1"]
+        assert {path.name for path in (one.scratch / "facts").iterdir()} == {"s1_web2", "web3"}
+    assert {mapping(event["event_data"])["host"] for event in events} == {"web1", "s1_web2"}
+
+
+def test_a_host_that_changes_gathers_its_facts_anew(root: Path, tmp_path: Path) -> None:
+    with open_session(Ansible("/", {}, ""), Options(), Secrets(), tmp_path) as one:
+        (one.scratch / "facts").mkdir()
+        for name in ("s1_web1", "web2", "s1_web3", "s1_s1_web1"):
+            (one.scratch / "facts" / name).touch()
+        one.start = lambda *_: Ended(0)
+        one.run_users("site.yml", ["web1"], ["web1", "web2"], "mark", lambda event: None, lambda: "")
+        assert {path.name for path in (one.scratch / "facts").iterdir()} == {"s1_web3", "s1_s1_web1"}
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"touched": 3}', '{"touched": [], "left_out": 5}', "[" * 100_000])

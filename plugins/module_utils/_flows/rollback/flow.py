@@ -26,7 +26,7 @@ from .resume import resume
 from .run import Run
 
 Arm = Callable[[str], changes.Armed]
-COUNTS = "some paths or packages that came back take effect at the next boot alone:"
+_COUNTS = "some paths or packages that came back take effect at the next boot alone:"
 # Files and packages that take effect at the next boot alone: kernel, initramfs, boot loader, disks and modules.
 AT_BOOT = re.compile(
     r"/(boot|(usr/)?lib/modules|etc/(default/grub|kernel|initramfs-tools|dracut|modprobe\.d|modules-load\.d))(/|\.|$)"
@@ -120,7 +120,8 @@ def finish(store: Store, boot: bool = False, agent: bool = False) -> list[str]:
         why = why or "operator"  # Its rollback had begun: there is nothing left to confirm.
     if change is not None and why is not None:
         try:
-            result = execute(store, store.manifest(change.checkpoint), change, why, Options(boot=boot))
+            how = Options(boot=boot, boots=agent or boot)
+            result = execute(store, store.manifest(change.checkpoint), change, why, how)
         except EvenkeelError as error:
             error.message = (
                 f"this host is in doubt since its change of generation {change.generation}, and could not be put back "
@@ -130,20 +131,25 @@ def finish(store: Store, boot: bool = False, agent: bool = False) -> list[str]:
         said.append(
             f"rolled back the unconfirmed change {change.name} (generation {change.generation}), {_BEGAN.get(why, why)}"
         )
-        paths = at_boot(change, result)
-        if paths and (agent or boot):
+        needs = at_boot(change, result)
+        if needs and how.boots:
             write_file(store.join("reboot"), b"")
-            said.append(f"the host boots again: {COUNTS} {', '.join(paths)}")
+            said.append(f"the host boots again: {needs}")
     return said
 
 
-def at_boot(change: changes.Armed, result: RolledBack) -> list[str]:
-    """The first paths that were put back and take effect at the next boot alone, on a host that booted with the
-    change."""
-    if not change.boots:
-        return []
+def at_boot(change: changes.Armed, result: RolledBack) -> str:
+    """Why a host that booted with the change has to boot again: the first paths that were put back and take effect at
+    the next boot alone. Empty where it has not."""
     targets = [str(step.get("target", "")) for step in result.done if isinstance(step, dict)]
-    return [target for target in targets if AT_BOOT.match(target)][:5]
+    paths = [target for target in targets if AT_BOOT.match(target)][:5]
+    return f"{_COUNTS} {', '.join(paths)}" if change.boots and paths else ""
+
+
+def boot_it(change: changes.Armed, result: RolledBack) -> list[str]:
+    """A sentence for ``left`` where somebody has to boot the host."""
+    needs = at_boot(change, result)
+    return [f"boot the host: {needs}"] if needs else []
 
 
 def execute(
@@ -173,7 +179,9 @@ def execute(
         raise
     if not how.boot:  # The boot does not wait for it.
         footprints.look(store, change.generation, manifest.id, back=True)
-    changes.conclude(store, change, changes.ROLLED_BACK, by, written=run.written)
+    needs = [] if how.boots else boot_it(change, result)
+    changes.conclude(store, change, changes.ROLLED_BACK, by, needs, run.written)
+    result.left += needs
     agent = changes.agent_of(store)
     if agent:
         command.install(store, agent)  # The change may have removed it.

@@ -43,6 +43,7 @@ class Options:
     directories as a whole. ``quiesce``: the hooks of programs that stand still meanwhile. An interrupted run of the
     rollback has kept ``undo``, has put back the paths ``changed``, and has taken ``down`` the services in this record
     of ``outage.Down``. ``spared``: paths that are as services left them when they started again, with their lines.
+    ``boots``: this process has the host boot again where that is needed.
     """
 
     kinds: Sequence[str] | None = None
@@ -55,6 +56,7 @@ class Options:
     changed: Sequence[str] = ()
     down: Mapping[str, Any] = field(default_factory=dict)
     spared: Mapping[str, str] = field(default_factory=dict)
+    boots: bool = False
 
     def __post_init__(self) -> None:
         # A request for paths means files.

@@ -22,7 +22,7 @@ from urllib.parse import quote, unquote
 
 from ..._errors import Damaged, RestoreFailed, UsageError
 from ..._files.step import Step
-from ..._host.commands import Completed
+from ..._host.commands import Completed, memory_file
 from ..._host.durable import write_all
 from ..._host.options import Options, read
 from ..._host.system import System
@@ -235,14 +235,12 @@ def _load(text: str, system: System, *options: str) -> Completed:
 
 @contextmanager
 def _readable(data: bytes) -> Iterator[tuple[int, str]]:
-    """A file in memory, not on disk: its descriptor at offset 0, and its path for a command that we start."""
-    fd = os.memfd_create("ruleset")
-    try:
+    """A file without a name: its descriptor at offset 0, and its path for a command that we start."""
+    with memory_file() as stream:
+        fd = stream.fileno()
         write_all(fd, data)
         os.lseek(fd, 0, os.SEEK_SET)
         yield fd, f"/proc/{os.getpid()}/fd/{fd}"
-    finally:
-        os.close(fd)
 
 
 # -- recording

@@ -6,9 +6,14 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
+import pytest
+from ansible.inventory.manager import InventoryManager
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+from ansible.vars.manager import VariableManager
 from ansible_collections.evenkeel.fault_tolerance.plugins.callback import witness
 
 
@@ -21,15 +26,53 @@ def nested(depth: int) -> Any:
 
 def test_a_variable_that_is_nested_too_deep_is_left_out_and_the_others_are_written() -> None:
     for depth in [*range(850, 1010), 100_000]:
-        manager = SimpleNamespace(
-            _vars_cache={"web1": {"deep": nested(depth), "good": [1]}}, _nonpersistent_fact_cache={}
-        )
-        found = witness._variables(manager, "web1")
-        assert found["good"] == [1]
-        json.loads(json.dumps({"web1": {"vars": found, "groups": []}}))
+        for templates in (False, True):
+            found = witness._plain({"deep": nested(depth), "good": [1]}, templates)
+            assert found["good"] == [1]
+            json.loads(json.dumps({"web1": {"vars": found, "groups": []}}))
 
 
 def test_a_variable_that_is_too_long_or_no_plain_value_is_left_out() -> None:
-    known = {"web1": {"odd": object(), "long": "x" * 20_000_000, "good": {"a": [1, None]}}}
-    manager = SimpleNamespace(_vars_cache=known, _nonpersistent_fact_cache={})
-    assert witness._variables(manager, "web1") == {"good": {"a": [1, None]}}
+    known = {"odd": object(), "long": "x" * 20_000_000, "good": {"a": [1, None]}}
+    assert witness._plain(known) == {"good": {"a": [1, None]}}
+
+
+class Manager(VariableManager):
+    """Of a run on two hosts."""
+
+    def __init__(self) -> None:
+        loader = DataLoader()
+        super().__init__(loader, InventoryManager(loader, ["web1,web2,"]))
+        self.set_inventory(self._inventory)
+        self.loader = loader
+
+    def value(self, host: str, name: str) -> Any:
+        variables = self.get_vars(host=self._inventory.get_host(host))
+        return Templar(self.loader, variables).template(variables[name])
+
+
+def after(first: Manager, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Manager:
+    """The next wave, which is a run of its own."""
+    monkeypatch.setattr(witness.CallbackModule, "get_option", lambda *_: str(tmp_path))
+    one, other, second = witness.CallbackModule(), witness.CallbackModule(), Manager()
+    one._manager, other._manager = first, second
+    one.v2_playbook_on_stats(None)
+    other._restore(second._inventory)
+    return second
+
+
+def test_a_template_of_included_variables_stays_one_and_yields_to_what_is_included_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    first = Manager()
+    text = trust_as_template
+    first.set_nonpersistent_facts("web1", {"colour": "blue", "word": "{{ 1 + 1 }}"})
+    first.set_host_variable("web1", "page", [{"of": text("{{ colour }}")}])
+    first.set_host_variable("web1", "colour", text("red"))
+    first.set_host_variable("web1", "foreign", "{{ colour }}")
+    second = after(after(first, monkeypatch, tmp_path), monkeypatch, tmp_path)
+    assert second.value("web1", "page") == [{"of": "blue"}], "a template still, and below what tasks set"
+    assert second.value("web1", "word") == "{{ 1 + 1 }}", "a text that tasks set is no template"
+    assert "foreign" not in second.get_vars(host=second._inventory.get_host("web1"))
+    second.set_host_variable("web1", "page", text("{{ colour }} anew"))
+    assert second.value("web1", "page") == "blue anew"

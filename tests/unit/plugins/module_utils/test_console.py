@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman 
     units,
     watcher,
 )
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman.invocation import agent_arguments
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import console
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import logins
@@ -375,6 +377,21 @@ def test_arming_leaves_a_command_that_works(store: Store, live: Path, place: Pat
     shutil.rmtree(store.join("agent"))
     gone = subprocess.run([place, "status"], capture_output=True, text=True, check=False, env={})
     assert gone.returncode == 1 and "is gone" in gone.stderr
+
+
+@needs_root
+def test_a_python_that_is_too_old_is_passed_over(store: Store, place: Path, tmp_path: Path) -> None:
+    agent = package.install(store, finish)
+    command.install(with_systemd(store), agent)
+    old = tmp_path / "old"
+    version = "import sys; sys.version_info = (3, 8, 18); exec(sys.argv.pop(1))"
+    old.write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} -I -c "{version}" "$@"\n')  # called with -I -c
+    old.chmod(0o755)
+    script = re.sub(r"for python in .*; do", f"for python in {old}; do", place.read_text())
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False, env={})
+    assert done.returncode == 1 and "3.9 or newer is needed" in done.stderr
+    alone = subprocess.run([old, *agent_arguments(agent), "check"], capture_output=True, text=True, check=False)
+    assert alone.returncode == 1 and alone.stderr == "", "it ends before it reads the agent"
 
 
 @needs_root

@@ -15,6 +15,9 @@ import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import agent, changes
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Refused, Unhealthy
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.settle import Request
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.settle import settle as carry_out
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import Times
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import logins
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, info, settle
@@ -76,8 +79,9 @@ def test_an_older_generation_and_an_old_login_extend_nothing(
     with pytest.raises(Refused, match="another run has changed it"):
         settle(later(store, 200.0), 0, None, *NOW, verdict="extend")
     monkeypatch.setattr(logins, "age", lambda since: logins.OLD)
-    with pytest.raises(Refused, match="older than the change"):
+    with pytest.raises(Refused, match="older than the change") as error:
         settle(later(store, 200.0), 1, None, *NOW, verdict="extend")
+    assert error.value.result["login"] == "old", "so that it is not taken for the end of the change"
     assert changes.armed(store) == before and live.read_text() == "after"
 
 
@@ -125,6 +129,12 @@ def test_a_confirmed_change_is_taken_back_unless_another_has_begun(store: Store,
     with pytest.raises(Refused, match="another run has changed it"):
         settle(store, 1, None, *NOW, verdict="take_back")
     assert live.read_text() == "after"
+
+
+def test_the_reason_that_was_given_is_said(store: Store, live: Path) -> None:
+    request = Request(1, None, Times(*NOW), "roll_back", reason="the task Migrate failed")
+    with pytest.raises(Unhealthy, match="rolled back to change: the task Migrate failed; "):
+        carry_out(store, request)
 
 
 def test_a_change_under_way_is_taken_back_as_well(store: Store, live: Path) -> None:

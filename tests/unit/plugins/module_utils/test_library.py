@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import package
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from ansible_collections.evenkeel.fault_tolerance.plugins.modules import ft_call
 from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_call import library
 
 NOBODY = 65534
@@ -85,6 +87,32 @@ def test_a_library_that_is_not_ours_or_not_safe_is_passed_over(
 ) -> None:
     spoil(agent)
     assert library(store.root, package.digest()) == b""
+
+
+class Ended(Exception):
+    pass
+
+
+def test_a_python_without_files_in_memory_is_sent_each_module(
+    store: Store, agent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, object] = {}
+
+    class Module:
+        params: ClassVar = {"store": store.root, "library": package.digest(), "name": "info"}
+
+        def __init__(self, **_: object) -> None:
+            pass
+
+        def exit_json(self, **result: object) -> None:
+            told.update(result)
+            raise Ended
+
+    monkeypatch.setattr(ft_call, "AnsibleModule", Module)
+    monkeypatch.delattr(os, "memfd_create")
+    with pytest.raises(Ended):
+        ft_call.main()
+    assert told == {"absent": True, "invocation": {}}
 
 
 def test_the_library_is_left_only_where_something_is_kept(store: Store) -> None:

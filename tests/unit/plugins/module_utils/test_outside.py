@@ -147,8 +147,21 @@ def test_a_boot_does_not_wait_and_then_it_is_not_known(store: Store, host: Path)
     with after.locked():
         finish(after, boot=True)
     assert info(after)["last"]["outcome"] == "rolled_back" and info(after)["outside"] is None
+    Path(store.join("before")).rename(store.join("away"))
     with pytest.raises(Unhealthy, match="whether anything outside of it changed is not known"):
         settle(after, 1, GOOD, *NOW)
+    Path(store.join("away")).rename(store.join("before"))
+    with pytest.raises(Unhealthy, match="4 paths outside of it stay changed"):
+        settle(after, 1, GOOD, *NOW)
+
+
+def test_what_tasks_changed_after_the_host_went_back_is_told_as_well(store: Store, host: Path) -> None:
+    with pytest.raises(Unhealthy, match="outside of it no change is seen"):
+        settle(store, 1, None, *NOW, verdict="roll_back")
+    change(host)
+    with pytest.raises(Unhealthy, match="4 paths outside of it stay changed") as failed:
+        settle(store, 1, None, *NOW, verdict="roll_back")
+    assert paths(host, failed.value.result["outside"]) == CHANGED == paths(host, info(store)["outside"])
 
 
 def test_of_the_change_before_nothing_is_told(store: Store, host: Path) -> None:

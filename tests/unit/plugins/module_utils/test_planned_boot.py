@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -120,6 +121,36 @@ def test_what_counts_at_a_boot_alone_has_the_agent_boot_the_host_again(store: St
     result = RolledBack(done=[{"resource": "files", "action": "replace", "target": path}, "a sentence"])
     assert bool(flow.at_boot(change, result)) == counts
     assert not flow.at_boot(replace(change, boots=0), result)
+
+
+BOOT = "boot the host: some paths or packages that came back take effect at the next boot alone: "
+
+
+@pytest.mark.parametrize("how", ["taken back", "told to go back", "by hand", "found overdue", "by the agent"])
+def test_a_host_that_has_to_boot_again_says_so_wherever_it_goes_back(
+    store: Store, live: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flow, "AT_BOOT", re.compile(re.escape(str(live))))
+    begin(store, live)
+    after = booted(store)
+    finish(after)
+    if how == "taken back":
+        settle(after, 1, GOOD, *NOW)
+    if how == "by hand":
+        assert flow.rollback(after, flow.Request("change")).left == [f"{BOOT}{live}"]
+    elif how == "by the agent":
+        finish(booted(store, 2))
+    elif how == "found overdue":
+        with pytest.raises(Unhealthy) as error:
+            settle(booted(store, 2), 1, GOOD, *NOW)
+        assert error.value.result["left"] == [f"{BOOT}{live}"]
+    else:
+        with pytest.raises(Unhealthy) as error:
+            settle(after, 1, GOOD, *NOW, verdict="take_back" if how == "taken back" else "roll_back")
+        assert error.value.result["left"] == [f"{BOOT}{live}"]
+    last = changes.last_event(store)
+    assert last is not None and last.outcome == "rolled_back" and live.read_text() == "before"
+    assert last.left == ([] if how == "by the agent" else [f"{BOOT}{live}"])
 
 
 def test_the_agent_boots_the_host_once(store: Store, live: Path) -> None:
