@@ -34,7 +34,8 @@ class Recover(PlaybookCommand):
         parser.add_argument("host", metavar="HOST", help="whose checkpoint")
         onto = "restore onto this host instead, a spare; any: the first of the group spares that can take it"
         parser.add_argument("--onto", metavar="HOST", help=onto)
-        parser.add_argument("--checkpoint", metavar="ID", help="latest (the default) or an id")
+        checkpoint = "latest (the default), a name such as logs or logs~5, or an id"
+        parser.add_argument("--checkpoint", metavar="CHECKPOINT", help=checkpoint)
         identity = "keep: the spare stays itself (the default there); take: it becomes HOST, which must be off"
         parser.add_argument("--identity", choices=("keep", "take"), help=identity)
         add_part(parser)
