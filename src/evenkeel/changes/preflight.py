@@ -165,7 +165,7 @@ def group(targets: Targets) -> tuple[str, ...]:
         said = known.variables.get(host, {}).get("evenkeel_group")
         if said:
             names = said if isinstance(said, list) else str(said).split(",")
-            asked.update((str(name).strip(), host) for name in names)
+            asked = {**{str(name).strip(): host for name in names}, **asked}
         else:
             found.update(targets.group)
     if not asked:
