@@ -47,6 +47,7 @@ _SHOWN = 50
 _FEW = 10
 _ENTRY = ("peer", "id", "host", "name", "created", "state", "detail")
 _KEEP, _TAKE = "keep", "take"
+_SSH_KEYS = (b"/etc/ssh/ssh_host_", b"/etc/dropbear/dropbear_")
 # Seconds to wait for a host that should be gone.
 _GONE = 30.0
 
@@ -231,9 +232,10 @@ class Recovery:
         told = self._carrier.phase(self._here, "survey", id=checkpoint)
         if told.get("failed"):
             return f"{self._here.name} cannot be looked at: {told.get('msg')}. Nothing was changed", False
-        why = f"{self._here.name}: {told['obstacle']}" if told["obstacle"] and self._is_elsewhere() else ""
+        # A recovery of the host itself ends a doubt there.
+        obstacle = told["obstacle"] if self._is_elsewhere() else told["waits"]
         self._mine = str(told["host"])
-        why = why or self._still_there()
+        why = f"{self._here.name}: {obstacle}" if obstacle else self._still_there()
         return (f"{why}. Nothing was changed" if why else ""), bool(told["held"])
 
     def _is_elsewhere(self) -> bool:
@@ -368,16 +370,18 @@ class Recovery:
 
     def _taken(self, result: Answer) -> list[str]:
         """Sentences on parts of the identity that were taken: some count from a boot on, by others a host is known."""
-        if self._identity != _TAKE or not self._is_elsewhere():
+        if self._identity != _TAKE:
             return []
         targets = [str(step.get("target", "")) for step in result.get("done", []) if isinstance(step, dict)]
         owned = [own for own in map(identity.own, map(os.fsencode, targets)) if own is not None]
         late = list(dict.fromkeys(own.part.name for own in owned if own.part.at_boot))
+        late = late if self._is_elsewhere() else []
         said = [f"{self._here.name} owes a reboot: {', '.join(late)} count from the next boot on"] if late else []
-        if any(own.top.startswith(b"/etc/ssh/ssh_host_") for own in owned):
+        if any(own.top.startswith(_SSH_KEYS) for own in owned):
+            whose = f"the SSH keys of {self._owner}" if self._is_elsewhere() else "its recorded SSH keys"
             said.append(
-                f"{self._here.name} has the SSH keys of {self._owner} now, and shows them to new connections: correct"
-                " known_hosts of the controller"
+                f"{self._here.name} has {whose} now, and shows them to new connections: correct known_hosts of the"
+                " controller"
             )
         return said
 

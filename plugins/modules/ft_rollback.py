@@ -9,7 +9,8 @@ module: ft_rollback
 short_description: Put a host back to a checkpoint
 description:
   - Verifies the contents that it needs, records the state that it is about to replace, then puts state back in a fixed
-    order - files and accounts, packages, values of the kernel, the firewall, services.
+    order - files and accounts, packages, mounts, subvolumes, the network, values of the kernel, the firewall,
+    PostgreSQL, services.
   - Kinds, and paths, go back independently. RV(left) names state that cannot go back, and the module fails then.
   - A kill or a power cut in the middle leaves all paths old, or all new once the next run or the next boot has
     finished it.

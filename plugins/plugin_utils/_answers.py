@@ -208,6 +208,7 @@ _ANSWERS: dict[str, dict[str, Form]] = {
     "forget": {"planned": _all(words, 10), "done": _all(words, 10)},
     "survey": {
         "obstacle": words,
+        "waits": words,
         "room": _number,
         "release": words,
         "architecture": words,

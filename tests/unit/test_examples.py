@@ -382,7 +382,15 @@ def test_commands_of_the_pages_are_those_of_the_driver_and_the_playbooks() -> No
         for line in re.sub(r"\\\n", "", block.text).splitlines():
             words = shlex.split(line.removeprefix("$ "), comments=True) if line.startswith("$ ") else []
             if words[:1] == ["evenkeel"]:
-                cli.parser().parse_args(words[1:])  # Ends the test where it takes them not.
+                args = cli.parser().parse_args(words[1:])  # Ends the test where it takes them not.
+                playbook = ROOT / "playbooks" / f"{words[1]}.yml"
+                if (
+                    words[1] != "change"
+                    and playbook.is_file()
+                    and "evenkeel_hosts | default(none)" in playbook.read_text()
+                ):
+                    said = args.limit or {"host", "hosts"} & set(vars(args))
+                    assert said, f"{block}: this playbook runs on no host unless they are named: {line}"
                 seen.add(words[1])
             for word in words[1:] if words[:1] == ["ansible-playbook"] else []:
                 if word.startswith(f"{FQCN}."):

@@ -199,10 +199,12 @@ class Owners(Result):
 
 @dataclass
 class Surveyed(Result):
-    """A host before a recovery. ``obstacle``: why it cannot be put back now; empty for nothing. ``room``: bytes for a
-    copy. ``host``: words by which one host, at one boot, is known. ``held``: whether its store has the checkpoint."""
+    """A host before a recovery. ``obstacle``: why it cannot take the place of another host now; empty for nothing.
+    ``waits``: why it cannot be put back even to a checkpoint of its own. ``room``: bytes for a copy. ``host``: words by
+    which one host, at one boot, is known. ``held``: whether its store has the checkpoint."""
 
     obstacle: str = ""
+    waits: str = ""
     room: int = 0
     release: str = ""
     architecture: str = ""

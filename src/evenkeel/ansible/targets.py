@@ -36,8 +36,8 @@ class Targets:
     """The hosts of a playbook.
 
     hosts: the fleet hosts that change under the user's --limit, in the order of the plays, and within a play in the
-    order of the inventory. group: these hosts without --limit, for the guard. local: the names under which plays run on
-    the controller.
+    order of the inventory. group: the hosts whose health counts for the guard: these hosts without --limit, unless the
+    inventory names others (evenkeel_group). local: the names under which plays run on the controller.
     """
 
     hosts: tuple[str, ...]

@@ -93,12 +93,14 @@ def run(request: Request, caller: Caller) -> ChangeResult:
 
 def _prepare(session: Session, request: Request, targets: Targets, caller: Caller) -> Change:
     """The change, after all checks that are possible before a host is armed. Raises UsageError."""
-    domain = request.guard_domain
-    targets = preflight.resolved(session, targets, *([domain] if domain else []))
+    targets = preflight.resolved(session, targets)
+    domain = preflight.agreed(request.guard_domain, "evenkeel_guard_domain", "", targets)
+    targets = preflight.resolved(session, targets, domain) if domain else targets
+    targets = replace(targets, group=preflight.group(targets))
     preflight.well_written(request.options.common, targets)
     sizes = preflight.agreed(request.waves, "evenkeel_waves", DEFAULT_WAVES, targets)
     plan = waves.split(targets.hosts, waves.parse(sizes))
-    if domain is not None:
+    if domain:
         plan = waves.by_domain(plan, preflight.domains(domain, targets))
     notes = [*targets.notes, *preflight.check(request.probes, request.resources, targets)]
     strict = preflight.strict(request.probes, targets)
@@ -106,6 +108,7 @@ def _prepare(session: Session, request: Request, targets: Targets, caller: Calle
     terms = preflight.terms(request, targets, plan)
     notifier = Notifier(preflight.notify_url(request.notify, targets), terms.ident, request.playbook)
     variables = {**request.variables(), "evenkeel_confirm_within": within, "evenkeel_at_most": terms.at_most}
+    variables |= {"evenkeel_guard_domain": domain} if domain else {}
     if caller.asked_to_stop():
         raise UsageError("stopped before anything was touched")
     total = f"{len(targets.hosts)} {'host' if len(targets.hosts) == 1 else 'hosts'}"
@@ -201,7 +204,7 @@ class Change:
         self.touched.update(seen.touched)
         targets = self.context.targets
         if not self.context.request.options.limit:  # with a limit the user leaves out hosts deliberately
-            known = {*targets.group, *targets.local}
+            known = {*targets.hosts, *targets.local}
             self.left_out.update({host: play for host, play in seen.left_out.items() if host not in known})
         good = (State.CONFIRMED, State.HELD)
         unsettled = [result for result in wave.hosts.values() if result.state not in good]

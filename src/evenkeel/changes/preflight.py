@@ -28,6 +28,8 @@ _TERMS = tuple(
 )
 _READ = (
     *_TERMS,
+    "evenkeel_group",
+    "evenkeel_guard_domain",
     "evenkeel_waves",
     "evenkeel_confirm_within",
     "evenkeel_rescued",
@@ -154,6 +156,26 @@ def domains(variable: str, targets: Targets) -> dict[str, str]:
     if without:
         raise UsageError(f"--guard-domain {variable}: the inventory does not set it for {', '.join(without[:5])}")
     return {host: str(variables[host][variable]) for host in targets.hosts}
+
+
+def group(targets: Targets) -> tuple[str, ...]:
+    """The hosts whose health counts: those that evenkeel_group names for the hosts of the change; where it is not set,
+    the hosts of the plays. Different groups count as one. Raises UsageError for a name that the inventory has not."""
+    known, found, asked = targets.inventory, set[str](), dict[str, str]()
+    for host in targets.hosts:
+        said = known.variables.get(host, {}).get("evenkeel_group")
+        if said:
+            names = said if isinstance(said, list) else str(said).split(",")
+            asked = {**{str(name).strip(): host for name in names}, **asked}
+        else:
+            found.update(targets.group)
+    if not asked:
+        return targets.group
+    for name, host in asked.items():
+        if name not in known.groups and name not in known.order:
+            raise UsageError(f"{host}: evenkeel_group names {name!r}, which is no host or group of the inventory")
+        found.update(known.groups.get(name, [name]))
+    return tuple(host for host in known.order if host in found)
 
 
 def probed(probes: Sequence[Any] | None, targets: Targets) -> list[str]:

@@ -31,6 +31,8 @@ from evenkeel.show import summary
 # Keys of a result that concern Ansible, and no host.
 _INTERNAL = ("invocation", "exception", "deprecations")
 _REFUSALS = (REFUSED, BUSY)
+# The errors by which a task says that it touched nothing.
+_UNTOUCHED = (*_REFUSALS, USAGE, NOT_FOUND)
 
 
 class PlaybookCommand(FleetCommand[RunResult]):
@@ -127,20 +129,30 @@ class PlaybookCommand(FleetCommand[RunResult]):
         errors = {found.get("error") for found in bad}
         if not bad:
             return Exit.DONE
-        if BAD in errors:
-            return Exit.IN_DOUBT
-        refused = errors & set(_REFUSALS) or any(found.get("task") == "ft_guard" for found in bad)
-        if refused and all(found["state"] in ("failed", "missing") for found in rows):
-            return Exit.REFUSED
-        wrong = [
-            found for found in bad if found.get("task") == CHECKS_ARGUMENTS or found.get("error") in self.usage_errors
-        ]
-        if len(wrong) == len(rows):
-            return Exit.USAGE
         lost = any(found["state"] in ("unreachable", "missing") for found in bad)
-        if (lost and self.lost_is_doubt) or errors & self.doubtful_errors:
+        if (lost and self.lost_is_doubt) or errors & {BAD, *self.doubtful_errors} or any(map(_is_unsettled, bad)):
             return Exit.IN_DOUBT
+        # The codes from here on to FAILED say that nothing was touched on any host.
+        if not all(map(_is_untouched, rows)):
+            return Exit.FAILED
+        if errors & set(_REFUSALS) or any(found.get("task") == "ft_guard" for found in bad):
+            return Exit.REFUSED
+        if all(found.get("task") == CHECKS_ARGUMENTS or found.get("error") in self.usage_errors for found in rows):
+            return Exit.USAGE
         return Exit.FAILED
+
+
+def _is_untouched(found: Mapping[str, Any]) -> bool:
+    """Whether nothing was touched on a host: nothing ran there, or its task promises so by its error."""
+    if found.get("changed"):
+        return False
+    promised = found.get("error") in _UNTOUCHED or found.get("task") == "ft_guard"
+    return found["state"] == "missing" or (found["state"] == "failed" and promised)
+
+
+def _is_unsettled(found: Mapping[str, Any]) -> bool:
+    """Whether a host was put back, and neither keeps that nor has taken it back: it may still take it back."""
+    return found.get("task") == "ft_settle" and bool(found.get("changed")) and not found.get("outcome")
 
 
 def _is_decision(result: Result) -> bool:
@@ -153,7 +165,10 @@ def _confirmation(result: Result) -> bool:
 
 
 def row(record: Record, host: str, stopped: str = "") -> dict[str, object]:
-    """The row of ``host``: the result of its last task of ours, with state and msg."""
+    """The row of ``host``: the result of its last task of ours, with state and msg.
+
+    A host on which an earlier task changed something has changed, whatever the task says with which it failed.
+    """
     results = [result for result in record.results.get(host, []) if not _is_decision(result)]
     # The confirmation of a rollback says nothing about the rollback itself.
     story: Sequence[Result] = [result for result in results if not _confirmation(result)] or results
@@ -166,7 +181,10 @@ def row(record: Record, host: str, stopped: str = "") -> dict[str, object]:
     if last.task == "ft_rollback" and _confirmation(results[-1]):
         told.pop("armed", None)  # it was armed until the confirmation
         told["outcome"] = results[-1].result.get("outcome")
-    if last.status == "ok" and (host in record.failures or host in record.unreachable):
+    later = host in record.failures or host in record.unreachable
+    if (last.status != "ok" or later) and any(result.result.get("changed") for result in results):
+        told["changed"] = True
+    if last.status == "ok" and later:
         state = "failed" if host in record.failures else "unreachable"
         return {**told, "state": state, "msg": record.failures.get(host) or record.unreachable.get(host)}
     return {**told, "task": last.task, "state": last.status, "msg": "" if last.status == "ok" else message(last.result)}

@@ -34,7 +34,8 @@ class Recover(PlaybookCommand):
         parser.add_argument("host", metavar="HOST", help="whose checkpoint")
         onto = "restore onto this host instead, a spare; any: the first of the group spares that can take it"
         parser.add_argument("--onto", metavar="HOST", help=onto)
-        parser.add_argument("--checkpoint", metavar="ID", help="latest (the default) or an id")
+        checkpoint = "latest (the default), a name such as logs or logs~5, or an id"
+        parser.add_argument("--checkpoint", metavar="CHECKPOINT", help=checkpoint)
         identity = "keep: the spare stays itself (the default there); take: it becomes HOST, which must be off"
         parser.add_argument("--identity", choices=("keep", "take"), help=identity)
         add_part(parser)
@@ -93,9 +94,9 @@ def _results(record: Record) -> list[tuple[str, Result]]:
     return [(host, one) for host, results in record.results.items() for one in results if one.task == "ft_recover"]
 
 
-def _listed(row: Mapping[str, Any]) -> list[Any]:
-    left = row.get("left")
-    return left if isinstance(left, list) else []
+def _listed(row: Mapping[str, Any], key: str = "left") -> list[Any]:
+    found = row.get(key)
+    return found if isinstance(found, list) else []
 
 
 def _choice(record: Record) -> Result | None:
@@ -121,7 +122,8 @@ def _told(record: Record, host: str, row: Mapping[str, Any]) -> Mapping[str, Any
     done = recovery.result.get("done") or []
     said = [one for one in done if isinstance(one, str) and one.startswith("recovered ")][:1] or ["nothing to do"]
     if row["state"] != "ok":
-        return {**row, "msg": f"{said[0]}; {row['msg']}"}
+        warnings = [*_listed(recovery.result, "warnings"), *_listed(row, "warnings")]
+        return {**row, "msg": f"{said[0]}; {row['msg']}", **({"warnings": warnings} if warnings else {})}
     health, copies = record.of(host, "ft_health"), record.of(host, "ft_replicate")
     said.append("healthy" if health is not None else "health was not measured: no probes are declared")
     if copies is not None:

@@ -55,6 +55,17 @@ def failed(error: str = "", **more: Any) -> dict[str, Any]:
         ("rollback", [failed("UsageError")], Exit.USAGE),
         ("restart", [failed("Refused", task="ft_guard"), {"state": "missing"}], Exit.REFUSED),
         ("restart", [OK, failed("Refused", task="ft_guard")], Exit.FAILED),
+        # A refusal on one host says nothing about another one that is in doubt, or that nobody knows.
+        ("rollback", [failed("RestoreFailed", changed=True), failed("Refused")], Exit.IN_DOUBT),
+        ("rollback", [failed("Busy"), {"state": "missing"}], Exit.IN_DOUBT),
+        ("rollback", [failed("Busy"), failed()], Exit.FAILED),
+        ("rollback", [failed("Busy"), failed("NotFound")], Exit.REFUSED),
+        ("scrub", [failed("Damaged"), failed("Busy")], Exit.IN_DOUBT),
+        # Nor does the last error of a host that was changed before.
+        ("recover", [failed("UsageError", changed=True)], Exit.FAILED),
+        ("recover", [failed("Busy", changed=True)], Exit.FAILED),
+        ("protect", [failed("NotFound", changed=True)], Exit.FAILED),
+        ("restart", [failed("ServiceFailed", changed=True), failed("Refused", task="ft_guard")], Exit.FAILED),
     ],
 )
 def test_exit_codes(command: str, rows: list[dict[str, Any]], code: Exit) -> None:
@@ -92,6 +103,22 @@ def test_a_rollback_that_was_confirmed_tells_what_it_did_and_one_that_locked_us_
     told = row(record(back, ("ft_settle", "unreachable", {"msg": "timed out"})), "web1")
     assert told["state"] == "unreachable" and "timed out" in str(told["msg"])
     assert Rollback().exit_code([told]) is Exit.IN_DOUBT
+
+
+@pytest.mark.parametrize("error", ["UsageError", "Refused", "Busy"])
+def test_a_host_that_was_changed_never_ends_as_if_nothing_was_touched(error: str) -> None:
+    no = {"msg": "no", "error": error, "changed": False}
+    back = ("ft_rollback", "ok", {"changed": True, "armed": {"generation": 3}})
+    told = row(record(back, ("ft_settle", "failed", no)), "web1")
+    assert Rollback().exit_code([told]) is Exit.IN_DOUBT, "it takes the rollback back at its deadline"
+    told = row(record(back, ("ft_settle", "failed", {"error": "Unhealthy", "outcome": "rolled_back"})), "web1")
+    assert Rollback().exit_code([told]) is Exit.FAILED
+    recovered = ("ft_recover", "ok", {"changed": True, "restored": "f" * 64, "done": ["recovered web1"]})
+    rows = Recover().rows(record(recovered, ("ft_replicate", "failed", no)), ["web1"], "")
+    assert Recover().exit_code(list(rows.values())) is Exit.FAILED
+    assert rows["web1"]["changed"] is True and rows["web1"]["msg"] == "recovered web1; no"
+    taken = record(("ft_checkpoint", "ok", {"changed": True}), ("ft_replicate", "failed", no))
+    assert PLAYBOOKS["protect"].exit_code([row(taken, "web1")]) is Exit.FAILED
 
 
 def test_a_host_on_which_nothing_ran_is_missing_never_ok() -> None:

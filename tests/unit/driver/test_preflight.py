@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from evenkeel.ansible.caller import Caller
+from evenkeel.ansible.options import Options
 from evenkeel.ansible.targets import Inventory, Targets, usable
-from evenkeel.changes import preflight
+from evenkeel.changes import flow, preflight
+from evenkeel.changes.request import Request
 from evenkeel.outcome import UsageError
 
 PROBES = [{"tcp": {"port": 80}}]
@@ -128,3 +131,47 @@ def test_a_host_without_a_declaration_is_protected_and_named() -> None:
     assert preflight.check(PROBES, [{"files": {}}], targets) == preflight.check(PROBES, None, targets) == []
     with pytest.raises(UsageError, match="nothing to protect on web1: evenkeel_resources is empty"):
         preflight.check(PROBES, None, replace(targets, inventory=replace(targets.inventory, variables=bare)))
+
+
+WEB = ("web1", "web2", "web3", "db1")
+
+
+def prepared(*hosts: str, request: Mapping[str, Any] | None = None, **variables: Mapping[str, Any]) -> flow.Change:
+    """A change of ``hosts`` that is ready to run, over a fleet of four; variables: of hosts."""
+    own = {name: {"evenkeel_resources": [{"files": {"paths": ["/srv"]}}], **variables.get(name, {})} for name in WEB}
+    groups = {"web": frozenset(WEB[:3]), "all": frozenset(WEB)}
+    targets = Targets(hosts, ("web1", "web2"), (), Inventory(WEB, groups, own))
+    session: Any = None  # nothing is a template, so that nothing is asked
+    return flow._prepare(session, Request("site.yml", Options(), **(request or {})), targets, Caller())
+
+
+@pytest.mark.parametrize("said", ["web", ["web"], "web1, web2,web3", ["web3", "web", "web1"]])
+def test_the_group_of_the_inventory_counts_and_not_the_hosts_of_the_plays(said: Any) -> None:
+    whole = prepared("web2", web2={"evenkeel_group": said})
+    assert whole.context.targets.group == ("web1", "web2", "web3")
+    variables = whole.context.measuring(["web2"])
+    assert variables["evenkeel_group"] == variables["evenkeel_unchanged"] == ["web1", "web2", "web3"]
+
+
+def test_different_groups_count_as_one_and_without_any_the_hosts_of_the_plays_do() -> None:
+    assert prepared("web1", "web2").context.targets.group == ("web1", "web2")
+    both = prepared("web1", "db1", web1={"evenkeel_group": ["web1", "web3"]}, db1={"evenkeel_group": "db1"})
+    assert both.context.targets.group == ("web1", "web3", "db1")
+    some = prepared("web1", "db1", db1={"evenkeel_group": "db1"})
+    assert some.context.targets.group == ("web1", "web2", "db1")
+    with pytest.raises(UsageError, match="web1: evenkeel_group names 'wbe', which is no host or group"):
+        prepared("web1", web1={"evenkeel_group": "wbe"})
+
+
+def test_waves_are_split_by_the_failure_domain_of_the_inventory_as_by_the_one_of_the_command_line() -> None:
+    racks = {"web1": {"rack": "a"}, "web2": {"rack": "b"}, "web3": {"rack": "a"}}
+    asked = {"waves": "100%"}
+    assert prepared(*WEB[:3], request=asked, **racks).plan == [WEB[:3]]
+    declared = {name: {**own, "evenkeel_guard_domain": "rack"} for name, own in racks.items()}
+    whole = prepared(*WEB[:3], request=asked, **declared)
+    assert whole.plan == [("web1", "web3"), ("web2",)]
+    assert whole.context.variables["evenkeel_guard_domain"] == "rack", "of each host, also where one does not set it"
+    assert prepared(*WEB[:3], request={**asked, "guard_domain": "rack"}, **racks).plan == whole.plan
+    declared["web2"]["evenkeel_guard_domain"] = "zone"
+    with pytest.raises(UsageError, match="evenkeel_guard_domain differs between hosts"):
+        prepared(*WEB[:3], request=asked, **declared)

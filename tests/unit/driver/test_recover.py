@@ -50,6 +50,13 @@ def test_a_failure_after_a_recovery_does_not_hide_it() -> None:
     assert found["web6"]["state"] == "failed" and found["web6"]["msg"] == f"{SAID}; nginx is down"
 
 
+def test_a_host_that_nobody_reaches_after_its_recovery_tells_of_its_new_ssh_keys() -> None:
+    keys = "web6 has the SSH keys of web1 now"
+    recovered = ("web6", "ft_recover", {**RECOVERED, "warnings": [keys]})
+    found = rows(["web6"], recovered, ("web6", "ft_health", {"failed": True, "error": "Unhealthy", "msg": "down"}))
+    assert found["web6"]["warnings"] == [keys]
+
+
 def test_the_spares_that_were_passed_over_are_no_rows_and_are_named() -> None:
     choice = ("web5", "ft_recover", {"changed": False, "onto": "web6", "left": ["web5: a change is under way there"]})
     found = rows(["web5", "web6"], choice, ("web6", "ft_recover", RECOVERED))

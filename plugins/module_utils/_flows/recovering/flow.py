@@ -55,10 +55,12 @@ class Request(NamedTuple):
 def survey(store: Store, checkpoint: str = "") -> Surveyed:
     """This host, before anything is brought: what is in the way of a recovery, and which host it is. Only looks."""
     store.check_format()
-    obstacle = ""
+    obstacle = waits = ""
     change, trouble = changes.armed(store), doubt.in_doubt(store)
     if change is not None:
         obstacle = f"a change is under way there (generation {change.generation}): confirm it or roll it back first"
+        # A rollback begins with what a change that is over has left.
+        waits = obstacle if change.overdue(store.system) is None else ""
     elif trouble is not None:
         obstacle = (
             f"it is in doubt since the change of generation {trouble.generation}: roll it back (ft_rollback), or "
@@ -67,6 +69,7 @@ def survey(store: Store, checkpoint: str = "") -> Surveyed:
     found = machine.look()
     return Surveyed(
         obstacle=obstacle,
+        waits=waits,
         room=foreign.room(store.root),
         release=found.release,
         architecture=found.architecture,

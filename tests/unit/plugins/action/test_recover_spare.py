@@ -10,7 +10,8 @@ import re
 import shutil
 import socket
 import sys
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.action.ft_recover import Copy, Recovery
@@ -42,7 +43,15 @@ def name(fleet: Fleet) -> str:
     return (fleet.directory("h1") / "data" / "name").read_text()
 
 
-SURVEY = {"obstacle": "", "room": 10**12, "release": "", "architecture": "", "host": "another one", "held": False}
+SURVEY = {
+    "obstacle": "",
+    "waits": "",
+    "room": 10**12,
+    "release": "",
+    "architecture": "",
+    "host": "another one",
+    "held": False,
+}
 
 
 def test_a_spare_tells_what_it_got_how_old_it_is_and_how_long_it_took(fleet: Fleet) -> None:
@@ -158,6 +167,10 @@ def test_a_spare_with_an_open_change_is_refused_and_nothing_is_brought(fleet: Fl
     turns(fleet, spare, "ft_recover", {**SURVEY, "obstacle": "a change is under way there"})
     result = recover(fleet, spare).results[spare]
     assert result["error"] == "Refused" and result["msg"].endswith("a change is under way there. Nothing was changed")
+    # The same on the host itself. A doubt there is what a recovery ends.
+    turns(fleet, "h1", "ft_recover", {**SURVEY, "obstacle": "it is in doubt", "waits": "a change is under way there"})
+    result = recover(fleet, "h1").results["h1"]
+    assert result["error"] == "Refused" and result["msg"] == "h1: a change is under way there. Nothing was changed"
 
 
 @pytest.mark.long
@@ -184,6 +197,25 @@ def test_a_recovery_that_was_killed_is_completed_by_the_next_call(fleet: Fleet) 
     (fleet.directory(spare) / "store" / "resume").write_text(json.dumps({**wanted, "begun": True}))
     assert fleet.play([CHECKPOINT], spare).rc == 0
     assert name(fleet) == "I am h1\n"
+
+
+def taken(owner: str, *targets: str, identity: str = "take") -> list[str]:
+    """The warnings after a recovery of ``owner`` onto web1 by which these paths came back."""
+    recovery = object.__new__(Recovery)
+    recovery._owner, recovery._identity = owner, identity
+    recovery._here = cast("Any", SimpleNamespace(name="web1"))
+    return recovery._taken({"done": [{"action": "create", "target": target} for target in targets]})
+
+
+def test_ssh_keys_that_come_back_are_named_also_on_the_host_itself() -> None:
+    keys = "/etc/ssh/ssh_host_ed25519_key"
+    assert taken("web1", keys, "/etc/fstab") == [
+        "web1 has its recorded SSH keys now, and shows them to new connections: correct known_hosts of the controller"
+    ]
+    assert "web1 has the SSH keys of web2 now" in taken("web2", keys)[0]
+    assert taken("web2", "/etc/fstab") == ["web1 owes a reboot: disks count from the next boot on"]
+    assert len(taken("web1", "/etc/dropbear/dropbear_rsa_host_key")) == 1
+    assert not taken("web1", "/srv/x", "/etc/ssh/sshd_config") and not taken("web2", keys, identity="keep")
 
 
 def test_a_lost_host_that_is_back_when_its_copy_has_come_is_not_doubled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -457,6 +457,14 @@ def test_a_look_at_a_host_tells_what_is_in_the_way(
     assert flow.survey(store, made).held
     event = Event(3, "in_doubt", "operator", 5.0, made, ["x"])
     monkeypatch.setattr(doubt, "in_doubt", lambda _store: event)
-    assert "it is in doubt since the change of generation 3" in flow.survey(store).obstacle
-    monkeypatch.setattr(changes, "armed", lambda _store: event)
-    assert "a change is under way there (generation 3)" in flow.survey(store).obstacle
+    found = flow.survey(store)
+    assert "it is in doubt since the change of generation 3" in found.obstacle and not found.waits
+    system = store.system
+    now = system.monotonic()
+    change = changes.Armed(3, made, "base", 0.0, 600.0, system.boot_id(), now + 600.0)
+    monkeypatch.setattr(changes, "armed", lambda _store: change)
+    found = flow.survey(store)
+    assert "a change is under way there (generation 3)" in found.obstacle and found.waits == found.obstacle
+    change = replace(change, due=now)  # A rollback puts it back first.
+    found = flow.survey(store)
+    assert "a change is under way there (generation 3)" in found.obstacle and not found.waits
