@@ -71,11 +71,12 @@ Found = Union[Record, None]
 @dataclass
 class _Seen:
     """Mounts and swap as they were seen: point -> record, path -> record. ``excepts``: patterns of mount points that
-    stay as they are."""
+    stay as they are. ``local``: what other hosts serve stays as well."""
 
     mounts: dict[str, Record] = field(default_factory=dict)
     swaps: dict[str, Record] = field(default_factory=dict)
     excepts: list[str] = field(default_factory=list)
+    local: bool = False
 
 
 class Mounts(Kind):
@@ -168,7 +169,7 @@ class Mounts(Kind):
     def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
         """The steps. New mounts are unmounted first, and a deeper mount before the mount above it. Then come missing
         mounts."""
-        then, detail = _read(lines), {"lines": list(lines)}
+        then, detail = self._then(lines), {"lines": list(lines)}
         now = self._look(then.excepts)
         steps = []
         read_again = any(step.resource == self.name and step.action == "daemon-reload" for step in at.steps)
@@ -200,7 +201,7 @@ class Mounts(Kind):
 
     def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
         """Carry out the steps. RestoreFailed names the steps that failed: a mount that is in use stays."""
-        then = _read(steps[0].detail["lines"]) if steps else _Seen()
+        then = self._then(steps[0].detail["lines"]) if steps else _Seen()
         done, left = [], []
         for step in steps:
             why = self._one(step, then, at)
@@ -289,7 +290,7 @@ class Mounts(Kind):
         return ""
 
     def verify(self, lines: Sequence[str], system: System) -> list[str]:
-        then = _read(lines)
+        then = self._then(lines)
         now = self._look(then.excepts)
         words = [f"{one} is mounted, and was not" for one in now.mounts if one not in then.mounts]
         for point, was in then.mounts.items():
@@ -302,10 +303,20 @@ class Mounts(Kind):
         return words + [f"{one} is not used as swap" for one in then.swaps if one not in now.swaps]
 
     def access_lines(self, lines: Sequence[str]) -> list[str]:
-        """All lines but the file systems of other hosts: to mount them may take long."""
+        """All lines but the file systems of other hosts, and what lies below them: to mount, to unmount or to look at
+        them may take long."""
         remote = [point for point, one in _read(lines).mounts.items() if re.fullmatch(_REMOTE, one["kind"])]
-        kept = [line for line in lines if not any(_of(line) == point for point in remote)]
-        return kept + ([json_line.write("except", {"points": [glob.escape(one) for one in remote]})] if remote else [])
+        kept = [line for line in lines if not any(is_within(_of(line), point) for point in remote)]
+        return [*kept, json_line.write("except", {"points": _at_or_below(remote), "local": True})] if kept else []
+
+    def _then(self, lines: Sequence[str]) -> _Seen:
+        """The mounts and swap of the lines, without those that have to stay as they are."""
+        then = _read(lines)
+        if then.local:
+            remote = [os.fsdecode(one.point) for one in self.mounts() if re.fullmatch(_REMOTE, one.kind)]
+            then.excepts += _at_or_below(remote)
+            then.mounts = {at: one for at, one in then.mounts.items() if not _is_excepted(at, then.excepts)}
+        return then
 
     def reveals(self, steps: Sequence[Step]) -> list[str]:
         return [step.target for step in steps if step.resource == self.name and step.action in _CHANGES]
@@ -330,6 +341,11 @@ def _is_ours(mount: Mount, point: str) -> bool:
 
 def _is_excepted(point: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(point, one) for one in patterns)
+
+
+def _at_or_below(points: Sequence[str]) -> list[str]:
+    """The patterns of these mount points, and of all mount points below them."""
+    return [pattern for one in map(glob.escape, points) for pattern in (one, f"{one}/*")]
 
 
 def _record(mount: Mount, every: Sequence[Mount]) -> Found:
@@ -430,7 +446,7 @@ def _make_point(point: str, was: Record) -> None:
     """Make the mount point where the change has removed it: a directory, or a file where a file is mounted."""
     if os.path.lexists(point):
         return
-    if os.path.isfile(was.get("from", "")):
+    if not re.fullmatch(_REMOTE, was["kind"]) and os.path.isfile(was.get("from", "")):
         os.close(os.open(point, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))
     else:
         os.makedirs(point, 0o755)
@@ -443,9 +459,11 @@ def _strange(point: str) -> str:
     try:
         # This look comes first: below a user's directory, ``realpath`` may reach a file system that never answers.
         why = stranger(point, trusted())
-        if not why and os.path.realpath(point) != point:
-            why = f"it leads to {os.path.realpath(point)}"
-        return why
+        # Nothing asks the mount itself: its server may not answer. A mount point is no link.
+        real = os.path.join(os.path.realpath(os.path.dirname(point)), os.path.basename(point))
+        if not why and os.fsencode(point) not in table.mount_points() and os.path.islink(point):
+            real = os.path.realpath(point)
+        return why or (f"it leads to {real}" if real != point else "")
     except OSError as error:
         return error.strerror or str(error)
 
@@ -478,6 +496,7 @@ def _read(lines: Sequence[str]) -> _Seen:
         with json_line.read(line) as (word, record):
             if word == "except":
                 found.excepts += [str(one) for one in record["points"]]
+                found.local = found.local or record.get("local") is True
             elif word == "swap":
                 check_path(os.fsencode(record["path"]))
                 found.swaps[record["path"]] = {"path": record["path"], "priority": int(record["priority"])}

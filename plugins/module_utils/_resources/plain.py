@@ -91,9 +91,7 @@ def _written(roots: Sequence[str], known: Sequence[str], proc: str) -> dict[str,
     found: dict[str, str] = {}
     for pid in filter(str.isdigit, os.listdir(proc)):
         with suppress(OSError):
-            for path in _open_for_writing(f"{proc}/{pid}"):
-                if not any(is_within(path, root) for root in roots) or any(is_within(path, one) for one in known):
-                    continue
+            for path in _open_for_writing(f"{proc}/{pid}", roots, known):
                 folder = os.path.dirname(path)
                 mixed = any(is_within(folder, root) and folder != root for root in _MIXED)
                 # The owner of the directory in /proc is root for a process that hides its memory, whoever runs it.
@@ -105,13 +103,16 @@ def _written(roots: Sequence[str], known: Sequence[str], proc: str) -> dict[str,
     return {path: who for path, who in found.items() if not any(is_within(path, one) for one in found if one != path)}
 
 
-def _open_for_writing(process: str) -> Iterator[str]:
+def _open_for_writing(process: str, roots: Sequence[str], known: Sequence[str]) -> Iterator[str]:
     for name in os.listdir(f"{process}/fd"):
         with suppress(OSError):
             link = f"{process}/fd/{name}"
             path = os.readlink(link)
+            # The text of the link decides first: a file elsewhere may be on a server that does not answer.
+            if not any(is_within(path, root) for root in roots) or any(is_within(path, one) for one in known):
+                continue
             # The link has the modes of the descriptor. In a mount namespace of a user any file can have any path.
-            found = os.lstat(path) if path.startswith("/") and os.lstat(link).st_mode & stat.S_IWUSR else None
+            found = os.lstat(path) if os.lstat(link).st_mode & stat.S_IWUSR else None
             if found is not None and stat.S_ISREG(found.st_mode) and os.path.samestat(found, os.stat(link)):
                 yield path
 

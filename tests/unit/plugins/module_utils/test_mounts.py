@@ -198,6 +198,33 @@ def test_what_other_hosts_serve_is_mounted_as_fstab_says_and_not_early(host: Hos
     assert host.ran == [("mount", "--fstab", str(host.fstab), "/srv")]
 
 
+def test_what_another_host_serves_now_is_not_touched_before_people_can_log_in(host: Host, store: Store) -> None:
+    host.add("/srv", "ext4", "/dev/b")
+    lines = host.lines()
+    host.drop("/srv")
+    host.add("/srv", "nfs4", "server:/x")
+    host.add("/srv/deep", "ext4", "/dev/c", parent=host.table[-1].number)
+    host.add("/new", "ext4", "/dev/d")
+    assert acts(host, store, host.kind().access_lines(lines)) == [("unmount", "/new")]
+    assert ("unmount", "/srv") in acts(host, store, lines) and ("mount", "/srv") in acts(host, store, lines)
+    steps = host.kind().plan(host.kind().access_lines(lines), at(host, store))
+    host.answers = {("umount", "/new"): lambda: host.drop("/new")}
+    assert host.kind().apply(steps, at(host, store)) == steps and host.ran == [("umount", "/new")]
+
+
+def test_nothing_asks_a_mount_whose_server_may_be_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    point, seen, ask = str(tmp_path / "gone"), [], os.lstat
+
+    def lstat(path: Any, **how: Any) -> os.stat_result:
+        seen.append(str(path))
+        return ask(path, **how)
+
+    monkeypatch.setattr(module.table, "mount_points", lambda: {point.encode(): "nfs4"})
+    monkeypatch.setattr(os, "lstat", lstat)
+    assert module._strange(point) == ""
+    assert str(tmp_path) in seen and point not in seen
+
+
 def test_a_mount_in_use_is_left_and_the_others_go(host: Host, store: Store) -> None:
     lines = host.lines()
     host.add("/a", "ext4", "/dev/b")

@@ -198,6 +198,21 @@ def test_a_user_who_writes_to_a_file_of_his_keeps_nobody_else_s_out(host: Path, 
     assert plain.left_out([f"{host}/opt"], [], {}, str(tmp_path / "proc"))[0] == [str(folder)]
 
 
+def test_no_file_outside_of_the_trees_is_asked_for(host: Path, held: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program may have a file open on a server that is gone."""
+    asked, ask = [], os.lstat
+
+    def lstat(path: Any, **how: Any) -> os.stat_result:
+        asked.append(os.fspath(path))
+        return ask(path, **how)
+
+    monkeypatch.setattr(os, "lstat", lstat)
+    with open(host.parent / "elsewhere", "w"):
+        plain.left_out([f"{host}/opt"], [str(held)], {})
+    assert f"{host}/opt/tool" in asked
+    assert not [one for one in asked if one == f"{host.parent}/elsewhere" or one.startswith(f"{held}/")]
+
+
 def test_a_path_of_another_mount_namespace_is_not_taken_for_one_of_the_host(
     host: Path, held: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
