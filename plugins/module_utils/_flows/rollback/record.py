@@ -129,8 +129,15 @@ class Record:
             self.done.append((restarts.get(step.target, step) if step.action == "start" else step).shown())
             if step.resource != FILES:
                 self._others.append(step)
-            if "note" in step.detail:
+            if step.detail.get("note", "") not in ("", *self._notes):
                 self._notes.append(str(step.detail["note"]))
+            if step.detail.get("owed"):
+                self._need_restart([{"unit": step.target, "processes": [], "paths": list(step.detail["owed"])}])
+
+    def _need_restart(self, more: Sequence[Holder]) -> None:
+        """Name the units and processes for a restart, each once."""
+        known = {one["unit"] for one in more if one["unit"]}
+        self._restart_needed = [one for one in self._restart_needed if one["unit"] not in known] + list(more)
 
     def _kinds(self) -> list[str]:
         return [section.kind for section in self._plan.sections]

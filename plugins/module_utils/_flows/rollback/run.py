@@ -134,7 +134,7 @@ class Run(First, Proof):
         if self.how.unattended and self._started_programs() and not self._left:
             with self._trying(FILES):
                 self.written = plan.written_since(self.store, self._plan.sections, self.how)
-        self._restart_needed += self._find_stale_programs(os.path.basename(paths.journal))
+        self._need_restart(self._find_stale_programs(os.path.basename(paths.journal)))
 
     def prepare(self, writer: Writer, paths: transaction.Transaction) -> None:
         with locked(self._kinds(), self.store.system, self.how.unattended):

@@ -22,6 +22,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     RestoreFailed,
     UsageError,
 )
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import mounts as table
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.mounts import Mount
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
@@ -219,7 +220,7 @@ def test_nothing_asks_a_mount_whose_server_may_be_gone(tmp_path: Path, monkeypat
         seen.append(str(path))
         return ask(path, **how)
 
-    monkeypatch.setattr(module.table, "mount_points", lambda: {point.encode(): "nfs4"})
+    monkeypatch.setattr(table, "mount_points", lambda: {point.encode(): "nfs4"})
     monkeypatch.setattr(os, "lstat", lstat)
     assert module._strange(point) == ""
     assert str(tmp_path) in seen and point not in seen
