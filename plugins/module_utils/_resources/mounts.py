@@ -23,7 +23,7 @@ from .._files.step import Step
 from .._host import mounts as table
 from .._host.mounts import Mount
 from .._host.options import Options, read
-from .._host.paths import check_path
+from .._host.paths import check_path, make_dirs
 from .._host.system import System
 from .._host.trust import stranger, trusted
 from .._services import systemd
@@ -38,7 +38,7 @@ _LOOK = 2.0
 _APART = {
     *PSEUDO,
     *("pstore", "bpf", "configfs", "fusectl", "hugetlbfs", "efivarfs", "autofs", "binfmt_misc", "nsfs", "rpc_pipefs"),
-    *("selinuxfs", "ramfs", "overlay", "squashfs", "fuse", "rootfs"),
+    *("selinuxfs", "ramfs", "overlay", "squashfs", "fuse", "fuseblk", "rootfs"),
 }
 # Directories below which programs mount and unmount.
 _PLACES = (
@@ -509,9 +509,10 @@ def _make_point(point: str, was: Record) -> None:
     if os.path.lexists(point):
         return
     if not re.fullmatch(_REMOTE, was["kind"]) and os.path.isfile(was.get("from", "")):
+        make_dirs(os.path.dirname(point))
         os.close(os.open(point, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))
     else:
-        os.makedirs(point, 0o755)
+        make_dirs(point)
 
 
 def _strange(point: str) -> str:

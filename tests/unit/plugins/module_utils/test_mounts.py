@@ -121,6 +121,7 @@ def test_what_programs_mount_is_left_alone(host: Host, store: Store) -> None:
         ("/srv/o", "overlay"),
         ("/run/user/1000", "tmpfs"),
         ("/home/u/cloud", "fuse.sshfs"),
+        ("/srv/stick", "fuseblk"),
         ("/snap/core/1", "squashfs"),
         ("/media/u/stick", "vfat"),
         ("/dev/shm", "tmpfs"),
@@ -289,6 +290,18 @@ def test_nothing_asks_a_mount_whose_server_may_be_gone(tmp_path: Path, monkeypat
     monkeypatch.setattr(os, "lstat", lstat)
     assert module._strange(point) == ""
     assert str(tmp_path) in seen and point not in seen
+
+
+def test_a_mount_point_can_be_reached_by_those_who_could_before(tmp_path: Path) -> None:
+    was = os.umask(0o077)
+    try:
+        module._make_point(str(tmp_path / "a" / "b"), {"kind": "ext4"})
+        (tmp_path / "file").touch()
+        module._make_point(str(tmp_path / "c" / "d"), {"kind": "ext4", "from": str(tmp_path / "file")})
+    finally:
+        os.umask(was)
+    assert {oct((tmp_path / one).stat().st_mode) for one in ("a", "a/b", "c")} == {"0o40755"}
+    assert (tmp_path / "c" / "d").is_file()
 
 
 def test_a_mount_in_use_is_left_and_the_others_go(host: Host, store: Store) -> None:
