@@ -405,8 +405,14 @@ class Debian:
             self.remove_diversion()
         if words[:3] == ["dpkg", "--force-confdef", "--force-confold"]:
             self.installed = [one if one.name in self.fails else one._replace(status="") for one in self.installed]
+        if words[:2] == ["dpkg", "--purge"]:
+            kept = [name for name in self.remains if f"{name}:amd64" not in words or name in self.fails]
+            log.write_text("".join(f"dpkg: error processing package {name} (--purge):\n no\n" for name in self.fails))
+            self.remains = kept
         if words[0] == "apt-get":
             said, names = "", [word[:-1] for word in words if word.endswith("-")]
+            gone = [one.name for one in self.installed if one.key in names]
+            self.remains = [one for one in self.remains if "--purge" not in words] + gone
             self.installed = [one for one in self.installed if one.key not in names]
             for path in (word for word in words if word.endswith(".deb")):
                 name, arch, version = Path(path).read_text().split()
@@ -636,6 +642,23 @@ def test_what_was_not_there_before_leaves_its_data_unless_it_is_purged(tmp_path:
         planned("clean")["purge lib:amd64"] == ""
         and "as they were there before" in planned("clean")["remove other:amd64"]
     )
+
+
+def test_the_data_of_what_was_removed_before_the_checkpoint_stay_when_others_are_purged(tmp_path: Path) -> None:
+    host = Debian([OLD], [OLD], remains=["other"])
+    store = host.store(tmp_path)
+    checkpoint(store, "clean", [{"packages": {"purge": True}}])
+    host.installed, host.remains = [OLD, LIB, OTHER], []
+    assert not rollback(store, "clean")["left"]
+    assert host.remains == ["other"]
+    assert [one for one in host.commands if "--purge" in one][-1][-1] == LIB.key
+    # What a kill has left between both, or the change itself, goes as well; and what does not go is named.
+    host.remains, host.fails = ["other", "lib"], {"lib": "no"}
+    with pytest.raises(RestoreFailed) as failed:
+        rollback(store, "clean")
+    assert "lib:amd64: no" in str(failed.value.result["left"])
+    host.fails = {}
+    assert not rollback(store, "clean")["left"] and host.remains == ["other"]
 
 
 def test_as_many_as_can_be_had_together() -> None:
