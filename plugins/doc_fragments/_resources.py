@@ -161,8 +161,10 @@ options:
         suboptions:
           names:
             description:
-              - Keys of the kernel. By default all that files of C(sysctl.d) set and this
-                kernel has. For example V([net.ipv4.ip_forward, vm.swappiness]).
+              - 'Keys of the kernel. By default all that files of C(sysctl.d) set and this
+                kernel has, and the name of the host. Then a rollback that puts back or
+                takes away such a file puts back all other values as well: the file may
+                have set them. For example V([net.ipv4.ip_forward, vm.swappiness]).'
             type: list
             elements: str
       system:
