@@ -60,6 +60,7 @@ class Record:
         self._before_access: list[tuple[Section, Section]] = []
         self._is_part = False
         self._restart_needed: list[Holder] = []
+        self._cached: list[str] = []
         self._still = quiescing.Quiesced(how.quiesce, store.system, "nothing was changed")
         if not how.unattended:  # An interrupted rollback was checked when it began.
             plan.check_declared(manifest)

@@ -16,12 +16,10 @@ import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import RestoreFailed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import transaction
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.declaration import left_out
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import Step
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import access, apart
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.plan import Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.change import Holder
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import outage
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Section
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
@@ -59,20 +57,6 @@ def go_back(store: Store, wanted: str) -> Run:
     with store.locked():
         run.carry_out()
     return run
-
-
-def test_what_a_step_leaves_up_is_named_for_a_restart_once(store: Store, trees: tuple[Path, Path]) -> None:
-    checkpoint(store, "before", [{"files": {"paths": [str(trees[0])]}}])
-    run = Run(store, store.manifest(store.resolve("before")), Options())
-    leave = Step("services", "leave", "x.service", "why", {"note": "x.service stays up", "owed": ["/etc/x"]})
-    run._note_steps([leave])
-    run._note_steps([leave])
-    named = {"unit": "x.service", "processes": [], "paths": ["/etc/x"]}
-    assert (run.result().notes, run.result().restart_needed) == (["x.service stays up"], [named])
-    seen: Holder = {"unit": "x.service", "processes": ["x[1]"], "paths": ["/usr/bin/x"]}
-    other: Holder = {"unit": "", "processes": ["y[2]"], "paths": ["/usr/bin/y"]}
-    run._need_restart([seen, other])
-    assert run.result().restart_needed == [seen, other]
 
 
 def test_what_others_can_write_to_is_told_by_whole_names() -> None:
