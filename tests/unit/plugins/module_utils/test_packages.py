@@ -335,6 +335,40 @@ def test_an_older_version_that_is_missing_leaves_the_newer_one_of_rpm(tmp_path: 
     assert Packages().obstacles(then, at) == ["web:noarch 0:1.0-1: its package file is not in the store"]
 
 
+@pytest.mark.parametrize(
+    ("version", "option"), [("dnf5 version 5.2", "--skip-unavailable"), ("4.14.0", "--setopt=strict=0")]
+)
+@pytest.mark.parametrize("knows", [True, False])
+def test_a_version_that_no_repository_has_does_not_keep_the_others_from_coming(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, option: str, knows: bool
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(rpm, "_CACHES", ())
+    asked: list[list[str]] = []
+
+    def run(argv: Sequence[str], _timeout: float) -> Completed:
+        words = list(argv)
+        if words[1:] == ["--version"]:
+            return Completed(tuple(argv), 0, version, "")
+        if words[0] == "rpm":
+            name, number, arch = Path(words[-1]).stem.split("-")[0], "0:1-1", "noarch"
+            return Completed(tuple(argv), 0, f"{name}\t{arch}\t{number}\n", "")
+        asked.append(words)
+        folder = words[words.index("--destdir") + 1]
+        if knows or option not in words:
+            for word in words:
+                if word.startswith("web-"):
+                    Path(folder, "web-1-1.noarch.rpm").write_text("web")
+        return Completed(tuple(argv), 1, "", "No package gone available")
+
+    store = Store(str(tmp_path), replace(SYSTEM, run=run))
+    (tmp_path / "tmp").mkdir()
+    wanted = [Package(name, "noarch", "0:1-1", manager="rpm") for name in ("gone", "web")]
+    assert list(rpm.keep(wanted, Writer(store.objects), store.system)) == [("web", "noarch", "0:1-1")]
+    assert option in asked[0] and asked[0][-2:] == ["gone-0:1-1.noarch", "web-0:1-1.noarch"]
+    assert len(asked) == (1 if knows else 3)
+
+
 def test_packages_of_another_manager_are_refused(tmp_path: Path) -> None:
     store = Debian([OLD]).store(tmp_path)
     with pytest.raises(UsageError, match="packages of rpm were recorded, and this host has those of deb"):
