@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from .._files.mounts import PSEUDO
+from .._host import logins
+from .._host.mounts import mount_of
 from .._host.processes import user_ids
 from .kind import is_within
 
@@ -23,6 +25,9 @@ EXCLUDE = (
     *("/etc/ld.so.cache", "/etc/udev/hwdb.bin", "/etc/lvm/archive", "/etc/lvm/backup", "/etc/lvm/cache"),
     *(f"/etc/{name}-" for name in ("passwd", "shadow", "group", "gshadow", "subuid", "subgid")),
 )
+# The keys by which an account can be reached, below its home; the largest file of them that is kept.
+KEYS = ("/.ssh/authorized_keys", "/.ssh/authorized_keys2")
+_LARGEST_KEYS = 1 << 20
 # Below these directories lie configuration and programs, and sometimes all data that a program writes.
 _MIXED = ("/usr/local", "/opt")
 # The largest size of all trees together that is kept unasked: bytes and files.
@@ -46,6 +51,37 @@ def trees(taken: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             found.append(path)
     return found, left
+
+
+def keys_of_login(taken: Sequence[str], points: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """(the files of keys of the account by which we have come, sentences on those that are left out). ``points``: as
+    for ``left_out``. The home is the user's, who can put a link there: none is followed."""
+    home = logins.home()
+    found, left = [], []
+    for path in (os.path.normpath(home) + one for one in KEYS) if home else ():
+        if any(is_within(path, one) for one in (*taken, *TREES)):
+            continue
+        # A server that does not answer is not asked.
+        kind = points.get(os.fsdecode(mount_of(os.fsencode(path), set(map(os.fsencode, points)))), "")
+        why = f"it lies on {kind}" if kind.startswith(_ELSEWHERE) else _strange_keys(path)
+        if why:
+            left.append(f"{path} lets the controller log in, and is not protected: {why}")
+        elif os.path.lexists(path):
+            found.append(path)
+    return found, left
+
+
+def _strange_keys(path: str) -> str:
+    """Why the file of keys is not kept, in words; empty where it is kept, or is not there."""
+    folder = os.path.dirname(path)
+    for one in (os.path.dirname(folder), folder, path):
+        with suppress(OSError):
+            info = os.lstat(one)
+            if stat.S_ISLNK(info.st_mode):
+                return f"{one} is a link"
+            if one == path and not (stat.S_ISREG(info.st_mode) and info.st_size <= _LARGEST_KEYS):
+                return f"it is no file, or larger than {_LARGEST_KEYS >> 20} MB"
+    return ""
 
 
 def left_out(
