@@ -177,7 +177,7 @@ class Services(Programs):
                 known["triggers"] = sorted(triggers)
             if _failed(state):
                 known["failed"] = True
-            limits = _limits(state, unit)
+            limits = _limits(state, unit) + ([] if every else _kept_up(state, unit))
             if limits:
                 known["limits"] = limits
             lines.append(json_line.write("unit", known))
@@ -401,6 +401,14 @@ def _limits(state: ServiceState, unit: Unit) -> list[str]:
     if systemd.passing(state):
         found.append(f"it was {state.text}: it is recorded as not active")
     return found
+
+
+def _kept_up(state: ServiceState, unit: Unit) -> list[str]:
+    """The sentence on a unit that is neither stopped nor reloaded when its files come back."""
+    if not state.active or unit.reloads or not unit.stops:
+        return []
+    why = outage.spared(unit, running.processes([unit.id])[unit.id] if unit.acts_on_host else ())
+    return [f"it is not restarted when its files come back: {why}"] if why else []
 
 
 def _failed(state: ServiceState) -> bool:

@@ -653,6 +653,18 @@ def test_what_is_left_up_is_named_by_what_is_its_own() -> None:
     assert leave.detail["owed"] == [] and "files changed" in leave.detail["note"]
 
 
+def test_what_is_left_up_is_said_at_the_checkpoint_of_what_somebody_has_named() -> None:
+    for unit, words in (
+        (Unit("networking.service", can_reload=False, more=PAIR), "the host cannot do without it meanwhile"),
+        (Unit("compose.service", can_reload=False, more=PAIR), "it has no process, and its stop takes down"),
+    ):
+        (said,) = Services().not_restorable({}, captured(unit))
+        assert said.startswith(f"{unit.name}: it is not restarted when its files come back: {words}")
+        assert Services().not_restorable({}, captured(replace(unit, can_reload=True))) == []
+        assert Services().not_restorable({}, captured(replace(unit, active="inactive"))) == []
+        assert Services().not_restorable({}, all_of(unit)) == [], "among all units nobody waits for this one"
+
+
 def test_a_reload_that_fails_does_not_become_the_restart_of_what_is_never_down() -> None:
     host = machine(Unit("nftables.service", more=PAIR, fails=("reload",)))
     then = captured(host.units["nftables.service"])
