@@ -38,7 +38,12 @@ _HOSTNAME = "kernel/hostname"
 # Where all values are meant, the word of the line with the values that no file sets yet.
 _OTHERS = "others"
 # Values that change by themselves, keys that do something when they are read, and secrets of one boot.
-_RESTLESS = ("kernel/random/", "kernel/ns_last_pid", "kernel/cad_pid", "vm/stat_refresh", "net/ipv4/tcp_fastopen_key")
+_RESTLESS = (
+    *("kernel/random/", "kernel/ns_last_pid", "kernel/cad_pid", "kernel/tainted", "kernel/perf_event_max_sample_rate"),
+    *("vm/stat_refresh", "net/ipv4/tcp_fastopen_key"),
+)
+# systemd mounts this directory when somebody looks into it, and may not answer.
+_MOUNTED_ON_DEMAND = "fs/binfmt_misc"
 # Each network interface has about 150 keys, and each key takes 20 microseconds.
 _INTERFACES = ("net/ipv4/conf/", "net/ipv6/conf/", "net/ipv4/neigh/", "net/ipv6/neigh/")
 _MOST_INTERFACES = 4
@@ -231,6 +236,8 @@ def _walk(root: str) -> Iterator[str]:
             entries = list(found)
         few = folder not in _INTERFACES or len(entries) <= _MOST_INTERFACES
         for entry in entries:
+            if f"{folder}{entry.name}" == _MOUNTED_ON_DEMAND:
+                continue
             if entry.is_dir(follow_symlinks=False):
                 todo += [f"{folder}{entry.name}/"] if few or entry.name in ("all", "default") else []
             elif folder and entry.is_file(follow_symlinks=False) and entry.stat().st_mode & 0o600 == 0o600:
