@@ -161,15 +161,18 @@ options:
         suboptions:
           names:
             description:
-              - Keys of the kernel. By default all that files of C(sysctl.d) set and this
-                kernel has. For example V([net.ipv4.ip_forward, vm.swappiness]).
+              - 'Keys of the kernel. By default all that files of C(sysctl.d) set and this
+                kernel has, and the name of the host. Then a rollback that puts back or
+                takes away such a file puts back all other values as well: the file may
+                have set them. For example V([net.ipv4.ip_forward, vm.swappiness]).'
             type: list
             elements: str
       system:
         description:
           - All that a plain host consists of; the default where nothing is declared.
-          - 'It stands for C(files) of C(/etc), C(/usr/local), C(/opt), C(/root/.ssh) and
-            C(/var/spool/cron), and for C(packages), C(users), C(network), C(services),
+          - 'It stands for C(files) of C(/etc), C(/usr/local), C(/opt), C(/root/.ssh),
+            C(/var/spool/cron) and the C(.ssh/authorized_keys) of the account by which
+            the controller has logged in, and for C(packages), C(users), C(network), C(services),
             C(sysctl) and C(firewall). Takes nothing. For example V(system: {}).'
           - A kind that is declared beside it comes in place of its own part of that kind;
             C(files) are left out of its trees, C(services) and C(sysctl) out of its names.

@@ -219,7 +219,8 @@ pause:
 restart_needed:
   description:
     - Programs that still have replaced files open, mapped or as their working directory, and see the new files only
-      after a restart. Declared services have been restarted already.
+      after a restart. Declared services have been restarted already, but those that a rollback never stops, such as
+      the network's.
   returned: success
   type: list
   elements: dict

@@ -24,6 +24,7 @@ import shutil
 from contextlib import suppress
 
 from .._host.durable import remove_file, sync_paths, write_file
+from .._host.paths import make_dirs
 from .._resources import ours
 from .._store.store import Store
 from . import command
@@ -62,7 +63,7 @@ def make_places(store: Store) -> None:
     if command.is_host(store) and os.path.isdir(GRUB):
         for path in (ours.KERNEL_ARGUMENTS, ours.MANAGER):
             with suppress(OSError):
-                os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+                make_dirs(os.path.dirname(path))
 
 
 def prepare(store: Store, reboots: int) -> str:

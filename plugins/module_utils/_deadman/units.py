@@ -19,6 +19,7 @@ from functools import lru_cache
 
 from .._errors import Refused, UsageError
 from .._host.durable import fsync_dir, remove_file, write_file
+from .._host.paths import make_dirs
 from .._host.system import System
 from .._host.trust import stranger
 from .._store.store import Store
@@ -160,7 +161,7 @@ def install_boot(store: Store, agent: str) -> None:
     # systemd starts boot-complete.target only where it counts the attempts to boot an entry of the boot loader.
     for kind, folder in (("boot", "sysinit.target.wants"), ("health", "boot-complete.target.requires")):
         name, wants = f"{unit(store, kind)}.service", os.path.join(_ETC, folder)
-        os.makedirs(wants, exist_ok=True)
+        make_dirs(wants)
         link, target = os.path.join(wants, name), os.path.join(_ETC, name)
         if not os.path.islink(link) or os.readlink(link) != target:
             with suppress(FileNotFoundError):
@@ -330,7 +331,7 @@ def _clear(store: Store) -> bool:
 
 def _write(files: Mapping[str, str]) -> None:
     for path, text in files.items():
-        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        make_dirs(os.path.dirname(path))
         os.chmod(os.path.dirname(path), 0o755)
         if os.path.islink(path):
             os.unlink(path)  # A mask.

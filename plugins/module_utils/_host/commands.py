@@ -48,6 +48,8 @@ _PLACES = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin"
 _LOCALES = ("/etc/default/locale", "/etc/locale.conf")
 # A rollback works under the umask 077, which must not become that of a command or a service.
 _UMASK = 0o022
+# Seconds for the end of a command that was killed. The kernel ends none that waits for a disk or a server.
+_ENDS = 5.0
 
 
 def run(argv: Sequence[str], timeout: float) -> Completed:
@@ -112,8 +114,11 @@ def _run(argv: Sequence[str], timeout: float, variables: dict[str, str]) -> Comp
             rc = process.wait(timeout)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
             rc, killed = 124, f"\nkilled after {timeout:g} s"
+            try:
+                process.wait(_ENDS)
+            except subprocess.TimeoutExpired:  # It waits for a disk or a server that does not answer.
+                killed += ", and it has not ended"
         return Completed(words, rc, _content(out), _content(err) + killed)
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -57,6 +58,16 @@ def of_person(since: float, ancestors: Iterable[Ancestor] | None = None, now: fl
             return NEW if now - ancestor.started <= since else OLD
         at_console = at_console or os.major(ancestor.terminal) in _CONSOLES
     return CONSOLE if at_console else NOT_SHOWN
+
+
+def home() -> str:
+    """The home of the account by which somebody logged in and became root here; empty for root or unknown."""
+    name, user = os.environ.get("SUDO_USER") or os.environ.get("DOAS_USER"), login_of("self")
+    try:
+        found = pwd.getpwnam(name) if name else pwd.getpwuid(user) if user > 0 else None
+    except KeyError:
+        return ""
+    return found.pw_dir if found is not None and found.pw_uid and os.path.isabs(found.pw_dir) else ""
 
 
 def is_open(user: int) -> bool:

@@ -142,6 +142,15 @@ class Parents:
         self.forget()
 
 
+def make_dirs(path: str) -> None:
+    """Make the directory, and those above it that are missing, each with the mode 755: we work under the umask 077. For
+    a path that nobody else can have lead elsewhere."""
+    if not os.path.isdir(path):
+        make_dirs(os.path.dirname(path))
+        os.mkdir(path, 0o755)
+        os.chmod(path, 0o755)
+
+
 def ancestors(path: bytes) -> Iterator[bytes]:
     """All directories above the path, the root first."""
     at = path.find(b"/", 1)

@@ -120,8 +120,8 @@ class Files(Kind):
     on_plain_host = {"paths": list(plain.TREES), "exclude": list(plain.EXCLUDE)}
 
     def for_plain_host(self, beside: Sequence[Spec], taken: Sequence[str]) -> tuple[Spec | None, list[str]]:
-        roots, left = plain.trees(taken)
         points = {os.fsdecode(point): kind for point, kind in mount_points().items()}
+        roots, left = map(list.__add__, plain.trees(taken), plain.keys_of_login(taken, points))
         paths, more = plain.left_out(roots, taken, points)
         exclude = sorted({*plain.EXCLUDE, *map(plain.pattern, paths)})
         return ({"paths": roots, "exclude": exclude} if roots else None), left + more

@@ -23,7 +23,7 @@ from .._files.step import Step
 from .._host import mounts as table
 from .._host.mounts import Mount
 from .._host.options import Options, read
-from .._host.paths import check_path
+from .._host.paths import check_path, make_dirs
 from .._host.system import System
 from .._host.trust import stranger, trusted
 from .._services import systemd
@@ -38,7 +38,7 @@ _LOOK = 2.0
 _APART = {
     *PSEUDO,
     *("pstore", "bpf", "configfs", "fusectl", "hugetlbfs", "efivarfs", "autofs", "binfmt_misc", "nsfs", "rpc_pipefs"),
-    *("selinuxfs", "ramfs", "overlay", "squashfs", "fuse", "rootfs"),
+    *("selinuxfs", "ramfs", "overlay", "squashfs", "fuse", "fuseblk", "rootfs"),
 }
 # Directories below which programs mount and unmount.
 _PLACES = (
@@ -63,6 +63,9 @@ _DEFAULTS = {
     "nr_inodes": f"nr_inodes={_HALF}",
 }
 _CHANGES = ("mount", "remount", "unmount")
+# A file system is known by its UUID: at a boot the kernel may give the names of disks to others.
+_UUID = r"[A-Za-z0-9-]{1,64}"
+_BY_BOOT = r"/dev/(sd|hd|vd|xvd|nvme|mmcblk|md|dm-|nbd|sr)\w+"
 _WORD = r"[^\s,\x00-\x1f\x7f]+"
 Record = dict[str, Any]
 Found = Union[Record, None]
@@ -71,11 +74,12 @@ Found = Union[Record, None]
 @dataclass
 class _Seen:
     """Mounts and swap as they were seen: point -> record, path -> record. ``excepts``: patterns of mount points that
-    stay as they are."""
+    stay as they are. ``local``: what other hosts serve stays as well."""
 
     mounts: dict[str, Record] = field(default_factory=dict)
     swaps: dict[str, Record] = field(default_factory=dict)
     excepts: list[str] = field(default_factory=list)
+    local: bool = False
 
 
 class Mounts(Kind):
@@ -103,10 +107,12 @@ class Mounts(Kind):
         fstab: str = "/etc/fstab",
         swaps: str = "/proc/swaps",
         mounts: Callable[[], Sequence[Mount]] = table.mounts,
+        uuids: str = "/dev/disk/by-uuid",
     ) -> None:
         """``fstab``: the table of mounts at boot. ``swaps``: the kernel's table of swap. ``mounts``: a function that
-        reads the present mounts."""
+        reads the present mounts. ``uuids``: the links from UUIDs to devices."""
         self.fstab = fstab
+        self.uuids = uuids
         self.swaps = swaps
         self.mounts = mounts
 
@@ -122,9 +128,13 @@ class Mounts(Kind):
     def capture(self, spec: Spec, sink: Sink, system: System) -> list[str]:
         """``mount`` and a record: ``point``, ``source``, ``kind``, ``root``, ``options`` of the mount, ``own``
         options of the file system, and ``from``, the path of which the mount is another view. ``swap``: ``path`` and
-        ``priority``. ``except``: ``points`` that stay as they are."""
+        ``priority``. Both with the ``uuid``, or with the id of the ``boot`` where the name of the device may be
+        another's after a boot. ``except``: ``points`` that stay as they are."""
         excepts = list(spec.get("except", []))
         seen = self._look(excepts)
+        for one in (*seen.mounts.values(), *seen.swaps.values()):
+            if "uuid" not in one and re.fullmatch(_BY_BOOT, _device(one)):
+                one["boot"] = system.boot_id()
         lines = [json_line.write("except", {"points": excepts})] if excepts else []
         lines += [json_line.write("mount", seen.mounts[point]) for point in sorted(seen.mounts)]
         return lines + [json_line.write("swap", seen.swaps[path]) for path in sorted(seen.swaps)]
@@ -142,7 +152,27 @@ class Mounts(Kind):
                     _check(record)
                     seen.mounts[point] = record
         seen.swaps = {one["path"]: one for one in self._swaps() if not _is_excepted(one["path"], excepts)}
+        known = self._uuids()
+        for one in (*seen.mounts.values(), *seen.swaps.values()):
+            uuid = known.get(os.path.realpath(_device(one))) if _device(one).startswith("/dev/") else None
+            one.update({"uuid": uuid} if uuid else {})
         return seen
+
+    def _uuids(self) -> dict[str, str]:
+        """Device -> the UUID of what is on it."""
+        with suppress(OSError):
+            names = [name for name in os.listdir(self.uuids) if re.fullmatch(_UUID, name)]
+            return {os.path.realpath(os.path.join(self.uuids, name)): name for name in names}
+        return {}
+
+    def _untold(self, was: Record, system: System) -> str:
+        """Why nobody can tell which file system, or which swap, was recorded, in words; empty where it is told."""
+        known = self._uuids() if "uuid" in was else {}
+        if known and was["uuid"] not in known.values():
+            return f"what was there, with UUID {was['uuid']}, is not on this host"
+        if "uuid" not in was and "from" not in was and "boot" in was and was["boot"] != system.boot_id():
+            return f"the host was booted since, so that {_device(was)} may be another disk: see to it by hand"
+        return ""
 
     def _swaps(self) -> Iterator[Record]:
         with suppress(OSError), open(self.swaps, encoding="utf-8", errors="surrogateescape") as stream:
@@ -168,27 +198,32 @@ class Mounts(Kind):
     def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
         """The steps. New mounts are unmounted first, and a deeper mount before the mount above it. Then come missing
         mounts."""
-        then, detail = _read(lines), {"lines": list(lines)}
+        then, detail = self._then(lines), {"lines": list(lines)}
         now = self._look(then.excepts)
         steps = []
         read_again = any(step.resource == self.name and step.action == "daemon-reload" for step in at.steps)
         if self.fstab in at.changed and not read_again and at.system.has_systemd():
             steps.append(Step(self.name, "daemon-reload", "systemd", f"{self.fstab} was put back", detail))
-        steps += [
-            Step(self.name, "swapoff", one, "was not there", detail) for one in now.swaps if one not in then.swaps
-        ]
+        off = _missing(now.swaps, then.swaps)
+        steps += [Step(self.name, "swapoff", one, "was not there", detail) for one in off]
+        untold = {point for point, was in then.mounts.items() if self._untold(was, at.system)}
         for point in sorted(now.mounts, reverse=True):
+            if point in untold:
+                continue
             if point not in then.mounts or _is_another(then.mounts[point], now.mounts[point]):
                 why = "was not there" if point not in then.mounts else "another file system"
                 steps.append(Step(self.name, "unmount", point, why, detail))
         for point in _in_order(then.mounts):
             was, live = then.mounts[point], now.mounts.get(point)
             if live is None or _is_another(was, live):
-                if not (at.boot and re.fullmatch(_REMOTE, was["kind"])):  # Its mount has to wait for the network.
+                if point not in untold and not (
+                    at.boot and re.fullmatch(_REMOTE, was["kind"])
+                ):  # Its mount has to wait for the network.
                     steps.append(Step(self.name, "mount", point, "is not mounted", detail))
             elif _different(was, live):
                 steps.append(Step(self.name, "remount", point, f"other options: {_different(was, live)}", detail))
-        return steps + [Step(self.name, "swapon", one, "is off", detail) for one in then.swaps if one not in now.swaps]
+        on = [one for one in _missing(then.swaps, now.swaps) if not self._untold(then.swaps[one], at.system)]
+        return steps + [Step(self.name, "swapon", one, "is off", detail) for one in on]
 
     def obstacles(self, lines: Sequence[str], at: Restore) -> list[str]:
         found = []
@@ -200,7 +235,7 @@ class Mounts(Kind):
 
     def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
         """Carry out the steps. RestoreFailed names the steps that failed: a mount that is in use stays."""
-        then = _read(steps[0].detail["lines"]) if steps else _Seen()
+        then = self._then(steps[0].detail["lines"]) if steps else _Seen()
         done, left = [], []
         for step in steps:
             why = self._one(step, then, at)
@@ -223,8 +258,9 @@ class Mounts(Kind):
             except EvenkeelError as error:
                 return error.cause
         elif step.action in ("swapon", "swapoff"):
-            priority = then.swaps.get(point, {}).get("priority", -1)
-            commands = [[step.action, *(["-p", str(priority)] if priority >= 0 else []), point]]
+            was = then.swaps[point] if step.action == "swapon" else {}
+            priority, source = was.get("priority", -1), _source(was, point)
+            commands = [[step.action, *(["-p", str(priority)] if priority >= 0 else []), source]]
         else:
             why = _strange(point)
             if why:
@@ -262,7 +298,7 @@ class Mounts(Kind):
             # The kernel does not show all options that are needed.
             return ["mount", "--fstab", self.fstab, was["point"]]
         words = [*was["options"], *(one for one in was["own"] if one not in ("rw", "ro"))]
-        return ["mount", "-t", was["kind"], "-o", ",".join(words), was["source"], was["point"]]
+        return ["mount", "-t", was["kind"], "-o", ",".join(words), _source(was, was["source"]), was["point"]]
 
     def _set_options(self, point: str, then: _Seen, at: Restore) -> str:
         """Set the recorded options; return why it failed, in words, or an empty text."""
@@ -278,7 +314,7 @@ class Mounts(Kind):
             beyond = _beyond(was, live)
             if beyond:
                 flags_of_all = ",".join([*(one for one in _flags(was) if one not in ("ro", "rw")), *beyond])
-                named = ["-t", was["kind"], was["source"], point]
+                named = ["-t", was["kind"], live["source"], point]
                 done = at.system.run(["mount", "-o", f"remount,{flags_of_all}", *named], _TIMEOUT)
                 if done.rc != 0:
                     return done.words
@@ -289,23 +325,38 @@ class Mounts(Kind):
         return ""
 
     def verify(self, lines: Sequence[str], system: System) -> list[str]:
-        then = _read(lines)
+        then = self._then(lines)
         now = self._look(then.excepts)
         words = [f"{one} is mounted, and was not" for one in now.mounts if one not in then.mounts]
         for point, was in then.mounts.items():
             live = now.mounts.get(point)
             if live is None or _is_another(was, live):
-                words.append(f"{point} is {'not mounted' if live is None else 'another file system'}")
+                why = self._untold(was, system)
+                what = "not mounted" if live is None else "another file system"
+                words.append(f"{point} is {what}{why and f': {why}'}")
             elif _different(was, live):
                 words.append(f"{point} has other options: {_different(was, live)}")
-        words += [f"{one} is used as swap, and was not" for one in now.swaps if one not in then.swaps]
-        return words + [f"{one} is not used as swap" for one in then.swaps if one not in now.swaps]
+        words += [f"{one} is used as swap, and was not" for one in _missing(now.swaps, then.swaps)]
+        for one in _missing(then.swaps, now.swaps):
+            why = self._untold(then.swaps[one], system)
+            words.append(f"{one} is not used as swap{why and f': {why}'}")
+        return words
 
     def access_lines(self, lines: Sequence[str]) -> list[str]:
-        """All lines but the file systems of other hosts: to mount them may take long."""
+        """All lines but the file systems of other hosts, and what lies below them: to mount, to unmount or to look at
+        them may take long."""
         remote = [point for point, one in _read(lines).mounts.items() if re.fullmatch(_REMOTE, one["kind"])]
-        kept = [line for line in lines if not any(_of(line) == point for point in remote)]
-        return kept + ([json_line.write("except", {"points": [glob.escape(one) for one in remote]})] if remote else [])
+        kept = [line for line in lines if not any(is_within(_of(line), point) for point in remote)]
+        return [*kept, json_line.write("except", {"points": _at_or_below(remote), "local": True})] if kept else []
+
+    def _then(self, lines: Sequence[str]) -> _Seen:
+        """The mounts and swap of the lines, without those that have to stay as they are."""
+        then = _read(lines)
+        if then.local:
+            remote = [os.fsdecode(one.point) for one in self.mounts() if re.fullmatch(_REMOTE, one.kind)]
+            then.excepts += _at_or_below(remote)
+            then.mounts = {at: one for at, one in then.mounts.items() if not _is_excepted(at, then.excepts)}
+        return then
 
     def reveals(self, steps: Sequence[Step]) -> list[str]:
         return [step.target for step in steps if step.resource == self.name and step.action in _CHANGES]
@@ -330,6 +381,11 @@ def _is_ours(mount: Mount, point: str) -> bool:
 
 def _is_excepted(point: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(point, one) for one in patterns)
+
+
+def _at_or_below(points: Sequence[str]) -> list[str]:
+    """The patterns of these mount points, and of all mount points below them."""
+    return [pattern for one in map(glob.escape, points) for pattern in (one, f"{one}/*")]
 
 
 def _record(mount: Mount, every: Sequence[Mount]) -> Found:
@@ -374,7 +430,29 @@ def _of(line: str) -> str:
 
 def _is_another(was: Record, live: Record) -> bool:
     """Whether another file system is mounted at the point, or another part of the same file system."""
-    return any(was[key] != live[key] for key in ("source", "kind", "root"))
+    return not _is_same_device(was, live) or any(was[key] != live[key] for key in ("kind", "root"))
+
+
+def _is_same_device(one: Record, other: Record) -> bool:
+    """A record of an older version has no UUID."""
+    if "uuid" in one and "uuid" in other:
+        return bool(one["uuid"] == other["uuid"])
+    return _device(one) == _device(other)
+
+
+def _device(record: Record) -> str:
+    """The device of a mount or of swap, or the word in its place."""
+    return str(record["source"] if "source" in record else record["path"])
+
+
+def _source(record: Record, name: str) -> str:
+    """The word by which a command finds the device."""
+    return f"UUID={record['uuid']}" if "uuid" in record else name
+
+
+def _missing(these: Mapping[str, Record], those: Mapping[str, Record]) -> list[str]:
+    """The paths of these swaps that are not among those."""
+    return [path for path, one in these.items() if not any(_is_same_device(one, other) for other in those.values())]
 
 
 def _in_order(found: Mapping[str, Record]) -> list[str]:
@@ -430,10 +508,11 @@ def _make_point(point: str, was: Record) -> None:
     """Make the mount point where the change has removed it: a directory, or a file where a file is mounted."""
     if os.path.lexists(point):
         return
-    if os.path.isfile(was.get("from", "")):
+    if not re.fullmatch(_REMOTE, was["kind"]) and os.path.isfile(was.get("from", "")):
+        make_dirs(os.path.dirname(point))
         os.close(os.open(point, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))
     else:
-        os.makedirs(point, 0o755)
+        make_dirs(point)
 
 
 def _strange(point: str) -> str:
@@ -443,9 +522,11 @@ def _strange(point: str) -> str:
     try:
         # This look comes first: below a user's directory, ``realpath`` may reach a file system that never answers.
         why = stranger(point, trusted())
-        if not why and os.path.realpath(point) != point:
-            why = f"it leads to {os.path.realpath(point)}"
-        return why
+        # Nothing asks the mount itself: its server may not answer. A mount point is no link.
+        real = os.path.join(os.path.realpath(os.path.dirname(point)), os.path.basename(point))
+        if not why and os.fsencode(point) not in table.mount_points() and os.path.islink(point):
+            real = os.path.realpath(point)
+        return why or (f"it leads to {real}" if real != point else "")
     except OSError as error:
         return error.strerror or str(error)
 
@@ -478,9 +559,11 @@ def _read(lines: Sequence[str]) -> _Seen:
         with json_line.read(line) as (word, record):
             if word == "except":
                 found.excepts += [str(one) for one in record["points"]]
+                found.local = found.local or record.get("local") is True
             elif word == "swap":
                 check_path(os.fsencode(record["path"]))
-                found.swaps[record["path"]] = {"path": record["path"], "priority": int(record["priority"])}
+                _check_device(record)
+                found.swaps[record["path"]] = {**record, "priority": int(record["priority"])}
             elif word == "mount":
                 _check(record)
                 found.mounts[record["point"]] = record
@@ -492,6 +575,7 @@ def _read(lines: Sequence[str]) -> _Seen:
 def _check(record: Record) -> None:
     """Raise ValueError or UsageError for a record whose command could do something else than mount."""
     check_path(os.fsencode(record["point"]))
+    _check_device(record)
     if "from" in record:
         check_path(os.fsencode(record["from"]))
     words = [record["kind"], *record["options"], *record["own"]]
@@ -501,3 +585,8 @@ def _check(record: Record) -> None:
         raise ValueError("no options of a mount")
     if not isinstance(record["source"], str) or record["source"].startswith("-") or "\0" in record["source"]:
         raise UsageError("no source of a mount")
+
+
+def _check_device(record: Record) -> None:
+    if "uuid" in record and not (isinstance(record["uuid"], str) and re.fullmatch(_UUID, record["uuid"])):
+        raise ValueError("no UUID")

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from .._files.mounts import PSEUDO
+from .._host import logins
+from .._host.mounts import mount_of
 from .._host.processes import user_ids
 from .kind import is_within
 
@@ -23,6 +25,9 @@ EXCLUDE = (
     *("/etc/ld.so.cache", "/etc/udev/hwdb.bin", "/etc/lvm/archive", "/etc/lvm/backup", "/etc/lvm/cache"),
     *(f"/etc/{name}-" for name in ("passwd", "shadow", "group", "gshadow", "subuid", "subgid")),
 )
+# The keys by which an account can be reached, below its home; the largest file of them that is kept.
+KEYS = ("/.ssh/authorized_keys", "/.ssh/authorized_keys2")
+_LARGEST_KEYS = 1 << 20
 # Below these directories lie configuration and programs, and sometimes all data that a program writes.
 _MIXED = ("/usr/local", "/opt")
 # The largest size of all trees together that is kept unasked: bytes and files.
@@ -46,6 +51,37 @@ def trees(taken: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             found.append(path)
     return found, left
+
+
+def keys_of_login(taken: Sequence[str], points: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """(the files of keys of the account by which we have come, sentences on those that are left out). ``points``: as
+    for ``left_out``. The home is the user's, who can put a link there: none is followed."""
+    home = logins.home()
+    found, left = [], []
+    for path in (os.path.normpath(home) + one for one in KEYS) if home else ():
+        if any(is_within(path, one) for one in (*taken, *TREES)):
+            continue
+        # A server that does not answer is not asked.
+        kind = points.get(os.fsdecode(mount_of(os.fsencode(path), set(map(os.fsencode, points)))), "")
+        why = f"it lies on {kind}" if kind.startswith(_ELSEWHERE) else _strange_keys(path)
+        if why:
+            left.append(f"{path} lets the controller log in, and is not protected: {why}")
+        elif os.path.lexists(path):
+            found.append(path)
+    return found, left
+
+
+def _strange_keys(path: str) -> str:
+    """Why the file of keys is not kept, in words; empty where it is kept, or is not there."""
+    folder = os.path.dirname(path)
+    for one in (os.path.dirname(folder), folder, path):
+        with suppress(OSError):
+            info = os.lstat(one)
+            if stat.S_ISLNK(info.st_mode):
+                return f"{one} is a link"
+            if one == path and not (stat.S_ISREG(info.st_mode) and info.st_size <= _LARGEST_KEYS):
+                return f"it is no file, or larger than {_LARGEST_KEYS >> 20} MB"
+    return ""
 
 
 def left_out(
@@ -91,9 +127,7 @@ def _written(roots: Sequence[str], known: Sequence[str], proc: str) -> dict[str,
     found: dict[str, str] = {}
     for pid in filter(str.isdigit, os.listdir(proc)):
         with suppress(OSError):
-            for path in _open_for_writing(f"{proc}/{pid}"):
-                if not any(is_within(path, root) for root in roots) or any(is_within(path, one) for one in known):
-                    continue
+            for path in _open_for_writing(f"{proc}/{pid}", roots, known):
                 folder = os.path.dirname(path)
                 mixed = any(is_within(folder, root) and folder != root for root in _MIXED)
                 # The owner of the directory in /proc is root for a process that hides its memory, whoever runs it.
@@ -105,13 +139,16 @@ def _written(roots: Sequence[str], known: Sequence[str], proc: str) -> dict[str,
     return {path: who for path, who in found.items() if not any(is_within(path, one) for one in found if one != path)}
 
 
-def _open_for_writing(process: str) -> Iterator[str]:
+def _open_for_writing(process: str, roots: Sequence[str], known: Sequence[str]) -> Iterator[str]:
     for name in os.listdir(f"{process}/fd"):
         with suppress(OSError):
             link = f"{process}/fd/{name}"
             path = os.readlink(link)
+            # The text of the link decides first: a file elsewhere may be on a server that does not answer.
+            if not any(is_within(path, root) for root in roots) or any(is_within(path, one) for one in known):
+                continue
             # The link has the modes of the descriptor. In a mount namespace of a user any file can have any path.
-            found = os.lstat(path) if path.startswith("/") and os.lstat(link).st_mode & stat.S_IWUSR else None
+            found = os.lstat(path) if os.lstat(link).st_mode & stat.S_IWUSR else None
             if found is not None and stat.S_ISREG(found.st_mode) and os.path.samestat(found, os.stat(link)):
                 yield path
 

@@ -35,6 +35,9 @@ _ALL = "all"
 _BRIEFLY = 2.0
 # Every login goes through these services. They read all of their configuration anew when they are reloaded.
 _ACCESS = ("ssh.service", "sshd.service")
+# Packages come back over the network, by names: this service is restarted at the end, and not down until then.
+_NAMES = ("systemd-resolved.service",)
+_FOR_ALL = "its stop would take from the host what others need as well"
 
 
 class _Known(TypedDict):
@@ -174,7 +177,7 @@ class Services(Programs):
                 known["triggers"] = sorted(triggers)
             if _failed(state):
                 known["failed"] = True
-            limits = _limits(state, unit)
+            limits = _limits(state, unit) + ([] if every else _kept_up(state, unit))
             if limits:
                 known["limits"] = limits
             lines.append(json_line.write("unit", known))
@@ -202,7 +205,7 @@ class Services(Programs):
         for unit, live, known in zip(units, systemd.observe(names, at.system), described):
             steps = last if unit["active"] else first
             for trigger in systemd.observe([one for one in unit.get("triggers", ()) if one not in names], at.system):
-                if not trigger.active:
+                if not trigger.active and not (live.active and outage.is_vital(trigger.name)):
                     last.append(Step(SERVICES, "start", trigger.name, f"it starts {unit['name']}"))
             steps += [] if "links" in unit else _enablement(unit, replace(live, name=known.id or live.name))
             mine = running.since_start(pids.get(known.id, ()), known.main)
@@ -215,7 +218,9 @@ class Services(Programs):
             steps = last if recorded["active"] else first
             known = Unit(live.name, files=tuple(definition["argv"][:2]), reloads=live.can_reload)
             steps += _activity(live, recorded, known, (), at, {"process": definition})
-        first += [Step(SERVICES, "stop", name, "came with the change") for name in _came(lines, at.changed, at.system)]
+        for known in _came(lines, at.changed, at.system):
+            stays = _spare(known, "it came with the change", _FOR_ALL, [], at)
+            first += stays if outage.stays_up(known) else [Step(SERVICES, "stop", known.id, "came with the change")]
         why = "something was put back" if at.changed or at.steps else "units changed" if linked else ""
         why = why or next((f"the unit file of {known.id} changed" for known in described if known.outdated), "")
         again = [Step(SERVICES, "daemon-reload", "systemd", why, {"units": names})] if units and why else []
@@ -240,7 +245,7 @@ class Services(Programs):
                     words = _one(step, step.action, at)
                     done.append(replace(step, why=f"{step.why}; {words}") if words else step)
                 except ServiceFailed as error:
-                    if step.action != "reload":
+                    if step.action != "reload" or "spared" in step.detail:
                         raise
                     _one(step, "restart", at)
                     done.append(replace(step, action="restart", why=f"reload failed: {error.message}"))
@@ -260,7 +265,8 @@ class Services(Programs):
         names, reader = [unit["name"] for unit in units], links.reader()
         for unit, seen, known in zip(units, systemd.observe(names, system), systemd.describe(names, system)):
             live = systemd.settled(unit["name"], system) if systemd.passing(seen) else seen
-            if unit["active"] != live.active and (unit["active"] or not outage.on_demand(known, system)):
+            may_run = not unit["active"] and (outage.stays_up(known) or outage.on_demand(known, system))
+            if unit["active"] != live.active and not may_run:
                 wrong.append(f"{live.name} is {live.text}, and was {'active' if unit['active'] else 'not active'}")
             if unit["enabled"] in _SETTABLE and live.enabled != unit["enabled"]:
                 wrong.append(f"{live.name} is {live.enabled or 'not there'}, and was {unit['enabled']}")
@@ -268,7 +274,8 @@ class Services(Programs):
                 if not trigger.active:
                     wrong.append(f"{trigger.name}, which starts {live.name}, is {trigger.text}, and was active")
             wrong += [f"{step.target}: {step.action} is still to be done, {step.why}" for step in _links(unit, reader)]
-        wrong += [f"{name} runs, and came with the change" for name in _came(lines, (), system)]
+        came = [one.id for one in _came(lines, (), system) if not outage.stays_up(one)]
+        wrong += [f"{name} runs, and came with the change" for name in came]
         for one in processes:
             state = process.observe(one["definition"], system)
             if one["active"] != state.active:
@@ -294,7 +301,8 @@ class Services(Programs):
         names = [step.target for step in mine if step.action == "restart" and "process" not in step.detail]
         ends = {step.target for step in mine if step.action == "stop"}
         definitions = [step.detail["process"] for step in mine if step.action == "restart" and "process" in step.detail]
-        return outage.foresee([name for name in names if name not in _ACCESS], definitions, ends, at.system)
+        may = [name for name in names if name not in (*_ACCESS, *_NAMES) and not outage.is_vital(name)]
+        return outage.foresee(may, definitions, ends, at.system)
 
     def start_again(self, down: Down, at: Restore) -> tuple[list[Step], dict[str, str]]:
         started, left = outage.bring_up(down, at.system, wait=not at.boot)
@@ -395,6 +403,14 @@ def _limits(state: ServiceState, unit: Unit) -> list[str]:
     return found
 
 
+def _kept_up(state: ServiceState, unit: Unit) -> list[str]:
+    """The sentence on a unit that is neither stopped nor reloaded when its files come back."""
+    if not state.active or unit.reloads or not unit.stops:
+        return []
+    why = outage.spared(unit, running.processes([unit.id])[unit.id] if unit.acts_on_host else ())
+    return [f"it is not restarted when its files come back: {why}"] if why else []
+
+
 def _failed(state: ServiceState) -> bool:
     return state.text.startswith("failed")
 
@@ -463,16 +479,36 @@ def _activity(
         up = live.active or live.queued or systemd.passing(live)
         # A service that starts on demand may run, but not with the programs of the change.
         wanted = up and (bool(why) or not outage.on_demand(unit, at.system))
+        if wanted and outage.stays_up(unit):
+            return _spare(unit, "it was not active", _FOR_ALL, pids, at)
         return [Step(SERVICES, "stop", name, "was not active", detail)] if wanted and unit.stops else []
     if not live.active:
-        return [Step(SERVICES, "start", name, f"is {live.text}", detail)] if unit.starts else []
+        # The start of a socket stops its service.
+        vital = outage.is_vital(name) and any(one.active for one in systemd.observe(unit.triggers, at.system))
+        return [Step(SERVICES, "start", name, f"is {live.text}", detail)] if unit.starts and not vital else []
     if not why:
         return []
-    if unit.reloads and (not anew or not unit.stops):
-        return [Step(SERVICES, "reload", name, why, detail)]
+    spared = outage.spared(unit, pids) if unit.stops and "process" not in detail else ""
+    if unit.reloads and (spared or not anew or not unit.stops):
+        return [Step(SERVICES, "reload", name, why, {**detail, "spared": spared} if spared else detail)]
+    if spared:
+        return _spare(unit, why if anew else "", spared, pids, at)
     if unit.stops:
         return [Step(SERVICES, "restart", name, why, detail)]
     return [Step(SERVICES, "leave", name, why, detail)] if anew else []
+
+
+def _spare(unit: Unit, why: str, spared: str, pids: Sequence[int], at: Restore) -> list[Step]:
+    """The step that leaves a unit up and names it for a restart; none where nothing of its own is put back now, and
+    there is no ``why``."""
+    own = running.touches(unit.files, at.changed) or running.replaced(pids, at.changed, at.since)
+    own = own or _named_after(unit, at.changed)
+    if not (at.changed or at.affecting) or not (why or own):
+        return []
+    why = why or f"{own} was put back"
+    what = "the host" if spared == _FOR_ALL else "it, or the host,"
+    note = f"{unit.id} stays up: {why}, and {spared}: restart {what} when that suits"
+    return [Step(SERVICES, "leave", unit.id, why, {"note": note, "owed": [own] if own else []})]
 
 
 def _concern(
@@ -489,7 +525,7 @@ def _concern(
     why = "files changed" if at.changed else f"{at.affecting[0]} were put back" if at.affecting else ""
     if not why or not unit.is_service:
         return "", False
-    if among_all and live.touched <= at.since and not _is_named_after(unit, at.changed):
+    if among_all and live.touched <= at.since and not _named_after(unit, at.changed):
         return "", False
     if (not started or started > at.since) and live.name not in _ACCESS:
         return why, True  # The service may hold more of the change than a reload undoes.
@@ -497,20 +533,20 @@ def _concern(
     return (f"it writes {held}", True) if held else (why, False)
 
 
-def _is_named_after(unit: Unit, changed: Sequence[str]) -> bool:
-    """Whether a path below /etc has the name of the unit or of its program, perhaps with a suffix."""
+def _named_after(unit: Unit, changed: Sequence[str]) -> str:
+    """The first path below /etc that has the name of the unit or of its program, perhaps with a suffix; or empty."""
     stem = unit.id.rpartition(".")[0].partition("@")[0]
     programs = {os.path.basename(path) for path in unit.files if "/bin/" in path or "/sbin/" in path}
     words = {word.removeprefix("systemd-") for word in {stem, *programs}}
-    parts = {part.split(".")[0] for path in changed if is_within(path, "/etc") for part in path.split("/")[2:]}
-    return not words.isdisjoint(parts)
+    below = [path for path in changed if is_within(path, "/etc")]
+    return next((path for path in below if words & {part.split(".")[0] for part in path.split("/")[2:]}), "")
 
 
 def _all_but(excepts: Sequence[str], system: System) -> list[str]:
     return [name for name in systemd.every(system) if name not in excepts]
 
 
-def _came(lines: Sequence[str], changed: Sequence[str], system: System) -> list[str]:
+def _came(lines: Sequence[str], changed: Sequence[str], system: System) -> list[Unit]:
     """Where all units are recorded: the units that run, have no record, and have lost their unit file or will lose
     it."""
     excepts = [name for one in _marks(lines) for name in one["except"]]
@@ -523,7 +559,7 @@ def _came(lines: Sequence[str], changed: Sequence[str], system: System) -> list[
         files = [path for path in unit.files if path.endswith(f"/{unit.id}")]
         lost = not live.exists or any(path in changed or not os.path.lexists(path) for path in files)
         if lost and (live.active or systemd.passing(live)) and unit.stops:
-            found.append(live.name)
+            found.append(unit._replace(id=live.name))
     return found
 
 
@@ -548,10 +584,12 @@ def _one(step: Step, verb: str, at: Restore) -> str:
         links.make(step.target, step.detail["to"])
     elif verb == "unlink":
         links.remove(step.target)
+    elif verb == "leave" and "note" in step.detail:
+        return ""  # It is named for a restart.
     elif verb == "leave":
         raise ServiceFailed(f"{step.why}, and it refuses to be restarted by hand: restart the host when that suits")
     elif at.boot and verb == "reload":
-        systemd.act("reload-or-restart", step.target, at.system, wait=False)
+        systemd.act("reload" if "spared" in step.detail else "reload-or-restart", step.target, at.system, wait=False)
     elif verb == "reload":
         return reload(step.target, at.system).words
     else:

@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
 import re
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from urllib.parse import unquote, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
 from .._errors import Damaged, RestoreFailed, UsageError
 from .._files.entry import quote
@@ -32,19 +33,35 @@ _CONFIGURED = (
 )
 _SETTING = re.compile(r"^[ \t]*-?[ \t]*([A-Za-z0-9_][^=\s#;]*)[ \t]*=", re.MULTILINE)
 _LARGEST = 1 << 20
+# The name of the host is a value of the kernel as well. It belongs to one machine.
+_HOSTNAME = "kernel/hostname"
+# Where all values are meant, the word of the line with the values that no file sets yet.
+_OTHERS = "others"
+# Values that change by themselves, keys that do something when they are read, and secrets of one boot.
+_RESTLESS = (
+    *("kernel/random/", "kernel/ns_last_pid", "kernel/cad_pid", "kernel/tainted", "kernel/perf_event_max_sample_rate"),
+    *("vm/stat_refresh", "net/ipv4/tcp_fastopen_key"),
+)
+# systemd mounts this directory when somebody looks into it, and may not answer.
+_MOUNTED_ON_DEMAND = "fs/binfmt_misc"
+# Each network interface has about 150 keys, and each key takes 20 microseconds.
+_INTERFACES = ("net/ipv4/conf/", "net/ipv6/conf/", "net/ipv4/neigh/", "net/ipv6/neigh/")
+_MOST_INTERFACES = 4
 
 
 class Sysctl(Kind):
     """Values of the running kernel. Files set these values at boot.
 
-    names: Keys of the kernel. By default all that files of C(sysctl.d) set and this kernel has. For example
-    V([net.ipv4.ip_forward, vm.swappiness]).
+    names: Keys of the kernel. By default all that files of C(sysctl.d) set and this kernel has, and the name of the
+    host. Then a rollback that puts back or takes away such a file puts back all other values as well: the file may
+    have set them. For example V([net.ipv4.ip_forward, vm.swappiness]).
     """
 
     name = "sysctl"
     since = "0.2.0"
     options: Options = {"names": {"type": "list", "elements": "str"}}
     changed_by_programs = True
+    partly_of_the_machine = True
     on_plain_host: Spec = {}
 
     def __init__(self, root: str = "/proc/sys", configured: Sequence[str] = _CONFIGURED) -> None:
@@ -53,30 +70,51 @@ class Sysctl(Kind):
         self.configured = configured
 
     def for_plain_host(self, beside: Sequence[Spec], taken: Sequence[str]) -> tuple[Spec | None, list[str]]:
+        if not beside:
+            return ({} if self._set_by_files() or any(_walk(self.root)) else None), []
         names = sorted(set(self._set_by_files()) - {name for spec in beside for name in spec["names"]})
         return ({"names": names} if names else None), []
 
     def _set_by_files(self) -> list[str]:
-        """The keys that the configuration sets and this kernel has, as the kernel writes them."""
+        """The keys that the configuration sets and this kernel has, as the kernel writes them, and the host's name."""
         paths = {path for pattern in self.configured for path in glob.glob(pattern)}
-        return self._known({key for path in paths for key in _keys_in(path)})
+        return self._known({_HOSTNAME, *(key for path in paths for key in _keys_in(path))})
 
     def _known(self, keys: Iterable[str]) -> list[str]:
         """The keys that can be put back here, as the kernel writes them."""
         found = set()
         for key in keys:
-            with suppress(UsageError):
-                name = canonical(key)
-                _usable(name, self.root)
-                found.add(name)
+            for name in self._matching(key):
+                with suppress(UsageError):
+                    _usable(name, self.root)
+                    found.add(name)
         return sorted(found)
+
+    def _matching(self, key: str) -> list[str]:
+        """The keys that a key of a file stands for, which may be a pattern."""
+        try:
+            name = canonical(key)
+        except UsageError:
+            return []
+        if not set(name) & set("*?["):
+            return [name]
+        return [os.path.relpath(path, self.root) for path in glob.glob(os.path.join(glob.escape(self.root), name))]
+
+    def _others(self, names: Collection[str]) -> dict[str, bytes]:
+        """The values of all keys but these that can be put back."""
+        found = {}
+        for name in _walk(self.root):
+            value = None if name in names or name.startswith(_RESTLESS) else _read(name, self.root)
+            if value is not None:
+                found[name] = value
+        return found
 
     def check(self, spec: Spec) -> dict[str, object]:
         """The declaration with its names as the kernel writes them; UsageError names the key that cannot be
         protected."""
         names = read(self.options, spec, self.name)["names"]
         if names is None:
-            return {"names": self._set_by_files()}
+            return {"names": self._set_by_files(), _OTHERS: True}
         if not names:
             raise UsageError("sysctl: names is empty; leave it out for all values that the configuration sets")
         found = sorted({canonical(one) for one in names})
@@ -86,15 +124,21 @@ class Sysctl(Kind):
 
     def capture(self, spec: Spec, sink: Sink, system: System) -> list[str]:
         """``value <key> =<value>`` for each key, percent-encoded. A key that has vanished since its declaration has
-        no line."""
+        no line. ``others sha256=<name>``: such lines for all other keys, after a line that names the machine and its
+        kernel."""
         found = [(name, _read(name, self.root)) for name in spec["names"]]
-        return [f"value {quote(os.fsencode(name))} ={quote(value)}" for name, value in found if value is not None]
+        lines = [_line(name, value) for name, value in found if value is not None]
+        if spec.get(_OTHERS):
+            others = [_line(name, value) for name, value in sorted(self._others(set(spec["names"])).items())]
+            lines.append(f"{_OTHERS} sha256={sink.add(chr(10).join([_kernel(), *others]).encode())}")
+        return lines
 
     def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
         """A step for each value that differs. At boot a key may appear later, with its module or its device."""
-        wanted = _recorded(lines)
+        drifted = self._drifted(lines, at)
+        wanted = {**drifted, **_recorded(lines)}
         # Each step has all wanted values, because putting a value back may change another value.
-        detail = {"wanted": {key: quote(one) for key, one in wanted.items()}}
+        detail = {"wanted": {key: quote(one) for key, one in wanted.items()}, "others": sorted(drifted)}
         steps = []
         for name, value in wanted.items():
             live = _read(name, self.root)
@@ -102,6 +146,16 @@ class Sysctl(Kind):
                 why = "is not there" if live is None else "another value"
                 steps.append(Step(self.name, "set", name, why, detail))
         return steps
+
+    def _drifted(self, lines: Sequence[str], at: Restore) -> dict[str, bytes]:
+        """The other values that differ, where a file comes back or goes that may have set them."""
+        places = {*self.configured, *map(os.path.dirname, self.configured)}
+        names = [line.partition("sha256=")[2] for line in lines if line.startswith(_OTHERS)]
+        if not names or not any(fnmatch.fnmatchcase(path, one) for path in at.changed for one in places):
+            return {}
+        kernel, *others = b"".join(at.objects.read(names[0])).decode("ascii", "replace").split("\n")
+        found = _recorded(others) if kernel == _kernel() else {}
+        return {name: value for name, value in found.items() if _read(name, self.root) not in (None, value)}
 
     def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
         """Set the values that differ, in several passes; RestoreFailed names the keys that could not be set."""
@@ -118,11 +172,13 @@ class Sysctl(Kind):
                     _write(name, wanted[name], self.root)
                 except OSError as error:
                     failed[name] = error.strerror or str(error)
-        left = [
-            f"{name}: {failed.get(name, 'does not keep its value')}"
+        others = {name for step in steps for name in step.detail.get("others", ())}
+        stay = {
+            name: f"{name}: {failed.get(name, 'does not keep its value')}"
             for name, value in wanted.items()
             if _read(name, self.root) != value
-        ]
+        }
+        left = [words for name, words in stay.items() if name not in others]
         done = [step for step in steps if _read(step.target, self.root) == wanted[step.target]]
         if left:
             raise RestoreFailed(
@@ -130,7 +186,9 @@ class Sysctl(Kind):
                 done=[step.shown() for step in done],
                 left=left,
             )
-        return done
+        # Nobody has declared these, so that no proof speaks of them.
+        notes = {name: f"sysctl: a value is not as it was: {words}" for name, words in stay.items() if name in others}
+        return done + [Step(self.name, "leave", name, "another value", {"note": one}) for name, one in notes.items()]
 
     def verify(self, lines: Sequence[str], system: System) -> list[str]:
         """Sentences on the keys with another value, without the values, which may be secret."""
@@ -141,7 +199,13 @@ class Sysctl(Kind):
         if any(one.get("names") is None for one in declared):
             return []
         known = {canonical(name) for one in declared for name in one["names"]}
-        return sorted({*spec["names"], *(unquote(line.split(" ")[1]) for line in lines)} - known)
+        every = ["without a limit"] if any(line.startswith(_OTHERS) for line in lines) else []
+        return every + sorted({*spec["names"], *_recorded(lines)} - known)
+
+    def keep_here(self, lines: Sequence[str], now: Sequence[str]) -> tuple[list[str], list[str]]:
+        """The name of the host, and the values that no file sets, are those of one machine."""
+        others = [line for line in lines if not line.startswith((f"value {_HOSTNAME} ", _OTHERS))]
+        return others + [line for line in now if line.startswith(f"value {_HOSTNAME} ")], []
 
     def suggest(self, changed: Mapping[str, str], taken: Sequence[str], at: Restore) -> Suggestion:
         """The keys that the changed files set and this kernel has. Another kind has to cover the files themselves."""
@@ -157,7 +221,36 @@ def _keys_in(path: str) -> list[str]:
             text = stream.read(_LARGEST).decode("utf-8", "replace")
     except OSError:
         return []
-    return [found[1] for found in _SETTING.finditer(text) if not set(found[1]) & set("*?[")]
+    return [found[1] for found in _SETTING.finditer(text)]
+
+
+def _walk(root: str) -> Iterator[str]:
+    """The keys that can be read and written, as the kernel writes them. A container may have none."""
+    todo = []
+    with suppress(OSError):
+        todo = [] if os.statvfs(root).f_flag & os.ST_RDONLY else [""]
+    while todo:
+        folder = todo.pop()
+        entries = []
+        with suppress(OSError), os.scandir(os.path.join(root, folder)) as found:
+            entries = list(found)
+        few = folder not in _INTERFACES or len(entries) <= _MOST_INTERFACES
+        for entry in entries:
+            if f"{folder}{entry.name}" == _MOUNTED_ON_DEMAND:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                todo += [f"{folder}{entry.name}/"] if few or entry.name in ("all", "default") else []
+            elif folder and entry.is_file(follow_symlinks=False) and entry.stat().st_mode & 0o600 == 0o600:
+                yield f"{folder}{entry.name}"
+
+
+def _kernel() -> str:
+    """The machine and its kernel, which gives many values their default."""
+    return f"kernel {os.uname().release} {os.cpu_count()} {os.sysconf('SC_PHYS_PAGES')}"
+
+
+def _line(name: str, value: bytes) -> str:
+    return f"value {quote(os.fsencode(name))} ={quote(value)}"
 
 
 def canonical(name: str) -> str:
@@ -210,6 +303,8 @@ def _write(name: str, value: bytes, root: str) -> None:
 def _recorded(lines: Sequence[str]) -> dict[str, bytes]:
     found = {}
     for line in lines:
+        if re.fullmatch(_OTHERS + " sha256=[0-9a-f]{64}", line):
+            continue
         try:
             _word, name, value = line.split(" ")
             path = os.fsdecode(unquote_to_bytes(name))

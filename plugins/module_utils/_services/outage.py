@@ -12,10 +12,43 @@ from dataclasses import dataclass, field, replace
 from .._errors import ServiceFailed
 from .._host.system import System
 from . import running, systemd
+from .owed import KEPT
 from .process import Definition, ProcessService
 from .service import Service
 from .systemd import SystemdService
 from .unit import Unit
+
+# Beginnings of the names of units that a rollback never stops: the network, the firewall, file systems, and what all
+# programs talk to. A stop would cut the host off, or take from it what no start gives back.
+_VITAL = (
+    *KEPT,
+    *("systemd-journald", "systemd-udevd", "networking.", "network.", "ifup@", "NetworkManager.", "systemd-networkd"),
+    *(
+        "dhcpcd",
+        "dhclient",
+        "wpa_supplicant",
+        "iwd.",
+        "connman.",
+        "wicked",
+        "netplan-",
+        "openvswitch",
+        "ovs-",
+        "ovsdb-",
+    ),
+    *("nftables.", "iptables.", "ip6tables.", "netfilter-persistent.", "firewalld.", "ufw.", "shorewall", "ferm."),
+    *(
+        "ebtables.",
+        "arptables.",
+        "ipset.",
+        "blk-availability.",
+        "lvm2-",
+        "dm-event.",
+        "multipathd.",
+        "iscsi",
+        "open-iscsi",
+    ),
+    *("zfs-", "netfs.", "rbdmap.", "cryptdisks"),
+)
 
 
 @dataclass
@@ -56,6 +89,26 @@ class Down:
 def on_demand(unit: Unit, system: System) -> bool:
     """Whether an active socket, path or timer starts the unit on demand."""
     return any(state.active for state in systemd.observe(unit.triggered_by, system))
+
+
+def is_vital(name: str) -> bool:
+    """Whether the host would be cut off, or lose what no start gives back, while the unit is down."""
+    return name.startswith(_VITAL)
+
+
+def stays_up(unit: Unit) -> bool:
+    """Whether the unit stays up even where it did not run before: its command of stop acts on all of the host."""
+    return is_vital(unit.id) and unit.acts_on_host
+
+
+def spared(unit: Unit, pids: Collection[int]) -> str:
+    """Why a rollback does not stop the unit to start it anew, in words; empty where it does. ``pids``: its
+    processes."""
+    if is_vital(unit.id):
+        return "the host cannot do without it meanwhile"
+    if unit.acts_on_host and not pids:
+        return "it has no process, and its stop takes down what it set up on the host"
+    return next((f"{one} would stop with it" for one in unit.takes if is_vital(one)), "")
 
 
 def foresee(names: Sequence[str], processes: Sequence[Definition], ends: Collection[str], system: System) -> Down:

@@ -42,7 +42,7 @@ _LONGEST = 300
 # The first systemd that restarts everything but the kernel.
 _SOFT = 254
 # Units that a running system cannot do without, or that end the logins or containers of others.
-_KEPT = (
+KEPT = (
     *("dbus.", "dbus-broker.", "systemd-logind.", "elogind.", "lxcfs.", "rc-local."),
     *("getty@", "serial-getty@", "container-getty@", "autovt@", "console-getty."),
     *("display-manager.", "gdm.", "gdm3.", "sddm.", "lightdm.", "lxdm.", "xdm.", "slim.", "greetd.", "ly."),
@@ -158,7 +158,7 @@ def _judge_unit(whole: _Whole, unit: Unit, processes: Sequence[Process], changed
     of_a_moment = (
         unit.transient or unit.type == "oneshot" or unit.load != "loaded" or re.fullmatch(_CONNECTION, unit.id)
     )
-    kept = unit.id.startswith(_KEPT) or not (unit.starts and unit.stops)
+    kept = unit.id.startswith(KEPT) or not (unit.starts and unit.stops)
     whole.rest += [one for one in processes if one.stale and (of_a_moment or one not in stale)]
     if why and not of_a_moment:
         names = [_name(one) for one in stale or ends]

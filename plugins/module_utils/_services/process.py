@@ -26,7 +26,7 @@ from .._errors import EvenkeelError, ServiceFailed, UsageError
 from .._host.commands import detached
 from .._host.durable import ensure_dir, write_all, write_file
 from .._host.options import Options, read
-from .._host.paths import open_dir
+from .._host.paths import make_dirs, open_dir
 from .._host.processes import send_signal, start_time, user_ids
 from .._host.system import System
 from .._host.trust import open_regular, owners, read_small, stranger, trusted
@@ -281,7 +281,7 @@ def _write(path: str, data: bytes) -> None:
     foreign = stranger(path, trusted())
     folder, name = os.path.split(path)
     if not foreign:
-        os.makedirs(folder, exist_ok=True)
+        make_dirs(folder)
     fd = open_dir(os.fsencode(os.path.realpath(folder)))
     try:
         owner = os.fstat(fd).st_uid

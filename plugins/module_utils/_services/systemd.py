@@ -28,7 +28,6 @@ _PROPERTIES = (
 # The characters of a unit's name (systemd.unit(5)).
 _NAME = r"[A-Za-z0-9:_.@\\-]{1,255}"
 _TIMEOUT = 120.0
-_DEPENDENTS = "RequiredBy,RequisiteOf,BoundBy,ConsistsOf,PropagatesStopTo"
 # A unit counts as started before its program has read its configuration: it must live this long to be proved.
 _ALIVE = 0.3
 # Seconds until the last lines of a program that ended have reached the journal.
@@ -135,7 +134,7 @@ def with_dependents(unit: str, system: System) -> list[str]:
     ordered: list[str] = []
 
     def visit(name: str) -> None:
-        argv = ["systemctl", "show", f"--property={_DEPENDENTS}", "--value", "--", name]
+        argv = ["systemctl", "show", f"--property={facts.DEPENDENTS}", "--value", "--", name]
         done = system.run(argv, 30.0)
         if done.rc != 0:
             raise ServiceFailed(f"systemd does not tell what depends on {name}: {done.words}; nothing was touched")

@@ -8,11 +8,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+# The units that systemd stops together with a unit.
+DEPENDENTS = "RequiredBy,RequisiteOf,BoundBy,ConsistsOf,PropagatesStopTo"
 PROPERTIES = (
     "Id,LoadState,FragmentPath,DropInPaths,SourcePath,Transient,CanStop,CanReload,RefuseManualStart,"
     "RefuseManualStop,UnitFileState,NeedDaemonReload,TriggeredBy,Triggers,MainPID,Type,KillMode,TimeoutStartUSec,"
-    "TimeoutStopUSec,ExecStart,EnvironmentFiles,BusName,RemainAfterExit,Result"
-)
+    "TimeoutStopUSec,ExecStart,ExecStop,EnvironmentFiles,BusName,RemainAfterExit,Result,"
+) + DEPENDENTS
 OTHERS = (".socket", ".timer", ".target", ".mount", ".path", ".automount", ".slice", ".scope", ".swap", ".device")
 # Seconds to wait for the start of a unit without a limit of its own.
 CAP = 600.0
@@ -44,7 +46,8 @@ class Unit(NamedTuple):
     environment files, programs. ``source``: the file that a generator made the unit of. ``starts``, ``stops``,
     ``reloads``: whether systemd permits that. ``bus``: the name on D-Bus that starts it. ``begin``, ``end``: its limits
     in seconds for start and stop, or None. ``remains``: whether it counts as active once its program has ended.
-    ``result``: how its last run ended, in the words of systemd."""
+    ``result``: how its last run ended, in the words of systemd. ``has_stop``: whether a command of its own stops it.
+    ``takes``: units that stop with it."""
 
     id: str
     load: str = "loaded"
@@ -66,6 +69,13 @@ class Unit(NamedTuple):
     bus: str = ""
     remains: bool = False
     result: str = ""
+    has_stop: bool = False
+    takes: tuple[str, ...] = ()
+
+    @property
+    def acts_on_host(self) -> bool:
+        """Whether it is a pair of commands, of which one sets something up on the host and the other takes it down."""
+        return self.type == "oneshot" and self.remains and self.has_stop
 
     @property
     def is_of_the_host(self) -> bool:
@@ -127,6 +137,8 @@ def read(block: Mapping[str, Sequence[str]]) -> Unit:
         bus=first("BusName"),
         remains=first("RemainAfterExit") == "yes",
         result=first("Result"),
+        has_stop=bool(first("ExecStop")),
+        takes=tuple(" ".join(map(first, DEPENDENTS.split(","))).split()),
     )
 
 

@@ -16,6 +16,7 @@ from ..._files.step import FILES
 from ..._host.paths import ancestors
 from ..._resources import files
 from ..._resources.kind import is_within
+from ..._resources.plain import KEYS
 from ..._resources.registry import kind_of, own_lines, path_lines, tree_spec
 from ..._services.unit import LISTENING
 from ..._store.manifest import Section
@@ -45,7 +46,8 @@ def narrowed(section: Section) -> Section | None:
         return None
     declared = spec["paths"]
     wanted = {one for one in PATHS if any(is_within(one, root) for root in declared)}
-    wanted |= {root for root in declared if any(is_within(root, one) for one in PATHS)}
+    # Keys of a login that are declared by themselves: a user can make no more work of one file.
+    wanted |= {root for root in declared if root.endswith(KEYS) or any(is_within(root, one) for one in PATHS)}
     roots = sorted(one for one in wanted if not files.excludes(spec, one))
     roots = [one for one in roots if not any(is_within(one, other) for other in roots if other != one)]
     if not roots:

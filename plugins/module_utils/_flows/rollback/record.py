@@ -60,6 +60,7 @@ class Record:
         self._before_access: list[tuple[Section, Section]] = []
         self._is_part = False
         self._restart_needed: list[Holder] = []
+        self._cached: list[str] = []
         self._still = quiescing.Quiesced(how.quiesce, store.system, "nothing was changed")
         if not how.unattended:  # An interrupted rollback was checked when it began.
             plan.check_declared(manifest)
@@ -129,8 +130,15 @@ class Record:
             self.done.append((restarts.get(step.target, step) if step.action == "start" else step).shown())
             if step.resource != FILES:
                 self._others.append(step)
-            if "note" in step.detail:
+            if step.detail.get("note", "") not in ("", *self._notes):
                 self._notes.append(str(step.detail["note"]))
+            if step.detail.get("owed"):
+                self._need_restart([{"unit": step.target, "processes": [], "paths": list(step.detail["owed"])}])
+
+    def _need_restart(self, more: Sequence[Holder]) -> None:
+        """Name the units and processes for a restart, each once."""
+        known = {one["unit"] for one in more if one["unit"]}
+        self._restart_needed = [one for one in self._restart_needed if one["unit"] not in known] + list(more)
 
     def _kinds(self) -> list[str]:
         return [section.kind for section in self._plan.sections]

@@ -17,7 +17,7 @@ from ..._host.commands import Completed
 from ..._host.durable import write_all
 from ..._services import systemd
 from ..kind import Restore
-from . import kept, replacing
+from . import dpkg, kept, replacing
 from .dpkg import fetch, identity, look
 from .package import INSTALLS, REMOVES, Package, environment, most
 
@@ -69,6 +69,7 @@ def transact(changes: Sequence[Change], at: Restore, filters: Sequence[str] | No
         failed = work.carry_out(chosen) if chosen else {}
         still = {key: cause(work.said, key.partition(":")[0]) or reason(work.said) for key in work.open()}
         left = {**still, **refused, **{key: why for key, why in failed.items() if key in still}, **left}
+        left.update(work.purge())
         left.update(_mark([one for one in changes if one[1].key not in left], folder, at))
     os.sync()
     if at.boot and at.system.has_systemd():
@@ -111,7 +112,7 @@ class Work:
     def argv(self, keys: Sequence[str], force: Sequence[str] = ()) -> list[str]:
         paths = [self.files[one.key] for one in self._of(keys, INSTALLS)]
         options = [*self.options, *force]
-        return apt_install(paths, self._of(keys, REMOVES), bool(self._of(keys, ["purge"])), options, self.at.patience)
+        return apt_install(paths, self._of(keys, REMOVES), options, self.at.patience)
 
     def refusal(self, keys: Sequence[str]) -> str:
         """Why apt refuses to change these packages, or would change others too; "" where it would change only
@@ -149,6 +150,18 @@ class Work:
         if torn:
             self._run([*self.argv(torn), "--yes", "--reinstall"])
         return {key: cause(self.said, key.partition(":")[0]) or reason(self.said) for key in keys}
+
+    def purge(self) -> dict[str, str]:
+        """Remove the data of the packages that are to be purged, once these are gone; return (key -> cause) for the
+        packages where that failed. apt would purge all packages of a transaction, also those whose data were there
+        before."""
+        asked = [one.key for action, one in self.changes if action == "purge"]
+        rest = dpkg.with_data(self.at.system) if asked else {}
+        names = [one.name if one.arch == "all" else key for key, one in rest.items() if key in asked]
+        if names:
+            self._run(["dpkg", "--purge", *names])
+            rest = dpkg.with_data(self.at.system)
+        return {key: cause(self.said, one.name) or reason(self.said) for key, one in rest.items() if key in asked}
 
     def _torn(self, keys: Sequence[str], live: Mapping[str, Package]) -> list[str]:
         """The packages that have to be installed twice.
@@ -207,18 +220,17 @@ def _is_open(action: str, wanted: Package, now: Package | None) -> bool:
 def apt_install(
     paths: Sequence[str],
     removes: Sequence[Package],
-    purge: bool = False,
     more: Sequence[str] = (),
     wait: float = 300.0,
 ) -> list[str]:
-    """The command that installs these files and removes these packages, and changes no other package. ``purge``:
-    remove the packages' data too; ``more``: options for dpkg."""
+    """The command that installs these files and removes these packages, and changes no other package. ``more``:
+    options for dpkg."""
     options = [*_KEEP_CONFIG, *more]
     return [
         *("apt-get", "-q", *_OFFLINE, "-o", f"DPkg::Lock::Timeout={wait:.0f}", "-o", "Dpkg::Use-Pty=0"),
         *(word for one in options for word in ("-o", f"Dpkg::Options::={one}")),
         *("-o", "APT::Get::AutomaticRemove=false", "--no-install-recommends"),
-        *("--allow-downgrades", "--allow-change-held-packages", *(["--purge"] if purge else []), "install"),
+        *("--allow-downgrades", "--allow-change-held-packages", "install"),
         *paths,
         *(f"{one.key}-" for one in removes),
     ]

@@ -63,11 +63,12 @@ def packages_of(listed: str, marks: str) -> dict[str, Package]:
     return found
 
 
-def with_data(system: System) -> list[str]:
-    """The keys of the packages that are not installed, and have left their configuration and data."""
+def with_data(system: System) -> dict[str, Package]:
+    """key -> package, for the packages that are not installed, and have left their configuration and data."""
     seen = system.run(["dpkg-query", "-W", "-f", _FORMAT], _LOOK)
     words = [line.split("\t") for line in seen.out.splitlines()] if seen.rc == 0 else []
-    return sorted(f"{one[0]}:{one[1]}" for one in words if one[5:] == ["config-files"])
+    found = [Package(one[0], one[1], one[2]) for one in words if one[5:] == ["config-files"]]
+    return {one.key: one for one in sorted(found)}
 
 
 def auto_marked(text: str) -> set[tuple[str, str]]:

@@ -534,6 +534,10 @@ def plan(lines: Sequence[str], system: System, replaced: Collection[Ident] = ())
         else step
         for step in compare(recorded, now, lambda one, other: dpkg.older(one, other, system))
     ]
+    if recorded.data is not None:
+        known = {*recorded.data, *(one.key for one in recorded.present)}
+        rest = [one for key, one in dpkg.with_data(system).items() if key not in known and recorded.covers(one)]
+        steps += [_step("purge", one.key, "has left configuration and data", one) for one in rest]
     if recorded.filters is not None and recorded.filters != dpkg.filters():
         # With other filters a package would come back without files that it had.
         steps = [replace(step, detail={**step.detail, "filters": recorded.filters}) for step in steps]

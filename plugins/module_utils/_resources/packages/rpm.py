@@ -111,12 +111,15 @@ def keep(packages: Sequence[Package], sink: Sink, system: System, fetch: bool = 
         return {**dict.fromkeys((package.ident for package in left), LATER), **found}
     with tempfile.TemporaryDirectory(dir=os.path.join(sink.objects.root, "tmp")) as folder:
         options = ["--setopt=timeout=5", "--setopt=retries=1", "--setopt=skip_if_unavailable=1", "--destdir", folder]
-        argv = ["dnf", "-q", "download", *options, *(_nevra(package) for package in left)]
-        seconds = _CONNECT + _EACH * len(left)
-        if system.run(argv, seconds).rc:
-            # A version that no repository has stops the download of all versions: download each version by itself.
+        # A version that no repository has must not stop the download of all versions.
+        options.append("--skip-unavailable" if _is_dnf5(system) else "--setopt=strict=0")
+        argv, seconds = ["dnf", "-q", "download", *options], _CONNECT + _EACH * len(left)
+        end = system.monotonic() + seconds
+        if system.run([*argv, *map(_nevra, left)], seconds).rc and not os.listdir(folder):
+            # This dnf does not know the option, perhaps: download each version by itself.
             for package in left:
-                system.run([*argv[: 3 + len(options)], _nevra(package)], _CONNECT)
+                if system.monotonic() < end:
+                    system.run([*argv[:-1], _nevra(package)], _CONNECT)
         return {**found, **_taken(missing, [folder], sink, system)}
 
 
@@ -132,6 +135,10 @@ def _taken(missing: dict[Ident, Package], folders: Sequence[str], sink: Sink, sy
                 if sha:
                     found[ident] = sha
     return found
+
+
+def _is_dnf5(system: System) -> bool:
+    return system.run(["dnf", "--version"], _LOOK).out.startswith("dnf5")
 
 
 def _nevra(package: Package) -> str:
@@ -240,7 +247,7 @@ def _mark(changes: Sequence[tuple[str, Package]], at: Restore) -> dict[str, str]
     return (key -> why) for the packages that could not be marked."""
     live = {one.key: one.auto for one in look(at.system)}
     verbs = {False: "install", True: "remove"}
-    if at.system.run(["dnf", "--version"], _LOOK).out.startswith("dnf5"):
+    if _is_dnf5(at.system):
         verbs = {False: "user", True: "dependency"}
     left = {}
     for auto, verb in verbs.items():

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
-from ..._errors import Refused
+from ..._errors import Refused, UsageError
 from ..._host.durable import syncfs
 from ..._host.mounts import Mount, mounts
 from ..._host.paths import open_dir
@@ -31,6 +31,8 @@ _TIMEOUT = 1800.0
 _GET_INFO = 0x81F8943C
 _INFO = struct.Struct("=288x Q 16s 16s 16x Q 152x")
 _READ_ONLY = 1
+# BTRFS_IOC_FS_INFO: after two numbers the id of the file system.
+_GET_SYSTEM = 0x8400941F
 # The inode number of the root of every subvolume.
 _ROOT = 256
 
@@ -70,6 +72,18 @@ def look(path: str) -> Subvolume | None:
         return None  # Another file system.
     finally:
         os.close(fd)
+
+
+def has_quota(path: str) -> bool:
+    """Whether the file system of the path counts and limits what each subvolume holds."""
+    import uuid
+
+    try:
+        with opened(path) as fd:
+            system = uuid.UUID(bytes=fcntl.ioctl(fd, _GET_SYSTEM, bytes(1024))[16:32])
+    except (OSError, UsageError):
+        return False
+    return os.path.isdir(f"/sys/fs/btrfs/{system}/qgroups")
 
 
 def synced(path: str) -> Subvolume | None:

@@ -28,7 +28,7 @@ from ..._host.system import System
 from ..._store.objects import Hasher, tag
 from .. import json_line
 from ..kind import Kind, Processes, Restore, Sink, Spec
-from .btrfs import Subvolume, btrfs, delete, look, mounted, mounted_elsewhere, opened, same, synced, within
+from .btrfs import Subvolume, btrfs, delete, has_quota, look, mounted, mounted_elsewhere, opened, same, synced, within
 
 _FOLDER = ".evenkeel-snapshots"
 _NAME = r"[0-9a-f]{16}-[0-9]{8}T[0-9]{6}-[0-9a-f]{8}"
@@ -97,6 +97,11 @@ class Subvolumes(Kind):
                 found.append(
                     f"{one['path']} is kept as a snapshot on its own disk alone: replicas and restic do not carry it"
                 )
+                if has_quota(one["path"]):
+                    found.append(
+                        f"limits of quota groups on {one['path']} do not come back with it: a snapshot is a subvolume "
+                        "of its own. Set them again after a rollback (btrfs qgroup limit)"
+                    )
         return found
 
     def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:

@@ -101,7 +101,7 @@ class Machine:
             listed = [one for one in self.units.values() if one.active in ("active", "reloading")]
             return Completed(words, 0, "".join(f"{one.name} loaded {one.active}\n" for one in listed), "")
         names = words[words.index("--") + 1 :]
-        if words[1] == "show" and "RequiredBy" in words[2]:
+        if words[1] == "show" and words[2].startswith("--property=RequiredBy"):
             return Completed(words, 0, " ".join(self.unit(names[0]).takes) + "\n", "")
         if words[1] == "show":
             return Completed(words, 0, "\n".join(self.show(name) for name in names), "")
@@ -125,7 +125,7 @@ class Machine:
             f"ActiveEnterTimestampMonotonic={int(unit.entered * 1e6) if up else 0}\n"
             f"CanReload={'yes' if unit.can_reload else 'no'}\nInvocationID={unit.identity}\n"
             f"Job={'7' if unit.queued else ''}\nTriggeredBy={' '.join(unit.triggered_by)}\n"
-            f"Triggers={' '.join(unit.triggers)}\n"
+            f"Triggers={' '.join(unit.triggers)}\nRequiredBy={' '.join(unit.takes)}\n"
             + "".join(f"{key}={value}\n" for key, value in {**limits, **unit.more}.items())
         )
 

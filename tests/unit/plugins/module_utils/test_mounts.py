@@ -22,6 +22,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     RestoreFailed,
     UsageError,
 )
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import mounts as table
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.mounts import Mount
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
@@ -43,6 +44,9 @@ class Host:
         self.fstab.write_text("/dev/a / ext4 defaults 0 1\n")
         self.swaps = place / "swaps"
         self.swaps.write_text("Filename\tType\tSize\tUsed\tPriority\n")
+        self.uuids = place / "by-uuid"
+        self.uuids.mkdir()
+        self.boot = "one"
         self.table: list[Mount] = []
         self.ran: list[Argv] = []
         self.answers: dict[Argv, Callable[[], object] | str] = {}
@@ -62,10 +66,17 @@ class Host:
         self.table = [one for one in self.table if one.point != point.encode()]
 
     def kind(self) -> Mounts:
-        return Mounts(str(self.fstab), str(self.swaps), lambda: self.table)
+        return Mounts(str(self.fstab), str(self.swaps), lambda: self.table, str(self.uuids))
+
+    def name(self, **devices: str) -> None:
+        """Give each UUID its device, as udev does after a boot."""
+        for one in self.uuids.iterdir():
+            one.unlink()
+        for uuid, device in devices.items():
+            (self.uuids / uuid).symlink_to(device)
 
     def system(self) -> System:
-        return replace(System(), run=self.run, has_systemd=lambda: False)
+        return replace(System(), run=self.run, has_systemd=lambda: False, boot_id=lambda: self.boot)
 
     def run(self, argv: Sequence[str], timeout: float) -> Completed:
         words = tuple(argv)
@@ -110,6 +121,7 @@ def test_what_programs_mount_is_left_alone(host: Host, store: Store) -> None:
         ("/srv/o", "overlay"),
         ("/run/user/1000", "tmpfs"),
         ("/home/u/cloud", "fuse.sshfs"),
+        ("/srv/stick", "fuseblk"),
         ("/snap/core/1", "squashfs"),
         ("/media/u/stick", "vfat"),
         ("/dev/shm", "tmpfs"),
@@ -185,6 +197,61 @@ def test_other_options_are_set_each_by_its_name(host: Host, store: Store) -> Non
     ]
 
 
+def test_a_file_system_is_known_by_its_uuid_when_a_boot_has_given_its_name_to_another(host: Host, store: Store) -> None:
+    host.name(A="/dev/sda", B="/dev/sdb", C="/dev/sdc")
+    host.add("/b", "ext4", "/dev/sdb")
+    host.add("/c", "ext4", "/dev/sdc")
+    lines = host.lines()
+    host.table, host.boot = host.table[:1], "two"
+    host.name(A="/dev/sda", B="/dev/sdc", C="/dev/sdb")
+    host.add("/b", "ext4", "/dev/sdc")
+    assert acts(host, store, lines) == [("mount", "/c")], "at /b is the file system that was there"
+    host.add("/c", "ext4", "/dev/sdc")
+    assert acts(host, store, lines) == [("unmount", "/c"), ("mount", "/c")], "the old name leads to another one"
+    assert host.kind().verify(lines, host.system()) == ["/c is another file system"]
+    host.drop("/c")
+    host.answers = {("mount", "-t"): lambda: host.add("/c", "ext4", "/dev/sdb")}
+    host.kind().apply(host.kind().plan(lines, at(host, store)), at(host, store))
+    assert host.ran == [("mount", "-t", "ext4", "-o", "relatime,rw", "UUID=C", "/c")]
+    assert host.kind().verify(lines, host.system()) == []
+
+
+def test_what_is_not_on_this_host_any_more_is_named_and_nothing_else_moved(host: Host, store: Store) -> None:
+    host.name(B="/dev/mapper/b", S="/dev/mapper/s")
+    swaps = "Filename Type Size Used Priority\n{} partition 1 0 5\n"
+    host.add("/b", "ext4", "/dev/mapper/b")
+    lines = [*host.lines(), 'swap {"path": "/dev/mapper/s", "priority": 5, "uuid": "S"}']
+    host.name(N="/dev/mapper/b", M="/dev/mapper/s")  # The change has made a new file system, and new swap.
+    assert acts(host, store, lines) == []
+    assert host.kind().verify(lines, host.system()) == [
+        "/b is another file system: what was there, with UUID B, is not on this host",
+        "/dev/mapper/s is not used as swap: what was there, with UUID S, is not on this host",
+    ]
+    host.name(B="/dev/mapper/b", S="/dev/null")
+    host.swaps.write_text(swaps.format("/dev/null"))
+    assert acts(host, store, lines) == [], "the same swap by another name"
+    host.swaps.write_text(swaps.format("/dev/zero"))
+    steps = host.kind().plan(lines, at(host, store))
+    host.kind().apply(steps, at(host, store))
+    assert host.ran == [("swapoff", "/dev/zero"), ("swapon", "-p", "5", "UUID=S")]
+
+
+def test_a_name_that_may_be_another_s_since_a_boot_is_left_and_named(host: Host, store: Store) -> None:
+    host.add("/b", "ext4", "/dev/sdb")
+    host.add("/m", "ext4", "/dev/mapper/m")
+    lines = host.lines()
+    old = [line.replace('"boot": "one", ', "") for line in lines]
+    assert "boot" in str(lines) and "boot" not in str(old)
+    host.table = host.table[:1]
+    assert acts(host, store, lines) == [("mount", "/b"), ("mount", "/m")]
+    host.boot = "two"
+    assert acts(host, store, lines) == [("mount", "/m")]
+    assert host.kind().verify(lines, host.system())[0] == (
+        "/b is not mounted: the host was booted since, so that /dev/sdb may be another disk: see to it by hand"
+    )
+    assert acts(host, store, old) == [("mount", "/b"), ("mount", "/m")], "an older version did not tell"
+
+
 def test_what_other_hosts_serve_is_mounted_as_fstab_says_and_not_early(host: Host, store: Store) -> None:
     host.add("/srv", "nfs4", "server:/x", own="rw,vers=4.2,addr=10.0.0.1,clientaddr=10.0.0.2")
     lines = host.lines()
@@ -196,6 +263,45 @@ def test_what_other_hosts_serve_is_mounted_as_fstab_says_and_not_early(host: Hos
     host.answers = {("mount",): lambda: host.add("/srv", "nfs4", "server:/x", own="rw,vers=4.2,addr=10.0.0.9")}
     assert host.kind().apply(steps, at(host, store)) == steps
     assert host.ran == [("mount", "--fstab", str(host.fstab), "/srv")]
+
+
+def test_what_another_host_serves_now_is_not_touched_before_people_can_log_in(host: Host, store: Store) -> None:
+    host.add("/srv", "ext4", "/dev/b")
+    lines = host.lines()
+    host.drop("/srv")
+    host.add("/srv", "nfs4", "server:/x")
+    host.add("/srv/deep", "ext4", "/dev/c", parent=host.table[-1].number)
+    host.add("/new", "ext4", "/dev/d")
+    assert acts(host, store, host.kind().access_lines(lines)) == [("unmount", "/new")]
+    assert ("unmount", "/srv") in acts(host, store, lines) and ("mount", "/srv") in acts(host, store, lines)
+    steps = host.kind().plan(host.kind().access_lines(lines), at(host, store))
+    host.answers = {("umount", "/new"): lambda: host.drop("/new")}
+    assert host.kind().apply(steps, at(host, store)) == steps and host.ran == [("umount", "/new")]
+
+
+def test_nothing_asks_a_mount_whose_server_may_be_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    point, seen, ask = str(tmp_path / "gone"), [], os.lstat
+
+    def lstat(path: Any, **how: Any) -> os.stat_result:
+        seen.append(str(path))
+        return ask(path, **how)
+
+    monkeypatch.setattr(table, "mount_points", lambda: {point.encode(): "nfs4"})
+    monkeypatch.setattr(os, "lstat", lstat)
+    assert module._strange(point) == ""
+    assert str(tmp_path) in seen and point not in seen
+
+
+def test_a_mount_point_can_be_reached_by_those_who_could_before(tmp_path: Path) -> None:
+    was = os.umask(0o077)
+    try:
+        module._make_point(str(tmp_path / "a" / "b"), {"kind": "ext4"})
+        (tmp_path / "file").touch()
+        module._make_point(str(tmp_path / "c" / "d"), {"kind": "ext4", "from": str(tmp_path / "file")})
+    finally:
+        os.umask(was)
+    assert {oct((tmp_path / one).stat().st_mode) for one in ("a", "a/b", "c")} == {"0o40755"}
+    assert (tmp_path / "c" / "d").is_file()
 
 
 def test_a_mount_in_use_is_left_and_the_others_go(host: Host, store: Store) -> None:
@@ -262,6 +368,8 @@ def test_a_place_that_a_user_could_move_is_not_mounted_on(tmp_path: Path, store:
         'mount {"from": "../x", "kind": "x", "options": [], "own": [], "point": "/srv", "root": "/", "source": "x"}',
         'swap {"path": "-a", "priority": 1}',
         'swap {"path": "/s", "priority": "high"}',
+        'swap {"path": "/s", "priority": 1, "uuid": "../x"}',
+        'mount {"kind": "x", "options": [], "own": [], "point": "/srv", "root": "/", "source": "x", "uuid": "a,b"}',
         "strange {}",
     ],
 )

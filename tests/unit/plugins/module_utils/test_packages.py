@@ -335,6 +335,40 @@ def test_an_older_version_that_is_missing_leaves_the_newer_one_of_rpm(tmp_path: 
     assert Packages().obstacles(then, at) == ["web:noarch 0:1.0-1: its package file is not in the store"]
 
 
+@pytest.mark.parametrize(
+    ("version", "option"), [("dnf5 version 5.2", "--skip-unavailable"), ("4.14.0", "--setopt=strict=0")]
+)
+@pytest.mark.parametrize("knows", [True, False])
+def test_a_version_that_no_repository_has_does_not_keep_the_others_from_coming(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, option: str, knows: bool
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(rpm, "_CACHES", ())
+    asked: list[list[str]] = []
+
+    def run(argv: Sequence[str], _timeout: float) -> Completed:
+        words = list(argv)
+        if words[1:] == ["--version"]:
+            return Completed(tuple(argv), 0, version, "")
+        if words[0] == "rpm":
+            name, number, arch = Path(words[-1]).stem.split("-")[0], "0:1-1", "noarch"
+            return Completed(tuple(argv), 0, f"{name}\t{arch}\t{number}\n", "")
+        asked.append(words)
+        folder = words[words.index("--destdir") + 1]
+        if knows or option not in words:
+            for word in words:
+                if word.startswith("web-"):
+                    Path(folder, "web-1-1.noarch.rpm").write_text("web")
+        return Completed(tuple(argv), 1, "", "No package gone available")
+
+    store = Store(str(tmp_path), replace(SYSTEM, run=run))
+    (tmp_path / "tmp").mkdir()
+    wanted = [Package(name, "noarch", "0:1-1", manager="rpm") for name in ("gone", "web")]
+    assert list(rpm.keep(wanted, Writer(store.objects), store.system)) == [("web", "noarch", "0:1-1")]
+    assert option in asked[0] and asked[0][-2:] == ["gone-0:1-1.noarch", "web-0:1-1.noarch"]
+    assert len(asked) == (1 if knows else 3)
+
+
 def test_packages_of_another_manager_are_refused(tmp_path: Path) -> None:
     store = Debian([OLD]).store(tmp_path)
     with pytest.raises(UsageError, match="packages of rpm were recorded, and this host has those of deb"):
@@ -405,8 +439,14 @@ class Debian:
             self.remove_diversion()
         if words[:3] == ["dpkg", "--force-confdef", "--force-confold"]:
             self.installed = [one if one.name in self.fails else one._replace(status="") for one in self.installed]
+        if words[:2] == ["dpkg", "--purge"]:
+            kept = [name for name in self.remains if f"{name}:amd64" not in words or name in self.fails]
+            log.write_text("".join(f"dpkg: error processing package {name} (--purge):\n no\n" for name in self.fails))
+            self.remains = kept
         if words[0] == "apt-get":
             said, names = "", [word[:-1] for word in words if word.endswith("-")]
+            gone = [one.name for one in self.installed if one.key in names]
+            self.remains = [one for one in self.remains if "--purge" not in words] + gone
             self.installed = [one for one in self.installed if one.key not in names]
             for path in (word for word in words if word.endswith(".deb")):
                 name, arch, version = Path(path).read_text().split()
@@ -636,6 +676,23 @@ def test_what_was_not_there_before_leaves_its_data_unless_it_is_purged(tmp_path:
         planned("clean")["purge lib:amd64"] == ""
         and "as they were there before" in planned("clean")["remove other:amd64"]
     )
+
+
+def test_the_data_of_what_was_removed_before_the_checkpoint_stay_when_others_are_purged(tmp_path: Path) -> None:
+    host = Debian([OLD], [OLD], remains=["other"])
+    store = host.store(tmp_path)
+    checkpoint(store, "clean", [{"packages": {"purge": True}}])
+    host.installed, host.remains = [OLD, LIB, OTHER], []
+    assert not rollback(store, "clean")["left"]
+    assert host.remains == ["other"]
+    assert [one for one in host.commands if "--purge" in one][-1][-1] == LIB.key
+    # What a kill has left between both, or the change itself, goes as well; and what does not go is named.
+    host.remains, host.fails = ["other", "lib"], {"lib": "no"}
+    with pytest.raises(RestoreFailed) as failed:
+        rollback(store, "clean")
+    assert "lib:amd64: no" in str(failed.value.result["left"])
+    host.fails = {}
+    assert not rollback(store, "clean")["left"] and host.remains == ["other"]
 
 
 def test_as_many_as_can_be_had_together() -> None:

@@ -159,7 +159,7 @@ def test_nothing_is_stopped_when_systemd_does_not_tell_what_goes_with_it() -> No
     systemd = host.system()
 
     def run(argv: Sequence[str], timeout: float) -> Completed:
-        silent = any("RequiredBy" in word for word in argv)
+        silent = any(word.startswith("--property=RequiredBy") for word in argv)
         return Completed(tuple(argv), 1, "", "no bus") if silent else systemd.run(argv, timeout)
 
     with pytest.raises(ServiceFailed, match=r"what depends on db.service: no bus; nothing was touched"):

@@ -25,7 +25,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.st
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.registry import KINDS
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.services import Services
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import links, outage
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import links, outage, running
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.outage import Down
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher, Objects
 
@@ -590,6 +590,123 @@ def test_a_login_is_reloaded_where_others_would_be_started_anew() -> None:
         "daemon-reload systemd",
         "reload ssh.service",
     ]
+
+
+# -- units that a rollback never stops
+
+PAIR = {"Type": "oneshot", "RemainAfterExit": "yes", "ExecStop": "{ path=/sbin/x ; argv[]=/sbin/x ; }"}
+
+
+@pytest.mark.parametrize("reloads", [True, False])
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("nftables.service", PAIR),
+        ("networking.service", PAIR),
+        ("blk-availability.service", PAIR),
+        ("netfilter-persistent.service", PAIR),
+        ("NetworkManager.service", {}),
+        ("systemd-networkd.service", {}),
+        ("dbus.service", {}),
+        ("systemd-logind.service", {}),
+        ("systemd-journald.service", {}),
+        ("systemd-udevd.service", {}),
+        ("compose.service", PAIR),
+        (WEB, {}),
+    ],
+)
+def test_what_the_host_cannot_do_without_is_never_down(name: str, more: dict[str, str], reloads: bool) -> None:
+    file = f"/etc/systemd/system/{name}"
+    takes = ("multi-user.target", "dbus.service") if name == WEB else ()
+    unit = Unit(name, entered=501.0, can_reload=reloads, more={**more, "FragmentPath": file}, takes=takes)
+    host = machine(unit)
+    here = at(host, file)
+    steps = Services().plan(captured(unit), here)
+    assert [step.action for step in steps] == ["daemon-reload", "reload" if reloads else "leave"]
+    assert Services().will_stop(steps, here) == Down()
+    assert [step.action for step in Services().apply(steps, here)] == [step.action for step in steps]
+    assert [act for act in host.acts() if "daemon-reload" not in act] == [f"systemctl reload -- {name}"] * reloads
+    if not reloads:
+        assert steps[1].detail["owed"] == [file] and steps[1].detail["note"].startswith(f"{name} stays up: {file} is")
+        # Once nothing more comes back there is nothing to do, however old the unit is.
+        assert plan(captured(unit), host) == []
+
+
+@pytest.mark.parametrize("name", ["systemd-journald.socket", "dbus.socket", "systemd-udevd-kernel.socket"])
+def test_a_socket_of_what_all_programs_talk_to_is_never_down(name: str) -> None:
+    file = f"/etc/systemd/system/{name}"
+    service = Unit(name.replace("socket", "service"))
+    unit = Unit(name, entered=501.0, can_reload=False, triggers=(service.name,), more={"FragmentPath": file})
+    assert plan(captured(unit), machine(unit, service), file) == ["daemon-reload systemd", f"leave {name}"]
+    down = replace(unit, active="inactive")
+    assert plan(captured(unit), machine(down, service)) == [], "its start would stop the service"
+    assert plan(captured(unit), machine(down, replace(service, active="inactive"))) == [f"start {name}"]
+
+
+def test_what_is_left_up_is_named_by_what_is_its_own() -> None:
+    unit = Unit("networking.service", can_reload=False, more=PAIR)
+    assert plan(captured(unit), machine(unit), "/etc/motd") == ["daemon-reload systemd"]
+    (_again, leave) = Services().plan(captured(unit), at(machine(unit), "/etc/motd", "/etc/networking.d/a"))
+    assert (leave.action, leave.detail["owed"]) == ("leave", ["/etc/networking.d/a"])
+    later = replace(unit, entered=501.0)
+    (_again, leave) = Services().plan(captured(unit), at(machine(later), "/etc/motd"))
+    assert leave.detail["owed"] == [] and "files changed" in leave.detail["note"]
+
+
+def test_what_is_left_up_is_said_at_the_checkpoint_of_what_somebody_has_named() -> None:
+    for unit, words in (
+        (Unit("networking.service", can_reload=False, more=PAIR), "the host cannot do without it meanwhile"),
+        (Unit("compose.service", can_reload=False, more=PAIR), "it has no process, and its stop takes down"),
+    ):
+        (said,) = Services().not_restorable({}, captured(unit))
+        assert said.startswith(f"{unit.name}: it is not restarted when its files come back: {words}")
+        assert Services().not_restorable({}, captured(replace(unit, can_reload=True))) == []
+        assert Services().not_restorable({}, captured(replace(unit, active="inactive"))) == []
+        assert Services().not_restorable({}, all_of(unit)) == [], "among all units nobody waits for this one"
+
+
+def test_a_reload_that_fails_does_not_become_the_restart_of_what_is_never_down() -> None:
+    host = machine(Unit("nftables.service", more=PAIR, fails=("reload",)))
+    then = captured(host.units["nftables.service"])
+    with pytest.raises(RestoreFailed, match="reload nftables.service: Job for nftables.service failed"):
+        put_back(then, host, "/etc/nftables.conf")
+    assert not [act for act in host.acts() if " restart " in act]
+
+
+def test_an_ordinary_pair_of_commands_is_started_anew_and_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    without = {key: value for key, value in PAIR.items() if key != "ExecStop"}
+    unit = Unit(WEB, entered=501.0, can_reload=False, more=without)
+    assert plan(captured(unit), machine(unit), "/etc/x") == ["daemon-reload systemd", f"restart {WEB}"]
+    # A program that a script has started is one like any other.
+    monkeypatch.setattr(running, "processes", lambda units, *_more: {one: [7] for one in units})
+    monkeypatch.setattr(running, "replaced", lambda *_words: "")
+    unit = Unit(WEB, entered=501.0, can_reload=False, more=PAIR)
+    assert plan(captured(unit), machine(unit), "/etc/x") == ["daemon-reload systemd", f"restart {WEB}"]
+    monkeypatch.undo()
+    assert plan(captured(replace(unit, active="inactive")), machine(unit), "/etc/x")[1:] == [f"stop {WEB}"]
+
+
+def test_what_came_and_would_take_the_network_or_disks_with_it_stays_up_and_is_named(tmp_path: Path) -> None:
+    unit = Unit("blk-availability.service", more=PAIR)
+    then = captured(replace(unit, active="inactive"))
+    (_again, leave) = Services().plan(then, at(machine(unit), "/etc/x"))
+    assert leave.action == "leave" and "it was not active" in leave.detail["note"]
+    assert "restart the host when that suits" in leave.detail["note"]
+    assert put_back(then, machine(unit), "/etc/x") == [] and plan(then, machine(unit)) == []
+    # The same where all units are recorded, and its file goes.
+    gone = replace(unit, more={**PAIR, "FragmentPath": str(tmp_path / unit.name)})
+    then = all_of(Unit(WEB))
+    (_again, leave) = Services().plan(then, at(machine(Unit(WEB), gone), str(tmp_path / unit.name)))
+    assert (leave.action, leave.target) == ("leave", unit.name)
+    assert Services().verify(then, machine(Unit(WEB), gone).system()) == []
+
+
+def test_names_are_resolved_while_packages_come_back() -> None:
+    unit = Unit("systemd-resolved.service", entered=501.0, can_reload=False)
+    here = at(machine(unit), "/etc/x")
+    steps = Services().plan(captured(unit), here)
+    assert [step.action for step in steps] == ["daemon-reload", "restart"]
+    assert Services().will_stop(steps, here) == Down()
 
 
 # -- down while files come back

@@ -129,6 +129,13 @@ def kept(path: Path) -> list[str]:
     return sorted(os.listdir(folder)) if folder.exists() else []
 
 
+def test_limits_of_quotas_are_said_not_to_come_back(store: Store, disk: Path, data: Path) -> None:
+    assert len(checkpoint(store, "before", resources(data))["left"]) == 1
+    btrfs("quota", "enable", disk)
+    (_kept, words) = checkpoint(store, "before", resources(data))["left"]
+    assert words.startswith(f"limits of quota groups on {data} do not come back with it")
+
+
 def copy_of(path: Path, tmp_path: Path) -> Path:
     copy = tmp_path / f"copy-of-{path.name}"
     subprocess.run(["cp", "-a", path, copy], check=True)

@@ -43,7 +43,7 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def values(root: Path, monkeypatch: pytest.MonkeyPatch) -> Kind:
+def values(root: Path, monkeypatch: pytest.MonkeyPatch) -> sysctl.Sysctl:
     """The kind on the tree ``root``, also as the registry knows it."""
     kind = sysctl.Sysctl(str(root))
     monkeypatch.setitem(registry.KINDS, "sysctl", kind)
@@ -53,11 +53,93 @@ def values(root: Path, monkeypatch: pytest.MonkeyPatch) -> Kind:
 def test_all_values_are_those_that_the_configuration_sets(root: Path, tmp_path: Path) -> None:
     (tmp_path / "10.conf").write_text("# vm.dirty = 1\nvm.swappiness = 10\n-kernel/core_pattern=x\nvm.not_here = 1\n")
     kind = sysctl.Sysctl(str(root), [f"{tmp_path}/*.conf"])
-    assert kind.check({}) == {"names": ["kernel/core_pattern", "vm/swappiness"]}
+    assert kind.check({}) == {"names": ["kernel/core_pattern", "vm/swappiness"], "others": True}
     beside = [kind.check({"names": ["vm.swappiness"]})]
     assert kind.for_plain_host(beside, []) == ({"names": ["kernel/core_pattern"]}, [])
-    assert sysctl.Sysctl(str(root), []).for_plain_host([], []) == (None, [])
+    assert sysctl.Sysctl(str(root), []).for_plain_host([], []) == ({}, [])
+    assert sysctl.Sysctl(str(tmp_path / "none"), []).for_plain_host([], []) == (None, [])
     assert kind.outside({"names": ["vm/swappiness"]}, [], [{}], System()) == []
+
+
+def test_a_pattern_in_a_file_stands_for_the_keys_that_match_it(root: Path, tmp_path: Path) -> None:
+    for name in ("all", "default"):
+        (root / "net/ipv4/conf" / name).mkdir()
+        (root / "net/ipv4/conf" / name / "forwarding").write_text("0\n")
+    (tmp_path / "10.conf").write_text("net.ipv4.conf.*.forwarding = 1\n-net.ipv4.conf.all.forwarding\n")
+    names = [f"net/ipv4/conf/{name}/forwarding" for name in ("all", "default", "eth0.5")]
+    assert sysctl.Sysctl(str(root), [f"{tmp_path}/*.conf"]).check({})["names"] == names
+
+
+def test_what_a_file_of_the_change_has_set_comes_back_with_the_file(
+    store: Store, values: sysctl.Sysctl, root: Path, tmp_path: Path
+) -> None:
+    files = tmp_path / "sysctl.d"
+    files.mkdir()
+    values.configured = [f"{files}/*.conf"]
+    (root / "kernel/hostname").write_text("web1\n")
+    (root / "kernel/ns_last_pid").write_text("1\n")
+    declared = [{"sysctl": {}}, {"files": {"paths": [str(files)]}}]
+    taken = checkpoint(store, "before", declared)
+    (root / "kernel/ns_last_pid").write_text("2\n")
+    assert checkpoint(store, "before", declared)["id"] == taken["id"], "a value changes by itself"
+    (root / "kernel/hostname").write_text("mistaken\n")
+    (root / "vm/swappiness").write_text("10\n")
+    rollback(store, "before")
+    assert (root / "kernel/hostname").read_text() == "web1\n"
+    assert (root / "vm/swappiness").read_text() == "10\n", "no file that sets values comes back"
+    (files / "99.conf").write_text("vm.swappiness = 10\n")
+    result = rollback(store, "before")
+    assert (root / "vm/swappiness").read_text() == "60\n" and not (files / "99.conf").exists()
+    assert (root / "kernel/ns_last_pid").read_text() == "2\n"
+    targets = [one["target"] for one in result["done"]]
+    assert str(files / "99.conf") in targets and [one for one in targets if "/" in one and one[0] != "/"] == [
+        "vm/swappiness"
+    ]
+
+
+def test_another_value_that_cannot_be_set_is_named(
+    store: Store, values: sysctl.Sysctl, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values.configured = ["/etc/sysctl.d/*.conf"]
+    lines = values.capture(values.check({}), Hasher(), store.system)
+    kept: dict[str, bytes] = {}
+    monkeypatch.setattr(Hasher, "add", lambda _self, data: kept.setdefault("data", data) and "0" * 64)
+    lines = values.capture(values.check({}), Hasher(), store.system)
+    monkeypatch.setattr(type(store.objects), "read", lambda _self, _sha: iter([kept["data"]]))
+    (root / "vm/swappiness").write_text("10\n")
+    at = Restore(store.system, store.objects, changed=["/etc/sysctl.d"])
+    (step,) = values.plan(lines, at)
+    monkeypatch.setattr(sysctl, "_write", lambda *_words: None)
+    (leave,) = values.apply([step], at)
+    assert leave.detail["note"] == "sysctl: a value is not as it was: vm/swappiness: does not keep its value"
+    # On another machine, or under another kernel, a value may have another default.
+    monkeypatch.setattr(sysctl, "_kernel", lambda: "kernel other")
+    assert values.plan(lines, at) == []
+
+
+def test_the_name_of_the_host_is_no_state_of_another(values: sysctl.Sysctl) -> None:
+    lines = ["value kernel/hostname =lost", "value vm/swappiness =60", "others sha256=" + "0" * 64]
+    kept, left = values.keep_here(lines, ["value kernel/hostname =spare", "value vm/swappiness =10"])
+    assert (kept, left) == (["value vm/swappiness =60", "value kernel/hostname =spare"], [])
+    foreign = values.outside({"names": ["vm/swappiness"]}, lines, [{"names": ["vm.swappiness"]}], System())
+    assert foreign == ["without a limit", "kernel/hostname"]
+
+
+def test_many_interfaces_are_not_looked_at(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    conf = root / "net/ipv4/conf"
+    for name in ("all", "eth1", "eth2"):
+        (conf / name).mkdir()
+        (conf / name / "forwarding").write_text("0\n")
+    (root / "read-only").mkdir()
+    (root / "read-only/key").touch(0o444)
+    monkeypatch.setattr(sysctl, "_MOST_INTERFACES", 4)
+    assert {one.split("/")[3] for one in sysctl._walk(str(root)) if "conf" in one} == {"all", "eth0.5", "eth1", "eth2"}
+    monkeypatch.setattr(sysctl, "_MOST_INTERFACES", 3)
+    assert {one.split("/")[3] for one in sysctl._walk(str(root)) if "conf" in one} == {"all"}
+    # To look into the second would wait for systemd.
+    (root / "fs/binfmt_misc").mkdir(parents=True)
+    (root / "fs/binfmt_misc/status").touch()
+    assert not {"read-only/key", "fs/binfmt_misc/status"} & set(sysctl._walk(str(root)))
 
 
 def lines_of(kind: Kind, store: Store, *names: str) -> list[str]:

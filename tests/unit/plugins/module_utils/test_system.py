@@ -7,12 +7,15 @@
 from __future__ import annotations
 
 import os
+import pwd
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Refused, UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import access
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import logins
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files, plain, registry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.declared import refuse_outside
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.files import Files
@@ -35,6 +38,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(plain, "TREES", tuple(f"{root}/{name}" for name in ("etc", "usr/local", "opt", "srv")))
     monkeypatch.setattr(plain, "EXCLUDE", (f"{root}/etc/machine-id",))
     monkeypatch.setattr(plain, "_MIXED", (f"{root}/opt",))
+    monkeypatch.setattr(logins, "home", lambda: "")
     for name, kind in KINDS.items():
         if name != "files":
             monkeypatch.setattr(type(kind), "on_plain_host", None)
@@ -76,6 +80,77 @@ def test_a_plain_host_comes_back(host: Path, store: Store) -> None:
     assert not (host / "etc/new").exists() and not (host / "usr/local/new").exists()
     assert (host / "etc/machine-id").read_text() == "new", "the identity of a host is no part of it"
     assert checkpoint(store, "before", [{"files": {"paths": [str(host / "etc")]}}])["protects"] == []
+
+
+USER = 12345
+
+
+@pytest.fixture
+def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The keys of the account by which the controller has come."""
+    path = tmp_path / "home" / "ops" / ".ssh" / "authorized_keys"
+    path.parent.mkdir(parents=True)
+    path.write_text("ssh-ed25519 A controller\n")
+    path.chmod(0o600)
+    for one in (path, path.parent, path.parent.parent):
+        os.chown(one, USER, USER)
+    monkeypatch.setattr(logins, "home", lambda: str(tmp_path / "home" / "ops"))
+    return path
+
+
+def test_the_keys_by_which_the_controller_has_come_are_part_of_it(host: Path, keys: Path, store: Store) -> None:
+    taken = checkpoint(store, "before", [WHOLE])
+    assert str(keys) in taken["protects"][0] and taken["left"] == []
+    keys.write_text("ssh-ed25519 B somebody else\n")  # As authorized_key with exclusive does.
+    (keys.parent / "known_hosts").write_text("theirs")
+    for section in store.manifest(taken["id"]).sections:
+        narrow = access.narrowed(section)
+        if section.kind == "files":
+            assert narrow is not None and narrow.spec["paths"] == [str(keys)], "people can log in before the rest"
+    rollback(store, "before")
+    info = keys.stat()
+    assert keys.read_text() == "ssh-ed25519 A controller\n" and (info.st_uid, info.st_mode) == (USER, 0o100600)
+    assert (keys.parent / "known_hosts").exists(), "nothing else of the user is touched"
+
+
+def test_a_link_of_the_user_is_not_followed(host: Path, keys: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("of root")
+    keys.unlink()
+    assert left() == [] and str(keys) not in str(sections()), "it need not be there"
+    keys.symlink_to(secret)
+    assert left() == [f"files: {keys} lets the controller log in, and is not protected: {keys} is a link"]
+    assert str(keys) not in str(sections()["files"])
+    keys.unlink()
+    keys.parent.rename(tmp_path / "moved")
+    keys.parent.symlink_to(tmp_path / "moved")
+    assert f"{keys.parent} is a link" in left()[0]
+
+
+def test_keys_that_may_not_be_had_are_named(host: Path, keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = str(keys.parent.parent)
+    found, words = plain.keys_of_login([], {"/": "ext4", home: "nfs4"})
+    assert found == [] and "it lies on nfs4" in words[0]
+    with open(keys, "r+") as stream:
+        stream.truncate(2 << 20)
+    assert "larger than 1 MB" in plain.keys_of_login([], {"/": "ext4"})[1][0]
+    assert plain.keys_of_login([home], {"/": "ext4"}) == ([], []), "somebody has declared it"
+
+
+def test_the_account_by_which_we_have_come_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    nobody = pwd.getpwnam("nobody")
+    monkeypatch.setattr(logins, "login_of", lambda _pid: nobody.pw_uid)
+    for name in ("SUDO_USER", "DOAS_USER"):
+        monkeypatch.delenv(name, raising=False)
+    assert logins.home() == nobody.pw_dir
+    monkeypatch.setattr(logins, "login_of", lambda _pid: -1)
+    assert logins.home() == ""
+    monkeypatch.setenv("SUDO_USER", "nobody")
+    assert logins.home() == nobody.pw_dir
+    for name in ("root", "no-such-account"):
+        monkeypatch.setenv("SUDO_USER", name)
+        assert logins.home() == ""
 
 
 def test_what_is_declared_beside_it_comes_in_its_place(host: Path) -> None:
@@ -196,6 +271,21 @@ def test_a_user_who_writes_to_a_file_of_his_keeps_nobody_else_s_out(host: Path, 
     assert found == [f"{folder}/theirs"]
     (process / "status").write_text("Uid:\t0\t0\t0\t0\n")
     assert plain.left_out([f"{host}/opt"], [], {}, str(tmp_path / "proc"))[0] == [str(folder)]
+
+
+def test_no_file_outside_of_the_trees_is_asked_for(host: Path, held: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program may have a file open on a server that is gone."""
+    asked, ask = [], os.lstat
+
+    def lstat(path: Any, **how: Any) -> os.stat_result:
+        asked.append(os.fspath(path))
+        return ask(path, **how)
+
+    monkeypatch.setattr(os, "lstat", lstat)
+    with open(host.parent / "elsewhere", "w"):
+        plain.left_out([f"{host}/opt"], [str(held)], {})
+    assert f"{host}/opt/tool" in asked
+    assert not [one for one in asked if one == f"{host.parent}/elsewhere" or one.startswith(f"{held}/")]
 
 
 def test_a_path_of_another_mount_namespace_is_not_taken_for_one_of_the_host(

@@ -1,0 +1,32 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Commands end at their limit, also those that the kernel does not end."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import commands
+
+
+def test_a_command_that_does_not_end_when_it_is_killed_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that waits for a disk or a dead server ends only with that."""
+    kill, killed = os.killpg, []
+    monkeypatch.setattr(os, "killpg", lambda pid, number: killed.append((pid, number)))
+    monkeypatch.setattr(commands, "_ENDS", 0.1)
+    began = time.monotonic()
+    done = commands.run(["sleep", "10"], 0.1)
+    assert time.monotonic() - began < 5.0
+    assert done.rc == 124 and done.words == "killed after 0.1 s, and it has not ended"
+    ((pid, number),) = killed
+    kill(pid, number)
+    os.waitpid(pid, 0)
+
+
+def test_a_command_that_ends_when_it_is_killed_has_no_more_words() -> None:
+    done = commands.run(["sleep", "10"], 0.1)
+    assert done.rc == 124 and done.words == "killed after 0.1 s"
