@@ -36,6 +36,8 @@ from . import archived, cluster, recovery, restore_point, spare, wal
 
 # A base serves at least for so many bytes of log, however small the cluster is.
 _REPLAY = 1 << 30
+# The name of a base backup that is being taken.
+_NEW = "new"
 # The program that the role postgresql names in ``archive_command``.
 _PROGRAM = "/usr/local/lib/evenkeel_archive_wal.py"
 
@@ -233,10 +235,7 @@ def _captured(spec: Spec, sink: Sink, system: System, renew: bool) -> list[str]:
         return _lines(server, last, seen, sink, renew)
     if isinstance(sink, Hasher):
         return [json_line.write("cluster", dict(server.spec, point="to be made", lsn=seen["inserted"]))]
-    base = _newest_base(server, seen, mine)
-    if base is None or (renew and _outgrown(server, base, seen)):
-        _restore_point(server, seen, "")  # pg_basebackup would silently wait for an archive that does not work.
-        base = _take_base(server, mine)
+    base = _base(server, seen, mine, renew)
     record = _restore_point(server, seen, base.name)
     restore_point.remember(server, record)
     return _lines(server, record, seen, sink, renew)
@@ -263,6 +262,29 @@ def _lines(
     return [first, *(archived.lines(server, record, sink) if whole else [])]
 
 
+def _base(server: cluster.Server, seen: cluster.Seen, mine: str, renew: bool) -> wal.Base:
+    """The base for a restore point that is made now: the newest base that leads here, or with ``renew`` a new base.
+    Raises Refused where no base leads here, and none is taken: a full file system would take the server down."""
+    base = _newest_base(server, seen, mine)
+    if base is not None and not (renew and _outgrown(server, base, seen)):
+        return base
+    if not renew:
+        cluster.decline(server, "no base leads to its present state, and an undo does not copy the whole cluster first")
+    server.must(["rm", "-rf", "--", f"{server.bases}/{_NEW}"], cluster.LONG)  # A kill has left it.
+    (size,) = server.ask("select sum(pg_database_size(oid))::bigint from pg_database")
+    need, free = int(size) * 11 // 10 + 4 * int(seen["segment_size"]), cluster.free(server.bases)
+    if free < need and base is not None:
+        return base
+    if free < need:
+        cluster.decline(
+            server,
+            f"a base backup takes up to {need >> 20} MiB, and {server.bases} has {free >> 20} MiB left; make room, or "
+            "declare an archive on a larger file system",
+        )
+    _restore_point(server, seen, "")  # pg_basebackup would silently wait for an archive that does not work.
+    return _take_base(server, mine)
+
+
 def _newest_base(server: cluster.Server, seen: cluster.Seen, mine: str) -> wal.Base | None:
     """The base of this store with the least log between it and now. None where no base leads here, or where the log
     has a gap: log that a standby replayed before it took over is not in its own archive."""
@@ -284,8 +306,8 @@ def _newest_base(server: cluster.Server, seen: cluster.Seen, mine: str) -> wal.B
 
 
 def _outgrown(server: cluster.Server, base: wal.Base, seen: cluster.Seen) -> bool:
-    """Whether the log since the base is larger than the base, and there is room for a new base. The new base costs no
-    more than the written log, shortens the replay of a rollback, and lets the older log go."""
+    """Whether the log since the base is larger than the base. A new base costs no more than the written log, shortens
+    the replay of a rollback, and lets the older log go."""
     since = wal.position(seen["inserted"]) - base.start
     if since <= _REPLAY:
         return False
@@ -294,19 +316,23 @@ def _outgrown(server: cluster.Server, base: wal.Base, seen: cluster.Seen) -> boo
             size = sum(int(one["Size"]) for one in json.load(stream)["Files"])
     except (OSError, ValueError, KeyError, TypeError):
         return True  # The base is of no use.
-    return since > size and cluster.free(server.bases) > size * 1.2
+    return since > size
 
 
 def _take_base(server: cluster.Server, mine: str) -> wal.Base:
-    """Take a base backup and verify it. Waits until the archive has the log that the backup needs."""
+    """Take a base backup and verify it. Waits until the archive has the log that the backup needs. Where it fails,
+    nothing of it is left: the running server may need the room."""
     address = server.address()
     if address is None:
         raise Refused(f"postgresql: {server.name} is not running; start it, then run again")
-    new = f"{server.bases}/new"
-    server.must(["rm", "-rf", "--", new], cluster.LONG)
+    new = f"{server.bases}/{_NEW}"
     words = ["--wal-method=none", "--checkpoint=fast", "--manifest-checksums=SHA256", "--no-password", "-l", "evenkeel"]
-    server.must(["pg_basebackup", "-h", address[0], "-p", address[1], "-D", new, *words], cluster.LONG)
-    server.must(["pg_verifybackup", "--no-parse-wal", "--quiet", new], cluster.LONG)
+    try:
+        server.must(["pg_basebackup", "-h", address[0], "-p", address[1], "-D", new, *words], cluster.LONG)
+        server.must(["pg_verifybackup", "--no-parse-wal", "--quiet", new], cluster.LONG)
+    except EvenkeelError:
+        server.run(["rm", "-rf", "--", new], cluster.LONG)
+        raise
     with open_regular(f"{new}/backup_manifest") as stream:
         text = stream.read()
     (need,) = json.loads(text)["WAL-Ranges"]
@@ -369,7 +395,7 @@ def _remove(server: cluster.Server, paths: Sequence[str], leftover: str) -> None
 
 def _trim(server: cluster.Server, size: int) -> None:
     """Remove the log before the oldest base. Histories of timelines stay."""
-    if os.path.lexists(f"{server.bases}/new"):
+    if os.path.lexists(f"{server.bases}/{_NEW}"):
         return  # A base backup is under way, and we do not know yet which log it needs.
     oldest = min((base.start for base in server.taken()), default=0)
     names = sorted(name for name in os.listdir(server.log) if wal.precedes(name, oldest, size))

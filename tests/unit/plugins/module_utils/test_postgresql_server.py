@@ -1,0 +1,135 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the kind decides from the answers of a server and the files of a cluster. The server is a fake."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import EvenkeelError, Refused
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.postgresql import (
+    cluster,
+    postgresql,
+    restore_point,
+    wal,
+)
+
+MIB = 1 << 20
+SIZE = 16 * MIB
+MINE = "f" * 16
+
+
+class Answering(cluster.Server):
+    """A cluster whose server answers at once."""
+
+    def ask(self, *statements: str) -> list[str]:
+        return [str(1000 * MIB)] if "pg_database_size" in statements[0] else []
+
+    def address(self) -> tuple[str, str] | None:
+        return "/run/postgresql", "5432"
+
+
+class Place:
+    """A data directory and an archive below ``home``. Of the commands, those of PostgreSQL end as ``failing`` says, and
+    the others are carried out."""
+
+    def __init__(self, home: Path) -> None:
+        self.data, self.archive = home / "data", home / "data.evenkeel"
+        for folder in (self.data / "pg_wal" / "archive_status", self.archive / "wal", self.archive / "base"):
+            folder.mkdir(parents=True)
+        (self.data / "PG_VERSION").write_text("15\n")
+        self.commands: list[str] = []
+        self.failing: set[str] = set()
+        self.server = Answering(restore_point.check({"data": str(self.data)}), replace(System(), run=self._run))
+
+    def _run(self, argv: Sequence[str], timeout: float) -> Completed:
+        words = list(argv[argv.index("--chdir=/") + 1 :])
+        words[0] = os.path.basename(words[0])
+        self.commands.append(words[0])
+        if words[0].startswith(("pg_", "postgres")):
+            return Completed(tuple(words), int(words[0] in self.failing), "", "no space left")
+        return System().run(words, timeout)
+
+    def base(self, start: int = 2 * SIZE, store: str = MINE) -> wal.Base:
+        base = wal.Base(1, start, start + 1, "0" * 16, store)
+        (self.archive / "base" / base.name).mkdir()
+        (self.archive / "base" / base.name / "backup_manifest").write_text('{"Files": [{"Size": 1}]}')
+        return base
+
+    def log(self, *numbers: int) -> None:
+        for number in numbers:
+            (self.archive / "wal" / wal.segment_name(1, number, SIZE)).touch()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def seen(**other: Any) -> cluster.Seen:
+    known = {"segment": wal.segment_name(1, 2, SIZE), "inserted": "0/2000100", "segment_size": SIZE}
+    return cast(cluster.Seen, {**known, **other})
+
+
+# -- a new base
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The bases that were taken."""
+    found: list[str] = []
+    monkeypatch.setattr(postgresql, "_restore_point", lambda *_args: None)
+    monkeypatch.setattr(postgresql, "_take_base", lambda _server, mine: found.append(mine))
+    return found
+
+
+def test_a_base_is_taken_only_where_it_has_room(
+    place: Place, taken: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "free", lambda _path: 1100 * MIB)
+    with pytest.raises(Refused, match=r"a base backup takes up to 1164 MiB, and \S+/base has 1100 MiB left"):
+        postgresql._base(place.server, seen(), MINE, True)
+    assert not taken
+    monkeypatch.setattr(cluster, "free", lambda _path: 1164 * MIB)
+    postgresql._base(place.server, seen(), MINE, True)
+    assert taken == [MINE]
+
+
+def test_an_outgrown_base_serves_on_where_a_new_base_has_no_room(
+    place: Place, taken: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = place.base()
+    place.log(2, 3, 4)
+    monkeypatch.setattr(postgresql, "_REPLAY", 0)
+    later = seen(segment=wal.segment_name(1, 4, SIZE), inserted="0/4000100")
+    monkeypatch.setattr(cluster, "free", lambda _path: 1000 * MIB)
+    assert postgresql._base(place.server, later, MINE, True) == base and not taken
+    monkeypatch.setattr(cluster, "free", lambda _path: 2000 * MIB)
+    assert postgresql._base(place.server, later, MINE, False) == base and not taken  # An undo takes none.
+    postgresql._base(place.server, later, MINE, True)
+    assert taken == [MINE]
+
+
+def test_an_undo_without_a_base_copies_no_cluster(place: Place, taken: list[str]) -> None:
+    place.base(store="0" * 16)  # of another store
+    with pytest.raises(Refused, match="an undo does not copy the whole cluster first"):
+        postgresql._base(place.server, seen(), MINE, False)
+    assert not taken
+
+
+def test_a_base_that_failed_leaves_the_room_to_the_server(place: Place) -> None:
+    new = place.archive / "base" / "new"
+    new.mkdir()
+    place.failing.add("pg_basebackup")
+    with pytest.raises(EvenkeelError, match="pg_basebackup failed: no space left"):
+        postgresql._take_base(place.server, MINE)
+    assert not new.exists()
