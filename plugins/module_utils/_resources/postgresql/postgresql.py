@@ -132,10 +132,10 @@ class PostgreSQL(Kind):
             server = restore_point.server_of(step.detail, at.system)
             try:
                 if step.action == "recover":
-                    done.append(spare.recover(step, at, tag(at.objects.root)))
+                    done.append(spare.recover(step, at))
                 elif step.action == "restore":
                     whole = spare.complete(step, at)
-                    done.append(recovery.restore(server, whole, at.boot, tag(at.objects.root)))
+                    done.append(recovery.restore(server, whole, at.boot, _undo(server, at)))
                 else:
                     recovery.tidy(server)
                     if step.action == "restart":
@@ -239,6 +239,14 @@ def _captured(spec: Spec, sink: Sink, system: System, renew: bool) -> list[str]:
     record = _restore_point(server, seen, base.name)
     restore_point.remember(server, record)
     return _lines(server, record, seen, sink, renew)
+
+
+def _undo(server: cluster.Server, at: Restore) -> str:
+    """The undo of this rollback, in which the state of the cluster is recorded: the tag of its store and its restore
+    point. Empty where there is none: then the old directory is the only place of this state."""
+    records, _kept = _records(at.undo)
+    found = [one["point"] for one in records if one["data"] == server.data]
+    return f"{tag(at.objects.root)} {found[0]}" if found else ""
 
 
 def _is_whole(server: cluster.Server, record: restore_point.Record) -> bool:

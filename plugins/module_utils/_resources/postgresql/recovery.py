@@ -109,9 +109,10 @@ def _refuse_space(server: cluster.Server, need: int) -> None:
         cluster.decline(server, f"a copy of its base takes {need >> 20} MiB, and {parent} has {free >> 20} MiB left")
 
 
-def restore(server: cluster.Server, step: Step, boot: bool, mine: str) -> Step:
+def restore(server: cluster.Server, step: Step, boot: bool, undo: str) -> Step:
     """Bring the cluster to the restore point of the step; return the step, with words on the old data and replicas.
-    Raises EvenkeelError, OSError.
+    ``undo``: the undo with which the old data may be deleted, as ``undo_of`` returns it; empty for none. Raises
+    EvenkeelError, OSError.
 
     On a server with an ``owner`` the data directory is that of another cluster, which is stopped, or it is empty: it is
     not started again.
@@ -125,7 +126,7 @@ def restore(server: cluster.Server, step: Step, boot: bool, mine: str) -> Step:
         raise
     replicas = [] if server.owner else _replicas(server)
     running = bool(cluster.postmaster(server.data))
-    _mark_undo(server, mine)  # While the cluster still runs: where this fails, nothing has happened yet.
+    _mark_undo(server, undo)  # While the cluster still runs: where this fails, nothing has happened yet.
     if running:
         control(server, "stop", boot)
     if cluster.postmaster(server.data):
@@ -152,14 +153,15 @@ def restore(server: cluster.Server, step: Step, boot: bool, mine: str) -> Step:
     return replace(step, why=said)
 
 
-def _mark_undo(server: cluster.Server, mine: str) -> None:
-    """Note in the data directory, which is about to be put aside, the undo with which it may be deleted. In a
-    directory that stays live the note has no effect: a later rollback replaces or deletes the note."""
-    undo, path = restore_point.newest(server, mine), f"{server.data}/{_UNDO}"
-    if undo is None:
-        server.must(["rm", "-f", "--", path])
+def _mark_undo(server: cluster.Server, undo: str) -> None:
+    """Note in the data directory, which is about to be put aside, the undo with which it may be deleted. A directory
+    without a note is never deleted. In a directory that stays live the note has no effect: a later rollback replaces
+    or deletes the note."""
+    path = f"{server.data}/{_UNDO}"
+    if undo:
+        server.must(["/bin/sh", "-c", 'printf "%s" "$1" >"$2"', "sh", undo, path])
     else:
-        server.must(["/bin/sh", "-c", 'printf "%s" "$1" >"$2"', "sh", f"{mine} {undo['point']}", path])
+        server.must(["rm", "-f", "--", path])
 
 
 def _replicas(server: cluster.Server) -> list[str]:

@@ -134,7 +134,7 @@ def _parent(place: str) -> str:
     return place
 
 
-def recover(step: Step, at: Restore, mine: str) -> Step:
+def recover(step: Step, at: Restore) -> Step:
     """Carry out the step; return it with words on what was here before. Raises EvenkeelError, OSError.
 
     The cluster that is here stops first: it would archive to the place that the archive takes.
@@ -158,7 +158,7 @@ def recover(step: Step, at: Restore, mine: str) -> Step:
     elif lacking.files:
         archived.add(server, lacking, at.objects, owner)
     recovery.verify(server, record)
-    done = recovery.restore(server, replace(step, detail=dict(record)), at.boot, mine)
+    done = recovery.restore(server, replace(step, detail=dict(record)), at.boot, "")
     return replace(done, why=done.why + said + ("" if at.boot else _proved(server)))
 
 

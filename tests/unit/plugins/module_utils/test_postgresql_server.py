@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,14 +15,18 @@ from typing import Any, cast
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import EvenkeelError, Refused
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import Step
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.postgresql import (
     cluster,
     postgresql,
+    recovery,
     restore_point,
     wal,
 )
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Objects, tag
 
 MIB = 1 << 20
 SIZE = 16 * MIB
@@ -80,6 +85,22 @@ def seen(**other: Any) -> cluster.Seen:
     return cast(cluster.Seen, {**known, **other})
 
 
+def line(place: Place, **other: Any) -> str:
+    """The line of a checkpoint of the cluster."""
+    known = {
+        **place.server.spec,
+        "base": wal.Base(1, 2 * SIZE, 2 * SIZE + 1, "0" * 16, MINE).name,
+        "lsn": "0/2000100",
+        "point": "evenkeel_20261125T131140_b17e9d8b",
+        "segment": wal.segment_name(1, 2, SIZE),
+        "segment_size": SIZE,
+        "system": "7712093980473719295",
+        "timeline": 1,
+        "version": 15,
+    }
+    return "cluster " + json.dumps({**known, **other}, sort_keys=True)
+
+
 # -- a new base
 
 
@@ -133,3 +154,42 @@ def test_a_base_that_failed_leaves_the_room_to_the_server(place: Place) -> None:
     with pytest.raises(EvenkeelError, match="pg_basebackup failed: no space left"):
         postgresql._take_base(place.server, MINE)
     assert not new.exists()
+
+
+# -- old data
+
+
+@pytest.mark.parametrize(
+    ("undo", "note"),
+    [
+        ("mine", "evenkeel_20261125T131140_b17e9d8b"),
+        ("another", ""),
+        ("kept", ""),
+        ("none", ""),
+    ],
+)
+def test_old_data_goes_only_with_the_undo_that_records_its_cluster(
+    place: Place, tmp_path: Path, undo: str, note: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest restore point is that of some checkpoint, and says nothing of what clients wrote since."""
+    server, mine = place.server, tag(str(tmp_path / "store"))
+    record = restore_point.read([line(place, point="evenkeel_20261125T131141_00000000")])
+    place.base(), place.log(2)
+    restore_point.remember(server, record)
+    assert restore_point.newest(server, MINE) is not None
+    (place.data / "evenkeel.undo").write_text("of an earlier rollback")
+    lines = {
+        "mine": [line(place)],
+        "another": [line(place, data="/srv/other", archive="/srv/other.evenkeel")],
+        "kept": ["kept " + json.dumps({"data": server.data, "why": "it was down"})],
+        "none": [],
+    }
+
+    def restored(_server: cluster.Server, step: Step, _boot: bool, undo: str) -> Step:
+        recovery._mark_undo(server, undo)
+        return step
+
+    monkeypatch.setattr(recovery, "restore", restored)
+    at = Restore(server.system, Objects(str(tmp_path / "store")), undo=lines[undo])
+    postgresql.PostgreSQL().apply([Step("postgresql", "restore", server.name, "", dict(record))], at)
+    assert recovery.undo_of(server.data) == (f"{mine} {note}" if note else "")
