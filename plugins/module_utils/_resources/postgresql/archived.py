@@ -19,7 +19,7 @@ import urllib.parse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..._errors import Damaged, EvenkeelError, UsageError
+from ..._errors import Damaged, UsageError
 from ..._host.durable import clone, fsync_dir, syncfs, write_all
 from ..._host.hashing import hash_file
 from ..._host.paths import open_file
@@ -244,8 +244,7 @@ def _filled(server: cluster.Server, listed: Listed, objects: Objects, owner: tup
     os.mkdir(new, 0o700)
     top = os.open(new, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        if os.fstat(top).st_uid != os.geteuid() or os.listdir(top):
-            raise EvenkeelError(f"postgresql {server.name}: another user has put something at {new}; run again")
+        cluster.refuse_exchanged(server, top, new)
         root = f"/proc/self/fd/{top}"
         bases = {"/".join(path.split("/")[:2]) for path in listed.files if path.startswith("base/")}
         for folder in ["wal", "base", *sorted(bases), *sorted(listed.folders)]:

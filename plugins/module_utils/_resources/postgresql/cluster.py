@@ -261,6 +261,13 @@ def refuse_programs(server: Server) -> None:
             decline(server, f"{command} is not installed here; install PostgreSQL's server and client programs")
 
 
+def refuse_exchanged(server: Server, fd: int, path: str) -> None:
+    """Raise EvenkeelError where the directory is not the new one that we made at the path: its name may be that of
+    another by now, which must not be given away."""
+    if os.fstat(fd).st_uid != os.geteuid() or os.listdir(fd):
+        raise EvenkeelError(f"postgresql {server.name}: another user has put something at {path}; run again")
+
+
 def decline(server: Server, why: str) -> None:
     raise Refused(f"postgresql: {server.name}: {why}. Nothing was changed")
 

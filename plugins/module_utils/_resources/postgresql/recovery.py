@@ -245,6 +245,7 @@ def _recover(server: cluster.Server, record: restore_point.Record) -> None:
     os.mkdir(server.stage, 0o700)
     fd = os.open(server.stage, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
+        cluster.refuse_exchanged(server, fd, server.stage)
         if owner[0] != os.geteuid():
             os.fchown(fd, *owner)
         server.must(["touch", "--", f"{server.stage}/{_MARK}"])

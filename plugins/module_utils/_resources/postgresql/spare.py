@@ -19,6 +19,7 @@ from typing import cast
 
 from ..._errors import Damaged, EvenkeelError, Refused
 from ..._files.step import Step
+from ..._host.paths import DIRECTORY, open_dir
 from ..._host.trust import open_regular
 from ..._store.objects import Objects
 from .. import json_line
@@ -182,15 +183,28 @@ def _parts(step: Step) -> tuple[Record, archived.Listed]:
 
 
 def _make_place(server: cluster.Server, owner: tuple[int, int]) -> None:
-    """Make the missing directories down to that of the data, as those of the owner."""
+    """Make the missing directories down to that of the data, as those of the owner.
+
+    Each is given away by its descriptor: by its name, the owner of the directory above could lead elsewhere.
+    """
     missing = []
     place = server.data
     while not os.path.lexists(place):
-        missing.append(place)
+        missing.append(os.path.basename(place))
         place = os.path.dirname(place)
-    for place in reversed(missing):
-        os.mkdir(place, 0o700 if place == server.data else 0o755)
-        os.chown(place, *owner, follow_symlinks=False)
+    fd = open_dir(os.fsencode(place))
+    try:
+        for name in reversed(missing):
+            os.mkdir(name, 0o700, dir_fd=fd)
+            below = os.open(name, DIRECTORY, dir_fd=fd)
+            os.close(fd)
+            fd = below
+            place = os.path.join(place, name)
+            cluster.refuse_exchanged(server, fd, place)
+            os.fchmod(fd, 0o700 if place == server.data else 0o755)
+            os.fchown(fd, *owner)
+    finally:
+        os.close(fd)
 
 
 def _is_foreign(server: cluster.Server, record: Record) -> bool:

@@ -24,6 +24,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resource
     postgresql,
     recovery,
     restore_point,
+    spare,
     wal,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Objects, tag
@@ -174,7 +175,8 @@ def test_old_data_goes_only_with_the_undo_that_records_its_cluster(
     """The newest restore point is that of some checkpoint, and says nothing of what clients wrote since."""
     server, mine = place.server, tag(str(tmp_path / "store"))
     record = restore_point.read([line(place, point="evenkeel_20261125T131141_00000000")])
-    place.base(), place.log(2)
+    place.base()
+    place.log(2)
     restore_point.remember(server, record)
     assert restore_point.newest(server, MINE) is not None
     (place.data / "evenkeel.undo").write_text("of an earlier rollback")
@@ -193,3 +195,42 @@ def test_old_data_goes_only_with_the_undo_that_records_its_cluster(
     at = Restore(server.system, Objects(str(tmp_path / "store")), undo=lines[undo])
     postgresql.PostgreSQL().apply([Step("postgresql", "restore", server.name, "", dict(record))], at)
     assert recovery.undo_of(server.data) == (f"{mine} {note}" if note else "")
+
+
+# -- directories that are given away
+
+
+def test_a_place_is_made_and_given_to_its_owner(tmp_path: Path) -> None:
+    server = cluster.Server(restore_point.check({"data": f"{tmp_path}/a/b/data"}), System())
+    owner = (65534, 65534) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+    spare._make_place(server, owner)
+    found = {name: (tmp_path / name).stat() for name in ("a", "a/b", "a/b/data")}
+    assert [oct(one.st_mode & 0o777) for one in found.values()] == ["0o755", "0o755", "0o700"]
+    assert {(one.st_uid, one.st_gid) for one in found.values()} == {owner}
+    assert tmp_path.stat().st_uid == os.geteuid()
+
+
+@pytest.mark.parametrize("is_link", [True, False])
+def test_no_directory_to_which_a_name_leads_meanwhile_is_given_away(
+    tmp_path: Path, is_link: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = cluster.Server(restore_point.check({"data": f"{tmp_path}/a/data"}), System())
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "key").touch()
+    given: list[int] = []
+    mkdir = os.mkdir
+
+    def exchanged(name: str, mode: int, dir_fd: int) -> None:
+        mkdir(name, mode, dir_fd=dir_fd)
+        if name == "data" and is_link:
+            os.rmdir(name, dir_fd=dir_fd)
+            (tmp_path / "a/data").symlink_to(tmp_path / "private")
+        elif name == "data":
+            (tmp_path / "private").rename(tmp_path / "a/data")
+
+    monkeypatch.setattr(os, "mkdir", exchanged)
+    monkeypatch.setattr(os, "fchown", lambda fd, *_owner: given.append(os.fstat(fd).st_ino))
+    inode = (tmp_path / "private").stat().st_ino
+    with pytest.raises((OSError, EvenkeelError), match="Not a directory|another user has put something"):
+        spare._make_place(server, (65534, 65534))
+    assert given and inode not in given
