@@ -103,7 +103,7 @@ def _base_lines(server: cluster.Server, base: str, text: bytes) -> Iterator[tupl
         if any(one["Checksum-Algorithm"] != "SHA256" for one in known.values()):
             raise ValueError("it has other checksums than SHA256")
         sums = {path: str(one["Checksum"]) for path, one in known.items()}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Damaged(f"{server.bases}/{base}/backup_manifest cannot be read: {error}") from error
     sums[b"backup_manifest"] = hashlib.sha256(text).hexdigest()
     top = os.fsencode(f"{server.bases}/{base}")

@@ -122,8 +122,11 @@ class Server(NamedTuple):
         if self.release:
             return self.release
         try:
-            return read_small(f"{self.data}/PG_VERSION", 64)[0].decode("ascii").strip()
-        except (OSError, UnicodeDecodeError) as error:
+            found = read_small(f"{self.data}/PG_VERSION", 64)[0].decode("ascii").strip()
+            if not re.fullmatch(r"[0-9]+(\.[0-9]+)*", found):
+                raise ValueError(found)
+            return found
+        except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else "its PG_VERSION is none"
             raise Refused(
                 f"postgresql: {self.data} is no data directory of PostgreSQL ({why}); nothing was changed"
@@ -166,13 +169,13 @@ class Server(NamedTuple):
             return None
 
     def history(self, timeline: int) -> list[tuple[int, int]] | None:
-        """The timelines before this timeline (see ``wal.forks``); None where its history is missing."""
+        """The timelines before this timeline (see ``wal.forks``); None where its history is missing or damaged."""
         if timeline == 1:
             return []
         for folder in (f"{self.data}/pg_wal", self.log):
             try:
                 return wal.forks(read_small(f"{folder}/{timeline:08X}.history", LONGEST)[0].decode("utf-8", "replace"))
-            except OSError:
+            except (OSError, ValueError):
                 continue
         return None
 
@@ -289,7 +292,7 @@ def _paused(data: str) -> bool:
     """Whether Patroni's settings in the data directory say that its cluster is paused."""
     try:
         return json.loads(read_small(f"{data}/{PATRONI}", LONGEST)[0]).get("pause") is True
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return False
 
 

@@ -201,7 +201,7 @@ class PostgreSQL(Kind):
         bases, points = {one["base"] for one in needed}, {one["point"] for one in needed}
         for spec in {one["archive"]: one for one in gone}.values():
             server = restore_point.server_of(spec, system)
-            if not os.path.isdir(server.data) or not os.path.isdir(server.bases):
+            if not all(map(os.path.isdir, (server.data, server.bases, server.log))):
                 continue  # The cluster is gone, and could not tell the owner of the files.
             ended = {one["base"] for one in gone} - bases
             found = [base.name for base in server.taken() if base.store == mine and base.name in ended]
@@ -322,7 +322,7 @@ def _outgrown(server: cluster.Server, base: wal.Base, seen: cluster.Seen) -> boo
     try:
         with open_regular(f"{server.bases}/{base.name}/backup_manifest") as stream:
             size = sum(int(one["Size"]) for one in json.load(stream)["Files"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return True  # The base is of no use.
     return since > size
 

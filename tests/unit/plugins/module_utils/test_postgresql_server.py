@@ -234,3 +234,68 @@ def test_no_directory_to_which_a_name_leads_meanwhile_is_given_away(
     with pytest.raises((OSError, EvenkeelError), match="Not a directory|another user has put something"):
         spare._make_place(server, (65534, 65534))
     assert given and inode not in given
+
+
+# -- files that are the owner's to write
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100000,
+        "{}",
+        "[]",
+        b"\xff",
+        {"lsn": "1"},
+        {"lsn": 1},
+        {"lsn": None},
+        {"timeline": 0},
+        {"timeline": "x"},
+        {"segment_size": "x"},
+        {"segment_size": 3},
+        {"system": []},
+        {"version": {"x": 1}},
+        {"point": "evenkeel_20269999T999999_b17e9d8b"},
+        {"point": "x'; drop table"},
+        {"segment": "../../../etc/passwd"},
+        {"base": f"../{MINE}"},
+        {"data": "/srv/other"},
+    ],
+)
+def test_no_record_of_the_owner_is_believed_or_stops_a_checkpoint(place: Place, text: Any) -> None:
+    last = place.archive / "last"
+    place.base()
+    place.log(2)
+    good = json.loads(line(place)[8:])
+    last.write_text(json.dumps({**good, "more": ["x"] * 1000}))
+    assert restore_point.newest(place.server, MINE) == good
+    if isinstance(text, bytes):
+        last.write_bytes(text)
+    else:
+        last.write_text(json.dumps({**good, **text}) if isinstance(text, dict) else text)
+    assert restore_point.newest(place.server, MINE) is None
+
+
+@pytest.mark.parametrize("text", ["1\n", "x\t0/1\n", "1\tx\n", "1\t0/-1\n", "1 2 3", "\0\0\0", "\xff"])
+def test_a_damaged_history_is_none(place: Place, text: str) -> None:
+    """The intact one in the archive counts. Without it, nothing leads over that timeline, and other ones go on."""
+    here, there = place.data / "pg_wal" / "00000002.history", place.archive / "wal" / "00000002.history"
+    here.write_text(text, "latin-1")
+    assert place.server.history(2) is None
+    there.write_text("1\t0/3016098\tat restore point\n")
+    assert place.server.history(2) == [(1, 0x3016098)]
+    there.write_text(text, "latin-1")
+    base = wal.Base(1, 2 * SIZE, 2 * SIZE + 1, "0" * 16, MINE)
+    record = restore_point.read([line(place, timeline=2, base=base.name)])
+    assert postgresql.PostgreSQL().missing_data([line(place, timeline=2)]) == {
+        place.server.data: "the history of timeline 2 is missing or does not lead to it"
+    }
+    assert not postgresql._is_whole(place.server, record)
+    assert postgresql._newest_base(place.server, seen(segment=wal.segment_name(2, 3, SIZE)), MINE) is None
+
+
+@pytest.mark.parametrize("text", ["", "x", "15\n16", "-1", "\xff"])
+def test_a_version_that_is_none_is_refused(place: Place, text: str) -> None:
+    (place.data / "PG_VERSION").write_text(text, "latin-1")
+    with pytest.raises(Refused, match="its PG_VERSION is none"):
+        cluster.refuse(place.server)
