@@ -119,7 +119,7 @@ class PostgreSQL(Kind):
         lacking = archived.lacking(server, listed)
         if lacking.files and all(map(at.objects.has, lacking.files.values())):
             # The checkpoint comes from a copy, and its contents have come with it.
-            number = spare.refuse_lack(server, lacking, at.objects)
+            number = spare.refuse_lack(server, record, listed, lacking, at.objects)
             why = f"to {where}, with {number} files of its archive from the copy"
             return [Step("postgresql", "restore", server.name, why, {**record, "listed": asdict(listed)})]
         why = f"to {where}, {recovery.verify(server, record)} segments after its base"

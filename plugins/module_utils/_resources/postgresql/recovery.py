@@ -58,7 +58,7 @@ def verify(server: cluster.Server, record: restore_point.Record) -> int:
             f"postgresql: {server.name} cannot be put back: {error.message}. Nothing was changed; roll back to another "
             "checkpoint, or leave postgresql out"
         ) from error
-    _refuse_space(server, sum(int(one["Size"]) for one in json.loads(text)["Files"]) + size * 4)
+    _refuse_space(server, sum(int(one["Size"]) for one in json.loads(text)["Files"]), replayed(len(names), size))
     return len(names)
 
 
@@ -99,14 +99,24 @@ def _segment_problem(path: str, name: str, record: restore_point.Record, size: i
         return str(error.strerror)
 
 
-def _refuse_space(server: cluster.Server, need: int) -> None:
-    """Refuse where a copy of ``need`` bytes would not fit: a full file system would take the running server down. A
-    copy that shares the blocks of its source needs no room."""
+def replayed(segments: int, size: int) -> int:
+    """Bytes that the replay of the segments takes beside the base. A server of one process makes no restart points, so
+    that every segment that it has replayed stays until the end; then it writes segments of its own."""
+    return (segments + 4) * size
+
+
+def _refuse_space(server: cluster.Server, base: int, log: int) -> None:
+    """Refuse where the base and the log that is replayed on it would not fit: a full file system would take the running
+    server down. A copy that shares the blocks of its source takes only the room of the blocks that the log changes."""
     parent = os.path.dirname(server.data)
     shares = os.stat(parent).st_dev == os.stat(server.bases).st_dev and file_system_of(parent) in ("xfs", "btrfs")
-    free = cluster.free(parent)
-    if not shares and free < need * 1.05:
-        cluster.decline(server, f"a copy of its base takes {need >> 20} MiB, and {parent} has {free >> 20} MiB left")
+    need, free = log + (0 if shares else base), cluster.free(parent)
+    if free < need * 1.05:
+        cluster.decline(
+            server,
+            f"a copy of its base and the log that is replayed on it take {need >> 20} MiB, and {parent} has "
+            f"{free >> 20} MiB left",
+        )
 
 
 def restore(server: cluster.Server, step: Step, boot: bool, undo: str) -> Step:

@@ -91,7 +91,8 @@ def plan(server: cluster.Server, record: Record, lines: Sequence[str], at: Resto
         cluster.decline(server, f"it is of version {server.version()}, and the checkpoint of {record['version']}")
     cluster.refuse_place(here, here.owner[0] if here.owner else 0)
     cluster.refuse_programs(here)
-    number = refuse_lack(here, listed if _is_foreign(here, record) else archived.lacking(here, listed), at.objects)
+    lacking = listed if _is_foreign(here, record) else archived.lacking(here, listed)
+    number = refuse_lack(here, record, listed, lacking, at.objects)
     where = f"{record['point']} at {record['lsn']} on timeline {record['timeline']}"
     why = f"to {where}, with {number} files of its archive from the copy"
     return Step("postgresql", "recover", server.name, why, {**record, "listed": asdict(listed)})
@@ -106,18 +107,24 @@ def _server(server: cluster.Server, record: Record, listed: archived.Listed) -> 
     return server._replace(owner=owner, release=str(record["version"]))
 
 
-def refuse_lack(server: cluster.Server, listed: archived.Listed, objects: Objects) -> int:
-    """Verify that all contents are in the store, and that there is room for them; their number. Raises Damaged,
-    Refused."""
-    wrong = [f"{path}: {why}" for path, sha in listed.files.items() if (why := objects.verify(sha))]
+def refuse_lack(
+    server: cluster.Server, record: Record, listed: archived.Listed, lacking: archived.Listed, objects: Objects
+) -> int:
+    """Verify that all contents of what the archive lacks are in the store, and that there is room for them, and for the
+    recovery from the whole ``listed``; their number. Raises Damaged, Refused."""
+    wrong = [f"{path}: {why}" for path, sha in lacking.files.items() if (why := objects.verify(sha))]
     if wrong:
         raise Damaged(
             f"postgresql: {server.name}: the copy lacks {len(wrong)} files of its base or log: {'; '.join(wrong[:5])}. "
             "Nothing was changed; recover it from another copy"
         )
-    sizes = {path: objects.size(sha) for path, sha in listed.files.items()}
-    base = sum(size for path, size in sizes.items() if path.startswith("base/"))
-    needs = {str(server.spec["archive"]): sum(sizes.values()), server.data: base}
+    archive, size = str(server.spec["archive"]), int(record["segment_size"])
+    coming = {path: objects.size(sha) for path, sha in lacking.files.items()}
+    base = sum(
+        coming[path] if path in coming else _size(f"{archive}/{path}") for path in listed.files if _is_base(path)
+    )
+    log = recovery.replayed(sum(not _is_base(path) for path in listed.files), size)
+    needs = {archive: sum(coming.values()), server.data: base + log}
     parents = {place: _parent(place) for place in needs}
     for parent in set(parents.values()):
         device = os.stat(parent).st_dev
@@ -125,7 +132,19 @@ def refuse_lack(server: cluster.Server, listed: archived.Listed, objects: Object
         if cluster.free(parent) < need * 1.05:
             left = cluster.free(parent) >> 20
             cluster.decline(server, f"it takes {need >> 20} MiB, and {parent} has {left} MiB left")
-    return len(sizes)
+    return len(coming)
+
+
+def _is_base(path: str) -> bool:
+    return path.startswith("base/")
+
+
+def _size(path: str) -> int:
+    """Bytes of the file in the archive; 0 where it is missing, which the recovery finds."""
+    try:
+        return os.lstat(path).st_size
+    except OSError:
+        return 0
 
 
 def _parent(place: str) -> str:

@@ -20,6 +20,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.com
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.postgresql import (
+    archived,
     cluster,
     postgresql,
     recovery,
@@ -299,3 +300,49 @@ def test_a_version_that_is_none_is_refused(place: Place, text: str) -> None:
     (place.data / "PG_VERSION").write_text(text, "latin-1")
     with pytest.raises(Refused, match="its PG_VERSION is none"):
         cluster.refuse(place.server)
+
+
+# -- room for a recovery
+
+
+def test_a_rollback_needs_room_for_the_log_that_it_replays(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    needed: tuple[Any, ...] = ([], ["segment"] * 10, json.dumps({"Files": [{"Size": 100 * MIB}]}).encode())
+    monkeypatch.setattr(recovery, "needed", lambda *_args: needed)
+    record = restore_point.read([line(place)])
+    for shares, need in ((False, (100 + 14 * 16) * MIB), (True, 14 * 16 * MIB)):
+        monkeypatch.setattr(recovery, "file_system_of", lambda _path, shares=shares: "xfs" if shares else "ext4")
+        monkeypatch.setattr(cluster, "free", lambda _path, need=need: int(need * 1.05) - 1)
+        with pytest.raises(Refused, match=rf"take {need // MIB} MiB, and \S+ has .* MiB left. Nothing was changed"):
+            recovery.verify(place.server, record)
+        monkeypatch.setattr(cluster, "free", lambda _path, need=need: int(need * 1.05) + 1)
+        assert recovery.verify(place.server, record) == 10
+
+
+class Contents:
+    """A store in which every content has 1 MiB."""
+
+    def verify(self, _sha: str) -> str:
+        return ""
+
+    def size(self, _sha: str) -> int:
+        return MIB
+
+
+@pytest.mark.parametrize(("has_base", "need"), [(False, 4 + 2 + 6 * 16), (True, 2 + 2 + 6 * 16)])
+def test_a_recovery_needs_room_for_the_log_twice(
+    place: Place, has_base: bool, need: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the archive as it comes, and beside the data as it is replayed."""
+    record = restore_point.read([line(place)])
+    paths = [f"base/{record['base']}/PG_VERSION", f"base/{record['base']}/x", "wal/" + "0" * 24, "wal/" + "1" * 24]
+    listed = archived.Listed(files=dict.fromkeys(paths, "c" * 64))
+    lacking = replace(listed, files=dict.fromkeys(paths[2:] if has_base else paths, "c" * 64))
+    if has_base:
+        (place.archive / paths[0]).parent.mkdir()
+        for path in paths[:2]:
+            (place.archive / path).write_bytes(b"x" * MIB)
+    monkeypatch.setattr(cluster, "free", lambda _path: int(need * MIB * 1.05) - 1)
+    with pytest.raises(Refused, match=f"it takes {need} MiB"):
+        spare.refuse_lack(place.server, record, listed, lacking, cast(Objects, Contents()))
+    monkeypatch.setattr(cluster, "free", lambda _path: int(need * MIB * 1.05) + 1)
+    assert spare.refuse_lack(place.server, record, listed, lacking, cast(Objects, Contents())) == len(lacking.files)
