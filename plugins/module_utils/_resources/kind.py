@@ -240,6 +240,11 @@ class Kind:
         """Sentences on state that a host which has nothing of it cannot get. Changes nothing."""
         return []
 
+    def in_use(self, lines: Sequence[str], at: Restore) -> list[str]:
+        """Sentences on state of this host that somebody uses, so that a checkpoint of another host must not replace it.
+        Changes nothing."""
+        return []
+
     # -- data outside of the store
 
     def missing_data(self, lines: Sequence[str]) -> dict[str, str]:

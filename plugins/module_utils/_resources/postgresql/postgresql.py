@@ -170,6 +170,12 @@ class PostgreSQL(Kind):
                 found[server.data] = error.message
         return found
 
+    def in_use(self, lines: Sequence[str], at: Restore) -> list[str]:
+        if not any(line.startswith("cluster ") for line in lines):
+            return []
+        record = restore_point.read(lines)
+        return spare.ahead(restore_point.server_of(record, at.system), record)
+
     def beside(self, spec: Spec, lines: Sequence[str]) -> dict[str, str]:
         return archived.paths(str(spec["archive"]), lines)
 

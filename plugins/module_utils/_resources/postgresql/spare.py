@@ -59,6 +59,26 @@ def is_spare(server: cluster.Server, record: Record, seen: cluster.Seen | None) 
     return True
 
 
+def ahead(server: cluster.Server, record: Record) -> list[str]:
+    """A sentence where the cluster of the record runs here, and went on beyond the restore point: a standby that has
+    taken over, for example. Empty elsewhere."""
+    seen = server.seen()
+    if seen is None or seen["standby"] or seen["system"] != record["system"]:
+        return []
+    if restore_point.is_there(server, record, seen):
+        return []
+    timeline, lsn = int(seen["segment"][:8], 16), wal.position(seen["inserted"])
+    forks = server.history(int(record["timeline"]))
+    if forks is not None and wal.route(timeline, lsn, forks, int(record["timeline"]), wal.position(record["lsn"])):
+        return []
+    return [
+        f"postgresql: {server.name} runs here as the cluster {record['system']} of the checkpoint, on timeline "
+        f"{timeline} at {seen['inserted']}, and the copy ends on timeline {record['timeline']} at {record['lsn']}: it "
+        f"would replace what was written here since. If nobody needs that, stop {server.name}, and run again (its data is kept); or "
+        "leave postgresql out (kinds)"
+    ]
+
+
 def _made(server: cluster.Server, running: bool) -> str:
     """A sign in words that somebody has made a table, a database, a tablespace or a role in the cluster; empty where
     there is none. Roles show in a server that runs alone."""

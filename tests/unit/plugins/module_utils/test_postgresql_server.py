@@ -346,3 +346,37 @@ def test_a_recovery_needs_room_for_the_log_twice(
         spare.refuse_lack(place.server, record, listed, lacking, cast(Objects, Contents()))
     monkeypatch.setattr(cluster, "free", lambda _path: int(need * MIB * 1.05) + 1)
     assert spare.refuse_lack(place.server, record, listed, lacking, cast(Objects, Contents())) == len(lacking.files)
+
+
+# -- the same cluster on another host
+
+
+@pytest.mark.parametrize(
+    ("now", "is_ahead"),
+    [
+        ({"inserted": "0/3016098"}, False),  # as recorded
+        ({"inserted": "0/3010000"}, False),  # behind
+        ({"inserted": "0/9000100"}, True),
+        ({"inserted": "0/9000100", "standby": True}, False),  # A plan refuses it.
+        ({"inserted": "0/9000100", "system": "7"}, False),  # another cluster, see is_spare
+        ({"inserted": "0/9000100", "timeline": 3}, True),
+        ({"inserted": "0/2000100", "timeline": 1}, False),  # on the way to the copy
+        ({"inserted": "0/3000100", "timeline": 1}, True),  # It went on where the other one forked.
+    ],
+)
+def test_a_server_that_is_ahead_of_a_copy_of_its_cluster_is_not_replaced(
+    place: Place, now: dict[str, Any], is_ahead: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = line(place, timeline=2, lsn="0/3016098")
+    (place.archive / "wal" / "00000002.history").write_text("1\t0/3000000\tx\n")
+    (place.archive / "wal" / "00000003.history").write_text("1\t0/3000000\tx\n2\t0/8000000\tx\n")
+    known = {"system": json.loads(told[8:])["system"], "standby": False, "timeline": 2, **now}
+    running = seen(**known, segment=wal.segment_name(known["timeline"], 9, SIZE), flushed=now["inserted"])
+    monkeypatch.setattr(cluster.Server, "seen", lambda _server: running)
+    monkeypatch.setattr(restore_point, "_quiet", lambda *_args: False)
+    at = Restore(place.server.system, cast(Objects, None))
+    found = postgresql.PostgreSQL().in_use([told], at)
+    assert bool(found) is is_ahead and all("it would replace what was written here since" in one for one in found)
+    monkeypatch.setattr(cluster.Server, "seen", lambda _server: None)  # A server that does not run serves nobody.
+    assert not postgresql.PostgreSQL().in_use([told], at)
+    assert not postgresql.PostgreSQL().in_use(['elsewhere {"program": "barman"}'], at)
