@@ -32,7 +32,7 @@ from ..._host.trust import open_regular
 from ..._store.objects import Hasher, tag
 from .. import json_line
 from ..kind import Kind, Restore, Sink, Spec, names_of
-from . import archived, cluster, recovery, restore_point, spare, wal
+from . import archived, cluster, limits, recovery, restore_point, spare, wal
 
 # A base serves at least for so many bytes of log, however small the cluster is.
 _REPLAY = 1 << 30
@@ -153,6 +153,9 @@ class PostgreSQL(Kind):
         server = restore_point.server_of(record, system)
         return restore_point.differences(server, record)
 
+    def not_restorable(self, spec: Spec, lines: Sequence[str]) -> list[str]:
+        return limits.sentences(lines)
+
     def missing_data(self, lines: Sequence[str]) -> dict[str, str]:
         """data directory -> the part of its base or its log that is missing. A rollback verifies their contents."""
         found = {}
@@ -271,9 +274,10 @@ def _lines(
     """The lines of a checkpoint at the restore point. An undo goes back on this host alone, and is not ``whole``."""
     first = json_line.write("cluster", record)
     other = cluster.other_backup(seen)
+    more = limits.lines(server, seen, recovery.CONFIGURATION) if whole else []
     if other:
-        return [first, json_line.write("elsewhere", {"program": other})]
-    return [first, *(archived.lines(server, record, sink) if whole else [])]
+        return [first, json_line.write("elsewhere", {"program": other}), *more]
+    return [first, *(archived.lines(server, record, sink) if whole else []), *more]
 
 
 def _base(server: cluster.Server, seen: cluster.Seen, mine: str, renew: bool) -> wal.Base:

@@ -20,7 +20,7 @@ from ..._host.durable import exchange, fsync_dir, syncfs
 from ..._host.mounts import file_system_of
 from ..._host.trust import open_regular, read_small
 from ..._services import systemd
-from . import cluster, restore_point, wal
+from . import cluster, limits, restore_point, wal
 
 # Files of configuration in the data directory: the log does not hold them.
 CONFIGURATION = ("pg_hba.conf", "pg_ident.conf", "postgresql.auto.conf", "postgresql.conf")
@@ -31,6 +31,7 @@ _UNDO = "evenkeel.undo"
 _ARCHIVED = 60.0
 # The ends of the names of compressed segments.
 _PACKED = ("gz", "zst", "lz4", "bz2", "xz")
+_UNKNOWN = "whatever followed it (it was not running, or did not answer)"
 _REPLICAS = """select coalesce(nullif(application_name, ''), 'unnamed') || ' at '
 || coalesce(client_addr::text, 'this host') from pg_stat_replication
 union select 'slot ' || slot_name from pg_replication_slots"""
@@ -134,7 +135,7 @@ def restore(server: cluster.Server, step: Step, boot: bool, undo: str) -> Step:
     except (EvenkeelError, OSError):
         tidy(server)  # Free the room: where the copy finds none, the running server is short of it as well.
         raise
-    replicas = [] if server.owner else _replicas(server)
+    followers = [] if server.owner else _followers(server)
     running = bool(cluster.postmaster(server.data))
     _mark_undo(server, undo)  # While the cluster still runs: where this fails, nothing has happened yet.
     if running:
@@ -154,12 +155,14 @@ def restore(server: cluster.Server, step: Step, boot: bool, undo: str) -> Step:
         said += f"; the old data is kept in {old}"
     else:
         os.rmdir(old)
-    if replicas:
-        said += f"; to be rebuilt: {', '.join(replicas)}"
     if not boot:
         _start_recovered(server, record, old)
+        # The state that came back may have other subscriptions than the state that was replaced.
+        followers += [one for one in _asked(server, limits.SUBSCRIPTIONS) if one not in followers]
     elif running:
         control(server, "start", boot)
+    if followers:
+        said += f"; to be rebuilt: {', '.join(followers)}"
     return replace(step, why=said)
 
 
@@ -174,12 +177,26 @@ def _mark_undo(server: cluster.Server, undo: str) -> None:
         server.must(["rm", "-f", "--", path])
 
 
-def _replicas(server: cluster.Server) -> list[str]:
-    """The replicas that follow the log of the running cluster, in words: they have to be rebuilt."""
+def _followers(server: cluster.Server) -> list[str]:
+    """The replicas that follow the log of the running cluster, and its subscriptions, in words: they have to be
+    rebuilt."""
+    return [*_asked(server, _REPLICAS), *_asked(server, limits.SUBSCRIPTIONS)] if server.address() else [_UNKNOWN]
+
+
+def _asked(server: cluster.Server, question: str) -> list[str]:
     try:
-        return server.ask(_REPLICAS)
+        return server.ask(question)
     except Refused:
-        return ["whatever followed it (it was not running, or did not answer)"]
+        return [_UNKNOWN]
+
+
+def _certificates(server: cluster.Server) -> list[str]:
+    """The certificates in the data directory that stay as they are. On a spare, and where the server does not answer,
+    they come back from the base."""
+    try:
+        return [] if server.owner else limits.certificates(server)
+    except Refused:
+        return []
 
 
 def _start_recovered(server: cluster.Server, record: restore_point.Record, old: str) -> None:
@@ -272,10 +289,14 @@ def _recover(server: cluster.Server, record: restore_point.Record) -> None:
         if problem:
             said = f"postgresql {server.name}: the recovery to {record['point']} failed: {problem}"
             raise EvenkeelError(f"{said}. The cluster itself was not touched; roll back to another checkpoint")
-        for name in (*CONFIGURATION, cluster.PATRONI):
+        certificates = _certificates(server)
+        for name in (*CONFIGURATION, cluster.PATRONI, *certificates):
             if os.path.exists(f"{server.data}/{name}"):
-                server.must(["cp", "-a", "--", f"{server.data}/{name}", f"{server.stage}/{name}"])
-            else:
+                server.must(["mkdir", "-p", "--", os.path.dirname(f"{server.stage}/{name}")])
+                server.must(
+                    ["cp", "-a", "--remove-destination", "--", f"{server.data}/{name}", f"{server.stage}/{name}"]
+                )
+            elif name not in certificates:
                 server.must(["rm", "-f", "--", f"{server.stage}/{name}"])
         syncfs(fd)
     finally:

@@ -98,8 +98,8 @@ def read(lines: Sequence[str]) -> Record:
     """The record of the first line of a cluster; Damaged where ``capture`` cannot have written it, Refused where the
     cluster could not be recorded."""
     for line in lines:
-        if line.partition(" ")[0] in ("owner", "base", "wal", "elsewhere"):
-            continue  # The line names a part of the archive, which ``archived`` reads.
+        if line.partition(" ")[0] in ("owner", "base", "wal", "elsewhere", "limits"):
+            continue  # The line names a part of the archive, which ``archived`` reads, or what ``limits`` tells.
         with json_line.read(line) as (word, record):
             if word == "kept":
                 raise Refused(

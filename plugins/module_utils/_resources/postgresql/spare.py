@@ -74,8 +74,8 @@ def ahead(server: cluster.Server, record: Record) -> list[str]:
     return [
         f"postgresql: {server.name} runs here as the cluster {record['system']} of the checkpoint, on timeline "
         f"{timeline} at {seen['inserted']}, and the copy ends on timeline {record['timeline']} at {record['lsn']}: it "
-        f"would replace what was written here since. If nobody needs that, stop {server.name}, and run again (its data is kept); or "
-        "leave postgresql out (kinds)"
+        f"would replace what was written here since. If nobody needs that, stop {server.name}, and run again (its data "
+        "is kept); or leave postgresql out (kinds)"
     ]
 
 

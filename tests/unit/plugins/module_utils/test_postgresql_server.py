@@ -22,6 +22,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resource
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.postgresql import (
     archived,
     cluster,
+    limits,
     postgresql,
     recovery,
     restore_point,
@@ -380,3 +381,51 @@ def test_a_server_that_is_ahead_of_a_copy_of_its_cluster_is_not_replaced(
     monkeypatch.setattr(cluster.Server, "seen", lambda _server: None)  # A server that does not run serves nobody.
     assert not postgresql.PostgreSQL().in_use([told], at)
     assert not postgresql.PostgreSQL().in_use(['elsewhere {"program": "barman"}'], at)
+
+
+# -- what does not come back
+
+
+def told(place: Place, answers: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch, **other: Any) -> list[str]:
+    """The sentences on a cluster whose server answers to a question that holds the word."""
+
+    def ask(_server: cluster.Server, question: str) -> list[str]:
+        return next((answer for word, answer in answers.items() if word in question), [])
+
+    monkeypatch.setattr(Answering, "ask", ask)
+    lines = limits.lines(place.server, seen(version=15, **other), ["postgresql.conf"])
+    assert restore_point.read([*lines, line(place)]) and not archived.read(lines).files
+    return postgresql.PostgreSQL().not_restorable({}, lines)
+
+
+def test_what_does_not_come_back_is_said_at_the_checkpoint(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = place.server.data
+    (place.data / "tls").mkdir()
+    for path in ("server.key", "tls/server.crt", "../outside"):
+        (place.data / path).touch()
+    answers = {
+        "pg_subscription": ["subscription {s} in app"],
+        "pg_file_settings": [f"{data}/postgresql.conf", f"{data}/conf.d/a.conf"],
+        "ssl_cert_file": ["server.key", f"{data}/tls/server.crt", "/etc/passwd", "../outside", "missing"],
+    }
+    found = told(place, answers, monkeypatch)
+    assert [one.rpartition(": ")[2] for one in found] == [
+        "server.key, tls/server.crt",
+        "conf.d/a.conf",
+        "subscription {s} in app",
+    ]
+    managers = {"pg_get_wal_resource_managers": ["mine"]}
+    assert "a rollback over one fails: mine" in told(place, managers, monkeypatch)[0]
+    monkeypatch.setattr(limits, "_WITH_MANAGERS", 16)  # PostgreSQL 13 and 14 have no such function.
+    assert told(place, managers, monkeypatch) == []
+    assert told(place, {"pg_file_settings": [f"{data}/postgresql.conf"]}, monkeypatch) == []
+
+
+def test_what_followed_the_old_log_is_named(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {"pg_stat_replication": ["slot a"], "pg_subscription": ["subscription s in app"]}
+    monkeypatch.setattr(
+        Answering, "ask", lambda _server, asked: next(one for word, one in answers.items() if word in asked)
+    )
+    assert recovery._followers(place.server) == ["slot a", "subscription s in app"]
+    monkeypatch.setattr(Answering, "address", lambda _server: None)
+    assert recovery._followers(place.server) == ["whatever followed it (it was not running, or did not answer)"]
