@@ -197,8 +197,8 @@ def _read_base(line: str, found: Listed) -> None:
 
 
 def lacking(server: cluster.Server, listed: Listed) -> Listed:
-    """The part of the listed that the archive lacks. A base is there or not as a whole. A recovery verifies what is
-    there."""
+    """The part of the listed that the archive lacks, by its names (see ``differing``). A base is there or not as a
+    whole."""
 
     def is_there(path: str) -> bool:
         top, name = path.split("/")[:2]
@@ -207,6 +207,22 @@ def lacking(server: cluster.Server, listed: Listed) -> Listed:
 
     files = {path: sha for path, sha in listed.files.items() if not is_there(path)}
     return replace(listed, files=files, folders=[path for path in listed.folders if not is_there(path)])
+
+
+def differing(server: cluster.Server, listed: Listed) -> str:
+    """The first segment or history of the archive that has another content than the listed one, as its path below the
+    archive; empty where there is none. Such an archive is that of another branch, which has taken the same timeline."""
+    logs = [path for path in listed.files if path.startswith("wal/")]
+    for path in sorted(logs, key=lambda one: (not one.endswith(".history"), one)):
+        try:
+            with open_file(os.fsencode(f"{server.spec['archive']}/{path}")) as stream:
+                if hash_file(stream.fileno())[0] != listed.files[path]:
+                    return path
+        except FileNotFoundError:
+            continue
+        except (OSError, UsageError):
+            return path
+    return ""
 
 
 def make(server: cluster.Server, listed: Listed, objects: Objects, owner: tuple[int, int], aside: str) -> None:

@@ -172,7 +172,8 @@ class Server(NamedTuple):
         """The timelines before this timeline (see ``wal.forks``); None where its history is missing or damaged."""
         if timeline == 1:
             return []
-        for folder in (f"{self.data}/pg_wal", self.log):
+        # The archive first: a recovery replaces it before the data.
+        for folder in (self.log, f"{self.data}/pg_wal"):
             try:
                 return wal.forks(read_small(f"{folder}/{timeline:08X}.history", LONGEST)[0].decode("utf-8", "replace"))
             except (OSError, ValueError):
@@ -271,8 +272,8 @@ def refuse_exchanged(server: Server, fd: int, path: str) -> None:
         raise EvenkeelError(f"postgresql {server.name}: another user has put something at {path}; run again")
 
 
-def decline(server: Server, why: str) -> None:
-    raise Refused(f"postgresql: {server.name}: {why}. Nothing was changed")
+def decline(server: Server, why: str, so_far: str = "Nothing was changed") -> None:
+    raise Refused(f"postgresql: {server.name}: {why}. {so_far}")
 
 
 def _patroni() -> bool:

@@ -116,9 +116,19 @@ class PostgreSQL(Kind):
             return [Step(self.name, "restart", server.name, "its configuration changed", dict(record))]
         where = f"{record['point']} at {record['lsn']} on timeline {record['timeline']}"
         listed = archived.read(lines)
+        if listed.files and all(map(at.objects.has, listed.files.values())):
+            # The checkpoint comes from a copy, and its contents have come with it.
+            other = archived.differing(server, listed)
+            if other and seen is not None:
+                cluster.decline(
+                    server,
+                    f"{server.spec['archive']}/{other} has another content than in the copy: the cluster has gone its "
+                    "own way, or the file is damaged. Stop the cluster, and run again: its data and archive are kept",
+                )
+            if other:
+                return [spare.plan(server, record, lines, at)]
         lacking = archived.lacking(server, listed)
         if lacking.files and all(map(at.objects.has, lacking.files.values())):
-            # The checkpoint comes from a copy, and its contents have come with it.
             number = spare.refuse_lack(server, record, listed, lacking, at.objects)
             why = f"to {where}, with {number} files of its archive from the copy"
             return [Step("postgresql", "restore", server.name, why, {**record, "listed": asdict(listed)})]

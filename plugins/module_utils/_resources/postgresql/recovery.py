@@ -37,9 +37,9 @@ _REPLICAS = """select coalesce(nullif(application_name, ''), 'unnamed') || ' at 
 union select 'slot ' || slot_name from pg_replication_slots"""
 
 
-def verify(server: cluster.Server, record: restore_point.Record) -> int:
-    """Verify the base and every segment up to the restore point; return the number of segments. Raises Damaged,
-    Refused."""
+def verify(server: cluster.Server, record: restore_point.Record, so_far: str = "Nothing was changed") -> int:
+    """Verify the base and every segment up to the restore point; return the number of segments. ``so_far``: what was
+    changed, for the message of the error. Raises Damaged, Refused."""
     try:
         legs, names, text = needed(server, record)
         folder, size = f"{server.bases}/{record['base']}", int(record["segment_size"])
@@ -56,10 +56,11 @@ def verify(server: cluster.Server, record: restore_point.Record) -> int:
                 raise Damaged(done.words)
     except Damaged as error:
         raise Damaged(
-            f"postgresql: {server.name} cannot be put back: {error.message}. Nothing was changed; roll back to another "
+            f"postgresql: {server.name} cannot be put back: {error.message}. {so_far}; roll back to another "
             "checkpoint, or leave postgresql out"
         ) from error
-    _refuse_space(server, sum(int(one["Size"]) for one in json.loads(text)["Files"]), replayed(len(names), size))
+    base = sum(int(one["Size"]) for one in json.loads(text)["Files"])
+    _refuse_space(server, base, replayed(len(names), size), so_far)
     return len(names)
 
 
@@ -106,7 +107,7 @@ def replayed(segments: int, size: int) -> int:
     return (segments + 4) * size
 
 
-def _refuse_space(server: cluster.Server, base: int, log: int) -> None:
+def _refuse_space(server: cluster.Server, base: int, log: int, so_far: str) -> None:
     """Refuse where the base and the log that is replayed on it would not fit: a full file system would take the running
     server down. A copy that shares the blocks of its source takes only the room of the blocks that the log changes."""
     parent = os.path.dirname(server.data)
@@ -117,6 +118,7 @@ def _refuse_space(server: cluster.Server, base: int, log: int) -> None:
             server,
             f"a copy of its base and the log that is replayed on it take {need >> 20} MiB, and {parent} has "
             f"{free >> 20} MiB left",
+            so_far,
         )
 
 

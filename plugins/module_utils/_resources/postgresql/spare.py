@@ -30,6 +30,7 @@ from .restore_point import Record
 # The first number that PostgreSQL gives to an object that somebody makes.
 _FIRST = 16384
 _NUMBER = "[0-9]+"
+_SO_FAR = "Its archive has the files of the copy now, and its data was not touched"
 
 
 def is_spare(server: cluster.Server, record: Record, seen: cluster.Seen | None) -> bool:
@@ -111,7 +112,7 @@ def plan(server: cluster.Server, record: Record, lines: Sequence[str], at: Resto
         cluster.decline(server, f"it is of version {server.version()}, and the checkpoint of {record['version']}")
     cluster.refuse_place(here, here.owner[0] if here.owner else 0)
     cluster.refuse_programs(here)
-    lacking = listed if _is_foreign(here, record) else archived.lacking(here, listed)
+    lacking = listed if _is_foreign(here, record, listed) else archived.lacking(here, listed)
     number = refuse_lack(here, record, listed, lacking, at.objects)
     where = f"{record['point']} at {record['lsn']} on timeline {record['timeline']}"
     why = f"to {where}, with {number} files of its archive from the copy"
@@ -189,7 +190,7 @@ def recover(step: Step, at: Restore) -> Step:
     if cluster.postmaster(server.data):
         raise EvenkeelError(f"postgresql {server.name}: the cluster that is here does not stop; nothing was replaced")
     lacking = archived.lacking(server, listed)
-    if _is_foreign(server, record) or not os.path.isdir(server.log) or not os.path.isdir(server.bases):
+    if _is_foreign(server, record, listed) or not os.path.isdir(server.log) or not os.path.isdir(server.bases):
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(at.system.now()))
         aside = f"{server.spec['archive']}.old-{stamp}"
         had = os.path.lexists(str(server.spec["archive"]))
@@ -197,7 +198,7 @@ def recover(step: Step, at: Restore) -> Step:
         said = f"; the archive that was here is kept in {aside}" if had else ""
     elif lacking.files:
         archived.add(server, lacking, at.objects, owner)
-    recovery.verify(server, record)
+    recovery.verify(server, record, _SO_FAR)
     done = recovery.restore(server, replace(step, detail=dict(record)), at.boot, "")
     return replace(done, why=done.why + said + ("" if at.boot else _proved(server)))
 
@@ -211,7 +212,7 @@ def complete(step: Step, at: Restore) -> Step:
     server = restore_point.server_of(record, at.system)
     found = os.stat(server.data)
     archived.add(server, archived.lacking(server, listed), at.objects, (found.st_uid, found.st_gid))
-    recovery.verify(server, record)
+    recovery.verify(server, record, _SO_FAR)
     return replace(step, detail=dict(record))
 
 
@@ -246,8 +247,9 @@ def _make_place(server: cluster.Server, owner: tuple[int, int]) -> None:
         os.close(fd)
 
 
-def _is_foreign(server: cluster.Server, record: Record) -> bool:
-    """Whether a segment in the archive is of another cluster."""
+def _is_foreign(server: cluster.Server, record: Record, listed: archived.Listed) -> bool:
+    """Whether a segment in the archive is of another cluster, or of another branch of this cluster: a spare that has
+    served since an earlier recovery has gone its own way."""
     size = int(record["segment_size"])
     for name in sorted(os.listdir(server.log)) if os.path.isdir(server.log) else []:
         if re.fullmatch("[0-9A-F]{24}", name):
@@ -258,7 +260,7 @@ def _is_foreign(server: cluster.Server, record: Record) -> bool:
                 return True
             if wal.wrong_header(head, name, int(record["system"]), size).startswith("it is of the cluster"):
                 return True
-    return False
+    return bool(archived.differing(server, listed))
 
 
 def _proved(server: cluster.Server) -> str:

@@ -6,15 +6,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import EvenkeelError, Refused
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError, Refused
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import Step
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
@@ -29,7 +30,8 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resource
     spare,
     wal,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Objects, tag
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Objects, Writer, tag
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 
 MIB = 1 << 20
 SIZE = 16 * MIB
@@ -429,3 +431,65 @@ def test_what_followed_the_old_log_is_named(place: Place, monkeypatch: pytest.Mo
     assert recovery._followers(place.server) == ["slot a", "subscription s in app"]
     monkeypatch.setattr(Answering, "address", lambda _server: None)
     assert recovery._followers(place.server) == ["whatever followed it (it was not running, or did not answer)"]
+
+
+# -- an archive that has gone its own way
+
+
+def sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def test_an_archive_is_that_of_a_copy_by_its_contents(place: Place, tmp_path: Path) -> None:
+    history, segment = place.archive / "wal" / "00000002.history", place.archive / "wal" / ("0" * 24)
+    listed = archived.Listed(files={f"wal/{segment.name}": sha(b"log"), f"wal/{history.name}": sha(b"true")})
+    assert archived.differing(place.server, listed) == ""  # It is empty.
+    segment.write_bytes(b"log")
+    history.write_bytes(b"true")
+    assert archived.differing(place.server, listed) == ""
+    record = restore_point.read([line(place)])
+    assert not spare._is_foreign(place.server, record, listed)
+    segment.write_bytes(b"LOG")
+    assert spare._is_foreign(place.server, record, listed)
+    assert archived.differing(place.server, listed) == f"wal/{segment.name}"
+    history.write_bytes(b"another")
+    assert archived.differing(place.server, listed) == f"wal/{history.name}"
+    history.unlink()
+    (tmp_path / "elsewhere").write_bytes(b"true")
+    history.symlink_to(tmp_path / "elsewhere")
+    assert archived.differing(place.server, listed) == f"wal/{history.name}"
+
+
+@pytest.mark.parametrize(("running", "differs", "action"), [(0, 0, "restore"), (0, 1, "recover"), (1, 1, "refused")])
+def test_a_spare_that_went_its_own_way_is_recovered_onto_again(
+    place: Place, tmp_path: Path, running: int, differs: int, action: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(str(tmp_path / "store"), place.server.system)
+    writer = Writer(store.objects)
+    name = f"{2:08X}.history"
+    lines = [line(place, timeline=2), f"wal {name} beside={writer.add(b'true')}"]
+    writer.publish()
+    (place.archive / "wal" / name).write_bytes(b"another" if differs else b"true")
+    known = seen(standby=False, system=json.loads(lines[0][8:])["system"])
+    monkeypatch.setattr(restore_point, "server_of", lambda *_args: place.server)
+    monkeypatch.setattr(cluster.Server, "seen", lambda _server: known if running else None)
+    monkeypatch.setattr(cluster.Server, "identifier", lambda _server: known["system"])
+    for module, name in ((cluster, "refuse"), (restore_point, "is_there"), (recovery, "verify")):
+        monkeypatch.setattr(module, name, lambda *_args: False)
+    monkeypatch.setattr(spare, "plan", lambda *_args: Step("postgresql", "recover", "data"))
+    at = Restore(place.server.system, store.objects)
+    if action == "refused":
+        with pytest.raises(Refused, match="00000002.history has another content than in the copy.*Stop the cluster"):
+            postgresql.PostgreSQL().plan(lines, at)
+    else:
+        assert [step.action for step in postgresql.PostgreSQL().plan(lines, at)] == [action]
+
+
+def test_an_error_says_what_was_changed(place: Place) -> None:
+    record = restore_point.read([line(place)])
+    with pytest.raises(Damaged, match="No such file or directory. Nothing was changed; roll back"):
+        recovery.verify(place.server, record)
+    step = Step("postgresql", "restore", "data", "", {**record, "listed": asdict(archived.Listed())})
+    at = Restore(place.server.system, cast(Objects, None))
+    with pytest.raises(Damaged, match="Its archive has the files of the copy now, and its data was not touched; roll"):
+        spare.complete(step, at)
