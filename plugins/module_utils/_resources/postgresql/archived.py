@@ -41,6 +41,7 @@ class Listed:
     user: str = ""
     group: str = ""
     readable: bool = False  # The group may read the cluster (initdb --allow-group-access).
+    libc: str = ""  # The C library, by which text is sorted; "" where it is not known.
     folders: list[str] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
 
@@ -48,7 +49,7 @@ class Listed:
 def lines(server: cluster.Server, record: Record, sink: Sink) -> list[str]:
     """The lines that name the base and the log to the restore point::
 
-        owner {"group": "postgres", "readable": false, "user": "postgres"}
+        owner {"group": "postgres", "libc": "glibc 2.36", "readable": false, "user": "postgres"}
         base <base>/<path> beside=<sha256>      a file of the base; the path is percent-encoded
         base <base>/<path>/                     a directory of the base
         wal <name> beside=<sha256>              a segment, or the history of a timeline
@@ -76,7 +77,15 @@ def lines(server: cluster.Server, record: Record, sink: Sink) -> list[str]:
 def _owner(server: cluster.Server) -> dict[str, object]:
     found = os.stat(server.data)
     names = {"user": pwd.getpwuid(found.st_uid).pw_name, "group": grp.getgrgid(found.st_gid).gr_name}
-    return {**names, "readable": bool(found.st_mode & 0o040)}
+    return {**names, "readable": bool(found.st_mode & 0o040), "libc": libc()}
+
+
+def libc() -> str:
+    """The C library of this host and its version, such as ``glibc 2.36``; empty where it is not known."""
+    try:
+        return os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (ValueError, OSError):
+        return ""
 
 
 def _keep_history(server: cluster.Server, name: str) -> None:
@@ -171,6 +180,7 @@ def read(lines: Sequence[str]) -> Listed:
             with json_line.read(line) as (_word, record):
                 found.user, found.group = str(record["user"]), str(record["group"])
                 found.readable = record["readable"] is True
+                found.libc = str(record.get("libc", ""))[:40]
                 if not re.fullmatch(_USER, found.user) or not re.fullmatch(_USER, found.group):
                     raise ValueError("no names of a user and a group")
         elif word == "wal":

@@ -200,6 +200,7 @@ def recover(step: Step, at: Restore) -> Step:
         archived.add(server, lacking, at.objects, owner)
     recovery.verify(server, record, _SO_FAR)
     done = recovery.restore(server, replace(step, detail=dict(record)), at.boot, "")
+    said += _sorts_otherwise(listed)
     return replace(done, why=done.why + said + ("" if at.boot else _proved(server)))
 
 
@@ -213,7 +214,19 @@ def complete(step: Step, at: Restore) -> Step:
     found = os.stat(server.data)
     archived.add(server, archived.lacking(server, listed), at.objects, (found.st_uid, found.st_gid))
     recovery.verify(server, record, _SO_FAR)
-    return replace(step, detail=dict(record))
+    return replace(step, detail=dict(record), why=step.why + _sorts_otherwise(listed))
+
+
+def _sorts_otherwise(listed: archived.Listed) -> str:
+    """Words on indexes that have to be built again, because this host may sort text otherwise; empty where it does
+    not, or where the copy does not tell."""
+    here = archived.libc()
+    if listed.libc in ("", here):
+        return ""
+    return (
+        f"; its indexes on text were built by {listed.libc}, and this host has {here or 'another C library'}, which "
+        "may sort otherwise: run REINDEX DATABASE in each of its databases"
+    )
 
 
 def _parts(step: Step) -> tuple[Record, archived.Listed]:

@@ -19,6 +19,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import Step
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import json_line
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.postgresql import (
     archived,
@@ -493,3 +494,23 @@ def test_an_error_says_what_was_changed(place: Place) -> None:
     at = Restore(place.server.system, cast(Objects, None))
     with pytest.raises(Damaged, match="Its archive has the files of the copy now, and its data was not touched; roll"):
         spare.complete(step, at)
+
+
+def test_indexes_are_built_again_where_text_may_be_sorted_otherwise(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = restore_point.read([line(place)])
+    monkeypatch.setattr(recovery, "verify", lambda *_args: 1)
+    monkeypatch.setattr(archived, "add", lambda *_args: None)
+    owner = 'owner {"group": "postgres", "readable": false, "user": "postgres"}'
+    monkeypatch.setattr(archived, "libc", lambda: "glibc 2.36")
+    lines = [json_line.write("owner", archived._owner(place.server)), owner]
+    for here, said in (("glibc 2.36", [False, False]), ("glibc 2.28", [True, False]), ("", [True, False])):
+        monkeypatch.setattr(archived, "libc", lambda here=here: here)
+        steps = [
+            Step("postgresql", "restore", "data", "to it", {**record, "listed": asdict(archived.read([one]))})
+            for one in lines
+        ]
+        whys = [spare.complete(step, Restore(place.server.system, cast(Objects, None))).why for step in steps]
+        assert ["were built by glibc 2.36" in why and "run REINDEX DATABASE" in why for why in whys] == said
+        assert whys[1] == "to it"
