@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 
@@ -13,9 +14,8 @@ from . import cluster
 # A publisher sends nothing twice: a subscription that goes back lacks what it has received since.
 SUBSCRIPTIONS = """select 'subscription ' || subname || ' in ' || datname
 from pg_subscription join pg_database on pg_database.oid = subdbid order by 1"""
-_FILES = """select distinct sourcefile from pg_file_settings
-where starts_with(sourcefile, current_setting('data_directory') || '/') order by 1"""
-_CERTIFICATES = """select setting from pg_settings
+# The files of configuration that others include, the certificates and the keys.
+_FILES = """select distinct sourcefile from pg_file_settings union select setting from pg_settings
 where name in ('ssl_cert_file', 'ssl_key_file', 'ssl_ca_file', 'ssl_crl_file') and setting <> '' order by 1"""
 # Libraries may write records of their own into the log, from this version on.
 _MANAGERS, _WITH_MANAGERS = "select rm_name from pg_get_wal_resource_managers() where not rm_builtin order by 1", 15
@@ -26,28 +26,30 @@ _MOST, _LONGEST = 100, 300
 def lines(server: cluster.Server, seen: cluster.Seen, configuration: Sequence[str]) -> list[str]:
     """The line that names what a rollback does not bring back; none where there is nothing::
 
-        limits {"certificates": [...], "included": [...], "managers": [...], "subscriptions": [...]}
+        limits {"kept": [...], "managers": [...], "subscriptions": [...]}
 
     ``configuration``: the names of the files in the data directory that the checkpoint holds.
     """
-    files = [os.path.relpath(path, server.data) for path in server.ask(_FILES)]
-    managers = server.ask(_MANAGERS) if int(seen["version"]) >= _WITH_MANAGERS else []
-    found = {
-        "certificates": certificates(server),
-        "included": [one for one in files if one not in configuration],
-        "managers": managers,
-        "subscriptions": server.ask(SUBSCRIPTIONS),
-    }
+    questions = {"kept": _FILES, "subscriptions": SUBSCRIPTIONS}
+    if int(seen["version"]) >= _WITH_MANAGERS:
+        questions["managers"] = _MANAGERS
+    parts = [f"'{key}', array(select one from ({question}) as q(one))" for key, question in questions.items()]
+    found = json.loads(" ".join(server.ask(f"select json_build_object({', '.join(parts)})")))
+    found["kept"] = _below(server, found["kept"], configuration)
     made = {key: sorted(one[:_LONGEST] for one in names)[:_MOST] for key, names in found.items()}
     return [json_line.write("limits", made)] if any(made.values()) else []
 
 
-def certificates(server: cluster.Server) -> list[str]:
-    """The certificates and keys that are in the data directory, as paths below it. A rollback leaves them as they are.
-    Raises Refused where the server does not answer."""
-    paths = {os.path.normpath(os.path.join(server.data, one)) for one in server.ask(_CERTIFICATES)}
+def kept(server: cluster.Server, configuration: Sequence[str]) -> list[str]:
+    """The files of the data directory, as paths below it, that the server reads and that no checkpoint holds: a
+    rollback leaves them as they are. Raises Refused where the server does not answer."""
+    return _below(server, server.ask(_FILES), configuration)
+
+
+def _below(server: cluster.Server, found: Sequence[str], configuration: Sequence[str]) -> list[str]:
+    paths = {os.path.normpath(os.path.join(server.data, one)) for one in found}
     here = [one for one in paths if one.startswith(f"{server.data}/") and os.path.exists(one)]
-    return sorted(os.path.relpath(one, server.data) for one in here)
+    return sorted({os.path.relpath(one, server.data) for one in here} - set(configuration))
 
 
 def sentences(lines: Sequence[str]) -> list[str]:
@@ -60,8 +62,7 @@ def sentences(lines: Sequence[str]) -> list[str]:
 
 
 _SAID: Mapping[str, str] = {
-    "certificates": "postgresql: certificates in the data directory stay as they are in a rollback: {}",
-    "included": "postgresql: files in the data directory come back as the base backup has them, which may be older: {}",
+    "kept": "postgresql: files in the data directory that the server reads stay as they are in a rollback: {}",
     "managers": "postgresql: a library writes records of its own into the log, and a rollback over one fails: {}",
     "subscriptions": "postgresql: changes that a publisher has sent since are not sent again after a rollback: {}",
 }

@@ -192,11 +192,11 @@ def _asked(server: cluster.Server, question: str) -> list[str]:
         return [_UNKNOWN]
 
 
-def _certificates(server: cluster.Server) -> list[str]:
-    """The certificates in the data directory that stay as they are. On a spare, and where the server does not answer,
-    they come back from the base."""
+def _kept(server: cluster.Server) -> list[str]:
+    """The files that stay as they are. On a spare, and where the server does not answer, they come back from the
+    base."""
     try:
-        return [] if server.owner else limits.certificates(server)
+        return [] if server.owner else limits.kept(server, CONFIGURATION)
     except Refused:
         return []
 
@@ -291,14 +291,14 @@ def _recover(server: cluster.Server, record: restore_point.Record) -> None:
         if problem:
             said = f"postgresql {server.name}: the recovery to {record['point']} failed: {problem}"
             raise EvenkeelError(f"{said}. The cluster itself was not touched; roll back to another checkpoint")
-        certificates = _certificates(server)
-        for name in (*CONFIGURATION, cluster.PATRONI, *certificates):
+        kept = _kept(server)
+        for name in (*CONFIGURATION, cluster.PATRONI, *kept):
             if os.path.exists(f"{server.data}/{name}"):
                 server.must(["mkdir", "-p", "--", os.path.dirname(f"{server.stage}/{name}")])
                 server.must(
                     ["cp", "-a", "--remove-destination", "--", f"{server.data}/{name}", f"{server.stage}/{name}"]
                 )
-            elif name not in certificates:
+            elif name not in kept:
                 server.must(["rm", "-f", "--", f"{server.stage}/{name}"])
         syncfs(fd)
     finally:

@@ -393,7 +393,12 @@ def told(place: Place, answers: dict[str, list[str]], monkeypatch: pytest.Monkey
     """The sentences on a cluster whose server answers to a question that holds the word."""
 
     def ask(_server: cluster.Server, question: str) -> list[str]:
-        return next((answer for word, answer in answers.items() if word in question), [])
+        keys = {
+            "kept": "pg_file_settings",
+            "managers": "pg_get_wal_resource_managers",
+            "subscriptions": "pg_subscription",
+        }
+        return [json.dumps({key: answers.get(word, []) for key, word in keys.items() if word in question})]
 
     monkeypatch.setattr(Answering, "ask", ask)
     lines = limits.lines(place.server, seen(version=15, **other), ["postgresql.conf"])
@@ -404,17 +409,19 @@ def told(place: Place, answers: dict[str, list[str]], monkeypatch: pytest.Monkey
 def test_what_does_not_come_back_is_said_at_the_checkpoint(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     data = place.server.data
     (place.data / "tls").mkdir()
-    for path in ("server.key", "tls/server.crt", "../outside"):
+    (place.data / "conf.d").mkdir()
+    for path in ("server.key", "tls/server.crt", "../outside", "postgresql.conf", "conf.d/a.conf"):
         (place.data / path).touch()
     answers = {
         "pg_subscription": ["subscription {s} in app"],
-        "pg_file_settings": [f"{data}/postgresql.conf", f"{data}/conf.d/a.conf"],
-        "ssl_cert_file": ["server.key", f"{data}/tls/server.crt", "/etc/passwd", "../outside", "missing"],
+        "pg_file_settings": [
+            *(f"{data}/postgresql.conf", f"{data}/conf.d/a.conf"),
+            *("server.key", f"{data}/tls/server.crt", "/etc/passwd", "../outside", "missing"),
+        ],
     }
     found = told(place, answers, monkeypatch)
     assert [one.rpartition(": ")[2] for one in found] == [
-        "server.key, tls/server.crt",
-        "conf.d/a.conf",
+        "conf.d/a.conf, server.key, tls/server.crt",
         "subscription {s} in app",
     ]
     managers = {"pg_get_wal_resource_managers": ["mine"]}
