@@ -323,7 +323,8 @@ class Recovery:
 
     def _prepare(self, source: Copy) -> Answer:
         """Have ``here`` make the checkpoint to go back to, from the one in its store."""
-        return self._carrier.phase(self._here, "derive", id=source.id, identity=self._identity, **self._part)
+        how = {"identity": self._identity, "elsewhere": self._is_elsewhere()}
+        return self._carrier.phase(self._here, "derive", id=source.id, **how, **self._part)
 
     def _warn(self, made: Answer) -> None:
         """Take the warnings of ``here`` over, and name what stays as it is there."""

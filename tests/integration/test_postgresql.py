@@ -595,6 +595,29 @@ def test_replicas_are_named(cluster: Cluster) -> None:
     assert "to be rebuilt: slot standby_1" in result["done"][-1]["why"]
 
 
+def test_what_a_rollback_does_not_bring_back_is_named(cluster: Cluster) -> None:
+    cluster.checkpoint("earlier")  # Its base has none of what follows.
+    cluster.sh("mkdir", str(cluster.data / "tls"), str(cluster.data / "more"))
+    certificate, more = cluster.data / "tls" / "my.crt", cluster.data / "more" / "a.conf"
+    certificate.write_text("old")
+    more.write_text("work_mem = '5MB'\n")
+    subscribe = "create subscription mine connection 'dbname=x' publication p with (connect = false)"
+    auto = cluster.data / "postgresql.auto.conf"
+    before = auto.read_text()
+    auto.write_text(f"{before}ssl_cert_file = 'tls/my.crt'\ninclude_dir = 'more'\n")
+    cluster.sql("select pg_reload_conf()", subscribe)
+    left = str(cluster.checkpoint()["left"])
+    assert "stay as they are in a rollback: more/a.conf, tls/my.crt" in left
+    assert "not sent again after a rollback: subscription mine in postgres" in left and "a library" not in left
+    cluster.sql("insert into t values (1)")
+    certificate.write_text("renewed")
+    result = cluster.rollback()
+    assert "subscription mine in postgres" in result["done"][-1]["why"]
+    assert certificate.read_text() == "renewed" and cluster.rows() == [] and cluster.sql("show work_mem") == ["5MB"]
+    auto.write_text(before)
+    cluster.sql("alter subscription mine set (slot_name = none)", "drop subscription mine")
+
+
 # -- archiving
 
 

@@ -384,6 +384,24 @@ def test_a_spare_with_a_cluster_of_its_own(pair: Pair) -> None:
 
 
 @pytest.mark.long
+def test_a_spare_that_served_before_is_recovered_onto_again(pair: Pair) -> None:
+    """Its archive has gone its own way, under the same names."""
+    cluster = pair.cluster
+    cluster.sql("insert into t values (1)")
+    pair.ship()
+    pair.lose()
+    pair.recover()
+    cluster.sql("insert into t values (2)")
+    flip(pair.segments()[0], 300)
+    with pytest.raises(Refused, match="has another content than in the copy.*Stop the cluster"):
+        pair.recover()
+    assert cluster.rows() == ["1", "2"]
+    cluster.control("stop")
+    pair.recover()
+    assert cluster.rows() == ["1"] and len(list(cluster.home.glob("data.evenkeel.old-*"))) == 1
+
+
+@pytest.mark.long
 def test_a_cluster_that_somebody_uses_is_not_replaced(pair: Pair) -> None:
     cluster = pair.cluster
     cluster.sql("insert into t values (1)")

@@ -76,12 +76,16 @@ def test_the_role_postgresql_replaces_no_command_of_others_unasked(tmp_path: Pat
 def test_the_role_postgresql_gives_nothing_away_to_which_a_symlink_leads(tmp_path: Path) -> None:
     tasks = yaml.safe_load((ROLES / "postgresql/tasks/main.yml").read_text())
     at = next(number for number, one in enumerate(tasks) if one["name"] == "Look at the places of the archive")
-    mine = [*tasks[at : at + 2], *(one for one in tasks if one["name"] == "Make the archive")]
+    (make,) = (number for number, one in enumerate(tasks) if one["name"] == "Make the archive")
+    late = {"ansible.builtin.command": f"ln -sT {tmp_path}/private {{{{ postgresql_archive }}}}"}
+    late["when"] = "inventory_hostname == 'late'"
+    mine = [*tasks[at : at + 2], late, *tasks[make : make + 2]]
     for name in ("owner", "group"):  # The account need not be here.
-        del mine[-1]["ansible.builtin.file"][name]
-    cases = {
-        name: {"evenkeel_postgresql_archive": f"{tmp_path}/{name}/15/main.evenkeel"} for name in ("new", "whole", "wal")
-    }
+        assert mine[3]["ansible.builtin.file"].pop(name) == "postgres"
+    names = ("new", "whole", "wal", "late", *(["roots"] if os.geteuid() == 0 else []))
+    cases = {name: {"evenkeel_postgresql_archive": f"{tmp_path}/{name}/15/main.evenkeel"} for name in names}
+    (tmp_path / "setpriv").write_text('#!/bin/sh\n[ "$1" = --reuid=postgres ] && shift 3 && exec "$@"\n')
+    (tmp_path / "setpriv").chmod(0o755)
     for name in cases:
         (tmp_path / name / "15").mkdir(parents=True)
     (tmp_path / "private").mkdir(mode=0o755)
@@ -90,18 +94,25 @@ def test_the_role_postgresql_gives_nothing_away_to_which_a_symlink_leads(tmp_pat
         link.symlink_to(tmp_path / "private")
         if os.geteuid() == 0:
             os.lchown(link, 65534, 65534)
+    (tmp_path / "target").mkdir()
+    if "roots" in cases:
+        (tmp_path / "roots/15/main.evenkeel").symlink_to(tmp_path / "target")
     local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
     hosts = {name: {**local, **case, "evenkeel_postgresql_cluster": "15/main"} for name, case in cases.items()}
     (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
-    play = [{"hosts": "all", "gather_facts": False, "tasks": mine, "vars_files": [f"{ROLES}/postgresql/vars/main.yml"]}]
-    (tmp_path / "play.yml").write_text(yaml.safe_dump(play, sort_keys=False))
+    play = {"hosts": "all", "gather_facts": False, "tasks": mine, "vars_files": [f"{ROLES}/postgresql/vars/main.yml"]}
+    play["environment"] = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play], sort_keys=False))
     command = [sys.executable, "-m", "ansible.cli.playbook", "-i", "hosts.yml", "play.yml"]
     environment = {**os.environ, "ANSIBLE_NOCOLOR": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     failed = dict(re.findall(r"^(\w+) +: ok=.* failed=(\d)", done.stdout, re.M))
-    assert failed == {"new": "0", "whole": "1", "wal": "1"}, done.stdout + done.stderr
+    refused = {"whole", "wal", "late"}
+    assert failed == {name: str(int(name in refused)) for name in cases}, done.stdout + done.stderr
     assert (tmp_path / "private").stat().st_mode & 0o777 == 0o755 and os.listdir(tmp_path / "private") == []
-    assert sorted(os.listdir(tmp_path / "new/15/main.evenkeel")) == ["base", "wal"]
+    for name in set(cases) - refused:
+        assert sorted(os.listdir(tmp_path / name / "15/main.evenkeel")) == ["base", "wal"]
+    assert "late/15/main.evenkeel already exists as a link" in done.stdout
     assert "wal/15/main.evenkeel/wal: a symlink that is not root's" in done.stdout
 
 

@@ -34,7 +34,8 @@ class Restore(NamedTuple):
     early at boot, where systemd only queues jobs, and no job can be waited for. ``steps``: the steps of all other
     kinds that are put back. ``affecting``: the kinds among them whose state a service reads as it starts.
     ``patience``: seconds to wait for a lock that another program holds. ``unattended``: the host goes back by itself,
-    and has to bring back as much state as it can.
+    and has to bring back as much state as it can. ``undo``: the kind's own lines in the undo of this rollback, which
+    is durable; only for a kind that keeps data outside of the store.
     """
 
     system: System
@@ -46,6 +47,7 @@ class Restore(NamedTuple):
     affecting: Sequence[str] = ()
     patience: float = 300.0
     unattended: bool = False
+    undo: Sequence[str] = ()
 
 
 class Kind:
@@ -236,6 +238,11 @@ class Kind:
 
     def cannot_be_had(self, lines: Sequence[str], at: Restore) -> list[str]:
         """Sentences on state that a host which has nothing of it cannot get. Changes nothing."""
+        return []
+
+    def in_use(self, lines: Sequence[str], at: Restore) -> list[str]:
+        """Sentences on state of this host that somebody uses, so that a checkpoint of another host must not replace it.
+        Changes nothing."""
         return []
 
     # -- data outside of the store

@@ -44,12 +44,13 @@ _SHOWN = 20
 
 class Request(NamedTuple):
     """``checkpoint``: the id of a checkpoint in the store. ``identity``: ``keep`` or ``take``. ``kinds``, ``paths``:
-    only these parts of it."""
+    only these parts of it. ``elsewhere``: it is a checkpoint of another host."""
 
     checkpoint: str
     identity: str
     kinds: Sequence[str] | None = None
     paths: Sequence[str] = ()
+    elsewhere: bool = False
 
 
 def survey(store: Store, checkpoint: str = "") -> Surveyed:
@@ -219,6 +220,9 @@ class _Preparing:
         for section in wanted:
             with _noting(found.refusals):
                 found.refusals += kind_of(section).cannot_be_had(own_lines(section), at)
+            if self.request.elsewhere:
+                with _noting(found.refusals):
+                    found.refusals += kind_of(section).in_use(own_lines(section), at)
         self._compare_accounts(wanted, found)
         return found
 

@@ -92,8 +92,17 @@ class Record:
             steps = plan.steps_of(KINDS[kind], sections, at)
             if steps:
                 self._write_wanted()
-                self._note_steps(KINDS[kind].apply(steps, at))
+                self._note_steps(KINDS[kind].apply(steps, at._replace(undo=self._undo_lines(kind))))
         return bool(steps)
+
+    def _undo_lines(self, kind: str) -> list[str]:
+        """The lines of the kind in the undo that this rollback has committed; none where it has none, or where the
+        undo cannot be read, which hinders no kind."""
+        if self._undo and KINDS[kind].keeps_data_outside:
+            with suppress(EvenkeelError, OSError):
+                sections = self.store.manifest(self._undo).sections
+                return [line for one in sections if one.kind == kind for line in registry.own_lines(one)]
+        return []
 
     def _commit(
         self, steps: Sequence[PathStep], directories: Sequence[Entry], away: dict[str, str] | None = None

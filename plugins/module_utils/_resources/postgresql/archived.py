@@ -19,7 +19,7 @@ import urllib.parse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from ..._errors import Damaged, EvenkeelError, UsageError
+from ..._errors import Damaged, UsageError
 from ..._host.durable import clone, fsync_dir, syncfs, write_all
 from ..._host.hashing import hash_file
 from ..._host.paths import open_file
@@ -41,6 +41,7 @@ class Listed:
     user: str = ""
     group: str = ""
     readable: bool = False  # The group may read the cluster (initdb --allow-group-access).
+    libc: str = ""  # The C library, by which text is sorted; "" where it is not known.
     folders: list[str] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
 
@@ -48,7 +49,7 @@ class Listed:
 def lines(server: cluster.Server, record: Record, sink: Sink) -> list[str]:
     """The lines that name the base and the log to the restore point::
 
-        owner {"group": "postgres", "readable": false, "user": "postgres"}
+        owner {"group": "postgres", "libc": "glibc 2.36", "readable": false, "user": "postgres"}
         base <base>/<path> beside=<sha256>      a file of the base; the path is percent-encoded
         base <base>/<path>/                     a directory of the base
         wal <name> beside=<sha256>              a segment, or the history of a timeline
@@ -76,7 +77,15 @@ def lines(server: cluster.Server, record: Record, sink: Sink) -> list[str]:
 def _owner(server: cluster.Server) -> dict[str, object]:
     found = os.stat(server.data)
     names = {"user": pwd.getpwuid(found.st_uid).pw_name, "group": grp.getgrgid(found.st_gid).gr_name}
-    return {**names, "readable": bool(found.st_mode & 0o040)}
+    return {**names, "readable": bool(found.st_mode & 0o040), "libc": libc()}
+
+
+def libc() -> str:
+    """The C library of this host and its version, such as ``glibc 2.36``; empty where it is not known."""
+    try:
+        return os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (ValueError, OSError):
+        return ""
 
 
 def _keep_history(server: cluster.Server, name: str) -> None:
@@ -103,7 +112,7 @@ def _base_lines(server: cluster.Server, base: str, text: bytes) -> Iterator[tupl
         if any(one["Checksum-Algorithm"] != "SHA256" for one in known.values()):
             raise ValueError("it has other checksums than SHA256")
         sums = {path: str(one["Checksum"]) for path, one in known.items()}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Damaged(f"{server.bases}/{base}/backup_manifest cannot be read: {error}") from error
     sums[b"backup_manifest"] = hashlib.sha256(text).hexdigest()
     top = os.fsencode(f"{server.bases}/{base}")
@@ -171,6 +180,7 @@ def read(lines: Sequence[str]) -> Listed:
             with json_line.read(line) as (_word, record):
                 found.user, found.group = str(record["user"]), str(record["group"])
                 found.readable = record["readable"] is True
+                found.libc = str(record.get("libc", ""))[:40]
                 if not re.fullmatch(_USER, found.user) or not re.fullmatch(_USER, found.group):
                     raise ValueError("no names of a user and a group")
         elif word == "wal":
@@ -197,8 +207,8 @@ def _read_base(line: str, found: Listed) -> None:
 
 
 def lacking(server: cluster.Server, listed: Listed) -> Listed:
-    """The part of the listed that the archive lacks. A base is there or not as a whole. A recovery verifies what is
-    there."""
+    """The part of the listed that the archive lacks, by its names (see ``differing``). A base is there or not as a
+    whole."""
 
     def is_there(path: str) -> bool:
         top, name = path.split("/")[:2]
@@ -207,6 +217,22 @@ def lacking(server: cluster.Server, listed: Listed) -> Listed:
 
     files = {path: sha for path, sha in listed.files.items() if not is_there(path)}
     return replace(listed, files=files, folders=[path for path in listed.folders if not is_there(path)])
+
+
+def differing(server: cluster.Server, listed: Listed) -> str:
+    """The first segment or history of the archive that has another content than the listed one, as its path below the
+    archive; empty where there is none. Such an archive is that of another branch, which has taken the same timeline."""
+    logs = [path for path in listed.files if path.startswith("wal/")]
+    for path in sorted(logs, key=lambda one: (not one.endswith(".history"), one)):
+        try:
+            with open_file(os.fsencode(f"{server.spec['archive']}/{path}")) as stream:
+                if hash_file(stream.fileno())[0] != listed.files[path]:
+                    return path
+        except FileNotFoundError:
+            continue
+        except (OSError, UsageError):
+            return path
+    return ""
 
 
 def make(server: cluster.Server, listed: Listed, objects: Objects, owner: tuple[int, int], aside: str) -> None:
@@ -244,8 +270,7 @@ def _filled(server: cluster.Server, listed: Listed, objects: Objects, owner: tup
     os.mkdir(new, 0o700)
     top = os.open(new, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        if os.fstat(top).st_uid != os.geteuid() or os.listdir(top):
-            raise EvenkeelError(f"postgresql {server.name}: another user has put something at {new}; run again")
+        cluster.refuse_exchanged(server, top, new)
         root = f"/proc/self/fd/{top}"
         bases = {"/".join(path.split("/")[:2]) for path in listed.files if path.startswith("base/")}
         for folder in ["wal", "base", *sorted(bases), *sorted(listed.folders)]:

@@ -122,8 +122,11 @@ class Server(NamedTuple):
         if self.release:
             return self.release
         try:
-            return read_small(f"{self.data}/PG_VERSION", 64)[0].decode("ascii").strip()
-        except (OSError, UnicodeDecodeError) as error:
+            found = read_small(f"{self.data}/PG_VERSION", 64)[0].decode("ascii").strip()
+            if not re.fullmatch(r"[0-9]+(\.[0-9]+)*", found):
+                raise ValueError(found)
+            return found
+        except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else "its PG_VERSION is none"
             raise Refused(
                 f"postgresql: {self.data} is no data directory of PostgreSQL ({why}); nothing was changed"
@@ -166,13 +169,14 @@ class Server(NamedTuple):
             return None
 
     def history(self, timeline: int) -> list[tuple[int, int]] | None:
-        """The timelines before this timeline (see ``wal.forks``); None where its history is missing."""
+        """The timelines before this timeline (see ``wal.forks``); None where its history is missing or damaged."""
         if timeline == 1:
             return []
-        for folder in (f"{self.data}/pg_wal", self.log):
+        # The archive first: a recovery replaces it before the data.
+        for folder in (self.log, f"{self.data}/pg_wal"):
             try:
                 return wal.forks(read_small(f"{folder}/{timeline:08X}.history", LONGEST)[0].decode("utf-8", "replace"))
-            except OSError:
+            except (OSError, ValueError):
                 continue
         return None
 
@@ -261,8 +265,15 @@ def refuse_programs(server: Server) -> None:
             decline(server, f"{command} is not installed here; install PostgreSQL's server and client programs")
 
 
-def decline(server: Server, why: str) -> None:
-    raise Refused(f"postgresql: {server.name}: {why}. Nothing was changed")
+def refuse_exchanged(server: Server, fd: int, path: str) -> None:
+    """Raise EvenkeelError where the directory is not the new one that we made at the path: its name may be that of
+    another by now, which must not be given away."""
+    if os.fstat(fd).st_uid != os.geteuid() or os.listdir(fd):
+        raise EvenkeelError(f"postgresql {server.name}: another user has put something at {path}; run again")
+
+
+def decline(server: Server, why: str, so_far: str = "Nothing was changed") -> None:
+    raise Refused(f"postgresql: {server.name}: {why}. {so_far}")
 
 
 def _patroni() -> bool:
@@ -282,7 +293,7 @@ def _paused(data: str) -> bool:
     """Whether Patroni's settings in the data directory say that its cluster is paused."""
     try:
         return json.loads(read_small(f"{data}/{PATRONI}", LONGEST)[0]).get("pause") is True
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return False
 
 

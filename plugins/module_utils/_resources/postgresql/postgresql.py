@@ -32,10 +32,12 @@ from ..._host.trust import open_regular
 from ..._store.objects import Hasher, tag
 from .. import json_line
 from ..kind import Kind, Restore, Sink, Spec, names_of
-from . import archived, cluster, recovery, restore_point, spare, wal
+from . import archived, cluster, limits, recovery, restore_point, spare, wal
 
 # A base serves at least for so many bytes of log, however small the cluster is.
 _REPLAY = 1 << 30
+# The name of a base backup that is being taken.
+_NEW = "new"
 # The program that the role postgresql names in ``archive_command``.
 _PROGRAM = "/usr/local/lib/evenkeel_archive_wal.py"
 
@@ -114,10 +116,20 @@ class PostgreSQL(Kind):
             return [Step(self.name, "restart", server.name, "its configuration changed", dict(record))]
         where = f"{record['point']} at {record['lsn']} on timeline {record['timeline']}"
         listed = archived.read(lines)
+        if listed.files and all(map(at.objects.has, listed.files.values())):
+            # The checkpoint comes from a copy, and its contents have come with it.
+            other = archived.differing(server, listed)
+            if other and seen is not None:
+                cluster.decline(
+                    server,
+                    f"{server.spec['archive']}/{other} has another content than in the copy: the cluster has gone its "
+                    "own way, or the file is damaged. Stop the cluster, and run again: its data and archive are kept",
+                )
+            if other:
+                return [spare.plan(server, record, lines, at)]
         lacking = archived.lacking(server, listed)
         if lacking.files and all(map(at.objects.has, lacking.files.values())):
-            # The checkpoint comes from a copy, and its contents have come with it.
-            number = spare.refuse_lack(server, lacking, at.objects)
+            number = spare.refuse_lack(server, record, listed, lacking, at.objects)
             why = f"to {where}, with {number} files of its archive from the copy"
             return [Step("postgresql", "restore", server.name, why, {**record, "listed": asdict(listed)})]
         why = f"to {where}, {recovery.verify(server, record)} segments after its base"
@@ -130,10 +142,10 @@ class PostgreSQL(Kind):
             server = restore_point.server_of(step.detail, at.system)
             try:
                 if step.action == "recover":
-                    done.append(spare.recover(step, at, tag(at.objects.root)))
+                    done.append(spare.recover(step, at))
                 elif step.action == "restore":
                     whole = spare.complete(step, at)
-                    done.append(recovery.restore(server, whole, at.boot, tag(at.objects.root)))
+                    done.append(recovery.restore(server, whole, at.boot, _undo(server, at)))
                 else:
                     recovery.tidy(server)
                     if step.action == "restart":
@@ -151,6 +163,9 @@ class PostgreSQL(Kind):
         server = restore_point.server_of(record, system)
         return restore_point.differences(server, record)
 
+    def not_restorable(self, spec: Spec, lines: Sequence[str]) -> list[str]:
+        return limits.sentences(lines)
+
     def missing_data(self, lines: Sequence[str]) -> dict[str, str]:
         """data directory -> the part of its base or its log that is missing. A rollback verifies their contents."""
         found = {}
@@ -167,6 +182,12 @@ class PostgreSQL(Kind):
             except Damaged as error:
                 found[server.data] = error.message
         return found
+
+    def in_use(self, lines: Sequence[str], at: Restore) -> list[str]:
+        if not any(line.startswith("cluster ") for line in lines):
+            return []
+        record = restore_point.read(lines)
+        return spare.ahead(restore_point.server_of(record, at.system), record)
 
     def beside(self, spec: Spec, lines: Sequence[str]) -> dict[str, str]:
         return archived.paths(str(spec["archive"]), lines)
@@ -199,7 +220,7 @@ class PostgreSQL(Kind):
         bases, points = {one["base"] for one in needed}, {one["point"] for one in needed}
         for spec in {one["archive"]: one for one in gone}.values():
             server = restore_point.server_of(spec, system)
-            if not os.path.isdir(server.data) or not os.path.isdir(server.bases):
+            if not all(map(os.path.isdir, (server.data, server.bases, server.log))):
                 continue  # The cluster is gone, and could not tell the owner of the files.
             ended = {one["base"] for one in gone} - bases
             found = [base.name for base in server.taken() if base.store == mine and base.name in ended]
@@ -233,13 +254,18 @@ def _captured(spec: Spec, sink: Sink, system: System, renew: bool) -> list[str]:
         return _lines(server, last, seen, sink, renew)
     if isinstance(sink, Hasher):
         return [json_line.write("cluster", dict(server.spec, point="to be made", lsn=seen["inserted"]))]
-    base = _newest_base(server, seen, mine)
-    if base is None or (renew and _outgrown(server, base, seen)):
-        _restore_point(server, seen, "")  # pg_basebackup would silently wait for an archive that does not work.
-        base = _take_base(server, mine)
+    base = _base(server, seen, mine, renew)
     record = _restore_point(server, seen, base.name)
     restore_point.remember(server, record)
     return _lines(server, record, seen, sink, renew)
+
+
+def _undo(server: cluster.Server, at: Restore) -> str:
+    """The undo of this rollback, in which the state of the cluster is recorded: the tag of its store and its restore
+    point. Empty where there is none: then the old directory is the only place of this state."""
+    records, _kept = _records(at.undo)
+    found = [one["point"] for one in records if one["data"] == server.data]
+    return f"{tag(at.objects.root)} {found[0]}" if found else ""
 
 
 def _is_whole(server: cluster.Server, record: restore_point.Record) -> bool:
@@ -258,9 +284,33 @@ def _lines(
     """The lines of a checkpoint at the restore point. An undo goes back on this host alone, and is not ``whole``."""
     first = json_line.write("cluster", record)
     other = cluster.other_backup(seen)
+    more = limits.lines(server, seen, recovery.CONFIGURATION) if whole else []
     if other:
-        return [first, json_line.write("elsewhere", {"program": other})]
-    return [first, *(archived.lines(server, record, sink) if whole else [])]
+        return [first, json_line.write("elsewhere", {"program": other}), *more]
+    return [first, *(archived.lines(server, record, sink) if whole else []), *more]
+
+
+def _base(server: cluster.Server, seen: cluster.Seen, mine: str, renew: bool) -> wal.Base:
+    """The base for a restore point that is made now: the newest base that leads here, or with ``renew`` a new base.
+    Raises Refused where no base leads here, and none is taken: a full file system would take the server down."""
+    base = _newest_base(server, seen, mine)
+    if base is not None and not (renew and _outgrown(server, base, seen)):
+        return base
+    if not renew:
+        cluster.decline(server, "no base leads to its present state, and an undo does not copy the whole cluster first")
+    server.must(["rm", "-rf", "--", f"{server.bases}/{_NEW}"], cluster.LONG)  # A kill has left it.
+    (size,) = server.ask("select sum(pg_database_size(oid))::bigint from pg_database")
+    need, free = int(size) * 11 // 10 + 4 * int(seen["segment_size"]), cluster.free(server.bases)
+    if free < need and base is not None:
+        return base
+    if free < need:
+        cluster.decline(
+            server,
+            f"a base backup takes up to {need >> 20} MiB, and {server.bases} has {free >> 20} MiB left; make room, or "
+            "declare an archive on a larger file system",
+        )
+    _restore_point(server, seen, "")  # pg_basebackup would silently wait for an archive that does not work.
+    return _take_base(server, mine)
 
 
 def _newest_base(server: cluster.Server, seen: cluster.Seen, mine: str) -> wal.Base | None:
@@ -284,29 +334,33 @@ def _newest_base(server: cluster.Server, seen: cluster.Seen, mine: str) -> wal.B
 
 
 def _outgrown(server: cluster.Server, base: wal.Base, seen: cluster.Seen) -> bool:
-    """Whether the log since the base is larger than the base, and there is room for a new base. The new base costs no
-    more than the written log, shortens the replay of a rollback, and lets the older log go."""
+    """Whether the log since the base is larger than the base. A new base costs no more than the written log, shortens
+    the replay of a rollback, and lets the older log go."""
     since = wal.position(seen["inserted"]) - base.start
     if since <= _REPLAY:
         return False
     try:
         with open_regular(f"{server.bases}/{base.name}/backup_manifest") as stream:
             size = sum(int(one["Size"]) for one in json.load(stream)["Files"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return True  # The base is of no use.
-    return since > size and cluster.free(server.bases) > size * 1.2
+    return since > size
 
 
 def _take_base(server: cluster.Server, mine: str) -> wal.Base:
-    """Take a base backup and verify it. Waits until the archive has the log that the backup needs."""
+    """Take a base backup and verify it. Waits until the archive has the log that the backup needs. Where it fails,
+    nothing of it is left: the running server may need the room."""
     address = server.address()
     if address is None:
         raise Refused(f"postgresql: {server.name} is not running; start it, then run again")
-    new = f"{server.bases}/new"
-    server.must(["rm", "-rf", "--", new], cluster.LONG)
+    new = f"{server.bases}/{_NEW}"
     words = ["--wal-method=none", "--checkpoint=fast", "--manifest-checksums=SHA256", "--no-password", "-l", "evenkeel"]
-    server.must(["pg_basebackup", "-h", address[0], "-p", address[1], "-D", new, *words], cluster.LONG)
-    server.must(["pg_verifybackup", "--no-parse-wal", "--quiet", new], cluster.LONG)
+    try:
+        server.must(["pg_basebackup", "-h", address[0], "-p", address[1], "-D", new, *words], cluster.LONG)
+        server.must(["pg_verifybackup", "--no-parse-wal", "--quiet", new], cluster.LONG)
+    except EvenkeelError:
+        server.run(["rm", "-rf", "--", new], cluster.LONG)
+        raise
     with open_regular(f"{new}/backup_manifest") as stream:
         text = stream.read()
     (need,) = json.loads(text)["WAL-Ranges"]
@@ -369,7 +423,7 @@ def _remove(server: cluster.Server, paths: Sequence[str], leftover: str) -> None
 
 def _trim(server: cluster.Server, size: int) -> None:
     """Remove the log before the oldest base. Histories of timelines stay."""
-    if os.path.lexists(f"{server.bases}/new"):
+    if os.path.lexists(f"{server.bases}/{_NEW}"):
         return  # A base backup is under way, and we do not know yet which log it needs.
     oldest = min((base.start for base in server.taken()), default=0)
     names = sorted(name for name in os.listdir(server.log) if wal.precedes(name, oldest, size))

@@ -20,7 +20,7 @@ from ..._host.durable import exchange, fsync_dir, syncfs
 from ..._host.mounts import file_system_of
 from ..._host.trust import open_regular, read_small
 from ..._services import systemd
-from . import cluster, restore_point, wal
+from . import cluster, limits, restore_point, wal
 
 # Files of configuration in the data directory: the log does not hold them.
 CONFIGURATION = ("pg_hba.conf", "pg_ident.conf", "postgresql.auto.conf", "postgresql.conf")
@@ -31,14 +31,15 @@ _UNDO = "evenkeel.undo"
 _ARCHIVED = 60.0
 # The ends of the names of compressed segments.
 _PACKED = ("gz", "zst", "lz4", "bz2", "xz")
+_UNKNOWN = "whatever followed it (it was not running, or did not answer)"
 _REPLICAS = """select coalesce(nullif(application_name, ''), 'unnamed') || ' at '
 || coalesce(client_addr::text, 'this host') from pg_stat_replication
 union select 'slot ' || slot_name from pg_replication_slots"""
 
 
-def verify(server: cluster.Server, record: restore_point.Record) -> int:
-    """Verify the base and every segment up to the restore point; return the number of segments. Raises Damaged,
-    Refused."""
+def verify(server: cluster.Server, record: restore_point.Record, so_far: str = "Nothing was changed") -> int:
+    """Verify the base and every segment up to the restore point; return the number of segments. ``so_far``: what was
+    changed, for the message of the error. Raises Damaged, Refused."""
     try:
         legs, names, text = needed(server, record)
         folder, size = f"{server.bases}/{record['base']}", int(record["segment_size"])
@@ -55,10 +56,11 @@ def verify(server: cluster.Server, record: restore_point.Record) -> int:
                 raise Damaged(done.words)
     except Damaged as error:
         raise Damaged(
-            f"postgresql: {server.name} cannot be put back: {error.message}. Nothing was changed; roll back to another "
+            f"postgresql: {server.name} cannot be put back: {error.message}. {so_far}; roll back to another "
             "checkpoint, or leave postgresql out"
         ) from error
-    _refuse_space(server, sum(int(one["Size"]) for one in json.loads(text)["Files"]) + size * 4)
+    base = sum(int(one["Size"]) for one in json.loads(text)["Files"])
+    _refuse_space(server, base, replayed(len(names), size), so_far)
     return len(names)
 
 
@@ -99,19 +101,31 @@ def _segment_problem(path: str, name: str, record: restore_point.Record, size: i
         return str(error.strerror)
 
 
-def _refuse_space(server: cluster.Server, need: int) -> None:
-    """Refuse where a copy of ``need`` bytes would not fit: a full file system would take the running server down. A
-    copy that shares the blocks of its source needs no room."""
+def replayed(segments: int, size: int) -> int:
+    """Bytes that the replay of the segments takes beside the base. A server of one process makes no restart points, so
+    that every segment that it has replayed stays until the end; then it writes segments of its own."""
+    return (segments + 4) * size
+
+
+def _refuse_space(server: cluster.Server, base: int, log: int, so_far: str) -> None:
+    """Refuse where the base and the log that is replayed on it would not fit: a full file system would take the running
+    server down. A copy that shares the blocks of its source takes only the room of the blocks that the log changes."""
     parent = os.path.dirname(server.data)
     shares = os.stat(parent).st_dev == os.stat(server.bases).st_dev and file_system_of(parent) in ("xfs", "btrfs")
-    free = cluster.free(parent)
-    if not shares and free < need * 1.05:
-        cluster.decline(server, f"a copy of its base takes {need >> 20} MiB, and {parent} has {free >> 20} MiB left")
+    need, free = log + (0 if shares else base), cluster.free(parent)
+    if free < need * 1.05:
+        cluster.decline(
+            server,
+            f"a copy of its base and the log that is replayed on it take {need >> 20} MiB, and {parent} has "
+            f"{free >> 20} MiB left",
+            so_far,
+        )
 
 
-def restore(server: cluster.Server, step: Step, boot: bool, mine: str) -> Step:
+def restore(server: cluster.Server, step: Step, boot: bool, undo: str) -> Step:
     """Bring the cluster to the restore point of the step; return the step, with words on the old data and replicas.
-    Raises EvenkeelError, OSError.
+    ``undo``: the undo with which the old data may be deleted, as ``undo_of`` returns it; empty for none. Raises
+    EvenkeelError, OSError.
 
     On a server with an ``owner`` the data directory is that of another cluster, which is stopped, or it is empty: it is
     not started again.
@@ -123,9 +137,9 @@ def restore(server: cluster.Server, step: Step, boot: bool, mine: str) -> Step:
     except (EvenkeelError, OSError):
         tidy(server)  # Free the room: where the copy finds none, the running server is short of it as well.
         raise
-    replicas = [] if server.owner else _replicas(server)
+    followers = [] if server.owner else _followers(server)
     running = bool(cluster.postmaster(server.data))
-    _mark_undo(server, mine)  # While the cluster still runs: where this fails, nothing has happened yet.
+    _mark_undo(server, undo)  # While the cluster still runs: where this fails, nothing has happened yet.
     if running:
         control(server, "stop", boot)
     if cluster.postmaster(server.data):
@@ -143,31 +157,48 @@ def restore(server: cluster.Server, step: Step, boot: bool, mine: str) -> Step:
         said += f"; the old data is kept in {old}"
     else:
         os.rmdir(old)
-    if replicas:
-        said += f"; to be rebuilt: {', '.join(replicas)}"
     if not boot:
         _start_recovered(server, record, old)
+        # The state that came back may have other subscriptions than the state that was replaced.
+        followers += [one for one in _asked(server, limits.SUBSCRIPTIONS) if one not in followers]
     elif running:
         control(server, "start", boot)
+    if followers:
+        said += f"; to be rebuilt: {', '.join(followers)}"
     return replace(step, why=said)
 
 
-def _mark_undo(server: cluster.Server, mine: str) -> None:
-    """Note in the data directory, which is about to be put aside, the undo with which it may be deleted. In a
-    directory that stays live the note has no effect: a later rollback replaces or deletes the note."""
-    undo, path = restore_point.newest(server, mine), f"{server.data}/{_UNDO}"
-    if undo is None:
-        server.must(["rm", "-f", "--", path])
+def _mark_undo(server: cluster.Server, undo: str) -> None:
+    """Note in the data directory, which is about to be put aside, the undo with which it may be deleted. A directory
+    without a note is never deleted. In a directory that stays live the note has no effect: a later rollback replaces
+    or deletes the note."""
+    path = f"{server.data}/{_UNDO}"
+    if undo:
+        server.must(["/bin/sh", "-c", 'printf "%s" "$1" >"$2"', "sh", undo, path])
     else:
-        server.must(["/bin/sh", "-c", 'printf "%s" "$1" >"$2"', "sh", f"{mine} {undo['point']}", path])
+        server.must(["rm", "-f", "--", path])
 
 
-def _replicas(server: cluster.Server) -> list[str]:
-    """The replicas that follow the log of the running cluster, in words: they have to be rebuilt."""
+def _followers(server: cluster.Server) -> list[str]:
+    """The replicas that follow the log of the running cluster, and its subscriptions, in words: they have to be
+    rebuilt."""
+    return [*_asked(server, _REPLICAS), *_asked(server, limits.SUBSCRIPTIONS)] if server.address() else [_UNKNOWN]
+
+
+def _asked(server: cluster.Server, question: str) -> list[str]:
     try:
-        return server.ask(_REPLICAS)
+        return server.ask(question)
     except Refused:
-        return ["whatever followed it (it was not running, or did not answer)"]
+        return [_UNKNOWN]
+
+
+def _kept(server: cluster.Server) -> list[str]:
+    """The files that stay as they are. On a spare, and where the server does not answer, they come back from the
+    base."""
+    try:
+        return [] if server.owner else limits.kept(server, CONFIGURATION)
+    except Refused:
+        return []
 
 
 def _start_recovered(server: cluster.Server, record: restore_point.Record, old: str) -> None:
@@ -243,6 +274,7 @@ def _recover(server: cluster.Server, record: restore_point.Record) -> None:
     os.mkdir(server.stage, 0o700)
     fd = os.open(server.stage, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
+        cluster.refuse_exchanged(server, fd, server.stage)
         if owner[0] != os.geteuid():
             os.fchown(fd, *owner)
         server.must(["touch", "--", f"{server.stage}/{_MARK}"])
@@ -259,10 +291,14 @@ def _recover(server: cluster.Server, record: restore_point.Record) -> None:
         if problem:
             said = f"postgresql {server.name}: the recovery to {record['point']} failed: {problem}"
             raise EvenkeelError(f"{said}. The cluster itself was not touched; roll back to another checkpoint")
-        for name in (*CONFIGURATION, cluster.PATRONI):
+        kept = _kept(server)
+        for name in (*CONFIGURATION, cluster.PATRONI, *kept):
             if os.path.exists(f"{server.data}/{name}"):
-                server.must(["cp", "-a", "--", f"{server.data}/{name}", f"{server.stage}/{name}"])
-            else:
+                server.must(["mkdir", "-p", "--", os.path.dirname(f"{server.stage}/{name}")])
+                server.must(
+                    ["cp", "-a", "--remove-destination", "--", f"{server.data}/{name}", f"{server.stage}/{name}"]
+                )
+            elif name not in kept:
                 server.must(["rm", "-f", "--", f"{server.stage}/{name}"])
         syncfs(fd)
     finally:

@@ -98,8 +98,8 @@ def read(lines: Sequence[str]) -> Record:
     """The record of the first line of a cluster; Damaged where ``capture`` cannot have written it, Refused where the
     cluster could not be recorded."""
     for line in lines:
-        if line.partition(" ")[0] in ("owner", "base", "wal", "elsewhere"):
-            continue  # The line names a part of the archive, which ``archived`` reads.
+        if line.partition(" ")[0] in ("owner", "base", "wal", "elsewhere", "limits"):
+            continue  # The line names a part of the archive, which ``archived`` reads, or what ``limits`` tells.
         with json_line.read(line) as (word, record):
             if word == "kept":
                 raise Refused(
@@ -115,7 +115,9 @@ def read(lines: Sequence[str]) -> Record:
                 and re.fullmatch(r"[0-9A-F]{24}", record["segment"])
                 and wal.Base.parse(record["base"])
                 and wal.position(record["lsn"])
-                and int(record["timeline"])
+                and int(record["timeline"]) > 0
+                and re.fullmatch("[0-9]+", str(record["version"]))
+                and made(record["point"])
                 and int(record["segment_size"]) in [1 << power for power in range(20, 31)]
                 and int(record["system"])
             )
@@ -126,15 +128,22 @@ def read(lines: Sequence[str]) -> Record:
 
 
 def newest(server: cluster.Server, mine: str) -> Record | None:
-    """The record of our newest restore point; None where it is of another declaration or store, or can no longer be
-    used."""
+    """The record of our newest restore point; None where it is of another declaration or store, can no longer be
+    used, or is none of ours: the file is the cluster's owner's."""
     try:
-        record = dict(json.loads(read_small(f"{server.spec['archive']}/last", cluster.LONGEST)[0]))
-        usable = {key: record[key] for key in _KEYS} == server.spec and record["base"].endswith(mine)
-        paths = (f"{server.log}/{record['segment']}", f"{server.bases}/{record['base']}/backup_manifest")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        text = read_small(f"{server.spec['archive']}/last", cluster.LONGEST)[0].decode()
+        found: Mapping[str, object] = read([f"cluster {text}"])
+    except (OSError, ValueError, Damaged):
         return None
-    return cast(Record, record) if usable and all(os.path.exists(path) for path in paths) else None
+    record = cast(Record, {key: found[key] for key in Record.__annotations__})
+    usable = {key: found[key] for key in _KEYS} == server.spec and record["base"].endswith(mine)
+    paths = (f"{server.log}/{record['segment']}", f"{server.bases}/{record['base']}/backup_manifest")
+    return record if usable and all(os.path.exists(path) for path in paths) else None
+
+
+def made(point: str) -> int:
+    """The epoch seconds at which the restore point was made; ValueError for another name."""
+    return calendar.timegm(time.strptime(point.split("_")[1], "%Y%m%dT%H%M%S"))
 
 
 def remember(server: cluster.Server, record: Record) -> None:
@@ -205,8 +214,7 @@ def behind(lines: Sequence[str], system: System) -> dict[str, object]:
     known). Raises EvenkeelError for lines that name none."""
     record = read(lines)
     server = server_of(record, system)
-    made = time.strptime(record["point"].split("_")[1], "%Y%m%dT%H%M%S")
-    seconds = round(max(0.0, server.system.now() - calendar.timegm(made)), 1)
+    seconds = round(max(0.0, server.system.now() - made(record["point"])), 1)
     seen = server.seen()
     if seen is None or seen["standby"] or seen["system"] != record["system"]:
         return {"seconds": seconds, "bytes": None}

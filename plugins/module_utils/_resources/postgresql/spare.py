@@ -19,6 +19,7 @@ from typing import cast
 
 from ..._errors import Damaged, EvenkeelError, Refused
 from ..._files.step import Step
+from ..._host.paths import DIRECTORY, open_dir
 from ..._host.trust import open_regular
 from ..._store.objects import Objects
 from .. import json_line
@@ -29,6 +30,7 @@ from .restore_point import Record
 # The first number that PostgreSQL gives to an object that somebody makes.
 _FIRST = 16384
 _NUMBER = "[0-9]+"
+_SO_FAR = "Its archive has the files of the copy now, and its data was not touched"
 
 
 def is_spare(server: cluster.Server, record: Record, seen: cluster.Seen | None) -> bool:
@@ -56,6 +58,26 @@ def is_spare(server: cluster.Server, record: Record, seen: cluster.Seen | None) 
             f"something in it ({made}), so it is not replaced: if nobody needs it, stop it and move {data} away",
         )
     return True
+
+
+def ahead(server: cluster.Server, record: Record) -> list[str]:
+    """A sentence where the cluster of the record runs here, and went on beyond the restore point: a standby that has
+    taken over, for example. Empty elsewhere."""
+    seen = server.seen()
+    if seen is None or seen["standby"] or seen["system"] != record["system"]:
+        return []
+    if restore_point.is_there(server, record, seen):
+        return []
+    timeline, lsn = int(seen["segment"][:8], 16), wal.position(seen["inserted"])
+    forks = server.history(int(record["timeline"]))
+    if forks is not None and wal.route(timeline, lsn, forks, int(record["timeline"]), wal.position(record["lsn"])):
+        return []
+    return [
+        f"postgresql: {server.name} runs here as the cluster {record['system']} of the checkpoint, on timeline "
+        f"{timeline} at {seen['inserted']}, and the copy ends on timeline {record['timeline']} at {record['lsn']}: it "
+        f"would replace what was written here since. If nobody needs that, stop {server.name}, and run again (its data "
+        "is kept); or leave postgresql out (kinds)"
+    ]
 
 
 def _made(server: cluster.Server, running: bool) -> str:
@@ -90,7 +112,8 @@ def plan(server: cluster.Server, record: Record, lines: Sequence[str], at: Resto
         cluster.decline(server, f"it is of version {server.version()}, and the checkpoint of {record['version']}")
     cluster.refuse_place(here, here.owner[0] if here.owner else 0)
     cluster.refuse_programs(here)
-    number = refuse_lack(here, listed if _is_foreign(here, record) else archived.lacking(here, listed), at.objects)
+    lacking = listed if _is_foreign(here, record, listed) else archived.lacking(here, listed)
+    number = refuse_lack(here, record, listed, lacking, at.objects)
     where = f"{record['point']} at {record['lsn']} on timeline {record['timeline']}"
     why = f"to {where}, with {number} files of its archive from the copy"
     return Step("postgresql", "recover", server.name, why, {**record, "listed": asdict(listed)})
@@ -105,18 +128,24 @@ def _server(server: cluster.Server, record: Record, listed: archived.Listed) -> 
     return server._replace(owner=owner, release=str(record["version"]))
 
 
-def refuse_lack(server: cluster.Server, listed: archived.Listed, objects: Objects) -> int:
-    """Verify that all contents are in the store, and that there is room for them; their number. Raises Damaged,
-    Refused."""
-    wrong = [f"{path}: {why}" for path, sha in listed.files.items() if (why := objects.verify(sha))]
+def refuse_lack(
+    server: cluster.Server, record: Record, listed: archived.Listed, lacking: archived.Listed, objects: Objects
+) -> int:
+    """Verify that all contents of what the archive lacks are in the store, and that there is room for them, and for the
+    recovery from the whole ``listed``; their number. Raises Damaged, Refused."""
+    wrong = [f"{path}: {why}" for path, sha in lacking.files.items() if (why := objects.verify(sha))]
     if wrong:
         raise Damaged(
             f"postgresql: {server.name}: the copy lacks {len(wrong)} files of its base or log: {'; '.join(wrong[:5])}. "
             "Nothing was changed; recover it from another copy"
         )
-    sizes = {path: objects.size(sha) for path, sha in listed.files.items()}
-    base = sum(size for path, size in sizes.items() if path.startswith("base/"))
-    needs = {str(server.spec["archive"]): sum(sizes.values()), server.data: base}
+    archive, size = str(server.spec["archive"]), int(record["segment_size"])
+    coming = {path: objects.size(sha) for path, sha in lacking.files.items()}
+    base = sum(
+        coming[path] if path in coming else _size(f"{archive}/{path}") for path in listed.files if _is_base(path)
+    )
+    log = recovery.replayed(sum(not _is_base(path) for path in listed.files), size)
+    needs = {archive: sum(coming.values()), server.data: base + log}
     parents = {place: _parent(place) for place in needs}
     for parent in set(parents.values()):
         device = os.stat(parent).st_dev
@@ -124,7 +153,19 @@ def refuse_lack(server: cluster.Server, listed: archived.Listed, objects: Object
         if cluster.free(parent) < need * 1.05:
             left = cluster.free(parent) >> 20
             cluster.decline(server, f"it takes {need >> 20} MiB, and {parent} has {left} MiB left")
-    return len(sizes)
+    return len(coming)
+
+
+def _is_base(path: str) -> bool:
+    return path.startswith("base/")
+
+
+def _size(path: str) -> int:
+    """Bytes of the file in the archive; 0 where it is missing, which the recovery finds."""
+    try:
+        return os.lstat(path).st_size
+    except OSError:
+        return 0
 
 
 def _parent(place: str) -> str:
@@ -134,7 +175,7 @@ def _parent(place: str) -> str:
     return place
 
 
-def recover(step: Step, at: Restore, mine: str) -> Step:
+def recover(step: Step, at: Restore) -> Step:
     """Carry out the step; return it with words on what was here before. Raises EvenkeelError, OSError.
 
     The cluster that is here stops first: it would archive to the place that the archive takes.
@@ -149,7 +190,7 @@ def recover(step: Step, at: Restore, mine: str) -> Step:
     if cluster.postmaster(server.data):
         raise EvenkeelError(f"postgresql {server.name}: the cluster that is here does not stop; nothing was replaced")
     lacking = archived.lacking(server, listed)
-    if _is_foreign(server, record) or not os.path.isdir(server.log) or not os.path.isdir(server.bases):
+    if _is_foreign(server, record, listed) or not os.path.isdir(server.log) or not os.path.isdir(server.bases):
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(at.system.now()))
         aside = f"{server.spec['archive']}.old-{stamp}"
         had = os.path.lexists(str(server.spec["archive"]))
@@ -157,8 +198,9 @@ def recover(step: Step, at: Restore, mine: str) -> Step:
         said = f"; the archive that was here is kept in {aside}" if had else ""
     elif lacking.files:
         archived.add(server, lacking, at.objects, owner)
-    recovery.verify(server, record)
-    done = recovery.restore(server, replace(step, detail=dict(record)), at.boot, mine)
+    recovery.verify(server, record, _SO_FAR)
+    done = recovery.restore(server, replace(step, detail=dict(record)), at.boot, "")
+    said += _sorts_otherwise(listed)
     return replace(done, why=done.why + said + ("" if at.boot else _proved(server)))
 
 
@@ -171,8 +213,20 @@ def complete(step: Step, at: Restore) -> Step:
     server = restore_point.server_of(record, at.system)
     found = os.stat(server.data)
     archived.add(server, archived.lacking(server, listed), at.objects, (found.st_uid, found.st_gid))
-    recovery.verify(server, record)
-    return replace(step, detail=dict(record))
+    recovery.verify(server, record, _SO_FAR)
+    return replace(step, detail=dict(record), why=step.why + _sorts_otherwise(listed))
+
+
+def _sorts_otherwise(listed: archived.Listed) -> str:
+    """Words on indexes that have to be built again, because this host may sort text otherwise; empty where it does
+    not, or where the copy does not tell."""
+    here = archived.libc()
+    if listed.libc in ("", here):
+        return ""
+    return (
+        f"; its indexes on text were built by {listed.libc}, and this host has {here or 'another C library'}, which "
+        "may sort otherwise: run REINDEX DATABASE in each of its databases"
+    )
 
 
 def _parts(step: Step) -> tuple[Record, archived.Listed]:
@@ -182,19 +236,33 @@ def _parts(step: Step) -> tuple[Record, archived.Listed]:
 
 
 def _make_place(server: cluster.Server, owner: tuple[int, int]) -> None:
-    """Make the missing directories down to that of the data, as those of the owner."""
+    """Make the missing directories down to that of the data, as those of the owner.
+
+    Each is given away by its descriptor: by its name, the owner of the directory above could lead elsewhere.
+    """
     missing = []
     place = server.data
     while not os.path.lexists(place):
-        missing.append(place)
+        missing.append(os.path.basename(place))
         place = os.path.dirname(place)
-    for place in reversed(missing):
-        os.mkdir(place, 0o700 if place == server.data else 0o755)
-        os.chown(place, *owner, follow_symlinks=False)
+    fd = open_dir(os.fsencode(place))
+    try:
+        for name in reversed(missing):
+            os.mkdir(name, 0o700, dir_fd=fd)
+            below = os.open(name, DIRECTORY, dir_fd=fd)
+            os.close(fd)
+            fd = below
+            place = os.path.join(place, name)
+            cluster.refuse_exchanged(server, fd, place)
+            os.fchmod(fd, 0o700 if place == server.data else 0o755)
+            os.fchown(fd, *owner)
+    finally:
+        os.close(fd)
 
 
-def _is_foreign(server: cluster.Server, record: Record) -> bool:
-    """Whether a segment in the archive is of another cluster."""
+def _is_foreign(server: cluster.Server, record: Record, listed: archived.Listed) -> bool:
+    """Whether a segment in the archive is of another cluster, or of another branch of this cluster: a spare that has
+    served since an earlier recovery has gone its own way."""
     size = int(record["segment_size"])
     for name in sorted(os.listdir(server.log)) if os.path.isdir(server.log) else []:
         if re.fullmatch("[0-9A-F]{24}", name):
@@ -205,7 +273,7 @@ def _is_foreign(server: cluster.Server, record: Record) -> bool:
                 return True
             if wal.wrong_header(head, name, int(record["system"]), size).startswith("it is of the cluster"):
                 return True
-    return False
+    return bool(archived.differing(server, listed))
 
 
 def _proved(server: cluster.Server) -> str:

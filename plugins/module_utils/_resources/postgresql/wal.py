@@ -35,6 +35,7 @@ _QUIET = {
     },
 }
 _RECORD = re.compile(r"^rmgr: (\S+) .*, desc: (\w+)", re.MULTILINE)
+_LSN = r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})"
 _BASE = r"([0-9A-F]{8})-([0-9A-F]{16})-([0-9A-F]{16})-([0-9a-f]{16})-([0-9a-f]{16})"
 _SEGMENT = r"[0-9A-F]{8}([0-9A-F]{8})([0-9A-F]{8})(\.partial|\.[0-9A-F]{8}\.backup)?"
 
@@ -76,8 +77,10 @@ class Base(NamedTuple):
 
 def position(text: str) -> int:
     """The LSN of a text such as ``16/B374D848``; ValueError for a text of another form."""
-    high, _slash, low = text.partition("/")
-    return (int(high, 16) << 32) + int(low, 16)
+    found = re.fullmatch(_LSN, text)
+    if found is None:
+        raise ValueError(f"{text[:40]!r} is no position in the log")
+    return (int(found[1], 16) << 32) + int(found[2], 16)
 
 
 def words(lsn: int) -> str:
@@ -106,12 +109,13 @@ def precedes(name: str, lsn: int, segment_size: int) -> bool:
 
 def forks(history: str) -> list[tuple[int, int]]:
     """(timeline, LSN at which it was left) for all earlier timelines, the oldest first, from the text of a history
-    file."""
+    file; ValueError for a text that is none."""
     found = []
     for line in history.splitlines():
         fields = line.split(None, 2)
         if fields and not fields[0].startswith("#"):
-            found.append((int(fields[0]), position(fields[1])))
+            timeline, lsn = fields[:2]
+            found.append((int(timeline), position(lsn)))
     return found
 
 

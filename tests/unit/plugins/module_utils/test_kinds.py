@@ -14,6 +14,7 @@ import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, RestoreFailed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import Step
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Kind, Restore, Sink, Spec
@@ -30,6 +31,8 @@ class Killed(BaseException):
 class Installer(Kind):
     """A kind whose state is one word in a file elsewhere; putting it back also writes into the protected tree."""
 
+    keeps_data_outside = True
+
     def __init__(self, place: Path, tree: Path, name: str = "installer", installs: bool = False) -> None:
         self.place = place
         self.tree = tree
@@ -38,6 +41,7 @@ class Installer(Kind):
         self.own_trees: list[str] = []
         self.killed_after = 99
         self.applied: list[str] = []
+        self.undos: list[list[str]] = []
         place.write_text("1")
 
     def check(self, spec: Spec) -> dict[str, object]:
@@ -55,6 +59,7 @@ class Installer(Kind):
 
     def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
         self.applied.append(steps[0].target)
+        self.undos.append([line.split()[1] for line in at.undo])
         (self.tree / "a").write_text("the installer's own")
         if len(self.applied) >= self.killed_after:
             raise Killed
@@ -107,6 +112,7 @@ def test_a_kill_before_the_files_ends_all_new(store: Store, tree: Path, installe
     assert "finished an interrupted rollback to before" in said[0]
     assert differences(copy, tree) == "" and installer.place.read_text() == "1"
     assert not host_state(store.root)["interrupted"]
+    assert installer.undos == [["2"], ["2"]]
     rollback(store, "undo")
     assert installer.place.read_text() == "2" and (tree / "sub" / "small").read_text() == "changed"
     assert (tree / "a").read_text() == "first", "as it was before the rollback, not as the kill left it"
@@ -129,6 +135,24 @@ def test_the_undo_leads_back(store: Store, tree: Path, installer: Installer) -> 
     undo = rollback(store, "before")["undo"]
     rollback(store, undo)
     assert installer.place.read_text() == "2" and (tree / "a").read_text() == "of version 2"
+
+
+def test_a_kind_is_told_only_the_undo_that_can_be_read(
+    store: Store, tree: Path, installer: Installer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It deletes with the undo what the undo stands for. A missing undo does not keep it from going back."""
+    begin(store, tree)
+    installer.place.write_text("2")
+    rollback(store, "before")
+    assert installer.undos == [["2"]]
+    monkeypatch.setattr(installer, "keeps_data_outside", False)
+    installer.place.write_text("3")
+    rollback(store, "before")
+    monkeypatch.setattr(installer, "keeps_data_outside", True)
+    monkeypatch.setattr(Run, "_keep", lambda run, _writer: setattr(run, "_undo", "0" * 64))
+    installer.place.write_text("4")
+    rollback(store, "before")
+    assert installer.undos == [["2"], [], []] and installer.place.read_text() == "1"
 
 
 def test_a_kind_that_fails_does_not_keep_later_ones_from_being_put_back(

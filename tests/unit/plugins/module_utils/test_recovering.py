@@ -407,6 +407,16 @@ def test_all_reasons_are_told_at_once_and_nothing_is_changed(
     assert "recovery" not in store.refs()
 
 
+def test_state_that_somebody_uses_is_kept_from_a_checkpoint_of_another_host_alone(
+    store: Store, etc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = checkpoint(store, "base", [{"files": {"paths": [str(etc)]}}])["id"]
+    monkeypatch.setattr(registry.KINDS["files"], "in_use", lambda _lines, _at: ["it is in use"])
+    with pytest.raises(Refused, match="cannot be put back here: it is in use. Nothing but the store"):
+        prepare(store, recorded, elsewhere=True)
+    assert prepare(store, recorded)["id"]
+
+
 def test_a_path_that_cannot_be_put_back_is_left_out_and_the_rest_comes_back(
     store: Store, etc: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
