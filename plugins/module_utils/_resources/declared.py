@@ -15,6 +15,7 @@ from .._host.system import System
 from .._store.manifest import Manifest, Section
 from .files import MACHINE, MOUNTS
 from .kind import Kind, Spec, is_within, names_of
+from .plain import KEYS
 from .registry import KINDS, its_lines
 
 _SHOWN = 10
@@ -65,7 +66,9 @@ def _outside(section: Section, declared: Declared, proved: bool, system: System)
     own = {key: value for key, value in spec.items() if key not in ("trees", MOUNTS, MACHINE)}
     try:
         found = kind.outside(own, its_lines(section), declared.get(name, []), system)
-        yield from (f"{name} {words}" for words in found)
+        # What stands for a plain host holds the keys of the account by which the controller came.
+        plain_host = kind.only_paths and any(KINDS[one].stands_for_others for one in declared)
+        yield from (f"{name} {words}" for words in found if not (plain_host and words.endswith(KEYS)))
         if not kind.only_paths:
             yield from (f"{name} with the files of {path}" for path in _trees(kind, section, own, declared, proved))
     except (KeyError, TypeError, ValueError, AttributeError, EvenkeelError) as error:

@@ -154,7 +154,9 @@ class Mounts(Kind):
         seen.swaps = {one["path"]: one for one in self._swaps() if not _is_excepted(one["path"], excepts)}
         known = self._uuids()
         for one in (*seen.mounts.values(), *seen.swaps.values()):
-            uuid = known.get(os.path.realpath(_device(one))) if _device(one).startswith("/dev/") else None
+            # A loop device has its UUID only while its file is in use.
+            lasts = _device(one).startswith("/dev/") and not _device(one).startswith("/dev/loop")
+            uuid = known.get(os.path.realpath(_device(one))) if lasts else None
             one.update({"uuid": uuid} if uuid else {})
         return seen
 
@@ -385,7 +387,7 @@ def _is_excepted(point: str, patterns: Sequence[str]) -> bool:
 
 def _at_or_below(points: Sequence[str]) -> list[str]:
     """The patterns of these mount points, and of all mount points below them."""
-    return [pattern for one in map(glob.escape, points) for pattern in (one, f"{one}/*")]
+    return [pattern for one in map(glob.escape, points) for pattern in (one, f"{one.rstrip('/')}/*")]
 
 
 def _record(mount: Mount, every: Sequence[Mount]) -> Found:

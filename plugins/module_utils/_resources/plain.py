@@ -73,8 +73,8 @@ def keys_of_login(taken: Sequence[str], points: Mapping[str, str]) -> tuple[list
 
 def _strange_keys(path: str) -> str:
     """Why the file of keys is not kept, in words; empty where it is kept, or is not there."""
-    folder = os.path.dirname(path)
-    for one in (os.path.dirname(folder), folder, path):
+    parts = path.split("/")
+    for one in ("/".join(parts[:number]) for number in range(2, len(parts) + 1)):
         with suppress(OSError):
             info = os.lstat(one)
             if stat.S_ISLNK(info.st_mode):

@@ -40,13 +40,14 @@ _OTHERS = "others"
 # Values that change by themselves, keys that do something when they are read, and secrets of one boot.
 _RESTLESS = (
     *("kernel/random/", "kernel/ns_last_pid", "kernel/cad_pid", "kernel/tainted", "kernel/perf_event_max_sample_rate"),
-    *("vm/stat_refresh", "net/ipv4/tcp_fastopen_key"),
+    *("kernel/sched_domain/", "kernel/hung_task_warnings", "vm/stat_refresh", "net/ipv4/tcp_fastopen_key"),
 )
 # systemd mounts this directory when somebody looks into it, and may not answer.
 _MOUNTED_ON_DEMAND = "fs/binfmt_misc"
-# Each network interface has about 150 keys, and each key takes 20 microseconds.
+# Below these each network interface has keys of its own, about 150 in all. Interfaces of containers come and go.
 _INTERFACES = ("net/ipv4/conf/", "net/ipv6/conf/", "net/ipv4/neigh/", "net/ipv6/neigh/")
-_MOST_INTERFACES = 4
+_FOR_ALL_INTERFACES = ("all", "default")
+_SECRET = "/stable_secret"
 
 
 class Sysctl(Kind):
@@ -91,14 +92,15 @@ class Sysctl(Kind):
         return sorted(found)
 
     def _matching(self, key: str) -> list[str]:
-        """The keys that a key of a file stands for, which may be a pattern."""
+        """The keys that a key of a file stands for, which may be a pattern: without the keys of single interfaces."""
         try:
             name = canonical(key)
         except UsageError:
             return []
         if not set(name) & set("*?["):
             return [name]
-        return [os.path.relpath(path, self.root) for path in glob.glob(os.path.join(glob.escape(self.root), name))]
+        paths = glob.glob(os.path.join(glob.escape(self.root), name))
+        return [one for path in paths if not _is_of_one_interface(one := os.path.relpath(path, self.root))]
 
     def _others(self, names: Collection[str]) -> dict[str, bytes]:
         """The values of all keys but these that can be put back."""
@@ -149,7 +151,9 @@ class Sysctl(Kind):
 
     def _drifted(self, lines: Sequence[str], at: Restore) -> dict[str, bytes]:
         """The other values that differ, where a file comes back or goes that may have set them."""
-        places = {*self.configured, *map(os.path.dirname, self.configured)}
+        # A directory of such files counts, too, because one may have been removed with it; /etc has many other files.
+        folders = {os.path.dirname(one) for one in self.configured if one.endswith("/*.conf")}
+        places = {*self.configured, *folders}
         names = [line.partition("sha256=")[2] for line in lines if line.startswith(_OTHERS)]
         if not names or not any(fnmatch.fnmatchcase(path, one) for path in at.changed for one in places):
             return {}
@@ -234,19 +238,27 @@ def _walk(root: str) -> Iterator[str]:
         entries = []
         with suppress(OSError), os.scandir(os.path.join(root, folder)) as found:
             entries = list(found)
-        few = folder not in _INTERFACES or len(entries) <= _MOST_INTERFACES
         for entry in entries:
-            if f"{folder}{entry.name}" == _MOUNTED_ON_DEMAND:
+            name = f"{folder}{entry.name}"
+            if name == _MOUNTED_ON_DEMAND or name.endswith(_SECRET) or _is_of_one_interface(name):
                 continue
-            if entry.is_dir(follow_symlinks=False):
-                todo += [f"{folder}{entry.name}/"] if few or entry.name in ("all", "default") else []
-            elif folder and entry.is_file(follow_symlinks=False) and entry.stat().st_mode & 0o600 == 0o600:
-                yield f"{folder}{entry.name}"
+            mode = 0
+            with suppress(OSError):  # It may go while it is looked at.
+                mode = entry.stat(follow_symlinks=False).st_mode
+            if stat.S_ISDIR(mode):
+                todo.append(f"{name}/")
+            elif folder and stat.S_ISREG(mode) and mode & 0o600 == 0o600:
+                yield name
+
+
+def _is_of_one_interface(name: str) -> bool:
+    below = next((name[len(one) :] for one in _INTERFACES if name.startswith(one)), "")
+    return bool(below) and below.partition("/")[0] not in _FOR_ALL_INTERFACES
 
 
 def _kernel() -> str:
-    """The machine and its kernel, which gives many values their default."""
-    return f"kernel {os.uname().release} {os.cpu_count()} {os.sysconf('SC_PHYS_PAGES')}"
+    """The machine and its kernel, which gives many values their default. Memory varies a little from boot to boot."""
+    return f"kernel {os.uname().release} {os.cpu_count()} {os.sysconf('SC_PHYS_PAGES').bit_length()}"
 
 
 def _line(name: str, value: bytes) -> str:

@@ -15,8 +15,9 @@ from . import cluster
 SUBSCRIPTIONS = """select 'subscription ' || subname || ' in ' || datname
 from pg_subscription join pg_database on pg_database.oid = subdbid order by 1"""
 # The files of configuration that others include, the certificates and the keys.
-_FILES = """select distinct sourcefile from pg_file_settings union select setting from pg_settings
-where name in ('ssl_cert_file', 'ssl_key_file', 'ssl_ca_file', 'ssl_crl_file') and setting <> '' order by 1"""
+_FILES = """select distinct sourcefile from pg_file_settings where sourcefile is not null
+union select setting from pg_settings where setting <> ''
+and name in ('ssl_cert_file', 'ssl_key_file', 'ssl_ca_file', 'ssl_crl_file') order by 1"""
 # Libraries may write records of their own into the log, from this version on.
 _MANAGERS, _WITH_MANAGERS = "select rm_name from pg_get_wal_resource_managers() where not rm_builtin order by 1", 15
 # Names in a line.

@@ -279,6 +279,23 @@ def test_what_another_host_serves_now_is_not_touched_before_people_can_log_in(ho
     assert host.kind().apply(steps, at(host, store)) == steps and host.ran == [("umount", "/new")]
 
 
+def test_a_host_whose_root_is_served_by_another_keeps_its_own_disks(host: Host, store: Store) -> None:
+    host.table = []
+    host.add("/", "nfs4", "server:/root")
+    host.add("/scratch", "ext4", "/dev/b")
+    assert host.kind().access_lines(['except {"points": ["/mnt"]}', *host.lines()]) == []
+    assert acts(host, store, ['except {"points": ["/mnt"], "local": true}']) == []
+
+
+def test_a_file_that_is_mounted_as_a_disk_is_mounted_again(host: Host, store: Store) -> None:
+    host.name(A="/dev/sda", L="/dev/loop0")
+    host.add("/data", "ext4", "/dev/loop0")
+    lines = host.lines()
+    host.drop("/data")
+    host.name(A="/dev/sda")  # The loop device is free again, and has no UUID.
+    assert acts(host, store, lines) == [("mount", "/data")]
+
+
 def test_nothing_asks_a_mount_whose_server_may_be_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     point, seen, ask = str(tmp_path / "gone"), [], os.lstat
 

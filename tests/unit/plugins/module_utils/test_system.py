@@ -125,6 +125,11 @@ def test_a_link_of_the_user_is_not_followed(host: Path, keys: Path, tmp_path: Pa
     keys.parent.rename(tmp_path / "moved")
     keys.parent.symlink_to(tmp_path / "moved")
     assert f"{keys.parent} is a link" in left()[0]
+    # All homes may lie behind a link. The rest of the host is protected all the same.
+    homes = keys.parent.parent.parent
+    homes.rename(tmp_path / "elsewhere")
+    homes.symlink_to(tmp_path / "elsewhere")
+    assert f"{homes} is a link" in left()[0] and str(keys) not in str(sections()["files"])
 
 
 def test_keys_that_may_not_be_had_are_named(host: Path, keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,10 +309,11 @@ def test_a_path_of_another_mount_namespace_is_not_taken_for_one_of_the_host(
     assert "etc/passwd" not in words and str(held) in words
 
 
-def test_a_checkpoint_of_it_lies_inside_a_declaration_of_it(host: Path, store: Store) -> None:
+def test_a_checkpoint_of_it_lies_inside_a_declaration_of_it(host: Path, store: Store, keys: Path) -> None:
     (host / "etc/x").touch()
     checkpoint(store, "before", [WHOLE])
     manifest = store.manifest(store.resolve("before"))
+    assert str(keys) in str(manifest.sections)
     refuse_outside(manifest, [WHOLE], "web1", True, SYSTEM)
     with pytest.raises(Refused, match="does not declare for web1.*system"):
         refuse_outside(manifest, [{"files": {"paths": [str(host)]}}], "web1", True, SYSTEM)
