@@ -79,9 +79,9 @@ def test_the_role_postgresql_gives_nothing_away_to_which_a_symlink_leads(tmp_pat
     (make,) = (number for number, one in enumerate(tasks) if one["name"] == "Make the archive")
     late = {"ansible.builtin.command": f"ln -sT {tmp_path}/private {{{{ postgresql_archive }}}}"}
     late["when"] = "inventory_hostname == 'late'"
-    mine = [*tasks[at : at + 2], late, *tasks[make : make + 2]]
+    mine = [*tasks[at : at + 2], late, *tasks[make : make + 3]]
     for name in ("owner", "group"):  # The account need not be here.
-        assert mine[3]["ansible.builtin.file"].pop(name) == "postgres"
+        assert [one["ansible.builtin.file"].pop(name) for one in mine[3:5]] == ["postgres", "postgres"]
     names = ("new", "whole", "wal", "late", *(["roots"] if os.geteuid() == 0 else []))
     cases = {name: {"evenkeel_postgresql_archive": f"{tmp_path}/{name}/15/main.evenkeel"} for name in names}
     (tmp_path / "setpriv").write_text('#!/bin/sh\n[ "$1" = --reuid=postgres ] && shift 3 && exec "$@"\n')

@@ -134,7 +134,8 @@ class _Settling:
         with self.store.locked():
             change = changes.armed(self.store)
             if change is None or change.generation != self.generation:
-                return _ended(self.store, self.generation)
+                # The driver waits for this answer beside its playbook. It settles the host afterwards.
+                return _ended(self.store, self.generation, look=self.request.verdict != "extend")
             if self.request.verdict in ("approve", "decide") and not change.stage:
                 raise Refused(
                     f"the change of generation {self.generation} is not held on this host: it still runs, or its health"
@@ -262,8 +263,8 @@ def _end_jobs(store: Store, change: changes.Armed) -> background.Ended:
     return background.end_jobs(store.system, since, background.started(os.getpid()) - 0.5, DRAIN, change.login)
 
 
-def _ended(store: Store, generation: int, health: Health | None = None) -> Settled:
-    """The end of a change that is over already."""
+def _ended(store: Store, generation: int, health: Health | None = None, look: bool = True) -> Settled:
+    """The end of a change that is over already. ``look``: whether a host that was rolled back is looked at again."""
     event = changes.last_event(store)
     if event is None or event.generation != generation:
         raise UsageError(f"there is no change of generation {generation} on this host; begin one with ft_checkpoint")
@@ -274,7 +275,7 @@ def _ended(store: Store, generation: int, health: Health | None = None) -> Settl
     result.left = event.left
     if event.outcome == changes.ROLLED_BACK:
         result.outside = None  # Tasks may have run since it was looked at.
-        again = _still_back(store, event, result)
+        again = _still_back(store, event, result) if look else ". Whether tasks have changed it since was not looked at"
         raise Unhealthy(
             f"the host has put itself back already, by {event.by}: the change was not confirmed{again}; "
             f"{outside.words(result.outside)}",

@@ -147,8 +147,13 @@ def make_dirs(path: str) -> None:
     a path that nobody else can have lead elsewhere."""
     if not os.path.isdir(path):
         make_dirs(os.path.dirname(path))
-        os.mkdir(path, 0o755)
-        os.chmod(path, 0o755)
+        try:
+            os.mkdir(path, 0o755)
+        except FileExistsError:  # Another process was faster, or it is no directory.
+            if not os.path.isdir(path):
+                raise
+        else:
+            os.chmod(path, 0o755)
 
 
 def ancestors(path: bytes) -> Iterator[bytes]:

@@ -205,7 +205,10 @@ class Services(Programs):
         for unit, live, known in zip(units, systemd.observe(names, at.system), described):
             steps = last if unit["active"] else first
             for trigger in systemd.observe([one for one in unit.get("triggers", ()) if one not in names], at.system):
-                if not trigger.active and not (live.active and outage.is_vital(trigger.name)):
+                if not trigger.active and _waits_for_boot(trigger, live):
+                    note = f"{trigger.name} is not active, and starts at the next boot: {unit['name']} runs without it"
+                    last.append(Step(SERVICES, "leave", trigger.name, "its service runs", {"note": note}))
+                elif not trigger.active:
                     last.append(Step(SERVICES, "start", trigger.name, f"it starts {unit['name']}"))
             steps += [] if "links" in unit else _enablement(unit, replace(live, name=known.id or live.name))
             mine = running.since_start(pids.get(known.id, ()), known.main)
@@ -271,7 +274,7 @@ class Services(Programs):
             if unit["enabled"] in _SETTABLE and live.enabled != unit["enabled"]:
                 wrong.append(f"{live.name} is {live.enabled or 'not there'}, and was {unit['enabled']}")
             for trigger in systemd.observe(unit.get("triggers", ()), system):
-                if not trigger.active:
+                if not trigger.active and not _waits_for_boot(trigger, live):
                     wrong.append(f"{trigger.name}, which starts {live.name}, is {trigger.text}, and was active")
             wrong += [f"{step.target}: {step.action} is still to be done, {step.why}" for step in _links(unit, reader)]
         came = [one.id for one in _came(lines, (), system) if not outage.stays_up(one)]
@@ -496,6 +499,11 @@ def _activity(
     if unit.stops:
         return [Step(SERVICES, "restart", name, why, detail)]
     return [Step(SERVICES, "leave", name, why, detail)] if anew else []
+
+
+def _waits_for_boot(trigger: ServiceState, live: ServiceState) -> bool:
+    """Whether a socket can only start once its service is down, and nobody may stop that."""
+    return live.active and outage.is_vital(trigger.name)
 
 
 def _spare(unit: Unit, why: str, spared: str, pids: Sequence[int], at: Restore) -> list[Step]:

@@ -62,10 +62,14 @@ def look(goes_on: Callable[[], bool], seconds: float, proc: str = "/proc", root:
 
 def within(seconds: float, work: Callable[[], None]) -> bool:
     """Whether the work is done within that time. Nobody waits longer for a file or process that holds it up."""
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return not thread.is_alive()
+    done = threading.Event()
+
+    def run() -> None:
+        work()
+        done.set()
+
+    threading.Thread(target=run, daemon=True).start()
+    return done.wait(seconds)
 
 
 class _Reader:

@@ -172,7 +172,7 @@ class Session:
         enabled = [*(self.ansible.settings.get("CALLBACKS_ENABLED") or []), WITNESS]
         env = {"ANSIBLE_CALLBACKS_ENABLED": ",".join(enabled), "EVENKEEL_WITNESS": str(self.scratch / "witness")}
         for facts in (self.scratch / "facts").glob("*"):
-            if _host_of(facts) in hosts:  # a host that changes gathers its facts itself
+            if facts.name in hosts or _host_of(facts) in hosts:  # a host that changes gathers its facts itself
                 facts.unlink()
         argv = [program("ansible-playbook"), *self.options.inventories(), *self.options.common, *self.options.users]
         argv += [*self._limit(limit, ""), str(around)]

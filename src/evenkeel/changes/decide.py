@@ -192,8 +192,9 @@ def extended(result: Mapping[str, Any], before: Armed, started: float | None, no
 
 def waiting(generation: int, checkpoint: str, until: float, within: float, now: float) -> Armed:
     """The dead-man of a change that another run began. until, within: what the host says, whose clock may be wrong."""
-    left = min(max(until - now, 0.0), (within or _LONGEST) + _SKEW, _LONGEST)
-    return Armed(generation, checkpoint, left, now + left, now + left)
+    within = min(within or _LONGEST, _LONGEST)
+    left = min(max(until - now, 0.0), within + _SKEW, _LONGEST)
+    return Armed(generation, checkpoint, within, now + left, now + left)
 
 
 def over(answer: Result) -> str:

@@ -112,6 +112,9 @@ class Extending:
             others = [host for host in self.due(context.clock.now()) if host not in before and host not in self._silent]
             return "other hosts are due" if others and self._silent.issuperset(waits) else ""
 
+        # A slow host gets more time once it is asked apart.
+        shortest = min(armed.within for armed in before.values())
+        patience = shortest / 2 if self._silent.issuperset(before) else min(_ANSWER, shortest / 4)
         run = OwnRun(
             "settle",
             context.variables_for(
@@ -121,7 +124,7 @@ class Extending:
             ),
             list(before),
             timeout=SHORT_TIMEOUT,
-            answer_within=min([_ANSWER, *(armed.within / 4 for armed in before.values())]),
+            answer_within=patience,
             question=True,
             # A host that lets nobody in any more must not be kept from going back.
             fresh=True,

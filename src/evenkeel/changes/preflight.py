@@ -160,21 +160,17 @@ def domains(variable: str, targets: Targets) -> dict[str, str]:
 
 def group(targets: Targets) -> tuple[str, ...]:
     """The hosts whose health counts: those that evenkeel_group names for the hosts of the change; where it is not set,
-    the hosts of the plays. Different groups count as one. Raises UsageError for a name that the inventory has not."""
-    known, found, asked = targets.inventory, set[str](), dict[str, str]()
+    the hosts of the plays, as also where it names a group of others: it was once the name of those that hold copies.
+    Different groups count as one. Raises UsageError for a name that the inventory has not."""
+    known, found = targets.inventory, set[str]()
     for host in targets.hosts:
         said = known.variables.get(host, {}).get("evenkeel_group")
-        if said:
-            names = said if isinstance(said, list) else str(said).split(",")
-            asked = {**{str(name).strip(): host for name in names}, **asked}
-        else:
-            found.update(targets.group)
-    if not asked:
-        return targets.group
-    for name, host in asked.items():
-        if name not in known.groups and name not in known.order:
-            raise UsageError(f"{host}: evenkeel_group names {name!r}, which is no host or group of the inventory")
-        found.update(known.groups.get(name, [name]))
+        names = [str(name).strip() for name in (said if isinstance(said, list) else str(said or "").split(","))]
+        for name in filter(None, names):
+            if name not in known.groups and name not in known.order:
+                raise UsageError(f"{host}: evenkeel_group names {name!r}, which is no host or group of the inventory")
+        named = {one for name in filter(None, names) for one in known.groups.get(name, [name])}
+        found.update(named if host in named else targets.group)
     return tuple(host for host in known.order if host in found)
 
 

@@ -275,8 +275,11 @@ def run(command: str, options: Options, caller: Caller, ident: str = "") -> Chan
                 done = resumption.approve(change) if command == "confirm" else resumption.bring(change, end, why)
                 reason = reason or done[0]
                 results += done[1]
-    notes += [one for one in (*left, alone(told)) if one]
-    code = _exit(command, results, reason, silent, untouched=bool(notes or ident) and not changes)
+    others = alone(told)
+    notes += [one for one in (*left, others) if one]
+    # A host that a role has armed is nothing that could be resumed, but something that could be meant to end.
+    untouched = bool(left or ident or (others and command != "resume")) and not changes
+    code = _exit(command, results, reason, silent, untouched=untouched)
     if silent:
         notes.append(f"{some_of(silent)} did not answer, and may be in the middle of a change")
     for note in notes:
