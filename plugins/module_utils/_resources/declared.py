@@ -66,7 +66,7 @@ def _outside(section: Section, declared: Declared, proved: bool, system: System)
     own = {key: value for key, value in spec.items() if key not in ("trees", MOUNTS, MACHINE)}
     try:
         found = kind.outside(own, its_lines(section), declared.get(name, []), system)
-        # What stands for a plain host holds the keys of the account by which the controller came.
+        # A plain host holds the keys of the account by which the controller came.
         plain_host = kind.only_paths and any(KINDS[one].stands_for_others for one in declared)
         yield from (f"{name} {words}" for words in found if not (plain_host and words.endswith(KEYS)))
         if not kind.only_paths:
