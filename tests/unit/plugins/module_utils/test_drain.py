@@ -40,8 +40,16 @@ from . import fake_haproxy
 from .conftest import SYSTEM
 from .fake_haproxy import FORCED_DRAIN, FORCED_MAINTENANCE, Haproxy, Server, haproxy
 
-# No test waits for the time of a person: a sleep is a hundredth of what is asked for, and so is a second.
-FAST = replace(SYSTEM, sleep=lambda seconds: time.sleep(seconds / 100), monotonic=lambda: time.monotonic() * 100)
+# No test waits for the time of a person: a sleep counts whole, and takes a hundredth of its time.
+_slept: list[float] = []
+
+
+def _sleep(seconds: float) -> None:
+    _slept.append(seconds)
+    time.sleep(seconds / 100)
+
+
+FAST = replace(SYSTEM, sleep=_sleep, monotonic=lambda: time.monotonic() + sum(_slept))
 
 
 @pytest.fixture

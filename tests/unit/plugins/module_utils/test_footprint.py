@@ -80,8 +80,8 @@ def test_each_sort_of_change_is_told_as_what_it_is(host: Host) -> None:
     os.chown(usr / "tool", 1, 1)
     (usr / "new").write_text("new")
     (etc / "gone").unlink()
-    (etc / "link").unlink()
-    (etc / "link").symlink_to("tdom")
+    (etc / "other").symlink_to("tdom")  # while the first is there, so that it has another inode
+    (etc / "other").rename(etc / "link")
     assert host.changed() == {
         "etc/ssh/sshd_config": "content",
         "etc/motd": "content or time",
