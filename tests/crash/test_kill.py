@@ -39,7 +39,9 @@ from {LIBRARY}._flows.rollback.flow import Request, finish, rollback
 from {LIBRARY}._flows.scrub import scrub
 from {LIBRARY}._files import declaration, transaction
 from {LIBRARY}._store.store import Store
+from {LIBRARY}._host import machine
 from {LIBRARY}._host.system import System
+machine.look = machine.Machine  # Other tests mount file systems beside this one, and a log stays with its machine.
 declaration.STAGE = os.environ["EVENKEEL_STAGE"]
 store = Store(sys.argv[3], replace(System(), has_systemd=lambda: False))
 try:
