@@ -97,7 +97,10 @@ class _Settling:
         store, verdict = self.store, self.request.verdict
         change = self._under_way()
         if change is None:
-            return self._take_back() if verdict == "take_back" else _ended(store, self.generation)
+            if verdict == "take_back":
+                return self._take_back()
+            # The driver waits for the answer to an extension beside its playbook, and settles the host afterwards.
+            return _ended(store, self.generation, look=verdict != "extend")
         login = logins.age(store.system.monotonic() - change.started)
         if verdict in _STAGES and verdict not in _MEASURING:
             return self._keep_open(login)
@@ -134,7 +137,6 @@ class _Settling:
         with self.store.locked():
             change = changes.armed(self.store)
             if change is None or change.generation != self.generation:
-                # The driver waits for this answer beside its playbook. It settles the host afterwards.
                 return _ended(self.store, self.generation, look=self.request.verdict != "extend")
             if self.request.verdict in ("approve", "decide") and not change.stage:
                 raise Refused(

@@ -159,6 +159,8 @@ def test_different_groups_count_as_one_and_without_any_the_hosts_of_the_plays_do
     assert both.context.targets.group == ("web1", "web3", "db1")
     some = prepared("web1", "db1", db1={"evenkeel_group": "db1"})
     assert some.context.targets.group == ("web1", "web2", "db1")
+    others = prepared("web1", web1={"evenkeel_group": "db1"})
+    assert others.context.targets.group == prepared("web1").context.targets.group, "once the name of copy holders"
     with pytest.raises(UsageError, match="web1: evenkeel_group names 'wbe', which is no host or group"):
         prepared("web1", web1={"evenkeel_group": "wbe"})
 

@@ -64,6 +64,13 @@ def test_an_extension_moves_the_deadline_and_the_cap_bounds_it(store: Store, liv
     with pytest.raises(Unhealthy, match="has put itself back already, by deadline"):
         settle(later(store, 1001.0), 1, None, *NOW, verdict="extend")
     assert live.read_text() == "before"
+    live.write_text("a task went on")
+    with pytest.raises(Unhealthy, match="Whether tasks have changed it since was not looked at"):
+        settle(later(store, 1001.0), 1, None, *NOW, verdict="extend")
+    assert live.read_text() == "a task went on", "the driver waits for this answer, and settles the host afterwards"
+    with pytest.raises(Unhealthy, match="1 things were changed on it after that"):
+        settle(later(store, 1001.0), 1, None, *NOW)
+    assert live.read_text() == "before"
 
 
 def test_a_deadline_never_comes_nearer(store: Store, live: Path) -> None:
