@@ -20,7 +20,7 @@ from evenkeel.outcome import UsageError
 # The controller itself is never a host of the fleet, whatever a play does on it.
 LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 _UNMATCHED = re.compile(r"Could not match supplied host pattern, ignoring: (\S+)")
-# What makes a text a template for Ansible, wherever in the text it stands.
+# The signs that make a text a template for Ansible, wherever in the text they stand.
 _TEMPLATE = re.compile(r"\{[{%#]|#jinja2:")
 
 

@@ -132,12 +132,12 @@ def test_no_module_runs_where_the_connection_would_run_it_on_the_controller() ->
         ran.append("on the controller")
         return {}
 
-    def over(kind: type, shell: type = Shell) -> Any:
+    def over(kind: Any, shell: Any = Shell) -> Any:
         connection = kind.__new__(kind)
         connection._shell = shell.__new__(shell)
         return connection
 
-    class Network(NetworkConnectionBase):  # type: ignore[misc]
+    class Network(NetworkConnectionBase):
         transport = "network_cli"
 
         def _connect(self) -> None:
