@@ -109,6 +109,9 @@ class Restart(PlaybookCommand):
                 found[host] = {"state": "ok", "msg": "", "changed": False, "idle": True, "done": said}
             elif self._plan_only and (wave := roll.wave_of(plan, host)):
                 found[host] = {"state": "ok", "msg": "", "changed": False, "wave": wave, "done": []}
+            elif found[host]["state"] == "missing" and _let_through(record, plan, host):
+                why = f"{found[host]['msg']}: its restart may have begun, and nobody knows how it ended"
+                found[host] = {**found[host], "msg": why, "lost": True}
         against = self._refused(record)
         for host in hosts if against else ():
             why = against.get(host) or against.get("") or "nothing was restarted, because of other hosts"
@@ -119,7 +122,7 @@ class Restart(PlaybookCommand):
         """As for other commands. Hosts that were to be left out count for nothing; a host that was lost on the way, or
         that is not as it was to be, needs somebody to look."""
         code = super().exit_code([found for found in rows if not found.get("idle")] or rows)
-        lost = any(found["state"] == "unreachable" or _is_left(found) for found in rows)
+        lost = any(found["state"] == "unreachable" or found.get("lost") or _is_left(found) for found in rows)
         return Exit.IN_DOUBT if lost and code in (Exit.FAILED, Exit.REFUSED) else code
 
     def notes(self, record: Record) -> list[str]:
@@ -151,6 +154,13 @@ class Restart(PlaybookCommand):
             roll.print_plan(result, console)
         else:
             summary.print_run(result, console)
+
+
+def _let_through(record: Record, plan: roll.Plan, host: str) -> bool:
+    """Whether the guard let the wave of ``host`` begin. Ansible reports its decision for one host of the wave."""
+    wave = next((wave for wave in roll.waves(plan) if host in wave), ())
+    told = (record.of(other, "ft_guard") for other in wave)
+    return any(one is not None and one.status == "ok" for one in told)
 
 
 def _is_left(found: Mapping[str, Any]) -> bool:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import Any, cast
 
 import pytest
@@ -103,6 +104,16 @@ def test_a_rollback_that_was_confirmed_tells_what_it_did_and_one_that_locked_us_
     told = row(record(back, ("ft_settle", "unreachable", {"msg": "timed out"})), "web1")
     assert told["state"] == "unreachable" and "timed out" in str(told["msg"])
     assert Rollback().exit_code([told]) is Exit.IN_DOUBT
+
+
+def test_a_rollback_that_nobody_confirmed_any_more_is_in_doubt_with_its_deadline() -> None:
+    armed = {"generation": 3, "until": 90_000.0}
+    told = row(record(("ft_rollback", "ok", {"done": ["put back"], "armed": armed})), "web1", "stopped by the user")
+    due = time.strftime("%H:%M:%S", time.localtime(90_000.0))
+    assert "stopped by the user: " in str(told["msg"]) and f"takes it back at {due}" in str(told["msg"])
+    assert Rollback().exit_code([OK, told]) is Exit.IN_DOUBT
+    told = row(record(("ft_rollback", "ok", {"done": ["put back"], "armed": None})), "web1")
+    assert Rollback().exit_code([told]) is Exit.DONE, "without a time to confirm there is nothing to wait for"
 
 
 @pytest.mark.parametrize("error", ["UsageError", "Refused", "Busy"])
