@@ -131,7 +131,15 @@ def _gathers(task: Mapping[str, Any]) -> bool:
 
 def _beside_gathers(directory: Path) -> bool:
     files = (path for name in ("roles", "tasks") for path in (directory / name).rglob("*.y*ml"))
-    return any(_SETUP.search(path.read_text(encoding="utf-8", errors="replace")) for path in files if path.is_file())
+    return any(_SETUP.search(_text(path)) for path in files if path.is_file())
+
+
+def _text(path: Path) -> str:
+    """The text of a file; empty where it may not be read: if Ansible needs it, Ansible says so."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def _split(text: str) -> list[str]:

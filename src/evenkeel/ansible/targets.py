@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evenkeel.ansible.configuration import Ansible, document, listing, program
-from evenkeel.ansible.options import Options, Secrets
+from evenkeel.ansible.options import Options, Secrets, prompts_for
 from evenkeel.outcome import UsageError
 
 # The controller itself is never a host of the fleet, whatever a play does on it.
@@ -223,4 +223,4 @@ def undeclared(hosts: Iterable[str], inventory: Inventory) -> list[str]:
 
 def _without_prompts(words: Sequence[str]) -> list[str]:
     """The words without prompts: listing runs have no terminal, and get the passwords as vault ids of their own."""
-    return [word for word in words if not (word.startswith("--vault-id=") and word.endswith("@prompt"))]
+    return [word for word in words if not (word.startswith("--vault-id=") and prompts_for(word.partition("=")[2]))]

@@ -15,7 +15,7 @@ from typing import Any
 from evenkeel.ansible.event import Event, about, mapping
 from evenkeel.ansible.events import Record, feed
 from evenkeel.ansible.plays import extra_names
-from evenkeel.ansible.session import OwnRun, Session
+from evenkeel.ansible.session import OwnRun, Session, Stop
 from evenkeel.ansible.targets import Targets, is_template, undeclared, unprotected
 from evenkeel.changes.request import ALL, DEFAULT_AT_MOST, ON_FAILURE, STOP, Request, Terms
 from evenkeel.outcome import UsageError, some_of
@@ -53,10 +53,10 @@ _SSH = ("", "ssh", "smart", "paramiko", "paramiko_ssh")
 _STORE = "/var/lib/evenkeel"
 
 
-def resolved(session: Session, targets: Targets, *more: str) -> Targets:
+def resolved(session: Session, targets: Targets, *more: str, stop: Stop) -> Targets:
     """The targets, with the templates in these variables resolved by Ansible. Raises UsageError where that fails.
 
-    more: names of further variables that are read.
+    more: names of further variables that are read. stop: why the question is to be ended early, or nothing.
     """
     known = targets.inventory.variables
     asked = {
@@ -77,7 +77,9 @@ def resolved(session: Session, targets: Targets, *more: str) -> Targets:
 
     wanted = {"evenkeel_hosts": list(asked), "evenkeel_asked": asked}
     run = OwnRun("variables", wanted, list(asked), question=True, unseen=True)
-    ended = session.run_own(run, on_event, lambda: "")
+    ended = session.run_own(run, on_event, stop)
+    if ended.stopped:
+        raise UsageError(f"{ended.stopped} before anything was touched")
     for host, names in asked.items():
         if host not in found:
             why = record.failures.get(host) or record.messages() or ended.errors

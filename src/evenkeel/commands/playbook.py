@@ -101,7 +101,7 @@ class PlaybookCommand(FleetCommand[RunResult]):
             count = f"{len(hosts)} {'host' if len(hosts) == 1 else 'hosts'}"
             caller.report(Progress(Kind.PLAN, f"{self.name} on {count}"))
             caller.report(Progress(Kind.HOST, hosts=hosts, phase=Phase.RUN))
-            with under_way():
+            with under_way(caller.begins):
                 run = OwnRun(self.name, variables, limit=options.limit, question=self.question)
                 ended = session.run_own(run, on_event, stop)
         rows = self.rows(record, hosts, ended.stopped)
