@@ -31,6 +31,10 @@ class Restart(PlaybookCommand):
 
     name = "restart"
     text = "restart a service or hosts, wave by wave, drained, proved, and only as health allows"
+    stopping = (
+        "stopping: no further host begins; a restart that has begun may go on, or be left in the middle",
+        "the run is being ended",
+    )
     _plan_only = False
 
     def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:

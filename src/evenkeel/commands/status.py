@@ -32,6 +32,7 @@ class Status(PlaybookCommand):
     text = "changes under way on hosts, and the checkpoints of each host"
     lost_is_doubt = True
     question = True
+    stopping = ("stopping: no host is asked any more", "the run is being ended")
 
     def run(self, args: argparse.Namespace, given: Options, caller: Caller) -> RunResult:
         found = super().run(args, given, caller)
