@@ -60,7 +60,7 @@ _LISTING = ("--extra-vars", "--vault-id", "--vault-password-file")
 
 
 # An extra variable for reaching a host or its store that holds no secret.
-_REACHING = re.compile(r"(?!\w*(?:pass|secret|token|private_key\b))(?:ansible|evenkeel)_\w+=\S+", re.IGNORECASE)
+_REACHING = re.compile(r"(?!\w*(?:pass|secret|token|private_key\b))(?:ansible_\w+|evenkeel_store)=\S+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,11 @@ class Restart(PlaybookCommand):
             probes=specs(args.probes, "probes"),
         )
 
+    def run_playbook(self, options: Options, variables: Mapping[str, object], caller: Caller) -> RunResult:
+        said = str(variables.get("evenkeel_plan_only", False)).lower()
+        self._plan_only = said in ("yes", "on", "1", "true")  # as Ansible reads it
+        return super().run_playbook(options, variables, caller)
+
     def told(self, event: Event, record: Record, caller: Caller) -> None:
         data = mapping(event.get("event_data"))
         if event.get("event") not in ("runner_on_ok", "runner_on_failed", "runner_on_unreachable"):

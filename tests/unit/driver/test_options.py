@@ -101,3 +101,19 @@ def test_who_interrupts_the_question_for_a_password_is_heard() -> None:
         assert noted == [signal.SIGINT], "behind the question it is noted again"
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    ("variable", "shown"),
+    [
+        ("ansible_port=2222", True),
+        ("evenkeel_store=/srv/store", True),
+        ("@more.yml", True),
+        ("evenkeel_notify=https://hooks.example.org/SECRET", False),
+        ("evenkeel_probes=[{http:{url:https://x:y@z}}]", False),
+        ("ansible_become_pass=x", False),
+    ],
+)
+def test_advice_repeats_what_reaches_hosts_and_no_other_value(variable: str, shown: bool) -> None:
+    words, missing = parsed("-e", variable).words_to_reach()
+    assert (words, missing) == ([f"--extra-vars={variable}"] if shown else [], not shown)
