@@ -43,10 +43,20 @@ def scratch_directory(local_tmp: object) -> Iterator[Path]:
 
 def _memory() -> Path:
     """A directory in memory in which we can write; the usual temporary directory where there is no such directory."""
-    for candidate in (os.environ.get("XDG_RUNTIME_DIR"), "/dev/shm"):
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    for candidate in (runtime if _ours(runtime) else "", "/dev/shm"):
         if candidate and os.access(candidate, os.W_OK | os.X_OK):
             return Path(candidate)
     return Path(tempfile.gettempdir())
+
+
+def _ours(path: str) -> bool:
+    """Whether nobody but us can rename what lies in a directory. Under su and sudo -E it is that of another user."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return False
+    return found.st_uid == os.getuid() and not found.st_mode & 0o077
 
 
 def reclaim(root: Path) -> None:

@@ -30,7 +30,7 @@ from evenkeel.outcome import UsageError
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     memory = tmp_path / "memory"
-    memory.mkdir()
+    memory.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(memory))
     return memory
 
@@ -79,6 +79,18 @@ def test_the_scratch_directory_is_private_and_goes_with_the_session(root: Path, 
         written = one._write("vars.json", "{}")
         assert stat.S_IMODE(written.stat().st_mode) == 0o600
     assert list(root.iterdir()) == []
+
+
+@pytest.mark.parametrize(("other", "mode"), [(1, 0o700), (0, 0o755)])
+def test_no_directory_of_another_user_holds_the_scratch_directory(
+    root: Path, other: int, mode: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the XDG_RUNTIME_DIR of the user who called su or sudo -E."""
+    root.chmod(mode)
+    user = os.getuid() + other
+    monkeypatch.setattr(os, "getuid", lambda: user)
+    with open_session(Ansible("/", {}, ""), Options(), Secrets(), root) as one:
+        assert one.scratch.parent != root
 
 
 def test_what_a_killed_session_left_is_removed_and_what_a_living_one_uses_is_not(root: Path, tmp_path: Path) -> None:
@@ -149,7 +161,7 @@ def test_the_values_of_variables_are_resolved_unseen() -> None:
 
     known = {"web1": {"evenkeel_waves": "{{ waves }}"}}
     targets = Targets(("web1",), ("web1",), (), Inventory(("web1",), {}, known))
-    found = resolved(cast(Session, Asked()), targets)
+    found = resolved(cast(Session, Asked()), targets, stop=lambda: "")
     assert found.inventory.variables["web1"]["evenkeel_waves"] == "1" and [run.unseen for run in asked] == [True]
 
 
