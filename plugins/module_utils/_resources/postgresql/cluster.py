@@ -17,6 +17,7 @@ from typing import NamedTuple, TypedDict, cast
 from ..._errors import EvenkeelError, Refused
 from ..._host.commands import Completed
 from ..._host.mounts import mounts
+from ..._host.processes import arguments, user_ids
 from ..._host.system import System
 from ..._host.trust import open_regular, read_small, stranger, trusted
 from . import wal
@@ -97,12 +98,16 @@ class Server(NamedTuple):
 
     def run(self, argv: Sequence[str], timeout: float = QUICK) -> Completed:
         """Run the command as the owner. PostgreSQL's own commands come from the directory of their version."""
-        owner = self.owner[0] if self.owner else os.stat(self.data).st_uid
+        owner = self.user()
         who: list[str] = []
         if owner != os.geteuid():
             who = ["setpriv", f"--reuid={owner}", f"--regid={pwd.getpwuid(owner).pw_gid}", "--init-groups", "--"]
         # The tools look for each other from a directory that their user can enter.
         return self.system.run([*who, "env", "--chdir=/", self.found(argv[0]), *argv[1:]], timeout)
+
+    def user(self) -> int:
+        """The id of the user who owns the cluster."""
+        return self.owner[0] if self.owner else os.stat(self.data).st_uid
 
     def must(self, argv: Sequence[str], timeout: float = QUICK) -> str:
         """The output of the command; EvenkeelError where it fails."""
@@ -214,8 +219,7 @@ def _works_in(pid: int, folder: str) -> bool:
     try:
         return os.readlink(f"/proc/{pid}/cwd") == folder
     except PermissionError:  # Root in a container need not be allowed to see that; the command line names it as well.
-        with open(f"/proc/{pid}/cmdline", "rb") as stream:
-            return os.fsencode(folder) in stream.read().split(b"\0")
+        return os.fsencode(folder) in arguments(pid)
 
 
 # -- reasons to refuse
@@ -257,7 +261,7 @@ def refuse_place(server: Server, owner: int) -> None:
 
 def refuse_programs(server: Server) -> None:
     """Raise Refused while Patroni works against us, and where a program that we need is missing."""
-    if _patroni() and not _paused(server.data):
+    if _patroni({0, server.user()}) and not _paused(server.data):
         decline(server, "Patroni runs, and would act against it; `patronictl pause` first")
     for command in ("psql", "pg_basebackup", "pg_verifybackup", "pg_waldump", "pg_controldata", "postgres"):
         found = server.found(command)
@@ -276,14 +280,13 @@ def decline(server: Server, why: str, so_far: str = "Nothing was changed") -> No
     raise Refused(f"postgresql: {server.name}: {why}. {so_far}")
 
 
-def _patroni() -> bool:
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                with open(f"/proc/{entry}/cmdline", "rb") as stream:
-                    words = [os.path.basename(word) for word in stream.read().split(b"\0")[:4]]
-            except OSError:
-                continue
+def _patroni(users: set[int]) -> bool:
+    """Whether Patroni runs as one of these users. Any other can give a process that name, and no rights to go with
+    it."""
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        found = user_ids(pid)
+        if found and found <= users:
+            words = [os.path.basename(word) for word in arguments(pid)[:4]] or [b""]
             if {b"patroni", b"patroni.py"} & set(words if words[0].startswith(b"python") else words[:1]):
                 return True
     return False
