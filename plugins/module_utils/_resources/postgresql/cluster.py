@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypedDict, cast
 
 from ..._errors import EvenkeelError, Refused
-from ..._host.commands import Completed
+from ..._host.commands import Completed, environment
 from ..._host.mounts import mounts
 from ..._host.processes import arguments, user_ids
 from ..._host.system import System
@@ -28,6 +28,8 @@ QUICK, LONG = 30.0, 86400.0
 PATRONI = "patroni.dynamic.json"
 # The most bytes that are read of a small file in the owner's directories.
 LONGEST = 1 << 20
+# The most bytes of the manifest of a base: that is more than half a million files.
+_LONGEST_MANIFEST = 128 << 20
 _OLDEST = 13
 # Programs that carry base backups and the log to another place.
 _BACKUPS = re.compile(r"pgbackrest|barman|wal-g|wal-e|pg_probackup", re.IGNORECASE)
@@ -97,13 +99,19 @@ class Server(NamedTuple):
         return str(self.spec["cluster"] or self.data)
 
     def run(self, argv: Sequence[str], timeout: float = QUICK) -> Completed:
-        """Run the command as the owner. PostgreSQL's own commands come from the directory of their version."""
+        """Run the command as the owner, who gets no variable of ours. PostgreSQL's own commands come from the directory
+        of their version."""
         owner = self.user()
         who: list[str] = []
+        given = {"PATH": environment()["PATH"], "LC_ALL": "C.UTF-8"}
         if owner != os.geteuid():
-            who = ["setpriv", f"--reuid={owner}", f"--regid={pwd.getpwuid(owner).pw_gid}", "--init-groups", "--"]
-        # The tools look for each other from a directory that their user can enter.
-        return self.system.run([*who, "env", "--chdir=/", self.found(argv[0]), *argv[1:]], timeout)
+            entry = pwd.getpwuid(owner)
+            who = ["setpriv", f"--reuid={owner}", f"--regid={entry.pw_gid}", "--init-groups", "--"]
+            given["HOME"] = entry.pw_dir
+        # First the variables: the owner can read those of a process that has become the owner's. The tools look for
+        # each other from a directory that their user can enter.
+        clean = ["env", "-i", "--chdir=/", *(f"{name}={value}" for name, value in given.items())]
+        return self.system.run([*clean, *who, self.found(argv[0]), *argv[1:]], timeout)
 
     def user(self) -> int:
         """The id of the user who owns the cluster."""
@@ -203,6 +211,11 @@ class Server(NamedTuple):
         """The output of pg_controldata: label -> value."""
         lines = self.must(["pg_controldata", "-D", self.data]).splitlines()
         return {key: value.strip() for key, _colon, value in (line.partition(":") for line in lines)}
+
+
+def manifest(server: Server, base: str) -> bytes:
+    """The text of the manifest of a base. OSError where it cannot be read, and where it is longer than we read."""
+    return read_small(f"{server.bases}/{base}/backup_manifest", _LONGEST_MANIFEST)[0]
 
 
 def postmaster(folder: str) -> list[str]:

@@ -28,7 +28,6 @@ from ..._errors import Damaged, EvenkeelError, Refused, RestoreFailed
 from ..._files.step import Step
 from ..._host.durable import fsync_dir
 from ..._host.system import System
-from ..._host.trust import open_regular
 from ..._store.objects import Hasher, tag
 from .. import json_line
 from ..kind import Kind, Restore, Sink, Spec, names_of
@@ -340,8 +339,10 @@ def _outgrown(server: cluster.Server, base: wal.Base, seen: cluster.Seen) -> boo
     if since <= _REPLAY:
         return False
     try:
-        with open_regular(f"{server.bases}/{base.name}/backup_manifest") as stream:
-            size = sum(int(one["Size"]) for one in json.load(stream)["Files"])
+        text = cluster.manifest(server, base.name)
+        if hashlib.sha256(text).hexdigest()[:16] != base.digest:
+            return True
+        size = sum(int(one["Size"]) for one in json.loads(text)["Files"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return True  # The base is of no use.
     return since > size
@@ -358,11 +359,10 @@ def _take_base(server: cluster.Server, mine: str) -> wal.Base:
     try:
         server.must(["pg_basebackup", "-h", address[0], "-p", address[1], "-D", new, *words], cluster.LONG)
         server.must(["pg_verifybackup", "--no-parse-wal", "--quiet", new], cluster.LONG)
-    except EvenkeelError:
+        text = cluster.manifest(server, _NEW)
+    except (EvenkeelError, OSError):
         server.run(["rm", "-rf", "--", new], cluster.LONG)
         raise
-    with open_regular(f"{new}/backup_manifest") as stream:
-        text = stream.read()
     (need,) = json.loads(text)["WAL-Ranges"]
     start, end = wal.position(need["Start-LSN"]), wal.position(need["End-LSN"])
     base = wal.Base(int(need["Timeline"]), start, end, hashlib.sha256(text).hexdigest()[:16], mine)

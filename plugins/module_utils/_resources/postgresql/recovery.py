@@ -80,14 +80,12 @@ def needed(server: cluster.Server, record: restore_point.Record) -> tuple[list[w
         problem = _segment_problem(f"{server.log}/{name}", name, record, size)
         if problem:
             raise Damaged(f"{server.log}/{name}: {problem}")
-    manifest = f"{server.bases}/{base.name}/backup_manifest"
     try:
-        with open_regular(manifest) as stream:
-            text = stream.read()
+        text = cluster.manifest(server, base.name)
     except OSError as error:
-        raise Damaged(f"{manifest}: {error.strerror}") from error
+        raise Damaged(f"{server.bases}/{base.name}/backup_manifest: {error.strerror}") from error
     if hashlib.sha256(text).hexdigest()[:16] != base.digest:
-        raise Damaged(f"{manifest} is not the one that was written")
+        raise Damaged(f"{server.bases}/{base.name}/backup_manifest is not the one that was written")
     return legs, names, text
 
 

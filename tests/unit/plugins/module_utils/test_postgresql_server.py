@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -63,7 +64,7 @@ class Place:
         self.server = Answering(restore_point.check({"data": str(self.data)}), replace(System(), run=self._run))
 
     def _run(self, argv: Sequence[str], timeout: float) -> Completed:
-        words = list(argv[argv.index("--chdir=/") + 1 :])
+        words = [word for word in argv[argv.index("--chdir=/") + 1 :] if not word.startswith(("PATH=", "LC_ALL="))]
         words[0] = os.path.basename(words[0])
         self.commands.append(words[0])
         if words[0].startswith(("pg_", "postgres")):
@@ -521,3 +522,34 @@ def test_indexes_are_built_again_where_text_may_be_sorted_otherwise(
         whys = [spare.complete(step, Restore(place.server.system, cast(Objects, None))).why for step in steps]
         assert ["were built by glibc 2.36" in why and "run REINDEX DATABASE" in why for why in whys] == said
         assert whys[1] == "to it"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a command of another user needs root")
+def test_the_owner_gets_no_variable_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The owner can read the variables of every process that runs as the owner, from its first moment on."""
+    monkeypatch.setenv("RESTIC_PASSWORD", "secret")
+    os.chown(tmp_path, 65534, 65534)
+    server = cluster.Server(restore_point.check({"data": str(tmp_path)}), System(), release="15")
+    done = server.run(["sh", "-c", "env; id -u; pwd"])
+    variables = [
+        line for line in done.out.splitlines() if not line.startswith(("PATH=/", "HOME=/", "PWD=/", "LC_ALL=C"))
+    ]
+    assert variables == ["65534", "/"]
+    assert done.argv[:2] == ("env", "-i") and done.argv.index("setpriv") > 1
+
+
+def test_a_manifest_of_any_size_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a file of the cluster's owner."""
+    place = Place(tmp_path)
+    base = place.base()
+    assert cluster.manifest(place.server, base.name) == b'{"Files": [{"Size": 1}]}'
+    os.truncate(tmp_path / "data.evenkeel" / "base" / base.name / "backup_manifest", 1 << 40)
+    monkeypatch.setattr(cluster, "_LONGEST_MANIFEST", 1 << 20)
+    with pytest.raises(OSError, match="more than 1048576 bytes"):
+        cluster.manifest(place.server, base.name)
+
+
+def test_manifests_are_read_in_one_place() -> None:
+    folder = Path(cluster.__file__).parent
+    found = [path.name for path in folder.glob("*.py") if re.search(r"open.*backup_manifest", path.read_text())]
+    assert not found
