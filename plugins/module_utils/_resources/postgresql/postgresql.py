@@ -35,6 +35,8 @@ from . import archived, cluster, limits, recovery, restore_point, spare, wal
 
 # A base serves at least for so many bytes of log, however small the cluster is.
 _REPLAY = 1 << 30
+# Seconds for the verification of base and log while all else waits for a host that goes back by itself.
+_VERIFY = 20.0
 # The name of a base backup that is being taken.
 _NEW = "new"
 # The program that the role postgresql names in ``archive_command``.
@@ -131,8 +133,7 @@ class PostgreSQL(Kind):
             number = spare.refuse_lack(server, record, listed, lacking, at.objects)
             why = f"to {where}, with {number} files of its archive from the copy"
             return [Step("postgresql", "restore", server.name, why, {**record, "listed": asdict(listed)})]
-        why = f"to {where}, {recovery.verify(server, record)} segments after its base"
-        return [Step("postgresql", "restore", server.name, why, dict(record))]
+        return [_verified(server, record, where, at.unattended)]
 
     def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
         """Carry out the steps. Raises RestoreFailed with the failure in ``left``."""
@@ -257,6 +258,24 @@ def _captured(spec: Spec, sink: Sink, system: System, renew: bool) -> list[str]:
     record = _restore_point(server, seen, base.name)
     restore_point.remember(server, record)
     return _lines(server, record, seen, sink, renew)
+
+
+def _verified(server: cluster.Server, record: restore_point.Record, where: str, unattended: bool) -> Step:
+    """The step back to a restore point whose base and log are verified.
+
+    They are files of the cluster's owner, and so are the processes that verify them. So where the host goes back by
+    itself they hinder nothing else: the cluster alone refuses, and what takes longer is verified in its own turn.
+    """
+    try:
+        number = recovery.verify(server, record, seconds=_VERIFY if unattended else cluster.LONG)
+    except recovery.Unfinished:
+        why = f"to {where}, after its base and log are verified, which takes longer than {_VERIFY:g} s"
+        return Step("postgresql", "restore", server.name, why, {**record, spare.VERIFY: True})
+    except Damaged as error:
+        if unattended:
+            raise Refused(error.message) from error
+        raise
+    return Step("postgresql", "restore", server.name, f"to {where}, {number} segments after its base", dict(record))
 
 
 def _undo(server: cluster.Server, at: Restore) -> str:

@@ -484,7 +484,7 @@ def test_a_spare_that_went_its_own_way_is_recovered_onto_again(
     monkeypatch.setattr(cluster.Server, "seen", lambda _server: known if running else None)
     monkeypatch.setattr(cluster.Server, "identifier", lambda _server: known["system"])
     for module, name in ((cluster, "refuse"), (restore_point, "is_there"), (recovery, "verify")):
-        monkeypatch.setattr(module, name, lambda *_args: False)
+        monkeypatch.setattr(module, name, lambda *_args, **_more: False)
     monkeypatch.setattr(spare, "plan", lambda *_args: Step("postgresql", "recover", "data"))
     at = Restore(place.server.system, store.objects)
     if action == "refused":
@@ -492,6 +492,37 @@ def test_a_spare_that_went_its_own_way_is_recovered_onto_again(
             postgresql.PostgreSQL().plan(lines, at)
     else:
         assert [step.action for step in postgresql.PostgreSQL().plan(lines, at)] == [action]
+
+
+def test_the_owner_cannot_hold_up_a_host_that_goes_back_by_itself(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner may stop the processes that verify, or damage the files: that is the cluster's own affair."""
+    record = restore_point.read([line(place)])
+    given: list[float] = []
+    rc = [124]
+
+    def stopped(argv: Sequence[str], timeout: float) -> Completed:
+        given.append(timeout)
+        return Completed(tuple(argv), rc[0], "", "killed")
+
+    server = place.server._replace(system=replace(System(), run=stopped))
+    monkeypatch.setattr(restore_point, "server_of", lambda *_args: server)
+    monkeypatch.setattr(recovery, "needed", lambda *_args: ([], ["one"], b'{"Files": []}'))
+    step = postgresql._verified(server, record, "there", True)
+    assert step.detail == {**record, "verify": True} and "takes longer than 20 s" in step.why
+    assert given and max(given) <= 20.0
+    with pytest.raises(Damaged, match="killed. Nothing was changed"):
+        postgresql._verified(server, record, "there", False)
+    assert given[-1] > 86000
+    at = Restore(server.system, cast(Objects, None))
+    with pytest.raises(Damaged, match="Its data was not touched"):
+        spare.complete(step, at)
+    rc[0] = 1
+    with pytest.raises(Refused, match="killed. Nothing was changed"):
+        postgresql._verified(server, record, "there", True)
+    rc[0] = 0
+    assert postgresql._verified(server, record, "there", True).detail == spare.complete(step, at).detail == record
 
 
 def test_an_error_says_what_was_changed(place: Place) -> None:
