@@ -26,7 +26,7 @@ from .._host.processes import login_of
 from .._host.system import System
 from .._resources import ours
 from .._store.store import Store
-from . import command, loader, notices, timers
+from . import command, loader, notices, timers, units
 
 CONFIRMED, ROLLED_BACK, IN_DOUBT, ACCEPTED = "confirmed", "rolled_back", "in_doubt", "accepted"
 # The answer of a host whose change is not over, and has reached no stage yet.
@@ -254,14 +254,15 @@ def check_within(within: float | None) -> None:
 
 def prepare(store: Store, agent: str) -> str:
     """Prepare the timers, and the command for a person, before the checkpoint is taken: so their files belong to no
-    change. Return why the command could not be installed; empty where it is in place.
+    change. Return why the command could not be installed, and what is doubtful; empty where all is well.
 
     ``agent``: the path of the installed zipapp. Raises UsageError for a path that a unit file cannot hold.
     """
     refuse_if_armed(store)
     for timer in timers.available(store.system):
         timer.prepare(store, agent)
-    return command.install(store, agent)
+    lacking = [command.install(store, agent), units.doubtful_python(store.system) if command.is_host(store) else ""]
+    return "; ".join(filter(None, lacking))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import shlex
 from .._resources import ours
 from .._store.store import Store
 from . import units
-from .invocation import agent_arguments, python
+from .invocation import agent_arguments
 
 # The agent's task for the script; the words of the person follow.
 TASK = "host"
@@ -59,7 +59,7 @@ def _script(store: Store, agent: str) -> str:
         mark=ours.MARK.decode(),
         agent=shlex.quote(agent),
         gone=shlex.quote(gone),
-        pythons=f"{shlex.quote(python())} {units.PYTHONS}",
+        pythons=units.pythons(store.system),
         arguments=shlex.join(agent_arguments(agent)),
         task=TASK,
         store=shlex.quote(store.root),

@@ -13,6 +13,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
@@ -21,7 +22,7 @@ from .._errors import Refused, UsageError
 from .._host.durable import fsync_dir, remove_file, write_file
 from .._host.paths import make_dirs
 from .._host.system import System
-from .._host.trust import stranger
+from .._host.trust import stranger, trusted
 from .._store.store import Store
 from .invocation import agent_arguments, python
 
@@ -38,6 +39,7 @@ PYTHONS = (
     "/usr/libexec/platform-python /usr/bin/python3 /usr/local/bin/python3 /usr/bin/python3.* /usr/local/bin/python3.*"
 )
 _MORE_PYTHONS = "/opt/*/bin/python3"
+_FIT = "import sys; sys.exit(sys.version_info < (3, 9))"
 # These lines undo settings that an administrator may have made for all units (service.d, timer.d,
 # DefaultEnvironment=), and that must not reach our units.
 _ALOOF = """\
@@ -290,23 +292,62 @@ def _unit_files(folder: str, name: str, head: str, body: str, tail: str = "") ->
 def _exec_start(store: Store, agent: str, task: str) -> str:
     """The value of ExecStart=: a shell that tries the Pythons in turn until the agent has come to its end."""
     run = " ".join(word if re.fullmatch(_PLAIN, word) else f'"{word}"' for word in agent_arguments(agent))
-    # Root must run no program from a directory of another user.
-    more = " ".join(path for path in sorted(glob.glob(_MORE_PYTHONS)) if _is_trusted(path))
     script = (
-        f'for p in {python()} {PYTHONS} {more}; do [ -x "$$p" ] || continue; "$$p" {run} --store {store.root} {task}; '
+        f'for p in {pythons(store.system)}; do [ -x "$$p" ] || continue; "$$p" {run} --store {store.root} {task}; '
         f"r=$$?; case $$r in 0|3) exit $$r;; esac; done; "
         f"[ ! -e {store.root}/armed ] || {{ echo no Python on this host has run {agent}; exit 1; }}"
     )
     return f"/bin/sh -c '{script}'"
 
 
+def pythons(system: System) -> str:
+    """The Pythons that run the agent for root, in the order in which they are tried, as words of the shell.
+
+    Root must run no program that another user can replace. Where our own Python is one, it stands last, and only where
+    no other on this host can run the agent.
+    """
+    more = [path for path in sorted(glob.glob(_MORE_PYTHONS)) if _is_trusted(path)]
+    own = [shlex.quote(python())]
+    if _is_trusted(python()):
+        return " ".join([*own, PYTHONS, *more])
+    return " ".join([PYTHONS, *more, *([] if _another(system) else own)])
+
+
+def trusted_python(system: System) -> str:
+    """The Python that runs the agent for root: our own, or another one where a user can replace our own."""
+    return python() if _is_trusted(python()) else _another(system) or python()
+
+
+def doubtful_python(system: System) -> str:
+    """A sentence where a user can replace the only Python that can run the agent; else empty."""
+    if _is_trusted(trusted_python(system)):
+        return ""
+    return (
+        f"the agent runs with {python()}, which users other than root can replace, and no other Python on this host "
+        "runs it: install one of root's (3.9 or newer), or choose one with ansible_python_interpreter"
+    )
+
+
+def _another(system: System) -> str:
+    """The first other Python of root's that can run the agent; empty where there is none."""
+    found = [path for word in (*PYTHONS.split(), _MORE_PYTHONS) for path in sorted(glob.glob(word))]
+    return _fit(system, tuple(path for path in found if _is_trusted(path)))
+
+
+@lru_cache(maxsize=1)
+def _fit(system: System, paths: tuple[str, ...]) -> str:
+    return next((path for path in paths if system.run([path, "-I", "-c", _FIT], 10.0).rc == 0), "")
+
+
 def _is_trusted(program: str) -> bool:
-    """Whether root alone owns the program and can replace it."""
+    """Whether root alone owns the program and can replace it, and whatever it leads to."""
     try:
         found = os.stat(program)
     except OSError:  # A dangling link, as in a virtual environment after an upgrade.
         return False
-    return bool(re.fullmatch(_PLAIN, program)) and not (stranger(program, {0}) or found.st_uid or found.st_mode & 0o022)
+    # The check of a name below it includes the program itself, where it is a link.
+    is_foreign = stranger(f"{program}/any", trusted()) or found.st_uid not in trusted() or found.st_mode & 0o022
+    return bool(re.fullmatch(_PLAIN, program)) and not is_foreign
 
 
 @lru_cache(maxsize=1)

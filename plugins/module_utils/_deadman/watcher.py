@@ -17,6 +17,7 @@ from .._host.processes import read_stat, send_signal, start_time
 from .._host.system import System
 from .._store.store import Store
 from .invocation import agent_arguments, python
+from .units import trusted_python
 
 # Seconds within which a new watcher must have reported that it runs.
 _READY = 60.0
@@ -50,7 +51,15 @@ def start(store: Store, number: int, agent: str) -> None:
     """Start the watcher of the change of this number. Raises Refused where the watcher does not report that it
     runs."""
     reading, writing = os.pipe()
-    argv = [python(), *agent_arguments(agent), "--store", store.root, "watch", "--generation", str(number)]
+    argv = [
+        trusted_python(store.system),
+        *agent_arguments(agent),
+        "--store",
+        store.root,
+        "watch",
+        "--generation",
+        str(number),
+    ]
     try:
         process = subprocess.Popen(  # pylint: disable=ansible-bad-function  # the agent has no AnsibleModule
             argv,

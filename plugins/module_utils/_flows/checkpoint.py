@@ -9,8 +9,8 @@ import time
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
-from .._deadman import changes, command, doubt, loader
-from .._deadman.invocation import agent_arguments, python
+from .._deadman import changes, command, doubt, loader, units
+from .._deadman.invocation import agent_arguments
 from .._errors import Damaged, EvenkeelError, Refused
 from .._files import places
 from .._health import probes as probing
@@ -171,7 +171,8 @@ class _Taking:
         """Have state kept when the change replaces it; sentences on what will not be."""
         if agent and not command.is_host(self.store):
             return registry.watch(sections, (), self.store.root)
-        call = [python(), *agent_arguments(agent), command.KEEP, "--store", self.store.root] if agent else []
+        python = units.trusted_python(self.store.system)
+        call = [python, *agent_arguments(agent), command.KEEP, "--store", self.store.root] if agent else []
         return registry.watch(sections, call, self.store.root)
 
     def _base(self, sections: list[Section]) -> Manifest | None:

@@ -92,7 +92,7 @@ class Wanted:
 def prepare(wanted: Wanted, system: System, check_mode: bool) -> Prepared:
     """Install the program and its settings, where they differ. Nothing is touched where the declaration is wrong."""
     settings, warnings = _settings(wanted, system)
-    why = _foreign() or trust.stranger(python(), {0}) or trust.stranger(holding.PROGRAM, {0})
+    why = _foreign() or trust.stranger(f"{python()}/any", {0}) or trust.stranger(holding.PROGRAM, {0})
     if why:
         raise Refused(f"{why}; nothing was touched")
     sources, library = package.program("_flows.holding")

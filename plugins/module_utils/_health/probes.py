@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import os
 import re
+import select
+import signal
 import socket
 import stat
 import threading
@@ -147,6 +149,7 @@ class HttpProbe(Probe):
     def measure(self, system: System) -> Measurement:
         from http.client import HTTPException
 
+        end = system.monotonic() + self.timeout
         connection = self._connection(self.host, self._port, timeout=self.timeout)
         try:
             connection.request("GET", self._path, headers={"User-Agent": "evenkeel", "Connection": "close"})
@@ -160,9 +163,41 @@ class HttpProbe(Probe):
             connection.close()
         if answer.status not in self._statuses:
             return Measurement(FAIL, f"status {answer.status}, wanted {' or '.join(map(str, self._statuses))}")
-        if self._body is not None and not self._body.search(text):
-            return Measurement(FAIL, f"status {answer.status}, but the body does not match {self._body.pattern!r}")
+        if self._body is not None:
+            matches = _matches(self._body, text, end - system.monotonic())
+            words = "does not match" if matches is not None else f"took longer than {self.timeout:g} s to match"
+            if not matches:
+                state = UNKNOWN if matches is None else FAIL
+                return Measurement(state, f"status {answer.status}, but the body {words} {self._body.pattern!r}")
         return Measurement(PASS, f"status {answer.status}")
+
+
+def _matches(pattern: re.Pattern[str], text: str, seconds: float) -> bool | None:
+    """Whether the pattern is in the text; None where that is not known after that time.
+
+    A server chooses the text, and with it how long the search takes: it may be years. A search in this process would
+    stop all its threads as well, so a child searches, and ends at the limit.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            # It holds our locks as well, and must not outlive a killed parent.
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(int(seconds) + 2)
+            os.write(writing, b"1" if pattern.search(text) else b"0")
+        finally:
+            os._exit(0)
+    os.close(writing)
+    try:
+        poll = select.poll()
+        poll.register(reading, select.POLLIN)
+        answer = os.read(reading, 1) if poll.poll(max(0.0, seconds) * 1000) else b""
+    finally:
+        os.close(reading)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    return answer == b"1" if answer else None
 
 
 class TcpProbe(Probe):

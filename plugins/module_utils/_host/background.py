@@ -21,11 +21,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .processes import login_of, program_name, read_stat, send_signal, user_ids
+from .processes import arguments, login_of, program_name, read_stat, send_signal, user_ids
 from .system import System
 
 _SCRIPT = r"/ansible-tmp-[0-9.]+-\d+-\d+/(AnsiballZ_\w+|async_wrapper)(\.py)?$"
-_SHELL = re.compile(r"(ansible-tmp-|BECOME-SUCCESS-|/python[0-9.]*|/platform-python[0-9.]*).* && sleep 0$", re.DOTALL)
+_SHELL, _SHELL_END = r"ansible-tmp-|BECOME-SUCCESS-|/python|/platform-python", " && sleep 0"
 _PYTHON = r"(python|platform-python|pypy)[0-9.]*"
 _SHELLS = ("sh", "dash", "bash", "ksh", "ash", "busybox", "zsh", "mksh")
 # The name of processes that run our modules. The module that settles a change is no job of that change.
@@ -50,13 +50,17 @@ class Process(NamedTuple):
     ticks: int
     name: str
     program: str
-    argv: list[str]
     login: int = -1
 
     @property
     def started(self) -> float:
         """Seconds after boot."""
         return self.ticks / os.sysconf("SC_CLK_TCK")
+
+    @property
+    def argv(self) -> list[str]:
+        """The command line. Only that of the change's own processes is read: a process decides on its length."""
+        return [word.decode("utf-8", "replace") for word in arguments(self.pid)]
 
     @property
     def script(self) -> str:
@@ -67,8 +71,10 @@ class Process(NamedTuple):
     @property
     def is_job(self) -> bool:
         """Whether the process has the form of a job of Ansible."""
-        is_shell = self.program in _SHELLS and self.argv[1:2] == ["-c"] and bool(_SHELL.search(self.argv[-1]))
-        return is_shell or bool(re.search(_SCRIPT, self.script))
+        if self.program in _SHELLS:
+            argv = self.argv
+            return argv[1:2] == ["-c"] and argv[-1].endswith(_SHELL_END) and bool(re.search(_SHELL, argv[-1]))
+        return bool(re.search(_SCRIPT, self.script))
 
     @property
     def is_installing(self) -> bool:
@@ -78,7 +84,7 @@ class Process(NamedTuple):
     @property
     def words(self) -> str:
         """The pid and the command line, for a message."""
-        command = " ".join(self.argv)
+        command = " ".join(self.argv) or self.name
         return f"pid {self.pid}: {command if len(command) <= 200 else command[:200] + '…'}"
 
 
@@ -148,8 +154,8 @@ def boottime(system: System, monotonic: float) -> float:
 
 def started(pid: int) -> float:
     """Seconds after boot at which the process started; 0 when there is no such process."""
-    process = _process(pid)
-    return process.started if process is not None else 0.0
+    stat = read_stat(pid)
+    return stat.started if stat is not None and not stat.has_ended else 0.0
 
 
 def _is_async(job: Process) -> bool:
@@ -185,7 +191,7 @@ def _members(jobs: Iterable[Process], owners: _Owners) -> list[Process]:
     return [
         process
         for tree in trees
-        if not any(process.is_installing and process in owners for process in tree)
+        if not any(process in owners and process.is_installing for process in tree)
         for process in tree
         if process.pid not in lineage
     ]
@@ -225,13 +231,6 @@ def _processes() -> dict[int, Process]:
 def _process(pid: int) -> Process | None:
     """The process, or None when it is gone or has ended."""
     stat = read_stat(pid)
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as stream:
-            argv = stream.read().decode("utf-8", "replace").split("\0")[:-1]
-    except OSError:
-        return None
     if stat is None or stat.has_ended:
         return None
-    return Process(
-        pid, stat.parent, stat.group, user_ids(pid), stat.ticks, stat.name, program_name(pid), argv, login_of(pid)
-    )
+    return Process(pid, stat.parent, stat.group, user_ids(pid), stat.ticks, stat.name, program_name(pid), login_of(pid))

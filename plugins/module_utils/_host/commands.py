@@ -12,6 +12,7 @@ import shlex
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import IO, NamedTuple
@@ -21,8 +22,8 @@ _NO_ANSWER = (124, 126, 127, *range(129, 128 + signal.NSIG))
 
 
 class Completed(NamedTuple):
-    """A finished command; ``rc`` is 127 when it could not be started and 124 when it ran out of time. It is negative
-    when a signal ended it; a shell says 128 and the number of the signal then."""
+    """A finished command; ``rc`` is 127 when it could not be started and 124 when it ran out of time, or printed more
+    than we read. It is negative when a signal ended it; a shell says 128 and the number of the signal then."""
 
     argv: tuple[str, ...]
     rc: int
@@ -50,6 +51,9 @@ _LOCALES = ("/etc/default/locale", "/etc/locale.conf")
 _UMASK = 0o022
 # Seconds for the end of a command that was killed. The kernel ends none that waits for a disk or a server.
 _ENDS = 5.0
+# The most bytes of output, which is held in memory: all paths of all packages of a large host are less. A command of
+# another user may print any number. Seconds between two looks at it.
+_MOST, _LOOK = 64 << 20, 0.5
 
 
 def run(argv: Sequence[str], timeout: float) -> Completed:
@@ -109,17 +113,37 @@ def _run(argv: Sequence[str], timeout: float, variables: dict[str, str]) -> Comp
             )
         except OSError as error:
             return Completed(words, 127, "", f"{words[0] if words else 'empty command'}: {error.strerror}")
-        killed = ""
-        try:
-            rc = process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            rc, killed = 124, f"\nkilled after {timeout:g} s"
-            try:
-                process.wait(_ENDS)
-            except subprocess.TimeoutExpired:  # It waits for a disk or a server that does not answer.
-                killed += ", and it has not ended"
-        return Completed(words, rc, _content(out), _content(err) + killed)
+        why = _wait(process, timeout, (out, err))
+        if _is_too_long(out, err):
+            return Completed(words, 124, "", why or _too_long())
+        return Completed(words, 124 if why else process.returncode, _content(out), _content(err) + why)
+
+
+def _wait(process: subprocess.Popen[bytes], timeout: float, output: Sequence[IO[bytes]]) -> str:
+    """Wait for the command, and kill it at its limits; why it was killed, or empty."""
+    end = time.monotonic() + timeout
+    while True:
+        left = max(0.0, end - time.monotonic())
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(min(left, _LOOK))
+            return ""
+        if left <= _LOOK or _is_too_long(*output):
+            break
+    os.killpg(process.pid, signal.SIGKILL)
+    why = f"\nkilled: {_too_long()}" if _is_too_long(*output) else f"\nkilled after {timeout:g} s"
+    try:
+        process.wait(_ENDS)
+    except subprocess.TimeoutExpired:  # It waits for a disk or a server that does not answer.
+        why += ", and it has not ended"
+    return why
+
+
+def _is_too_long(*output: IO[bytes]) -> bool:
+    return any(os.fstat(stream.fileno()).st_size > _MOST for stream in output)
+
+
+def _too_long() -> str:
+    return f"it printed more than {_MOST >> 20} MiB"
 
 
 def _output_file() -> IO[bytes]:
@@ -141,7 +165,7 @@ def memory_file() -> IO[bytes]:
 def _content(stream: IO[bytes]) -> str:
     """The whole content so far, read without a seek: processes that still write share the position."""
     number = stream.fileno()
-    return os.pread(number, os.fstat(number).st_size, 0).decode("utf-8", "replace")
+    return os.pread(number, min(os.fstat(number).st_size, _MOST), 0).decode("utf-8", "replace")
 
 
 def detached(

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from .paths import ancestors
@@ -26,11 +27,21 @@ class Mount(NamedTuple):
     source: bytes = b""
     own: str = ""
 
+    @property
+    def is_of_user(self) -> bool:
+        """Whether a user other than root has mounted it, as every user can with FUSE."""
+        by = re.search("(?:^|,)user_id=([0-9]+)", self.own)
+        return self.kind.startswith("fuse") and by is not None and int(by[1]) != 0
+
 
 def mounts(process: str = "self") -> list[Mount]:
     """All mounts in the mount namespace of the process (its id, or ``self``), in the order of mounting unless some
     were moved."""
-    found = []
+    return list(each(process))
+
+
+def each(process: str) -> Iterator[Mount]:
+    """As ``mounts``, one by one: a user may fill a namespace with any number of mounts."""
     with open(f"/proc/{process}/mountinfo", "rb") as stream:
         for line in stream:
             fields = line.rstrip(b"\n").split(b" ")
@@ -40,8 +51,7 @@ def mounts(process: str = "self") -> list[Mount]:
             kind, source, own = fields[fields.index(b"-") + 1 :][:3]
             words, options, more = (one.decode("ascii", "backslashreplace") for one in (kind, fields[5], own))
             place = (point, root, fields[2], words, int(fields[0]), int(fields[1]))
-            found.append(Mount(*place, options, _unescaped(source), more))
-    return found
+            yield Mount(*place, options, _unescaped(source), more)
 
 
 def _unescaped(field: bytes) -> bytes:

@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+# The most bytes that are read of an entry whose length its process decides. One argument has at most half of that.
+_LONGEST = 1 << 18
+
 
 class Stat(NamedTuple):
     """The fields of ``/proc/PID/stat`` that we use. ``name``: as the process calls itself. ``ticks``: its start, in
@@ -79,6 +82,46 @@ def program_name(pid: int) -> str:
         return os.path.basename(os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)"))
     except OSError:
         return ""
+
+
+def read_entry(pid: int | str, name: str, proc: str = "/proc") -> bytes:
+    """The first 256 KiB of an entry of the process; empty where it has ended, or we may not read it. Who else owns the
+    process is to be asked before: any process can hold up its reader."""
+    try:
+        with open(f"{proc}/{pid}/{name}", "rb") as stream:
+            return stream.read(_LONGEST)
+    except OSError:
+        return b""
+
+
+def arguments(pid: int | str) -> list[bytes]:
+    """The command line of the process, as the process shows it now; empty where there is none."""
+    text = read_entry(pid, "cmdline")
+    return text.removesuffix(b"\0").split(b"\0") if text else []
+
+
+class Mapped(NamedTuple):
+    """A file that a process has mapped. ``number``: the device and inode of the file. ``is_code``: whether it runs."""
+
+    path: bytes
+    number: tuple[int, int]
+    is_code: bool
+
+
+def mapped(pid: int | str, proc: str = "/proc") -> Iterator[Mapped]:
+    """The files that the process has mapped, one by one: a process can map one file tens of thousands of times."""
+    try:
+        with open(f"{proc}/{pid}/maps", "rb") as stream:
+            while line := stream.readline(_LONGEST):
+                fields = line.rstrip(b"\n").split(None, 5)
+                if not line.endswith(b"\n"):  # A path of that length belongs to nobody whom we know.
+                    return
+                if len(fields) == 6:
+                    major, _colon, minor = fields[3].partition(b":")
+                    number = (os.makedev(int(major, 16), int(minor, 16)), int(fields[4]))
+                    yield Mapped(fields[5], number, b"x" in fields[1])
+    except OSError:  # The process has ended, or we may not read it.
+        return
 
 
 def send_signal(pid: int, started: int, number: int) -> bool:

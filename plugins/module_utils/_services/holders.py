@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from itertools import takewhile
 
-from .._host.processes import start_time
+from .._host.processes import mapped, read_entry, start_time
 from .._results.change import Holder
+from .places import Places
 
 # The kernel appends this to the path of a file that has lost its name (d_path in fs/d_path.c).
 _DELETED = b" (deleted)"
@@ -32,9 +33,9 @@ def holders(
     Processes that we may not read are missing.
     """
     found: dict[str, tuple[set[str], set[str]]] = {}
+    places = Places(proc)
     for pid in sorted(filter(str.isdigit, os.listdir(proc)), key=lambda pid: (_is_of_user(proc, pid), int(pid))):
-        folder = os.path.join(proc, pid)
-        used = takewhile(lambda _path: goes_on(), _used(folder))
+        used = takewhile(lambda _path: goes_on(), _used(pid, proc))
         known = {
             (replaced(path[: -len(_DELETED)]) if path.endswith(_DELETED) else None) or moved(path) for path in used
         } - {None}
@@ -44,9 +45,8 @@ def holders(
             if start_time(int(pid)) == users.get(int(pid), -1)
         }
         if known:
-            name = f"{_read(folder, 'comm').strip().decode(errors='replace')}[{pid}]"
-            unit = _unit(_read(folder, "cgroup"))
-            names, paths = found.setdefault(unit or name, (set(), set()))
+            name = f"{read_entry(pid, 'comm', proc).strip().decode(errors='replace')}[{pid}]"
+            names, paths = found.setdefault(places.service(pid) or name, (set(), set()))
             names.add(name)
             paths.update(os.fsdecode(path) for path in known if path is not None)
     return [
@@ -63,34 +63,16 @@ def _is_of_user(proc: str, pid: str) -> bool:
         return True
 
 
-def _used(folder: str) -> Iterator[bytes]:
+def _used(pid: str, proc: str) -> Iterator[bytes]:
     """The paths that the process has mapped (its program and libraries too), open, and as its directory."""
-    for line in set(_read(folder, "maps").splitlines()):
-        fields = line.split(None, 5)
-        if len(fields) == 6:
-            yield fields[5]
-    links = [os.path.join(folder, name) for name in ("cwd", "root")]
-    with suppress(OSError):  # The process has ended, or we may not read its entry.
-        links += [os.path.join(folder, "fd", number) for number in os.listdir(os.path.join(folder, "fd"))]
-    for link in links:
-        try:
+    for one in mapped(pid, proc):
+        yield one.path
+    for link in _links(os.path.join(proc, pid)):
+        with suppress(OSError):
             yield os.readlink(os.fsencode(link))
-        except OSError:
-            continue
 
 
-def _unit(cgroup: bytes) -> str:
-    """The unit in the lines of /proc/PID/cgroup; empty where there is none."""
-    for line in cgroup.splitlines():
-        for part in reversed(line.split(b":", 2)[-1].split(b"/")):
-            if part.endswith(b".service"):
-                return os.fsdecode(part)
-    return ""
-
-
-def _read(folder: str, name: str) -> bytes:
-    try:
-        with open(os.path.join(folder, name), "rb", buffering=0) as stream:
-            return stream.read()
-    except OSError:
-        return b""
+def _links(folder: str) -> Iterator[str]:
+    yield from (os.path.join(folder, name) for name in ("cwd", "root"))
+    with suppress(OSError), os.scandir(os.path.join(folder, "fd")) as found:
+        yield from (one.path for one in found)

@@ -27,7 +27,7 @@ from .._host.commands import detached
 from .._host.durable import ensure_dir, write_all, write_file
 from .._host.options import Options, read
 from .._host.paths import make_dirs, open_dir
-from .._host.processes import send_signal, start_time, user_ids
+from .._host.processes import arguments, send_signal, start_time, user_ids
 from .._host.system import System
 from .._host.trust import open_regular, owners, read_small, stranger, trusted
 from .state import ServiceState
@@ -169,8 +169,6 @@ def _runs(pid: int, argv: Sequence[str], started: int, written: float) -> bool:
     ``written`` at that time, cannot name an earlier process.
     """
     try:
-        with open(f"/proc/{pid}/cmdline", "rb") as stream:
-            words = stream.read().split(b"\0")
         program = os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
     except OSError:
         return False
@@ -178,6 +176,7 @@ def _runs(pid: int, argv: Sequence[str], started: int, written: float) -> bool:
     interpreter = _interpreter(argv[0])
     if program != os.path.realpath(interpreter or argv[0]):
         return False
+    words = arguments(pid) or [b""]
     # The kernel puts the interpreter, and at most one option of it, before the arguments.
     first = next((at for at in (1, 2) if words[at : at + 1] == wanted[:1]), 0) if interpreter else 0
     if words[first : first + len(wanted)] == wanted:

@@ -21,6 +21,8 @@ ASKED = "asked, not shown"
 # Seconds that the service may take to show the reload; nginx tries for 2.5 s to get a port.
 _LIMIT = 4.0
 _TAIL = 1 << 16
+# The most characters of a line: the service writes it, and a search in it may take the square of its length.
+_LINE = 4096
 # Seconds after which lines of the log count: errors come last.
 _LINES_AFTER = 1.0
 # A line that shows that the reload failed. Other errors in these seconds may belong to a request.
@@ -111,4 +113,4 @@ def _log_lines(unit: Unit, before: _Before, system: System) -> list[str]:
     argv = ["journalctl", f"_SYSTEMD_UNIT={unit.id}", f"--since=@{before.moment:.6f}", "--output=cat", "--no-pager"]
     done = system.run([*argv, "--quiet", "--lines=50"], 10.0)
     lines += done.out.splitlines() if done.rc == 0 else []
-    return [line.strip() for line in lines if line.strip()]
+    return [line.strip()[:_LINE] for line in lines if line.strip()]

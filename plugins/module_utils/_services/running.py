@@ -8,7 +8,8 @@ import os
 from collections.abc import Iterable, Sequence
 
 from .._files.declaration import STAGE
-from .._host.processes import read_stat, start_time
+from .._host.processes import mapped, read_entry, read_stat, start_time
+from .places import Places
 
 _GONE = " (deleted)"
 
@@ -16,23 +17,18 @@ _GONE = " (deleted)"
 def processes(units: Iterable[str], proc: str = "/proc") -> dict[str, list[int]]:
     """Unit -> its processes. Processes of a user's service manager never count for a unit of the system."""
     found: dict[str, list[int]] = {unit: [] for unit in units}
+    places = Places(proc)
     for pid in filter(str.isdigit, os.listdir(proc)):
-        for line in _read(f"{proc}/{pid}/cgroup").splitlines():
-            parts = line.split(":", 2)[-1].split("/")
-            if any(part.startswith("user@") for part in parts):
-                continue
-            for unit in found.keys() & set(parts):
-                found[unit].append(int(pid))
-            if found.keys() & set(parts):
-                break
+        unit = places.unit(pid)
+        if unit in found and not unit.startswith("user@"):
+            found[unit].append(int(pid))
     return found
 
 
 def replaced(pids: Iterable[int], changed: Sequence[str], since: float, proc: str = "/proc") -> str:
     """A program or library that one of the processes runs, and that differs on disk or is put back; empty without one.
     ``since``: replacements before that time do not count."""
-    mapped = set().union(*(_mapped(pid, proc) for pid in pids))
-    for path, gone in sorted(mapped):
+    for path, gone in sorted(set().union(*(_mapped(pid, proc) for pid in pids))):
         if touches([path], changed) or (gone and (f"/{STAGE}" in path or _is_newer(path, since))):
             return path
     return ""
@@ -68,7 +64,7 @@ def writes(pids: Iterable[int], changed: Sequence[str], proc: str = "/proc") -> 
                 path = os.readlink(f"{proc}/{pid}/fd/{number}")
             except OSError:
                 continue
-            if touches([path], changed) and _flags(f"{proc}/{pid}/fdinfo/{number}") & os.O_ACCMODE:
+            if touches([path], changed) and _flags(pid, number, proc) & os.O_ACCMODE:
                 return path
     return ""
 
@@ -85,7 +81,7 @@ def logs(pid: int, proc: str = "/proc") -> dict[str, int]:
     for number in _list(f"{proc}/{pid}/fd"):
         try:
             path = os.readlink(f"{proc}/{pid}/fd/{number}")
-            if path.startswith("/") and _flags(f"{proc}/{pid}/fdinfo/{number}") & os.O_APPEND and os.path.isfile(path):
+            if path.startswith("/") and _flags(pid, number, proc) & os.O_APPEND and os.path.isfile(path):
                 found[path] = os.stat(path).st_size
         except OSError:
             continue
@@ -100,12 +96,8 @@ def since_start(pids: Iterable[int], main: int) -> list[int]:
 
 def _mapped(pid: int, proc: str) -> set[tuple[str, bool]]:
     """(path, whether the file has lost this name) of the program and the libraries that the process has mapped."""
-    found = set()
-    for line in _read(f"{proc}/{pid}/maps").splitlines():
-        fields = line.split(None, 5)
-        if len(fields) == 6 and "x" in fields[1] and fields[5].startswith("/"):
-            found.add((fields[5].removesuffix(_GONE), fields[5].endswith(_GONE)))
-    return found
+    code = {os.fsdecode(one.path) for one in mapped(pid, proc) if one.is_code and one.path.startswith(b"/")}
+    return {(path.removesuffix(_GONE), path.endswith(_GONE)) for path in code}
 
 
 def _is_newer(path: str, than: float) -> bool:
@@ -115,9 +107,9 @@ def _is_newer(path: str, than: float) -> bool:
         return False
 
 
-def _flags(path: str) -> int:
-    for line in _read(path).splitlines():
-        if line.startswith("flags:"):
+def _flags(pid: int, number: str, proc: str) -> int:
+    for line in read_entry(pid, f"fdinfo/{number}", proc).splitlines():
+        if line.startswith(b"flags:"):
             return int(line.split()[1], 8)
     return 0
 
@@ -127,11 +119,3 @@ def _list(folder: str) -> list[str]:
         return os.listdir(folder)
     except OSError:
         return []
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as stream:
-            return stream.read()
-    except OSError:
-        return ""

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from typing import Callable, NamedTuple
 
 from .._files.declaration import STAGE
-from .._host.processes import read_stat
+from .._host.processes import mapped, read_stat
+from .places import Places
 
 # The kernel appends this to the path of a file that has lost its name (d_path in fs/d_path.c).
 _DELETED = b" (deleted)"
@@ -23,7 +24,7 @@ _PATHS = 50
 
 
 class Process(NamedTuple):
-    """A process. ``place``: the first service or scope in its control group; empty without one. ``ticks``: its start,
+    """A process. ``place``: the unit to which it belongs; empty without one. ``ticks``: its start,
     in clock ticks after boot. ``stale``: replaced files that it runs."""
 
     pid: int
@@ -80,8 +81,7 @@ class _Reader:
         self.proc = proc
         self.root = root
         self.world, self.top = _world(f"{proc}/1")
-        # The slice of our own systemd, which is not the first where this host is a container.
-        self.above = _cgroups(f"{proc}/1")[0].removesuffix("/init.scope")
+        self.units = Places(proc)
         self.places: dict[str, str] = {self.world: root}
         self.files: dict[bytes, tuple[int, int] | None] = {}
 
@@ -101,26 +101,18 @@ class _Reader:
         if stat is None:
             return None
         at = os.fsencode(self.places.setdefault(world, f"{folder}/root"))
-        stale = dict.fromkeys(
-            shown for shown, number in self._run(folder, program) if self._is_stale(shown, number, at)
-        )
+        stale = dict.fromkeys(shown for shown, number in self._run(pid, program) if self._is_stale(shown, number, at))
         names = [os.fsdecode(shown.removesuffix(_DELETED)) for shown in stale]
-        return Process(int(pid), stat.name, self._place(folder), stat.ticks, tuple(dict.fromkeys(names))[:_PATHS])
+        return Process(int(pid), stat.name, self.units.unit(pid), stat.ticks, tuple(dict.fromkeys(names))[:_PATHS])
 
-    def _run(self, folder: str, program: bytes) -> Iterator[tuple[bytes, tuple[int, int] | None]]:
+    def _run(self, pid: str, program: bytes) -> Iterator[tuple[bytes, tuple[int, int] | None]]:
         """The program and the mapped code of a process, as the kernel shows them, with device and inode."""
-        yield program, _number(os.fsencode(f"{folder}/exe"))
-        try:
-            with open(f"{folder}/maps", "rb") as stream:
-                for line in stream:
-                    if not self.goes_on():
-                        return
-                    fields = line.rstrip(b"\n").split(None, 5)
-                    if len(fields) == 6 and b"x" in fields[1] and fields[5].startswith(b"/"):
-                        major, _colon, minor = fields[3].partition(b":")
-                        yield fields[5], (os.makedev(int(major, 16), int(minor, 16)), int(fields[4]))
-        except OSError:  # The process has ended, or we may not read it.
-            return
+        yield program, _number(os.fsencode(f"{self.proc}/{pid}/exe"))
+        for one in mapped(pid, self.proc):
+            if not self.goes_on():
+                return
+            if one.is_code and one.path.startswith(b"/"):
+                yield one.path, one.number
 
     def _is_stale(self, shown: bytes, number: tuple[int, int] | None, at: bytes) -> bool:
         """Whether the file, as the kernel shows it, is not the file of that name any more."""
@@ -143,30 +135,11 @@ class _Reader:
             self.files[path] = _number(path)
         return self.files[path]
 
-    def _place(self, folder: str) -> str:
-        for path in _cgroups(folder):
-            for part in path.removeprefix(self.above).split("/"):
-                if part.endswith((".service", ".scope")):
-                    return part
-        return ""
-
 
 def _world(folder: str) -> tuple[str, tuple[int, int]]:
     """The mount namespace of a process, and device and inode of its root directory. Raises OSError."""
     top = os.stat(f"{folder}/root/")
     return os.readlink(f"{folder}/ns/mnt"), (top.st_dev, top.st_ino)
-
-
-def _cgroups(folder: str) -> list[str]:
-    """The control groups that systemd has put the process into; an empty path without any."""
-    try:
-        with open(f"{folder}/cgroup", encoding="utf-8", errors="surrogateescape") as stream:
-            lines = [line.rstrip("\n").split(":", 2) for line in stream]
-    except OSError:
-        return [""]
-    # First the hierarchy of systemd alone, which a host has besides those of the controllers.
-    wanted = sorted((fields for fields in lines if fields[1:2] in ([""], ["name=systemd"])), key=lambda one: not one[1])
-    return [fields[2] for fields in wanted] or [""]
 
 
 def _number(path: bytes) -> tuple[int, int] | None:

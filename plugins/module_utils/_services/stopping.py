@@ -10,7 +10,7 @@ from .._host.system import System
 from .unit import Unit
 
 # The words of systemd about a unit whose stop took longer than its limit.
-_TIMED_OUT = r"State '(?:stop|deactivating|final)[^']*' timed out|[Ss]top\S* timed out\. (?:Kill|Termin)"
+_TIMED_OUT = r"State '(?:stop|deactivating|final)[^']{0,40}' timed out|[Ss]top\S{0,40} timed out\. (?:Kill|Termin)"
 
 
 def was_killed(unit: Unit, since: float, system: System) -> bool:
@@ -20,6 +20,7 @@ def was_killed(unit: Unit, since: float, system: System) -> bool:
     """
     if unit.end is None or system.now() - since < unit.end:
         return False
-    argv = ["journalctl", f"--unit={unit.id}", f"--since=@{since:.6f}", "--output=cat", "--no-pager", "--quiet"]
+    # The first process alone: a service can write the same words.
+    argv = ["journalctl", "_PID=1", f"UNIT={unit.id}", f"--since=@{since:.6f}", "--output=cat", "--no-pager", "--quiet"]
     done = system.run([*argv, "--lines=200"], 10.0)
     return done.rc == 0 and bool(re.search(_TIMED_OUT, done.out))

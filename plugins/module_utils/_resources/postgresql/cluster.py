@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypedDict, cast
 
 from ..._errors import EvenkeelError, Refused
-from ..._host.commands import Completed
+from ..._host.commands import Completed, environment
 from ..._host.mounts import mounts
+from ..._host.processes import arguments, user_ids
 from ..._host.system import System
 from ..._host.trust import open_regular, read_small, stranger, trusted
 from . import wal
@@ -27,6 +28,8 @@ QUICK, LONG = 30.0, 86400.0
 PATRONI = "patroni.dynamic.json"
 # The most bytes that are read of a small file in the owner's directories.
 LONGEST = 1 << 20
+# The most bytes of the manifest of a base: that is more than half a million files.
+_LONGEST_MANIFEST = 128 << 20
 _OLDEST = 13
 # Programs that carry base backups and the log to another place.
 _BACKUPS = re.compile(r"pgbackrest|barman|wal-g|wal-e|pg_probackup", re.IGNORECASE)
@@ -96,13 +99,23 @@ class Server(NamedTuple):
         return str(self.spec["cluster"] or self.data)
 
     def run(self, argv: Sequence[str], timeout: float = QUICK) -> Completed:
-        """Run the command as the owner. PostgreSQL's own commands come from the directory of their version."""
-        owner = self.owner[0] if self.owner else os.stat(self.data).st_uid
+        """Run the command as the owner, who gets no variable of ours. PostgreSQL's own commands come from the directory
+        of their version."""
+        owner = self.user()
         who: list[str] = []
+        given = {"PATH": environment()["PATH"], "LC_ALL": "C.UTF-8"}
         if owner != os.geteuid():
-            who = ["setpriv", f"--reuid={owner}", f"--regid={pwd.getpwuid(owner).pw_gid}", "--init-groups", "--"]
-        # The tools look for each other from a directory that their user can enter.
-        return self.system.run([*who, "env", "--chdir=/", self.found(argv[0]), *argv[1:]], timeout)
+            entry = pwd.getpwuid(owner)
+            who = ["setpriv", f"--reuid={owner}", f"--regid={entry.pw_gid}", "--init-groups", "--"]
+            given["HOME"] = entry.pw_dir
+        # First the variables: the owner can read those of a process that has become the owner's. The tools look for
+        # each other from a directory that their user can enter.
+        clean = ["env", "-i", "--chdir=/", *(f"{name}={value}" for name, value in given.items())]
+        return self.system.run([*clean, *who, self.found(argv[0]), *argv[1:]], timeout)
+
+    def user(self) -> int:
+        """The id of the user who owns the cluster."""
+        return self.owner[0] if self.owner else os.stat(self.data).st_uid
 
     def must(self, argv: Sequence[str], timeout: float = QUICK) -> str:
         """The output of the command; EvenkeelError where it fails."""
@@ -200,6 +213,11 @@ class Server(NamedTuple):
         return {key: value.strip() for key, _colon, value in (line.partition(":") for line in lines)}
 
 
+def manifest(server: Server, base: str) -> bytes:
+    """The text of the manifest of a base. OSError where it cannot be read, and where it is longer than we read."""
+    return read_small(f"{server.bases}/{base}/backup_manifest", _LONGEST_MANIFEST)[0]
+
+
 def postmaster(folder: str) -> list[str]:
     """The lines of the pid file, where the process that wrote it still works in the directory; else an empty list."""
     try:
@@ -214,8 +232,7 @@ def _works_in(pid: int, folder: str) -> bool:
     try:
         return os.readlink(f"/proc/{pid}/cwd") == folder
     except PermissionError:  # Root in a container need not be allowed to see that; the command line names it as well.
-        with open(f"/proc/{pid}/cmdline", "rb") as stream:
-            return os.fsencode(folder) in stream.read().split(b"\0")
+        return os.fsencode(folder) in arguments(pid)
 
 
 # -- reasons to refuse
@@ -257,7 +274,7 @@ def refuse_place(server: Server, owner: int) -> None:
 
 def refuse_programs(server: Server) -> None:
     """Raise Refused while Patroni works against us, and where a program that we need is missing."""
-    if _patroni() and not _paused(server.data):
+    if _patroni({0, server.user()}) and not _paused(server.data):
         decline(server, "Patroni runs, and would act against it; `patronictl pause` first")
     for command in ("psql", "pg_basebackup", "pg_verifybackup", "pg_waldump", "pg_controldata", "postgres"):
         found = server.found(command)
@@ -276,14 +293,13 @@ def decline(server: Server, why: str, so_far: str = "Nothing was changed") -> No
     raise Refused(f"postgresql: {server.name}: {why}. {so_far}")
 
 
-def _patroni() -> bool:
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                with open(f"/proc/{entry}/cmdline", "rb") as stream:
-                    words = [os.path.basename(word) for word in stream.read().split(b"\0")[:4]]
-            except OSError:
-                continue
+def _patroni(users: set[int]) -> bool:
+    """Whether Patroni runs as one of these users. Any other can give a process that name, and no rights to go with
+    it."""
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        found = user_ids(pid)
+        if found and found <= users:
+            words = [os.path.basename(word) for word in arguments(pid)[:4]] or [b""]
             if {b"patroni", b"patroni.py"} & set(words if words[0].startswith(b"python") else words[:1]):
                 return True
     return False

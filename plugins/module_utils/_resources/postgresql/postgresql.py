@@ -28,7 +28,6 @@ from ..._errors import Damaged, EvenkeelError, Refused, RestoreFailed
 from ..._files.step import Step
 from ..._host.durable import fsync_dir
 from ..._host.system import System
-from ..._host.trust import open_regular
 from ..._store.objects import Hasher, tag
 from .. import json_line
 from ..kind import Kind, Restore, Sink, Spec, names_of
@@ -36,6 +35,8 @@ from . import archived, cluster, limits, recovery, restore_point, spare, wal
 
 # A base serves at least for so many bytes of log, however small the cluster is.
 _REPLAY = 1 << 30
+# Seconds for the verification of base and log while all else waits for a host that goes back by itself.
+_VERIFY = 20.0
 # The name of a base backup that is being taken.
 _NEW = "new"
 # The program that the role postgresql names in ``archive_command``.
@@ -132,8 +133,7 @@ class PostgreSQL(Kind):
             number = spare.refuse_lack(server, record, listed, lacking, at.objects)
             why = f"to {where}, with {number} files of its archive from the copy"
             return [Step("postgresql", "restore", server.name, why, {**record, "listed": asdict(listed)})]
-        why = f"to {where}, {recovery.verify(server, record)} segments after its base"
-        return [Step("postgresql", "restore", server.name, why, dict(record))]
+        return [_verified(server, record, where, at.unattended)]
 
     def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
         """Carry out the steps. Raises RestoreFailed with the failure in ``left``."""
@@ -260,6 +260,24 @@ def _captured(spec: Spec, sink: Sink, system: System, renew: bool) -> list[str]:
     return _lines(server, record, seen, sink, renew)
 
 
+def _verified(server: cluster.Server, record: restore_point.Record, where: str, unattended: bool) -> Step:
+    """The step back to a restore point whose base and log are verified.
+
+    They are files of the cluster's owner, and so are the processes that verify them. So where the host goes back by
+    itself they hinder nothing else: the cluster alone refuses, and what takes longer is verified in its own turn.
+    """
+    try:
+        number = recovery.verify(server, record, seconds=_VERIFY if unattended else cluster.LONG)
+    except recovery.Unfinished:
+        why = f"to {where}, after its base and log are verified, which takes longer than {_VERIFY:g} s"
+        return Step("postgresql", "restore", server.name, why, {**record, spare.VERIFY: True})
+    except Damaged as error:
+        if unattended:
+            raise Refused(error.message) from error
+        raise
+    return Step("postgresql", "restore", server.name, f"to {where}, {number} segments after its base", dict(record))
+
+
 def _undo(server: cluster.Server, at: Restore) -> str:
     """The undo of this rollback, in which the state of the cluster is recorded: the tag of its store and its restore
     point. Empty where there is none: then the old directory is the only place of this state."""
@@ -340,8 +358,10 @@ def _outgrown(server: cluster.Server, base: wal.Base, seen: cluster.Seen) -> boo
     if since <= _REPLAY:
         return False
     try:
-        with open_regular(f"{server.bases}/{base.name}/backup_manifest") as stream:
-            size = sum(int(one["Size"]) for one in json.load(stream)["Files"])
+        text = cluster.manifest(server, base.name)
+        if hashlib.sha256(text).hexdigest()[:16] != base.digest:
+            return True
+        size = sum(int(one["Size"]) for one in json.loads(text)["Files"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return True  # The base is of no use.
     return since > size
@@ -358,11 +378,10 @@ def _take_base(server: cluster.Server, mine: str) -> wal.Base:
     try:
         server.must(["pg_basebackup", "-h", address[0], "-p", address[1], "-D", new, *words], cluster.LONG)
         server.must(["pg_verifybackup", "--no-parse-wal", "--quiet", new], cluster.LONG)
-    except EvenkeelError:
+        text = cluster.manifest(server, _NEW)
+    except (EvenkeelError, OSError):
         server.run(["rm", "-rf", "--", new], cluster.LONG)
         raise
-    with open_regular(f"{new}/backup_manifest") as stream:
-        text = stream.read()
     (need,) = json.loads(text)["WAL-Ranges"]
     start, end = wal.position(need["Start-LSN"]), wal.position(need["End-LSN"])
     base = wal.Base(int(need["Timeline"]), start, end, hashlib.sha256(text).hexdigest()[:16], mine)

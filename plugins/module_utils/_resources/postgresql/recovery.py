@@ -37,9 +37,19 @@ _REPLICAS = """select coalesce(nullif(application_name, ''), 'unnamed') || ' at 
 union select 'slot ' || slot_name from pg_replication_slots"""
 
 
-def verify(server: cluster.Server, record: restore_point.Record, so_far: str = "Nothing was changed") -> int:
+class Unfinished(EvenkeelError):
+    """The time was over before all was verified."""
+
+
+def verify(
+    server: cluster.Server,
+    record: restore_point.Record,
+    so_far: str = "Nothing was changed",
+    seconds: float = cluster.LONG,
+) -> int:
     """Verify the base and every segment up to the restore point; return the number of segments. ``so_far``: what was
-    changed, for the message of the error. Raises Damaged, Refused."""
+    changed, for the message of the error. Raises Damaged, Refused; Unfinished where less than a day was too short."""
+    end = server.system.monotonic() + seconds
     try:
         legs, names, text = needed(server, record)
         folder, size = f"{server.bases}/{record['base']}", int(record["segment_size"])
@@ -51,7 +61,9 @@ def verify(server: cluster.Server, record: restore_point.Record, so_far: str = "
                 span = ["-t", str(leg.timeline), "-s", wal.words(leg.start), "-e", wal.words(end)]
                 commands.append(["pg_waldump", "--quiet", "-p", server.log, *span])
         for command in commands:
-            done = server.run(command, cluster.LONG)
+            done = server.run(command, max(0.1, end - server.system.monotonic()))
+            if seconds < cluster.LONG and not done.has_answered:
+                raise Unfinished(done.words)
             if done.rc != 0:
                 raise Damaged(done.words)
     except Damaged as error:
@@ -80,14 +92,12 @@ def needed(server: cluster.Server, record: restore_point.Record) -> tuple[list[w
         problem = _segment_problem(f"{server.log}/{name}", name, record, size)
         if problem:
             raise Damaged(f"{server.log}/{name}: {problem}")
-    manifest = f"{server.bases}/{base.name}/backup_manifest"
     try:
-        with open_regular(manifest) as stream:
-            text = stream.read()
+        text = cluster.manifest(server, base.name)
     except OSError as error:
-        raise Damaged(f"{manifest}: {error.strerror}") from error
+        raise Damaged(f"{server.bases}/{base.name}/backup_manifest: {error.strerror}") from error
     if hashlib.sha256(text).hexdigest()[:16] != base.digest:
-        raise Damaged(f"{manifest} is not the one that was written")
+        raise Damaged(f"{server.bases}/{base.name}/backup_manifest is not the one that was written")
     return legs, names, text
 
 

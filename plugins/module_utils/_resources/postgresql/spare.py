@@ -31,6 +31,9 @@ from .restore_point import Record
 _FIRST = 16384
 _NUMBER = "[0-9]+"
 _SO_FAR = "Its archive has the files of the copy now, and its data was not touched"
+_NOT_TOUCHED = "Its data was not touched"
+# The key of a step whose base and log are still to be verified.
+VERIFY = "verify"
 
 
 def is_spare(server: cluster.Server, record: Record, seen: cluster.Seen | None) -> bool:
@@ -205,8 +208,12 @@ def recover(step: Step, at: Restore) -> Step:
 
 
 def complete(step: Step, at: Restore) -> Step:
-    """Add to the archive of a cluster that is here what it lacks for the step; the step alone. Raises EvenkeelError,
-    OSError."""
+    """Add to the archive of a cluster that is here what it lacks for the step, and verify what is still to be verified;
+    the step alone. Raises EvenkeelError, OSError."""
+    if VERIFY in step.detail:
+        record = cast(Record, {key: value for key, value in step.detail.items() if key != VERIFY})
+        recovery.verify(restore_point.server_of(record, at.system), record, _NOT_TOUCHED)
+        return replace(step, detail=dict(record))
     if "listed" not in step.detail:
         return step
     record, listed = _parts(step)

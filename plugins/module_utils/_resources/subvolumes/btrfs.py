@@ -14,18 +14,22 @@ import errno
 import fcntl
 import os
 import struct
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import takewhile
 from typing import NamedTuple
 
 from ..._errors import Refused, UsageError
 from ..._host.durable import syncfs
-from ..._host.mounts import Mount, mounts
+from ..._host.mounts import Mount, each, mounts
 from ..._host.paths import open_dir
-from ..._host.processes import start_time
+from ..._host.processes import start_time, user_ids
 from ..._host.system import System
 
 _TIMEOUT = 1800.0
+# Seconds to detach a mount, and to look at the mounts of processes: a user may have any number of these.
+_DETACH, _LOOK = 10.0, 5.0
 # BTRFS_IOC_GET_SUBVOL_INFO, and four fields of struct btrfs_ioctl_get_subvol_info_args: flags, uuid, parent_uuid,
 # ctransid.
 _GET_INFO = 0x81F8943C
@@ -122,22 +126,38 @@ def delete(path: str, system: System) -> None:
 
 
 def mounted(path: bytes) -> set[str]:
-    """Mount points at or below the path, and mount points elsewhere that show files at or below the path."""
-    found = mounts()
+    """Mount points at or below the path, and mount points elsewhere that show files at or below the path.
+
+    What users have mounted below the path counts for nothing: it holds no snapshot and no exchange up.
+    """
+    every = mounts()
+    found = [one for one in every if not one.is_of_user]
     shows = _showing(path, found)
-    return {os.fsdecode(one.point) for one in found if within(one.point, path) or shows(one)}
+    over = {os.fsdecode(one.point) for one in every if one.point == path}
+    return over | {os.fsdecode(one.point) for one in found if within(one.point, path) or shows(one)}
+
+
+def uncover(path: bytes, system: System) -> None:
+    """Detach what users have mounted over the path itself: that hides it, and its name could not be exchanged."""
+    for one in mounts():
+        if one.point == path and one.is_of_user:
+            # Nothing asks the file system, which may never answer.
+            system.run(["umount", "--lazy", "--no-canonicalize", "--internal-only", os.fsdecode(path)], _DETACH)
 
 
 def mounted_elsewhere(path: bytes) -> dict[int, int]:
-    """The processes (id -> start time) in whose own mount namespace a mount shows files at or below the path."""
-    shows = _showing(path, mounts())
+    """The processes (id -> start time) in whose own mount namespace a mount shows files at or below the path. Processes
+    of root come first, then those of users while there is time."""
+    shows, end = _showing(path, mounts()), time.monotonic() + _LOOK
     spaces = {os.stat("/proc/self/ns/mnt").st_ino: False}
     found = {}
-    for pid in filter(str.isdigit, os.listdir("/proc")):
+    for pid in sorted(filter(str.isdigit, os.listdir("/proc")), key=lambda pid: (user_ids(int(pid)) != {0}, int(pid))):
         with suppress(OSError):  # The process has ended.
             space = os.stat(f"/proc/{pid}/ns/mnt").st_ino
             if space not in spaces:
-                spaces[space] = any(shows(one) for one in mounts(pid))
+                if time.monotonic() > end:
+                    continue
+                spaces[space] = any(shows(one) for one in takewhile(lambda _one: time.monotonic() < end, each(pid)))
             started = start_time(int(pid))
             if spaces[space] and started is not None:
                 found[int(pid)] = started

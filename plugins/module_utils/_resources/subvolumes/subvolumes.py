@@ -28,7 +28,20 @@ from ..._host.system import System
 from ..._store.objects import Hasher, tag
 from .. import json_line
 from ..kind import Kind, Processes, Restore, Sink, Spec
-from .btrfs import Subvolume, btrfs, delete, has_quota, look, mounted, mounted_elsewhere, opened, same, synced, within
+from .btrfs import (
+    Subvolume,
+    btrfs,
+    delete,
+    has_quota,
+    look,
+    mounted,
+    mounted_elsewhere,
+    opened,
+    same,
+    synced,
+    uncover,
+    within,
+)
 
 _FOLDER = ".evenkeel-snapshots"
 _NAME = r"[0-9a-f]{16}-[0-9]{8}T[0-9]{6}-[0-9a-f]{8}"
@@ -83,7 +96,10 @@ class Subvolumes(Kind):
 
     def capture_for_undo(self, spec: Spec, sink: Sink, system: System, local_only: bool) -> list[str]:
         """As ``capture``, but ahead of a rollback: a path that is no subvolume does not stop the rollback, which
-        keeps the path's files aside."""
+        keeps the path's files aside. Where the host goes back by itself, users' mounts over a path do not stop it
+        either."""
+        for path in spec["paths"] if local_only else ():
+            uncover(os.fsencode(path), system)
         return [
             json_line.write("unrecorded", {"path": path}) if look(path) is None else _captured(path, sink, system)
             for path in spec["paths"]
@@ -119,6 +135,8 @@ class Subvolumes(Kind):
                     "checkpoint, and nowhere else; nothing was changed. Mount its file system, or leave subvolumes "
                     "out of this rollback (resources)"
                 )
+            if at.unattended:
+                uncover(os.fsencode(path), at.system)
             _refuse(path, at.system)
             kept, live = look(_kept(record)), synced(path)
             if kept is None or live is None or live.read_only or not same(kept, live):

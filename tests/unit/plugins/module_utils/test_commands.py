@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+import tracemalloc
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import commands
@@ -30,3 +31,22 @@ def test_a_command_that_does_not_end_when_it_is_killed_is_left(monkeypatch: pyte
 def test_a_command_that_ends_when_it_is_killed_has_no_more_words() -> None:
     done = commands.run(["sleep", "10"], 0.1)
     assert done.rc == 124 and done.words == "killed after 0.1 s"
+
+
+@pytest.mark.parametrize("then", ["", "; sleep 10"])
+def test_output_of_any_size_is_no_answer_and_takes_no_memory(then: str) -> None:
+    """A command of another user can make its output as large as it wants, in a moment."""
+    began = time.monotonic()
+    tracemalloc.start()
+    done = commands.run(["sh", "-c", f"truncate -s 12G /proc/self/fd/1{then}"], 5.0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert not done.has_answered and done.out == "" and "it printed more than 64 MiB" in done.words
+    assert done.words.startswith("killed") == bool(then)
+    assert peak < 1 << 20 and time.monotonic() - began < 3.0
+
+
+def test_output_up_to_the_limit_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "_MOST", 6)
+    done = commands.run(["sh", "-c", "echo hello; echo world >&2; exit 3"], 5.0)
+    assert (done.rc, done.out, done.err) == (3, "hello\n", "world\n")

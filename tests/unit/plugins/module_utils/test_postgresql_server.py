@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -63,7 +64,7 @@ class Place:
         self.server = Answering(restore_point.check({"data": str(self.data)}), replace(System(), run=self._run))
 
     def _run(self, argv: Sequence[str], timeout: float) -> Completed:
-        words = list(argv[argv.index("--chdir=/") + 1 :])
+        words = [word for word in argv[argv.index("--chdir=/") + 1 :] if not word.startswith(("PATH=", "LC_ALL="))]
         words[0] = os.path.basename(words[0])
         self.commands.append(words[0])
         if words[0].startswith(("pg_", "postgres")):
@@ -483,7 +484,7 @@ def test_a_spare_that_went_its_own_way_is_recovered_onto_again(
     monkeypatch.setattr(cluster.Server, "seen", lambda _server: known if running else None)
     monkeypatch.setattr(cluster.Server, "identifier", lambda _server: known["system"])
     for module, name in ((cluster, "refuse"), (restore_point, "is_there"), (recovery, "verify")):
-        monkeypatch.setattr(module, name, lambda *_args: False)
+        monkeypatch.setattr(module, name, lambda *_args, **_more: False)
     monkeypatch.setattr(spare, "plan", lambda *_args: Step("postgresql", "recover", "data"))
     at = Restore(place.server.system, store.objects)
     if action == "refused":
@@ -491,6 +492,37 @@ def test_a_spare_that_went_its_own_way_is_recovered_onto_again(
             postgresql.PostgreSQL().plan(lines, at)
     else:
         assert [step.action for step in postgresql.PostgreSQL().plan(lines, at)] == [action]
+
+
+def test_the_owner_cannot_hold_up_a_host_that_goes_back_by_itself(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner may stop the processes that verify, or damage the files: that is the cluster's own affair."""
+    record = restore_point.read([line(place)])
+    given: list[float] = []
+    rc = [124]
+
+    def stopped(argv: Sequence[str], timeout: float) -> Completed:
+        given.append(timeout)
+        return Completed(tuple(argv), rc[0], "", "killed")
+
+    server = place.server._replace(system=replace(System(), run=stopped))
+    monkeypatch.setattr(restore_point, "server_of", lambda *_args: server)
+    monkeypatch.setattr(recovery, "needed", lambda *_args: ([], ["one"], b'{"Files": []}'))
+    step = postgresql._verified(server, record, "there", True)
+    assert step.detail == {**record, "verify": True} and "takes longer than 20 s" in step.why
+    assert given and max(given) <= 20.0
+    with pytest.raises(Damaged, match="killed. Nothing was changed"):
+        postgresql._verified(server, record, "there", False)
+    assert given[-1] > 86000
+    at = Restore(server.system, cast(Objects, None))
+    with pytest.raises(Damaged, match="Its data was not touched"):
+        spare.complete(step, at)
+    rc[0] = 1
+    with pytest.raises(Refused, match="killed. Nothing was changed"):
+        postgresql._verified(server, record, "there", True)
+    rc[0] = 0
+    assert postgresql._verified(server, record, "there", True).detail == spare.complete(step, at).detail == record
 
 
 def test_an_error_says_what_was_changed(place: Place) -> None:
@@ -521,3 +553,34 @@ def test_indexes_are_built_again_where_text_may_be_sorted_otherwise(
         whys = [spare.complete(step, Restore(place.server.system, cast(Objects, None))).why for step in steps]
         assert ["were built by glibc 2.36" in why and "run REINDEX DATABASE" in why for why in whys] == said
         assert whys[1] == "to it"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a command of another user needs root")
+def test_the_owner_gets_no_variable_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The owner can read the variables of every process that runs as the owner, from its first moment on."""
+    monkeypatch.setenv("RESTIC_PASSWORD", "secret")
+    os.chown(tmp_path, 65534, 65534)
+    server = cluster.Server(restore_point.check({"data": str(tmp_path)}), System(), release="15")
+    done = server.run(["sh", "-c", "env; id -u; pwd"])
+    variables = [
+        line for line in done.out.splitlines() if not line.startswith(("PATH=/", "HOME=/", "PWD=/", "LC_ALL=C"))
+    ]
+    assert variables == ["65534", "/"]
+    assert done.argv[:2] == ("env", "-i") and done.argv.index("setpriv") > 1
+
+
+def test_a_manifest_of_any_size_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a file of the cluster's owner."""
+    place = Place(tmp_path)
+    base = place.base()
+    assert cluster.manifest(place.server, base.name) == b'{"Files": [{"Size": 1}]}'
+    os.truncate(tmp_path / "data.evenkeel" / "base" / base.name / "backup_manifest", 1 << 40)
+    monkeypatch.setattr(cluster, "_LONGEST_MANIFEST", 1 << 20)
+    with pytest.raises(OSError, match="more than 1048576 bytes"):
+        cluster.manifest(place.server, base.name)
+
+
+def test_manifests_are_read_in_one_place() -> None:
+    folder = Path(cluster.__file__).parent
+    found = [path.name for path in folder.glob("*.py") if re.search(r"open.*backup_manifest", path.read_text())]
+    assert not found

@@ -113,6 +113,24 @@ def test_http(site: str, path: str, more: dict[str, Any], state: str, words: str
     assert words in result.detail
 
 
+def test_a_body_that_takes_years_to_match_ends_at_the_timeout(site: str) -> None:
+    """And it stops nothing else meanwhile: the server chooses its text."""
+    ticks: list[float] = []
+
+    def tick() -> None:
+        for _ in range(10):
+            time.sleep(0.02)
+            ticks.append(time.monotonic())
+
+    ticker = threading.Thread(target=tick)
+    ticker.start()
+    result = look({"http": {"url": f"{site}/body?{'a' * 40}!", "body": "(a+)+#", "timeout": "400ms"}})
+    assert len(ticks) == 10
+    ticker.join()
+    assert (result.state, result.seconds < 1.4) == ("unknown", True)
+    assert result.detail == "status 200, but the body took longer than 0.4 s to match '(a+)+#'"
+
+
 def test_nobody_listening_is_a_failure(closed_port: int) -> None:
     for probe in ({"http": {"url": f"http://127.0.0.1:{closed_port}/"}}, {"tcp": {"port": closed_port}}):
         result = look(probe)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import mmap
@@ -32,10 +33,12 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows im
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed, run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.subvolumes import subvolumes
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.subvolumes.subvolumes import (
     Subvolumes,
 )
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Writer
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import adopt, checkpoint, receive, rollback, scrub
 from images import copy_of_a_moment
@@ -565,6 +568,40 @@ def test_refusals_change_nothing(store: Store, disk: Path, data: Path, tmp_path:
     refused(data, "is not a directory that belongs to root alone")
     (disk / ".evenkeel-snapshots").rmdir()
     assert checkpoint(store, "good", resources(data))["changed"]
+
+
+@contextlib.contextmanager
+def mounted_by_a_user(place: Path) -> Iterator[None]:
+    """What any user can have with fusermount: a file system that root may not even look at, and that never answers."""
+    fd = os.open("/dev/fuse", os.O_RDWR)
+    options = f"fd={fd},rootmode=40000,user_id=1000,group_id=1000"
+    subprocess.run(["mount", "-i", "-t", "fuse", "-o", options, "none", place], check=True, pass_fds=[fd])
+    try:
+        yield
+    finally:
+        os.close(fd)
+        subprocess.run(["umount", "-l", place], check=False, capture_output=True)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="this takes FUSE")
+@pytest.mark.parametrize("where", ["sub", "."])
+def test_a_mount_of_a_user_holds_nothing_up(store: Store, data: Path, tmp_path: Path, where: str) -> None:
+    """Below the subvolume neither its record nor its way back; over it no host that goes back by itself."""
+    before = copy_of(data, tmp_path)
+    with mounted_by_a_user(data / where) if where == "sub" else contextlib.nullcontext():
+        checkpoint(store, "before", resources(data))
+    (data / "one").write_text("second")
+    with mounted_by_a_user(data / where):
+        if where == ".":
+            with pytest.raises(Refused, match="nothing was changed"):
+                rollback(store, "before")
+        (section,) = (one for one in store.manifest(store.resolve("before")).sections if one.kind == "subvolumes")
+        at = Restore(store.system, store.objects, unattended=where == ".")
+        kind = Subvolumes()
+        assert "snapshot" in kind.capture_for_undo(section.spec, Writer(store.objects), store.system, where == ".")[0]
+        assert len(kind.apply(kind.plan(section.lines, at), at)) == 1
+    assert not differences(before, data)
+    assert os.listdir(data.parent / ".evenkeel-snapshots") and not list(data.parent.glob(".evenkeel-snapshots/repl*"))
 
 
 def test_a_mount_that_came_since_refuses_the_rollback(store: Store, data: Path, tmp_path: Path) -> None:

@@ -196,3 +196,31 @@ def test_a_watcher_that_somebody_has_stopped_goes_on(tmp_path: Path) -> None:
         holder.kill()
         holder.communicate()
     assert not watcher.is_running(str(agent))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="somebody else's directory needs root")
+@pytest.mark.parametrize("through", ["directory", "link"])
+def test_root_runs_a_python_of_another_user_only_where_it_has_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, through: str
+) -> None:
+    """Not the interpreter of the change either, as with one below the home of the user who logs in."""
+    theirs, root = tmp_path / "theirs" / "python3", tmp_path / "root" / "python3"
+    for path in (theirs, root):
+        path.parent.mkdir()
+        path.write_text('#!/bin/sh\nexec /usr/bin/python3 "$@"\n')
+        path.chmod(0o755)
+    os.chown(theirs.parent, 12345, 12345)
+    (tmp_path / "python3").symlink_to(theirs)
+    own = str(theirs if through == "directory" else tmp_path / "python3")
+    monkeypatch.setattr(units, "python", lambda: own)
+    monkeypatch.setattr(units, "PYTHONS", f"{tmp_path}/gone {root}")
+    system = System()
+    assert units.pythons(system).split()[:2] == [f"{tmp_path}/gone", str(root)] and own not in units.pythons(system)
+    assert units.trusted_python(system) == str(root) and not units.doubtful_python(system)
+    root.write_text("#!/bin/sh\nexit 1\n")  # too old
+    system = replace(system, has_systemd=lambda: False)
+    monkeypatch.setattr(units, "_MORE_PYTHONS", f"{tmp_path}/none")
+    assert units.pythons(system).split()[-1] == units.trusted_python(system) == own
+    assert f"runs with {own}, which users other than root can replace" in units.doubtful_python(system)
+    monkeypatch.setattr(units, "python", lambda: "/usr/bin/python3")
+    assert units.pythons(system).startswith("/usr/bin/python3 ") and not units.doubtful_python(system)
