@@ -67,13 +67,15 @@ class Reader:
         self._learned = 0
         self._learned_bytes = 0
 
-    def tolerate(self, error: Exception) -> str:
-        """The words for an error of reading; a reader that is not tolerant raises the error again.
+    def tolerate(self, error: Exception, path: bytes) -> str:
+        """The words for an error of reading the path; a reader that is not tolerant raises the error again.
 
         Every reader raises it where the store has no room for the content, because the path is not the cause then.
         """
         full = isinstance(self.sink, Writer) and getattr(error, "errno", None) in _NO_ROOM
         if not self.tolerant or full:
+            if isinstance(error, OSError) and not full and not isinstance(error.filename, str):
+                error.filename = os.fsdecode(path)  # It held the last name of the path alone, or a descriptor.
             raise error
         return error.message if isinstance(error, EvenkeelError) else getattr(error, "strerror", "") or str(error)
 
@@ -82,7 +84,7 @@ class Reader:
         try:
             found = xattrs_of(where, path, max(_XATTRS - self._heavy, _LITTLE))
         except (OSError, EvenkeelError) as error:
-            self.unread[path] = self.tolerate(error)
+            self.unread[path] = self.tolerate(error, path)
             return instead
         if found and self.tolerant:
             size = sum(len(value) for _name, value in found)

@@ -73,7 +73,10 @@ def scan(
             walk.each(os.fsencode(path))
         read_again(walk.reader, walk.found, walk.inodes)
     except PermissionError as error:
-        raise UsageError(f"{path} cannot be read: {error}; run with the rights to read it (become)") from error
+        raise UsageError(
+            f"{error.filename or path} cannot be read: {error.strerror}; run with the rights to read it (become), or "
+            "exclude it (not even root can read a mount of FUSE that another user has made)"
+        ) from error
     except RecursionError as error:
         raise UsageError(f"{walk.found.last()} lies too deep to be read; exclude a directory above it") from error
     except OSError as error:

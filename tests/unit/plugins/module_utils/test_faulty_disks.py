@@ -1,0 +1,64 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Disks that are full, sick or away, and file systems of other sorts: they cost the paths on them, and no others."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import RestoreFailed, UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.plan import Options
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.change import RolledBack
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from flows import checkpoint, rollback
+
+
+def protect(*trees: Path) -> list[dict[str, Any]]:
+    return [{"files": {"paths": [str(tree) for tree in trees]}}]
+
+
+def go_back(store: Store, checkpoint_id: str) -> RolledBack:
+    """Go back as a host does by itself."""
+    with store.locked():
+        return Run(store, store.manifest(checkpoint_id), Options(unattended=True)).carry_out()
+
+
+def fail(monkeypatch: pytest.MonkeyPatch, name: bytes, number: int, *calls: str) -> None:
+    """Let these calls fail for paths of that last name, as on a mount of FUSE that another user has made."""
+    for call in calls:
+        real = getattr(os, call)
+
+        def failing(path: Any, *more: Any, _real: Any = real, **options: Any) -> Any:
+            if path == name:
+                raise OSError(number, os.strerror(number), path)
+            return _real(path, *more, **options)
+
+        monkeypatch.setattr(os, call, failing)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+@pytest.mark.parametrize("calls", [["open"], ["open", "stat"]])
+def test_a_directory_that_nobody_can_look_into_costs_itself_alone(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch, number: int, calls: list[str]
+) -> None:
+    made = checkpoint(store, "before", protect(tree))
+    (tree / "a").write_text("new")
+    (tree / "sub" / "deep" / "mnt").mkdir()
+    (tree / "sub" / "small").write_text("new")
+    with monkeypatch.context() as patched:
+        fail(patched, b"mnt", number, *calls)
+        with pytest.raises(UsageError if number == errno.EACCES else OSError, match=f"{tree}/sub/deep/mnt"):
+            checkpoint(store, "again", protect(tree))
+        try:
+            left = go_back(store, made["id"]).left
+        except RestoreFailed as error:
+            left = error.result["left"]
+    assert (tree / "a").read_text() == "first" and (tree / "sub" / "small").stat().st_size == 65536
+    assert all(str(tree / "sub" / "deep") in one for one in left)
