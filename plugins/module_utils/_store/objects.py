@@ -461,13 +461,17 @@ class Writer:
             self._afterwards.pop(0)()
 
     def discard(self) -> None:
-        """Forget all contents that were added and not published."""
+        """Forget all contents that were added and not published. It never fails: it is called where something else
+        failed, and the next run removes files that stay."""
+        paths = [path for path, _name, _lines in self._packs] + list(self._loose.values())
         if self._pack is not None:
-            self._pack.close()
-            os.unlink(self._pack.name)
+            paths.append(self._pack.name)
+            with suppress(OSError):  # It writes what it still holds, for which there may be no room.
+                self._pack.close()
             self._pack = None
-        for path in [path for path, _name, _lines in self._packs] + list(self._loose.values()):
-            os.unlink(path)
+        for path in paths:
+            with suppress(OSError):
+                os.unlink(path)
         if self.new_objects:
             self._afterwards.clear()  # The actions rely on contents that are discarded here.
         self._packs, self._loose, self._fresh = [], {}, set()

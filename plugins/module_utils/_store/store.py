@@ -165,8 +165,9 @@ class Store:
         fd = os.open(self.join("lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             self._acquire(fd, wait)
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            with suppress(OSError):  # It is for messages alone, and a full disk must not keep the host from going back.
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
             if not self.exists:
                 for folder in ("manifests", "refs", "packs", "objects"):
                     os.makedirs(self.join(folder), 0o700, exist_ok=True)

@@ -158,19 +158,19 @@ class Run(First, Proof):
         try:
             plan.look(self.store, made, self.how, Reading(writer, still, undo=self._keeps))
         except OSError as error:
-            self._no_undo(error)
-            writer.discard()
+            self._no_undo(error, writer)
             hasher = Hasher(self.store.objects)
             self._plan = Plan(made.manifest, made.sections)
             plan.look(self.store, self._plan, self.how, Reading(hasher, hasher, undo=False))
 
-    def _no_undo(self, error: OSError) -> None:
-        """Refuse an operator; a host that goes back by itself goes on without an undo."""
+    def _no_undo(self, error: OSError, writer: Writer) -> None:
+        """Refuse an operator; a host that goes back by itself goes on without an undo, and with the room for it."""
         if not self.how.unattended:
             raise Refused(
                 f"the present state cannot be kept in {self.store.root}: {error}; nothing was changed. "
                 "Mend the cause, then run again"
             ) from error
+        writer.discard()
         self._keeps = False
         self._notes.append(f"the replaced state is not kept: {error}")
 
@@ -253,7 +253,7 @@ class Run(First, Proof):
             try:
                 plan.look(self.store, now, self.how, Reading(sink, sink, made.before, undo=self._keeps))
             except OSError as error:
-                self._no_undo(error)
+                self._no_undo(error, writer)
                 return
             self._plan = now
             self._stage(paths)
@@ -267,7 +267,7 @@ class Run(First, Proof):
         try:
             self._undo = self.store.commit(writer, UNDO, self.manifest.host, before).id
         except OSError as error:
-            self._no_undo(error)
+            self._no_undo(error, writer)
 
     def put_back_files(self, paths: transaction.Transaction) -> None:
         with self._trying(FILES), locked(self._kinds(), self.store.system, self.how.unattended):

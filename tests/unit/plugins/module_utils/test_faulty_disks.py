@@ -16,8 +16,9 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.plan import Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.change import RolledBack
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Writer
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from flows import checkpoint, rollback
+from flows import checkpoint
 
 
 def protect(*trees: Path) -> list[dict[str, Any]]:
@@ -62,3 +63,26 @@ def test_a_directory_that_nobody_can_look_into_costs_itself_alone(
             left = error.result["left"]
     assert (tree / "a").read_text() == "first" and (tree / "sub" / "small").stat().st_size == 65536
     assert all(str(tree / "sub" / "deep") in one for one in left)
+
+
+def test_an_undo_for_which_there_is_no_room_keeps_nothing_back(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full when the last of a pack is written, and still full when the pack is given up."""
+    made = checkpoint(store, "before", protect(tree))
+    (tree / "a").write_text("new")
+    for number in range(20):
+        (tree / f"new{number}").write_bytes(os.urandom(60_000))
+    put = Writer._put
+
+    def full(writer: Writer, data: bytes) -> None:
+        put(writer, data)
+        assert writer._pack is not None
+        os.dup2(os.open("/dev/full", os.O_WRONLY), writer._pack.fileno())
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Writer, "_put", full)
+        done = go_back(store, made["id"])
+    assert (tree / "a").read_text() == "first" and done.left == [] and done.undo == ""
+    assert any("the replaced state is not kept" in note for note in done.notes)
+    assert os.listdir(store.join("tmp")) == []
