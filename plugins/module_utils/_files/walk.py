@@ -106,7 +106,9 @@ class Walk:
                     # Its time changes with every other entry in it, so it is left out.
                     info = os.fstat(fd)
                     self.inodes[above] = (info.st_dev, info.st_ino)
+                    unread = dict(self.reader.unread)
                     entry = entry_of(above, info, ABOVE, self.reader.xattrs(fd, above))._replace(mtime=0)
+                    self.reader.unread = unread  # While it is there, a rollback sets nothing on it.
                     self.found.put(entry.line(), NEVER)
                 finally:
                     os.close(fd)

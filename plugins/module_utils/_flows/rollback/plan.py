@@ -73,7 +73,8 @@ class Plan:
     """The steps of a rollback to ``manifest``. ``before`` are the same sections in their present state, for the undo.
 
     ``away``: mount points at which nothing can be put back, and why. ``left``: parts that could not even be looked at,
-    and why. ``unkept``: state that the undo lacks, in words. ``spared``: trees of kinds that refuse to go back.
+    and why. ``unkept``: state that the undo lacks, in words, and ``unread``: the paths among that. ``spared``: trees of
+    kinds that refuse to go back.
     """
 
     manifest: Manifest
@@ -87,6 +88,7 @@ class Plan:
     away: dict[str, str] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
     unkept: list[str] = field(default_factory=list)
+    unread: set[bytes] = field(default_factory=set)
     spared: list[str] = field(default_factory=list)
 
     @property
@@ -154,9 +156,13 @@ def look(store: Store, made: Plan, how: Options, reading: Reading) -> None:
     sink, running, undo = reading.sink, reading.running, reading.undo
     for section in made.sections:
         lines: list[str] = []
-        if tree_spec(section) is not None:
+        spec = tree_spec(section)
+        if spec is not None:
+            looked = False
             with _noting(made.left, section.kind, store=True):
                 lines += _look_at_files(store, made, section, how, sink)
+                looked = True
+            made.unread.update(map(os.fsencode, () if looked else spec["paths"]))
         if undo:
             unkept: dict[str, str] = {}
             before = next((one for one in running if one.kind == section.kind), None)
@@ -167,8 +173,8 @@ def look(store: Store, made: Plan, how: Options, reading: Reading) -> None:
             if unkept and section.spec.get("trees") is None:
                 continue
         known = dict(section.spec)
-        if tree_spec(section) is not None:
-            known[files.MOUNTS] = files.mounted(files.declared(tree_spec(section) or {}), seen_mounts())
+        if spec is not None:
+            known[files.MOUNTS] = files.mounted(files.declared(spec), seen_mounts())
         made.before.append(replace(section, spec=known, lines=lines))
     if not running:
         made.spared = list(_refusing(store, made, how))
@@ -221,6 +227,7 @@ def _look_at_files(store: Store, made: Plan, section: Section, how: Options, sin
     made.directories += comparison.directories(then, todo)
     made.diff += _diff(steps, scan)
     made.unkept += [f"{os.fsdecode(path)}: {why}" for path, why in scan.unread.items()]
+    made.unread.update(scan.unread)
     return scan.lines()
 
 

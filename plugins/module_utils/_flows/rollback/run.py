@@ -263,9 +263,10 @@ class Run(First, Proof):
         before = self._plan.before
         for section, known in self._before_access:
             before = [access.as_it_was(one, section, known) for one in before]
+        self._kept = before
         self._notes += [f"not in the undo: {one}" for one in self._plan.unkept]
         try:
-            self._undo = self.store.commit(writer, UNDO, self.manifest.host, before).id
+            self._undo = self.store.commit(writer, UNDO, self.manifest.host, self._undo_of(before)).id
         except OSError as error:
             self._no_undo(error, writer)
 

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import RestoreFailed, UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import access
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.plan import Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.change import RolledBack
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Writer
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from flows import checkpoint
+from flows import checkpoint, rollback
 
 
 def protect(*trees: Path) -> list[dict[str, Any]]:
@@ -86,3 +89,39 @@ def test_an_undo_for_which_there_is_no_room_keeps_nothing_back(
     assert (tree / "a").read_text() == "first" and done.left == [] and done.undo == ""
     assert any("the replaced state is not kept" in note for note in done.notes)
     assert os.listdir(store.join("tmp")) == []
+
+
+@pytest.mark.parametrize("where", ["directory", "file", "access", "tree"])
+def test_what_an_undo_lacks_stays_as_it_is_when_it_is_rolled_back_to(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    other = tree.with_name("other")
+    other.write_text("old")
+    made = checkpoint(store, "before", [*protect(tree), *protect(other)])
+    (tree / "a").write_text("new")
+    other.write_text("new")
+    with monkeypatch.context() as patched:
+        scan, prepare = files.scan, Run.prepare
+
+        def refused(spec: Any, *words: Any, **more: Any) -> Any:
+            if str(tree) in spec["paths"]:
+                raise UsageError("it lies too deep to be read")
+            return scan(spec, *words, **more)
+
+        def prepared(*words: Any) -> None:
+            if where == "access":  # What could not be read first can be read later.
+                patched.undo()
+            prepare(*words)
+
+        patched.setattr(Run, "prepare", prepared)
+        if where == "access":
+            patched.setattr(access, "PATHS", (str(tree / "sub"),))
+        if where == "tree":
+            patched.setattr(files, "scan", refused)
+        else:
+            fail(patched, b"large" if where == "file" else b"deep", errno.EIO, "open")
+        with suppress(RestoreFailed):
+            go_back(store, made["id"])
+    rollback(store, "undo")
+    assert (tree / "sub" / "deep" / "c").read_text() == "deep" and (tree / "sub" / "large").stat().st_size == 200_000
+    assert other.read_text() == "new" and (where == "tree" or (tree / "a").read_text() == "new")
