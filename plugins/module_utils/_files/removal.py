@@ -65,6 +65,15 @@ def _remove_from(above: int, anchor: Anchor) -> bool:
         return False
 
 
+def take_out(stage: int, name: bytes) -> None:
+    """Remove one object from an open staging directory, with everything in it."""
+    if not _unlinked(stage, name):
+        with opened(stage, name) as found:
+            if found is not None:
+                _empty(found, found)
+        os.rmdir(name, dir_fd=stage)
+
+
 def _empty(folder: int, top: int, depth: int = 0) -> None:
     """Empty the open directory, immutable objects included. A directory that lies too deep goes by way of ``top``."""
     names = os.listdir(folder)

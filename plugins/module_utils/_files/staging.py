@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 
 from .._errors import Damaged, EvenkeelError, Refused
 from .._host.durable import exchange, syncfs
@@ -18,6 +19,7 @@ from .journals import Note, Operation, Plan
 from .known import Known, another, noting
 from .making import finish_folders, make
 from .preflight import below
+from .removal import take_out
 from .step import DELETE, META, PUT, SWAP, Inode, PathStep
 
 # The errors of exchanging two names on a file system that cannot.
@@ -135,7 +137,20 @@ class Staging:
         return Operation(step.op, path, name, anchor, inode, was, checked=step.op != PUT)
 
     def _make(self, step: PathStep, stage: int, name: bytes) -> int:
-        """Make the objects of a step in the open staging directory; the inode number of the first."""
+        """Make the objects of a step in the open staging directory; the inode number of the first.
+
+        Where one of them cannot be made, none stays: their room is for the steps that follow.
+        """
+        try:
+            return self._made(step, stage, name)
+        except (OSError, EvenkeelError):
+            for entry in step.makes:
+                self._staged.pop(entry.path, None)
+            with suppress(OSError):
+                take_out(stage, name)
+            raise
+
+    def _made(self, step: PathStep, stage: int, name: bytes) -> int:
         folders = []
         for entry in step.makes:
             where = name + entry.path[len(step.path) :]

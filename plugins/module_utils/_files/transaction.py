@@ -94,7 +94,7 @@ class Transaction:
         if not steps:
             return {}
         with _nothing_changed():
-            left = preflight(steps, directories, away or {})
+            left = preflight(steps, directories, away or {}, self._store.root)
             short = [f"{path}: {why}" for path, why in left.items() if why.startswith(NO_ROOM)]
             if short and not partly:
                 raise Refused(f"{'; '.join(short[:5])}; nothing was changed. Make room, then run again")

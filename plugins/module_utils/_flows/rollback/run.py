@@ -92,7 +92,7 @@ class Run(First, Proof):
         """The result that ``carry_out`` would have, as far as it can be known beforehand. Changes nothing."""
         made, hasher = self._plan, Hasher(self.store.objects)
         plan.look(self.store, made, self.how, Reading(hasher, hasher, undo=False))
-        left = preflight(made.files, made.directories, made.away)
+        left = preflight(made.files, made.directories, made.away, self.store.root)
         made.files = [step for step in made.files if step.target not in left]
         plan.add_steps(self.store, made, self.how)
         self._plan = plan.stopped(made, self.how.quiesce)

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import RestoreFailed, UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import preflight
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.entry import Entry
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import PUT, PathStep
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import access
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.plan import Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import mounts
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.change import RolledBack
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Writer
@@ -125,3 +131,36 @@ def test_what_an_undo_lacks_stays_as_it_is_when_it_is_rolled_back_to(
     rollback(store, "undo")
     assert (tree / "sub" / "deep" / "c").read_text() == "deep" and (tree / "sub" / "large").stat().st_size == 200_000
     assert other.read_text() == "new" and (where == "tree" or (tree / "a").read_text() == "new")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it mounts")
+def test_a_file_without_room_takes_no_room_of_others(store: Store, tree: Path) -> None:
+    disk = tree / "empty"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", disk], check=True)
+    try:
+        big, small = disk / "big", disk / "small"
+        with big.open("wb") as stream:
+            stream.write(os.urandom(1_200_000))
+            stream.truncate(2_000_000)  # Nobody knows how much of it are holes.
+        small.write_bytes(bytes(50_000))
+        made = checkpoint(store, "before", protect(tree))
+        big.write_bytes(os.urandom(1_300_000))
+        small.write_text("new")
+        with pytest.raises(RestoreFailed) as ended:
+            go_back(store, made["id"])
+        assert ended.value.result["left"] == [f"{big}: No space left on device"]
+        assert small.stat().st_size == 50_000 and sorted(os.listdir(disk)) == ["big", "small"]
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize(("device", "short"), [(b"8:1", []), (b"8:2", ["/data/large"])])
+def test_data_are_shared_with_a_store_on_the_same_file_system_alone(
+    monkeypatch: pytest.MonkeyPatch, device: bytes, short: list[str]
+) -> None:
+    table = [mounts.Mount(b"/", b"/", b"8:1", "xfs", 1, 0), mounts.Mount(b"/data", b"/", device, "xfs", 2, 1)]
+    monkeypatch.setattr(preflight, "mounts", lambda: table)
+    monkeypatch.setattr(os, "statvfs", lambda _path: SimpleNamespace(f_frsize=1, f_bfree=100, f_files=0, f_flag=0))
+    entry = Entry(b"/data/large", "f", 0o644, size=100_000, sha256="0" * 64)
+    steps = [PathStep(PUT, entry.path, "create", "", entry, None)]
+    assert list(preflight.short_of_room(steps, "/var/store")) == short
