@@ -92,14 +92,14 @@ class First(Record):
             with self._trying(section.kind):
                 if narrow is None:
                     continue
-                scan = files.scan(narrow.spec, Hasher(), skip, tolerant=True)
+                scan = files.scan(narrow.spec, Hasher(), skip, tolerant=True, then=narrow.lines)
                 then = plan.entries(narrow, narrow.spec, scan)
                 steps = [step for step in comparison.compare(then, scan) if self.how.wants(step.target)]
                 if steps:
                     plans.append((section, narrow, steps, comparison.directories(then, steps)))
         try:
             for section, narrow, _steps, _directories in plans:
-                found = files.scan(narrow.spec, writer, skip, tolerant=True, cached=False)
+                found = files.scan(narrow.spec, writer, skip, tolerant=True, cached=False, then=narrow.lines)
                 self._unread.update(found.unread)
                 self._before_access.append((section, replace(narrow, lines=found.lines())))
             if self._before_access and self._keeps:

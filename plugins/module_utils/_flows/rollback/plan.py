@@ -212,7 +212,7 @@ def _look_at_files(store: Store, made: Plan, section: Section, how: Options, sin
     spec = tree_spec(section)
     if spec is None:
         return []
-    scan = files.scan(spec, sink, ours.paths(store.root), tolerant=True)
+    scan = _scan(store, section, spec, sink)
     then = entries(section, spec, scan)
     steps = _wanted(store, made.sections, then, scan, how)
     made.away.update(remounted(files.trees_of(spec), seen_mounts()))
@@ -229,6 +229,11 @@ def _look_at_files(store: Store, made: Plan, section: Section, how: Options, sin
     made.unkept += [f"{os.fsdecode(path)}: {why}" for path, why in scan.unread.items()]
     made.unread.update(scan.unread)
     return scan.lines()
+
+
+def _scan(store: Store, section: Section, spec: Mapping[str, Any], sink: Sink) -> Scan:
+    """The trees of the section as they are now; what the checkpoint could read can be read again."""
+    return files.scan(spec, sink, ours.paths(store.root), tolerant=True, then=path_lines(section))
 
 
 def _wanted(store: Store, sections: Sequence[Section], then: Tree, now: Scan, how: Options) -> list[PathStep]:
@@ -255,7 +260,7 @@ def written_since(store: Store, sections: Sequence[Section], how: Options) -> di
     for section in sections:
         spec = tree_spec(section)
         if spec is not None:
-            scan = files.scan(spec, Hasher(store.objects), ours.paths(store.root), tolerant=True)
+            scan = _scan(store, section, spec, Hasher(store.objects))
             steps = _wanted(store, sections, entries(section, spec, scan), scan, how)
             found.update({step.target: _line_of(scan, step.target) for step in steps})
     return found if len(found) <= _MOST else {}
@@ -355,7 +360,7 @@ def prove_files(store: Store, sections: Sequence[Section], how: Options) -> tupl
         if spec is None:
             continue
         with _noting(left, section.kind):
-            scan = files.scan(spec, Hasher(store.objects), ours.paths(store.root), tolerant=True)
+            scan = _scan(store, section, spec, Hasher(store.objects))
             then = entries(section, spec, scan)
             wrong = {step.target: step for step in _wanted(store, sections, then, scan, how)}
             away = remounted(files.trees_of(spec), seen_mounts())

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import RestoreFailed, UsageError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import preflight
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import preflight, reading
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.entry import Entry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import PUT, PathStep
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import access
@@ -164,3 +164,24 @@ def test_data_are_shared_with_a_store_on_the_same_file_system_alone(
     entry = Entry(b"/data/large", "f", 0o644, size=100_000, sha256="0" * 64)
     steps = [PathStep(PUT, entry.path, "create", "", entry, None)]
     assert list(preflight.short_of_room(steps, "/var/store")) == short
+
+
+def test_a_checkpoint_accepts_nothing_that_the_proof_cannot_read(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "link-not"):
+        (tree / name).write_text("first")
+        os.setxattr(tree / name, "user.much", bytes(250))
+    made = checkpoint(store, "before", protect(tree))
+    with (tree / "sparse").open("r+b") as stream:
+        stream.write(b"new")
+    (tree / "link-not").write_text("new")
+    with (tree / "new").open("wb") as stream:
+        stream.truncate(10_000_000)
+    monkeypatch.setattr(reading, "_HOLES", 1000)
+    monkeypatch.setattr(reading, "_XATTRS", 300)
+    monkeypatch.setattr(reading, "_LITTLE", 100)
+    done = go_back(store, made["id"])
+    assert done.left == [] and (tree / "sparse").read_bytes()[:3] == bytes(3) and not (tree / "new").exists()
+    assert any(f"{tree}/new: it is a file of holes" in note for note in done.notes)
+    assert rollback(store, "undo")["left"] == [] and (tree / "sparse").read_bytes()[:3] == b"new"
