@@ -25,6 +25,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.ro
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import mounts
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.change import RolledBack
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import objects
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Writer
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, rollback
@@ -185,3 +186,29 @@ def test_a_checkpoint_accepts_nothing_that_the_proof_cannot_read(
     assert done.left == [] and (tree / "sparse").read_bytes()[:3] == bytes(3) and not (tree / "new").exists()
     assert any(f"{tree}/new: it is a file of holes" in note for note in done.notes)
     assert rollback(store, "undo")["left"] == [] and (tree / "sparse").read_bytes()[:3] == b"new"
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_checkpoint_without_room_leaves_none_of_its_contents(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    def full(*_words: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tree / "z").write_bytes(bytes(200_000))  # It comes after others of its size.
+    add = Writer.add_file
+    files_so_far: list[int] = []
+
+    def added(writer: Writer, fd: int) -> tuple[str, int]:
+        files_so_far.append(fd)
+        return add(writer, fd) if late or len(files_so_far) < 3 else full()  # type: ignore[func-returns-value]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Writer, "add_file", added)
+        if late:
+            patched.setattr(objects, "sync_paths", full)
+        with pytest.raises(
+            OSError, match=f"the store {store.root} has no room for the checkpoint before, .* Make room"
+        ):
+            checkpoint(store, "before", protect(tree))
+    assert files_so_far and os.listdir(store.join("tmp")) == []
