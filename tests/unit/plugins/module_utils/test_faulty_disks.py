@@ -12,7 +12,7 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import RestoreFailed, UsageError
@@ -192,7 +192,7 @@ def test_a_checkpoint_accepts_nothing_that_the_proof_cannot_read(
 def test_a_checkpoint_without_room_leaves_none_of_its_contents(
     store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
-    def full(*_words: object) -> None:
+    def full(*_words: object) -> NoReturn:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     (tree / "z").write_bytes(bytes(200_000))  # It comes after others of its size.
@@ -201,7 +201,7 @@ def test_a_checkpoint_without_room_leaves_none_of_its_contents(
 
     def added(writer: Writer, fd: int) -> tuple[str, int]:
         files_so_far.append(fd)
-        return add(writer, fd) if late or len(files_so_far) < 3 else full()  # type: ignore[func-returns-value]
+        return add(writer, fd) if late or len(files_so_far) < 3 else full()
 
     with monkeypatch.context() as patched:
         patched.setattr(Writer, "add_file", added)
