@@ -156,8 +156,8 @@ class Staging:
             where = name + entry.path[len(step.path) :]
             try:
                 make(self._store, entry, stage, where, self._staged)
-            except Damaged:
-                if entry.sha256:
+            except Damaged as error:
+                if entry.sha256 and error.__cause__ is None:  # A content that cannot be read now may be whole.
                     self._store.quarantine(entry.sha256)
                 raise
             self._staged[entry.path] = (stage, where)

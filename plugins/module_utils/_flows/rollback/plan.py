@@ -193,14 +193,14 @@ def _refusing(store: Store, made: Plan, how: Options) -> Iterator[str]:
 
 
 @contextmanager
-def _noting(notes: dict[str, str], what: str, store: bool = False) -> Iterator[None]:
+def _noting(notes: dict[str, str], what: str, store: bool = False, damaged: bool = False) -> Iterator[None]:
     """Note an error, so that a part that cannot be looked at does not hinder the other parts. A damaged checkpoint does
-    hinder them, and so does a ``store`` without room, where something is written to it."""
+    hinder them, unless ``damaged``, and so does a ``store`` without room, where something is written to it."""
     try:
         yield
-    except Damaged:
-        raise
     except EvenkeelError as error:
+        if isinstance(error, Damaged) and not damaged:
+            raise
         notes[what] = error.cause
     except Exception as error:
         if store and isinstance(error, OSError):
@@ -307,11 +307,11 @@ def add_steps(store: Store, made: Plan, how: Options) -> None:
     at = restore(store, made.manifest, how, [*how.changed, *(step.target for step in made.files)])
     made.early = []
     for name, kind in registry.early().items():
-        with _noting(made.left, name):
+        with _noting(made.left, name, damaged=how.unattended):
             made.early += steps_of(kind, made.sections, at)
     made.late = []
     for name, kind in registry.late().items():
-        with _noting(made.left, name):
+        with _noting(made.left, name, damaged=how.unattended):
             made.late += steps_of(kind, made.sections, at._replace(steps=[*made.early, *made.late]))
 
 

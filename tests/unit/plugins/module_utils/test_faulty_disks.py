@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import os
 import subprocess
 from contextlib import suppress
@@ -15,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import RestoreFailed, UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, RestoreFailed, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import preflight, reading
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.entry import Entry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import PUT, PathStep
@@ -212,3 +214,31 @@ def test_a_checkpoint_without_room_leaves_none_of_its_contents(
         ):
             checkpoint(store, "before", protect(tree))
     assert files_so_far and os.listdir(store.join("tmp")) == []
+
+
+class Sick(io.BytesIO):
+    """A file on a disk that gives an error for each reading."""
+
+    def read(self, _size: int | None = -1) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.parametrize("name", ["sub/large", "sub/small"])
+def test_a_store_that_cannot_be_read_lets_no_rollback_go_half_way(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    made = checkpoint(store, "before", protect(tree))
+    bad = hashlib.sha256((tree / name).read_bytes()).hexdigest()
+    (tree / "a").write_text("new")
+    (tree / name).write_text("new")
+    with monkeypatch.context() as patched:
+        opened = objects.Objects.open
+        patched.setattr(objects.Objects, "open", lambda at, sha: Sick() if sha == bad else opened(at, sha))
+        with pytest.raises(Damaged, match=rf"cannot give back 1 of the paths; nothing was changed.*{name}: object"):
+            rollback(store, "before")
+        assert (tree / "a").read_text() == "new"
+        # A host that goes back by itself does what it can.
+        with pytest.raises(RestoreFailed, match=f"{name}: object {bad} cannot be read from the store"):
+            go_back(store, made["id"])
+        assert (tree / "a").read_text() == "first"
+    assert go_back(store, made["id"]).left == []  # It was not taken for damaged.
