@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import subprocess
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +25,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.st
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import access
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.plan import Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import mounts
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import durable, mounts
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.change import RolledBack
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import objects
@@ -242,3 +243,44 @@ def test_a_store_that_cannot_be_read_lets_no_rollback_go_half_way(
             go_back(store, made["id"])
         assert (tree / "a").read_text() == "first"
     assert go_back(store, made["id"]).left == []  # It was not taken for damaged.
+
+
+def test_what_a_full_disk_or_a_kill_leaves_in_a_store_does_not_stay(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail_at(part: str) -> Callable[[int, bytes], None]:
+        def write(fd: int, data: bytes) -> None:
+            if part in os.readlink(f"/proc/self/fd/{fd}"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.write(fd, data)
+
+        return write
+
+    places = [Path(store.root), Path(store.root, "manifests"), Path(store.root, "refs")]
+    for part in ("/manifests/", "/refs/"):
+        with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+            patched.setattr(durable, "write_all", fail_at(part))
+            checkpoint(store, "once", protect(tree))
+        assert not [path for place in places for path in place.glob("*.tmp-*")]
+    for place in places:  # A kill leaves files, and so do writers that are at work.
+        (place / "left.tmp-999999999").write_text("half")
+        (place / f"mine.tmp-{os.getpid()}").write_text("half")
+    (orphan,) = [one for one in os.listdir(places[1]) if ".tmp-" not in one]
+    assert store.refs() == {}
+    (tree / "a").write_text("new")
+    kept = checkpoint(store, "kept", protect(tree), retention={"last": 1, "grace": "1h"})["id"]
+    assert sorted(one for one in os.listdir(places[1]) if ".tmp-" not in one) == [kept]
+    assert [path.name for place in places for path in place.glob("*.tmp-*")] == [f"mine.tmp-{os.getpid()}"] * 3
+    assert os.path.exists(store.objects.in_trash(store.join("manifests", orphan)))
+    assert rollback(store, "kept")["left"] == [] and store.verify(store.manifest(kept)) == {}
+
+
+def test_records_that_a_log_needs_are_no_leftovers(store: Store, tree: Path) -> None:
+    first = checkpoint(store, "log", protect(tree), kind="log")["id"]
+    (tree / "a").write_text("second")
+    second = checkpoint(store, "log", protect(tree), kind="log")["id"]
+    store._write_ref("log", [second])  # The line of the first is lost.
+    (tree / "a").write_text("other")
+    checkpoint(store, "other", protect(tree), retention={"last": 1})
+    assert {first, second} <= set(os.listdir(store.join("manifests")))
+    assert store.manifest(second)
