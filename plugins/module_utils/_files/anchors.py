@@ -29,23 +29,32 @@ _NAMES = 10_000
 
 class Anchor(NamedTuple):
     """A staging directory: its path and its inode number. The number is None where a kill came before it was known,
-    and where version 0.1.0 wrote the journal, which held no such number: ``old`` is set there."""
+    and where version 0.1.0 wrote the journal, which held no such number: ``old`` is set there. ``point``, ``kind``: the
+    mount that it lies on; empty where the journal does not tell."""
 
     path: str
     inode: int | None
     old: bool = False
+    point: str = ""
+    kind: str = ""
 
     @classmethod
     def read(cls, one: Any) -> Anchor:
         """The anchor that a journal keeps; an error of ``journals.MALFORMED`` where the journal is damaged."""
-        found = cls(one, None, True) if isinstance(one, str) else cls(str(one[0]), one[1])
+        found = cls(one, None, True) if isinstance(one, str) else cls(str(one[0]), one[1], False, *map(str, one[2:4]))
         if b"\0" in os.fsencode(found.path) or not isinstance(found.inode, (int, type(None))):
             raise ValueError(f"no staging directory: {one!r}")
         return found
 
     def stored(self) -> list[str | int | None]:
-        """The anchor as a journal keeps it."""
+        """The anchor as the plan of a journal keeps it."""
         return [self.path, self.inode]
+
+    def is_away(self) -> bool:
+        """Whether another mount is where it was made: then it may be there still, where nobody can see it."""
+        points = mount_points()
+        now = mount_of(os.fsencode(os.path.dirname(self.path)), points)
+        return bool(self.point) and (os.fsdecode(now), points.get(now, "")) != (self.point, self.kind)
 
     def open(self, above: int) -> tuple[int, bytes] | None:
         """Its descriptor and its present name in the open directory ``above``, in which it was made; None where it is
@@ -94,7 +103,7 @@ class Anchors:
         self.made: list[Anchor] = []
         self._fds: list[int] = []
         self._of: dict[bytes, int] = {}
-        self._mounts = set(mount_points())
+        self._mounts = mount_points()
 
     def of(self, path: bytes, created: Collection[bytes]) -> int:
         """The number of the staging directory for what will be at ``path``."""
@@ -104,7 +113,8 @@ class Anchors:
         if parent not in self._of:
             place = os.fsdecode(self._highest(parent)).rstrip("/") + "/" + self.name
             if place not in self._paths():
-                self.made.append(Anchor(place, None))
+                mount = mount_of(os.fsencode(os.path.dirname(place)), self._mounts)
+                self.made.append(Anchor(place, None, False, os.fsdecode(mount), self._mounts.get(mount, "")))
                 # The journal knows it before it exists, so that it is found after a kill.
                 self._write()
                 try:
@@ -119,7 +129,8 @@ class Anchors:
         return [one.path for one in self.made]
 
     def _write(self) -> None:
-        write_file(os.path.join(self.journal, "anchors"), json.dumps([one.stored() for one in self.made]).encode())
+        found = [[*one.stored(), one.point, one.kind] for one in self.made]
+        write_file(os.path.join(self.journal, "anchors"), json.dumps(found).encode())
 
     def _make(self, place: str) -> int:
         """A new directory, for us alone, that somebody else can have moved away by now but not entered."""
@@ -131,7 +142,7 @@ class Anchors:
             set_mtime(above, before.st_mtime_ns)
             fd = os.open(self.name, DIRECTORY, dir_fd=above)
             if _for_us_alone(os.fstat(fd), above) and not os.listdir(fd):
-                self.made[-1] = Anchor(place, os.fstat(fd).st_ino)
+                self.made[-1] = self.made[-1]._replace(inode=os.fstat(fd).st_ino)
                 self._write()
                 kept = True
                 return fd

@@ -19,7 +19,12 @@ from typing import Any, NoReturn
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, RestoreFailed, UsageError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import preflight, reading
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import (
+    anchors,
+    preflight,
+    reading,
+    transaction,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.entry import Entry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import PUT, PathStep
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import access
@@ -284,3 +289,33 @@ def test_records_that_a_log_needs_are_no_leftovers(store: Store, tree: Path) -> 
     checkpoint(store, "other", protect(tree), retention={"last": 1})
     assert {first, second} <= set(os.listdir(store.join("manifests")))
     assert store.manifest(second)
+
+
+def test_a_staging_directory_on_a_disk_that_is_away_is_removed_when_the_disk_is_back(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, away = tree / "sub", tree.with_name("away")
+    seen = mounts.mount_points()
+    monkeypatch.setattr(anchors, "mount_points", lambda: {**seen, os.fsencode(disk): "xfs"})
+
+    def die(*_words: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    checkpoint(store, "before", protect(tree))
+    (disk / "small").write_text("new")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(transaction, "apply", die)
+        rollback(store, "before")
+    (left,) = disk.glob(".evenkeel-*")
+    (journal,) = store.journals()
+    os.unlink(Path(journal, "COMMIT"))
+    disk.rename(away)
+    disk.mkdir()  # An empty mount point, as at a boot at which the disk is late.
+    for now in ({}, {os.fsencode(disk): "tmpfs"}):
+        with monkeypatch.context() as patched:
+            patched.setattr(anchors, "mount_points", lambda now=now: {**seen, **now})
+            assert list(transaction.unfinished(store)) == [] and store.journals() == [journal]
+    disk.rmdir()
+    away.rename(disk)
+    assert list(transaction.unfinished(store)) == []
+    assert store.journals() == [] and not left.exists() and not list(disk.glob(".evenkeel-*"))
