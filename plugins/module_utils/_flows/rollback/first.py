@@ -94,7 +94,7 @@ class First(Record):
                     continue
                 scan = files.scan(narrow.spec, Hasher(), skip, tolerant=True, then=narrow.lines)
                 then = plan.entries(narrow, narrow.spec, scan)
-                steps = [step for step in comparison.compare(then, scan) if self.how.wants(step.target)]
+                steps = plan.asked(comparison.compare(then, scan), self.how)
                 if steps:
                     plans.append((section, narrow, steps, comparison.directories(then, steps)))
         try:

@@ -19,7 +19,7 @@ from ..._files.mounts import remounted
 from ..._files.scanning import Scan
 from ..._files.step import FILES, PUT, PathStep, Step
 from ..._host.mounts import mount_points
-from ..._host.paths import check_path
+from ..._host.paths import ancestors, check_path
 from ..._resources import files, ours, registry
 from ..._resources.kind import Kind, Restore, Sink, is_within
 from ..._resources.registry import KINDS, own_lines, path_lines, seen_mounts, tree_spec
@@ -242,11 +242,19 @@ def _wanted(store: Store, sections: Sequence[Section], then: Tree, now: Scan, ho
     serves = any(section.kind == registry.programs().name for section in sections)
     return [
         step
-        for step in comparison.compare(then, now)
-        if how.wants(step.target)
-        and not (serves and _is_trace(store, step))
+        for step in asked(comparison.compare(then, now), how)
+        if not (serves and _is_trace(store, step))
         and not (step.target in how.spared and how.spared[step.target] == _line_of(now, step.target))
     ]
+
+
+def asked(steps: Sequence[PathStep], how: Options) -> list[PathStep]:
+    """The requested steps, and the steps that make directories above them. Pure."""
+    wanted = [step for step in steps if how.wants(step.target)]
+    if not how.paths:
+        return wanted
+    above = {one for step in wanted for one in ancestors(step.path)}
+    return [step for step in steps if how.wants(step.target) or (step.makes_directory and step.path in above)]
 
 
 def _line_of(now: Scan, path: str) -> str:
