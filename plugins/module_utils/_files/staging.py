@@ -92,10 +92,7 @@ class Staging:
             except EvenkeelError as error:
                 self.left[step.target] = error.cause
         if damaged and not self._partly:
-            raise Damaged(
-                f"the store cannot give back {len(damaged)} of the paths; nothing was changed. "
-                f"Recover the checkpoint from a replica (ft_recover). {'; '.join(damaged[:20])}"
-            )
+            raise not_there(damaged)
 
     def _look_at(self, paths: Iterable[bytes], seen: dict[bytes, Inode | None]) -> None:
         """Compare the directories that no step has led through."""
@@ -170,6 +167,28 @@ class Staging:
         if step.makes_directory:
             self._known.note(step.path, inode)
         return inode
+
+
+def not_there(damaged: Sequence[str]) -> Damaged:
+    """The error for paths, each with its cause, of which the store has no whole content."""
+    return Damaged(
+        f"the store cannot give back {len(damaged)} of the paths; nothing was changed. "
+        f"Recover the checkpoint from a replica (ft_recover). {'; '.join(damaged[:20])}"
+    )
+
+
+def check_contents(store: Store, steps: Sequence[PathStep]) -> None:
+    """Damaged where the store lacks a content of the steps, or has one of another size. Contents are not read."""
+    damaged = {}
+    for step in steps:
+        for entry in step.makes:
+            try:
+                if entry.sha256 and store.objects.size(entry.sha256) != entry.size:
+                    damaged[step.target] = f"object {entry.sha256} has another size than recorded"
+            except Damaged as error:
+                damaged[step.target] = error.cause
+    if damaged:
+        raise not_there([f"{path}: {why}" for path, why in damaged.items()])
 
 
 def _seen(steps: Sequence[PathStep]) -> dict[bytes, Inode | None]:

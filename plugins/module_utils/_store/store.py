@@ -578,6 +578,11 @@ class Store:
         """The names of all contents of the checkpoint that this store has to hold."""
         return objects_of(manifest, self._is_replica)
 
+    def missing(self, manifest: Manifest) -> dict[str, str]:
+        """sha256 -> its fault, for every object of the checkpoint that is missing. None is read."""
+        gone = sorted(sha for sha in self.contents_of(manifest) if not self.objects.has(sha))
+        return {sha: f"object {sha} is missing from the store {self.root}" for sha in gone}
+
     def verify(self, *manifests: Manifest) -> dict[str, str]:
         """sha256 -> its fault, for every object of the checkpoints that is missing or damaged."""
         wrong = {}

@@ -18,7 +18,12 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, RestoreFailed, UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
+    Damaged,
+    Refused,
+    RestoreFailed,
+    UsageError,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import (
     anchors,
     preflight,
@@ -319,3 +324,28 @@ def test_a_staging_directory_on_a_disk_that_is_away_is_removed_when_the_disk_is_
     away.rename(disk)
     assert list(transaction.unfinished(store)) == []
     assert store.journals() == [] and not left.exists() and not list(disk.glob(".evenkeel-*"))
+
+
+@pytest.mark.parametrize("fault", ["missing", "torn", "room"])
+def test_check_mode_promises_nothing_that_a_rollback_refuses(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    made = checkpoint(store, "before", protect(tree))
+    (tree / "sub" / "large").write_text("new")
+    (line,) = [one for one in store.manifest(made["id"]).sections[0].lines if "/sub/large " in one]
+    path = Path(store.objects.path(Entry.parse(line).sha256))
+    if fault == "missing":
+        path.unlink()
+    elif fault == "torn":
+        path.chmod(0o600)
+        os.truncate(path, 100)
+    else:
+        real = os.statvfs
+        few = {"f_bfree": 10, "f_bavail": 10, "f_frsize": 4096, "f_files": 0, "f_flag": 0}
+        monkeypatch.setattr(
+            os, "statvfs", lambda path: SimpleNamespace(**few) if isinstance(path, bytes) else real(path)
+        )
+    for check in (True, False):
+        with pytest.raises(Refused if fault == "room" else Damaged, match="nothing was changed.*|sub/large: no room"):
+            rollback(store, "before", check_mode=check)
+    assert (tree / "sub" / "large").read_text() == "new"
