@@ -18,10 +18,11 @@ from .._host.durable import (
     project,
     write_file,
 )
-from .._host.mounts import mount_of, mount_points
+from .._host.mounts import file_system_of, mount_of, mount_points
 from .._host.paths import DIRECTORY, ancestors, is_ours, open_dir
 from . import declaration
 from .entry import PINNED
+from .mounts import FIXED, MASKED
 
 # Names in the directory above among which a staging directory that was renamed is looked for.
 _NAMES = 10_000
@@ -74,16 +75,18 @@ class Anchor(NamedTuple):
         except OSError:
             return None
         info = os.fstat(fd)
-        if not _for_us_alone(info, above) or self.inode not in (None, info.st_ino):
+        if not self.is_for_us_alone(info, above) or self.inode not in (None, info.st_ino):
             os.close(fd)
             return None
         return fd
 
-
-def _for_us_alone(info: os.stat_result, above: int) -> bool:
-    """Whether nobody else can enter the directory, which was made in the open directory ``above``."""
-    mine = info.st_uid == os.geteuid() and stat.S_IMODE(info.st_mode) & 0o777 == 0o700
-    return mine and info.st_dev == os.fstat(above).st_dev
+    def is_for_us_alone(self, info: os.stat_result, above: int) -> bool:
+        """Whether nobody else can enter the directory with this status, which was made in the open directory ``above``;
+        where a mount fixes all modes, whether nobody else can write to it."""
+        if info.st_uid != os.geteuid() or info.st_dev != os.fstat(above).st_dev:
+            return False
+        mode = stat.S_IMODE(info.st_mode) & 0o777
+        return mode == 0o700 or (not mode & 0o022 and file_system_of(os.path.dirname(self.path)) in FIXED)
 
 
 def set_mtime(folder: int, mtime: int) -> None:
@@ -141,8 +144,9 @@ class Anchors:
             os.mkdir(self.name, 0o700, dir_fd=above)
             set_mtime(above, before.st_mtime_ns)
             fd = os.open(self.name, DIRECTORY, dir_fd=above)
-            if _for_us_alone(os.fstat(fd), above) and not os.listdir(fd):
-                self.made[-1] = self.made[-1]._replace(inode=os.fstat(fd).st_ino)
+            info = os.fstat(fd)
+            if self.made[-1].is_for_us_alone(info, above) and not os.listdir(fd):
+                self.made[-1] = self.made[-1]._replace(inode=info.st_ino)
                 self._write()
                 kept = True
                 return fd
@@ -153,6 +157,11 @@ class Anchors:
                 with suppress(OSError):
                     os.rmdir(self.name, dir_fd=above)
             os.close(above)
+        if self.made[-1].kind in FIXED and info.st_mode & 0o022:
+            raise Refused(
+                f"others can write to every directory of {self.made[-1].point}, whose modes are fixed "
+                f"({self.made[-1].kind}, {stat.S_IMODE(info.st_mode):o}), so that nothing can be staged there. {MASKED}"
+            )
         raise Refused(
             f"somebody has put another directory in the place of {place}, where the rollback was to be staged. "
             f"The owner of {os.path.dirname(place)} (user {before.st_uid}) can do that; find out who, then run again"

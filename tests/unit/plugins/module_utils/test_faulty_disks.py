@@ -30,7 +30,9 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files im
     reading,
     transaction,
 )
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.declaration import Declaration
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.entry import Entry
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.mounts import unprotected
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import PUT, PathStep
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import access
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.plan import Options
@@ -349,3 +351,39 @@ def test_check_mode_promises_nothing_that_a_rollback_refuses(
         with pytest.raises(Refused if fault == "room" else Damaged, match="nothing was changed.*|sub/large: no room"):
             rollback(store, "before", check_mode=check)
     assert (tree / "sub" / "large").read_text() == "new"
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("vfat", 0o755), ("vfat", 0o777), ("ext4", 0o755)])
+def test_a_mount_with_fixed_modes_can_be_put_back_where_nobody_else_can_write_to_it(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch, kind: str, mode: int
+) -> None:
+    seen = {**mounts.mount_points(), os.fsencode(tree): kind}
+    monkeypatch.setattr(anchors, "mount_points", lambda: seen)
+    monkeypatch.setattr(mounts, "mount_points", lambda: seen)
+    real = os.mkdir
+
+    def fixed(path: Any, _mode: int = 0o777, **options: Any) -> None:
+        real(path, mode, **options)
+        os.chmod(path, mode, **options)
+
+    checkpoint(store, "before", protect(tree))
+    (tree / "a").write_text("new")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "mkdir", fixed)
+        if (kind, mode) == ("vfat", 0o755):
+            assert rollback(store, "before")["left"] == [] and (tree / "a").read_text() == "first"
+        else:
+            why = "others can write to every directory of .*dmask=022" if kind == "vfat" else "somebody has put another"
+            with pytest.raises(Refused, match=why):
+                rollback(store, "before")
+    assert not list(tree.glob(".evenkeel-*")) and store.journals() == []
+
+
+def test_a_mount_with_fixed_modes_that_cannot_be_put_back_is_named_at_the_checkpoint() -> None:
+    spec = Declaration(["/boot/efi"], (), {"/boot/efi": "vfat"})
+    (said,) = unprotected(spec, ["D / 755 0 0 0", "D /boot 755 0 0 0", "d /boot/efi 777 0 0 0"])[1:]
+    assert (
+        said.startswith("/boot/efi is a mount of vfat, whose owner (user 0) and mode (777) are fixed")
+        and "dmask" in said
+    )
+    assert len(unprotected(spec, ["D / 755 0 0 0", "D /boot 755 0 0 0", "d /boot/efi 755 0 0 0"])) == 1
