@@ -47,7 +47,8 @@ options:
     aliases: [resources]
   paths:
     description:
-      - Put back only these files and trees, absolute paths at or below the paths of the checkpoint.
+      - Put back only these files and trees, absolute paths at or below the paths of the checkpoint. Directories above
+        them come back where they are missing.
     type: list
     elements: str
   strategy:

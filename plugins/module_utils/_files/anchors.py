@@ -18,10 +18,11 @@ from .._host.durable import (
     project,
     write_file,
 )
-from .._host.mounts import mount_of, mount_points
+from .._host.mounts import file_system_of, mount_of, mount_points
 from .._host.paths import DIRECTORY, ancestors, is_ours, open_dir
 from . import declaration
 from .entry import PINNED
+from .mounts import FIXED, MASKED
 
 # Names in the directory above among which a staging directory that was renamed is looked for.
 _NAMES = 10_000
@@ -29,23 +30,32 @@ _NAMES = 10_000
 
 class Anchor(NamedTuple):
     """A staging directory: its path and its inode number. The number is None where a kill came before it was known,
-    and where version 0.1.0 wrote the journal, which held no such number: ``old`` is set there."""
+    and where version 0.1.0 wrote the journal, which held no such number: ``old`` is set there. ``point``, ``kind``: the
+    mount that it lies on; empty where the journal does not tell."""
 
     path: str
     inode: int | None
     old: bool = False
+    point: str = ""
+    kind: str = ""
 
     @classmethod
     def read(cls, one: Any) -> Anchor:
         """The anchor that a journal keeps; an error of ``journals.MALFORMED`` where the journal is damaged."""
-        found = cls(one, None, True) if isinstance(one, str) else cls(str(one[0]), one[1])
+        found = cls(one, None, True) if isinstance(one, str) else cls(str(one[0]), one[1], False, *map(str, one[2:4]))
         if b"\0" in os.fsencode(found.path) or not isinstance(found.inode, (int, type(None))):
             raise ValueError(f"no staging directory: {one!r}")
         return found
 
     def stored(self) -> list[str | int | None]:
-        """The anchor as a journal keeps it."""
+        """The anchor as the plan of a journal keeps it."""
         return [self.path, self.inode]
+
+    def is_away(self) -> bool:
+        """Whether another mount is where it was made: then it may be there still, where nobody can see it."""
+        points = mount_points()
+        now = mount_of(os.fsencode(os.path.dirname(self.path)), points)
+        return bool(self.point) and (os.fsdecode(now), points.get(now, "")) != (self.point, self.kind)
 
     def open(self, above: int) -> tuple[int, bytes] | None:
         """Its descriptor and its present name in the open directory ``above``, in which it was made; None where it is
@@ -65,16 +75,18 @@ class Anchor(NamedTuple):
         except OSError:
             return None
         info = os.fstat(fd)
-        if not _for_us_alone(info, above) or self.inode not in (None, info.st_ino):
+        if not self.is_for_us_alone(info, above) or self.inode not in (None, info.st_ino):
             os.close(fd)
             return None
         return fd
 
-
-def _for_us_alone(info: os.stat_result, above: int) -> bool:
-    """Whether nobody else can enter the directory, which was made in the open directory ``above``."""
-    mine = info.st_uid == os.geteuid() and stat.S_IMODE(info.st_mode) & 0o777 == 0o700
-    return mine and info.st_dev == os.fstat(above).st_dev
+    def is_for_us_alone(self, info: os.stat_result, above: int) -> bool:
+        """Whether nobody else can enter the directory with this status, which was made in the open directory ``above``;
+        where a mount fixes all modes, whether nobody else can write to it."""
+        if info.st_uid != os.geteuid() or info.st_dev != os.fstat(above).st_dev:
+            return False
+        mode = stat.S_IMODE(info.st_mode) & 0o777
+        return mode == 0o700 or (not mode & 0o022 and file_system_of(os.path.dirname(self.path)) in FIXED)
 
 
 def set_mtime(folder: int, mtime: int) -> None:
@@ -94,7 +106,7 @@ class Anchors:
         self.made: list[Anchor] = []
         self._fds: list[int] = []
         self._of: dict[bytes, int] = {}
-        self._mounts = set(mount_points())
+        self._mounts = mount_points()
 
     def of(self, path: bytes, created: Collection[bytes]) -> int:
         """The number of the staging directory for what will be at ``path``."""
@@ -104,7 +116,8 @@ class Anchors:
         if parent not in self._of:
             place = os.fsdecode(self._highest(parent)).rstrip("/") + "/" + self.name
             if place not in self._paths():
-                self.made.append(Anchor(place, None))
+                mount = mount_of(os.fsencode(os.path.dirname(place)), self._mounts)
+                self.made.append(Anchor(place, None, False, os.fsdecode(mount), self._mounts.get(mount, "")))
                 # The journal knows it before it exists, so that it is found after a kill.
                 self._write()
                 try:
@@ -119,7 +132,8 @@ class Anchors:
         return [one.path for one in self.made]
 
     def _write(self) -> None:
-        write_file(os.path.join(self.journal, "anchors"), json.dumps([one.stored() for one in self.made]).encode())
+        found = [[*one.stored(), one.point, one.kind] for one in self.made]
+        write_file(os.path.join(self.journal, "anchors"), json.dumps(found).encode())
 
     def _make(self, place: str) -> int:
         """A new directory, for us alone, that somebody else can have moved away by now but not entered."""
@@ -130,8 +144,9 @@ class Anchors:
             os.mkdir(self.name, 0o700, dir_fd=above)
             set_mtime(above, before.st_mtime_ns)
             fd = os.open(self.name, DIRECTORY, dir_fd=above)
-            if _for_us_alone(os.fstat(fd), above) and not os.listdir(fd):
-                self.made[-1] = Anchor(place, os.fstat(fd).st_ino)
+            info = os.fstat(fd)
+            if self.made[-1].is_for_us_alone(info, above) and not os.listdir(fd):
+                self.made[-1] = self.made[-1]._replace(inode=info.st_ino)
                 self._write()
                 kept = True
                 return fd
@@ -142,6 +157,11 @@ class Anchors:
                 with suppress(OSError):
                     os.rmdir(self.name, dir_fd=above)
             os.close(above)
+        if self.made[-1].kind in FIXED and info.st_mode & 0o022:
+            raise Refused(
+                f"others can write to every directory of {self.made[-1].point}, whose modes are fixed "
+                f"({self.made[-1].kind}, {stat.S_IMODE(info.st_mode):o}), so that nothing can be staged there. {MASKED}"
+            )
         raise Refused(
             f"somebody has put another directory in the place of {place}, where the rollback was to be staged. "
             f"The owner of {os.path.dirname(place)} (user {before.st_uid}) can do that; find out who, then run again"

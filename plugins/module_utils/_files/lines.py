@@ -97,10 +97,10 @@ class Lines:
         self.shared = {inode: [moved[at] for at in found if at in moved] for inode, found in self.shared.items()}
 
     def drop_gone(self) -> None:
-        """Remove the lines whose path turned out to be missing."""
-        if self.gone:
+        """Remove the lines whose path turned out to be missing, and places that were never filled."""
+        if self.gone or "" in self.lines:
             gone = set(self.gone)
-            self.choose([at for at in range(len(self.lines)) if at not in gone])
+            self.choose([at for at, line in enumerate(self.lines) if line and at not in gone])
 
     def linked(self) -> list[str]:
         """The lines, with the hard links among them. The cache does not keep hard links: the first name of an inode is

@@ -30,6 +30,10 @@ PSEUDO = {
     "securityfs",
 }
 
+# File systems that give all files the owner and the mode of the options of their mount.
+FIXED = {"vfat", "msdos", "exfat", "ntfs", "ntfs3", "cifs", "smb3"}
+MASKED = "Mount it with uid=0 and dmask=022 (cifs: dir_mode=0755)"
+
 
 def mounted(declared: Declaration, mounts: Mapping[str, str]) -> dict[str, str]:
     """The mount points (point -> kind) at, above and below the declared paths. Pure."""
@@ -82,6 +86,13 @@ def _not_ours(declared: Declaration, lines: list[str]) -> list[str]:
             found += filter(None, map(tree.find, chain or [mount]))
         if found and not any(is_ours(entry.uid, entry.mode) for entry in found):
             top = found[0]
+            kind = (declared.mounts or {}).get(os.fsdecode(mount), "")
+            if kind in FIXED:
+                words.append(
+                    f"{os.fsdecode(mount)} is a mount of {kind}, whose owner (user {top.uid}) and mode ({top.mode:o}) "
+                    f"are fixed, and with these no path on it can go back. {MASKED}"
+                )
+                continue
             who = f"user {top.uid}"
             if top.uid == os.geteuid():
                 who = "everybody" if top.mode & 0o002 else f"group {top.gid}"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from .._errors import EvenkeelError
 from .._host.durable import inode_flags
-from .._host.mounts import mount_of, mount_points
+from .._host.mounts import mount_of, mount_points, mounts, visible
 from .._host.paths import Parents, ancestors, opened
 from .._store.objects import SMALL
 from .entry import PINNED, Entry
@@ -23,10 +23,12 @@ MOUNTED = "it is a mount point or holds one, and cannot be replaced while it is 
 NO_ROOM = "no room"
 
 
-def preflight(steps: Sequence[PathStep], directories: Sequence[Entry], away: Mapping[str, str]) -> dict[str, str]:
+def preflight(
+    steps: Sequence[PathStep], directories: Sequence[Entry], away: Mapping[str, str], root: str
+) -> dict[str, str]:
     """Target -> why, for each step that cannot be carried out now. Only looks.
 
-    ``away``: mount points of which nothing at or below them can be put back, and why.
+    ``away``: mount points of which nothing at or below them can be put back, and why. ``root``: that of the store.
     """
     found: dict[str, str] = {}
     made = made_by(steps)
@@ -42,7 +44,7 @@ def preflight(steps: Sequence[PathStep], directories: Sequence[Entry], away: Map
                 why = getattr(error, "message", "") or str(error)
             if why:
                 found[step.target] = why
-    found.update(short_of_room([step for step in steps if step.target not in found]))
+    found.update(short_of_room([step for step in steps if step.target not in found], root))
     return {**found, **below(steps, found)}
 
 
@@ -93,23 +95,27 @@ class _Look(NamedTuple):
         return ""
 
 
-def short_of_room(steps: Sequence[PathStep]) -> dict[str, str]:
+def short_of_room(steps: Sequence[PathStep], root: str) -> dict[str, str]:
     """Target -> why, for each path without room: old and new lie side by side until the end.
 
-    Small files come first, so that as many as possible are put back.
+    Small files come first, so that as many as possible are put back. ``root``: that of the store.
     """
-    kinds = mount_points()
+    table = {mount.point: mount for mount in visible(mounts())}
+    home = table.get(mount_of(os.fsencode(root), table))
     made = made_by(steps)
     needed: dict[bytes, list[tuple[int, int, str]]] = {}
     for step in steps:
         path = step.path
         while os.path.dirname(path) in made:
             path = os.path.dirname(path)
-        mount = mount_of(path, kinds)
+        mount = mount_of(path, table)
+        on = table.get(mount)
+        # Data can be shared with the store within one file system, under whatever mount points.
+        shares = on is not None and home is not None and on.kind in _SHARING and on.device == home.device
         size = count = 0
         for entry in step.makes:
-            # Where data can be shared, only a small file certainly takes room.
-            if not entry.sparse and not entry.link and (entry.size <= SMALL or kinds.get(mount) not in _SHARING):
+            # Where data can be shared, only a small file certainly takes room. Nobody knows the holes of a file.
+            if not entry.sparse and not entry.link and (entry.size <= SMALL or not shares):
                 size += entry.size
             count += not entry.link
         needed.setdefault(mount, []).append((size, count, step.target))

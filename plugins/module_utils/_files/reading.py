@@ -8,7 +8,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from .._errors import EvenkeelError, UsageError
 from .._host.durable import inode_flags
@@ -22,10 +22,11 @@ TRIES = 3
 # Nanoseconds. A write changes the times as it begins, by a clock that ticks, and can then go on. So a file that changed
 # less than this before it was read is read once more.
 _FRESH = 2_000_000_000
-# Bytes of holes, in all files together, that a tolerant look reads through: they cost their owner nothing.
+# Bytes of holes, in all files together, that a tolerant look reads through beyond those of the checkpoint: they cost
+# their owner nothing.
 _HOLES = 1024**3
-# Bytes of the extended attributes of a file, and in a tolerant look those of all files that have more than a little.
-# All extended attributes are held in memory, and some file systems set no limit.
+# Bytes of the extended attributes of a file, and in a tolerant look those of all files that have more than a little and
+# more than in the checkpoint. All extended attributes are held in memory, and some file systems set no limit.
 _XATTRS, _LITTLE = 16 * 1024**2, 4096
 # These stand for extended attributes that were not read: no file has them.
 _UNLIKE = (("?", b""),)
@@ -61,32 +62,36 @@ class Reader:
         self.tolerant = tolerant
         self.mounts = mounts
         self.unread: dict[bytes, str] = {}
+        self.recorded: Mapping[bytes, tuple[int, int]] = {}  # See ``recorded``.
         self._found = found
         self._holes = 0
         self._heavy = 0
         self._learned = 0
         self._learned_bytes = 0
 
-    def tolerate(self, error: Exception) -> str:
-        """The words for an error of reading; a reader that is not tolerant raises the error again.
+    def tolerate(self, error: Exception, path: bytes) -> str:
+        """The words for an error of reading the path; a reader that is not tolerant raises the error again.
 
         Every reader raises it where the store has no room for the content, because the path is not the cause then.
         """
         full = isinstance(self.sink, Writer) and getattr(error, "errno", None) in _NO_ROOM
         if not self.tolerant or full:
+            if isinstance(error, OSError) and not full and not isinstance(error.filename, str):
+                error.filename = os.fsdecode(path)  # It held the last name of the path alone, or a descriptor.
             raise error
         return error.message if isinstance(error, EvenkeelError) else getattr(error, "strerror", "") or str(error)
 
     def xattrs(self, where: int | bytes, path: bytes, instead: Xattrs = ()) -> Xattrs:
         """All extended attributes; ``instead`` where a tolerant reader cannot read them or has read too much."""
         try:
-            found = xattrs_of(where, path, max(_XATTRS - self._heavy, _LITTLE))
+            most = self.recorded.get(path, (0, _LITTLE))[1]
+            found = xattrs_of(where, path, max(_XATTRS - self._heavy, most))
         except (OSError, EvenkeelError) as error:
-            self.unread[path] = self.tolerate(error)
+            self.unread[path] = self.tolerate(error, path)
             return instead
         if found and self.tolerant:
             size = sum(len(value) for _name, value in found)
-            self._heavy += size if size > _LITTLE else 0
+            self._heavy += size if size > most else 0
         return found
 
     def leaf(
@@ -125,6 +130,8 @@ class Reader:
                 if not stat.S_ISREG(before.st_mode):
                     continue
                 holes = max(0, before.st_size - before.st_blocks * 512)
+                if before.st_size <= self.recorded.get(path, (0, 0))[0]:
+                    holes = 0  # The checkpoint has read through as much.
                 if self.tolerant and self._holes + holes > _HOLES:
                     raise EvenkeelError("it is a file of holes, too long to be read through")
                 self._holes += holes
@@ -160,6 +167,17 @@ class Reader:
     def worth_saving(self, lines: int) -> bool:
         """Whether the next look, at so many lines, gains more from a new cache than it costs to write."""
         return self._learned * 50 > lines or self._learned_bytes > _MUCH
+
+
+def recorded(lines: Sequence[str]) -> dict[bytes, tuple[int, int]]:
+    """Path -> its size and the bytes of its extended attributes, for the lines of a checkpoint with holes or with many
+    attributes: it must be possible to read once more all that the checkpoint has read."""
+    found = {}
+    for line in lines:
+        if " sparse=1" in line or len(line) > _LITTLE:
+            entry = Entry.parse(line)
+            found[entry.path] = (entry.size, max(_LITTLE, sum(len(value) for _name, value in entry.xattrs)))
+    return found
 
 
 def entry_of(path: bytes, info: os.stat_result, kind: str, xattrs: Xattrs) -> Entry:

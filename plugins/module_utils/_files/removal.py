@@ -22,14 +22,15 @@ _DEPTH = 200
 
 
 def remove(anchor: Anchor) -> bool:
-    """Remove a staging directory with everything that was moved into it; False where the next run has to try again.
+    """Remove a staging directory with everything that was moved into it; False where the next run has to try again, as
+    while its disk is away.
 
     Another directory with its name is not ours, and stays.
     """
     try:
         above = open_dir(os.fsencode(os.path.dirname(anchor.path)))
     except (FileNotFoundError, NotADirectoryError, UsageError):
-        return True
+        return not anchor.is_away()
     except OSError:  # A mount that is dead: nothing else waits for it.
         return False
     try:
@@ -46,7 +47,7 @@ def _remove_from(above: int, anchor: Anchor) -> bool:
         before = os.fstat(above)
         found = anchor.open(above)
         if found is None:
-            return True
+            return not anchor.is_away()
         fd, name = found
         try:
             # A directory that is known by its name alone is emptied only where nobody else can have made it.
@@ -63,6 +64,15 @@ def _remove_from(above: int, anchor: Anchor) -> bool:
         return True
     except OSError:
         return False
+
+
+def take_out(stage: int, name: bytes) -> None:
+    """Remove one object from an open staging directory, with everything in it."""
+    if not _unlinked(stage, name):
+        with opened(stage, name) as found:
+            if found is not None:
+                _empty(found, found)
+        os.rmdir(name, dir_fd=stage)
 
 
 def _empty(folder: int, top: int, depth: int = 0) -> None:

@@ -47,7 +47,7 @@ class _Again:
                     try:
                         parent, name = parents.of(one.path)
                     except (OSError, UsageError):  # The file may still be there, under another name.
-                        self.drop(one, self.reader.tolerate(unstable(one.path)))
+                        self.drop(one, self.reader.tolerate(unstable(one.path), one.path))
                         continue
                     try:
                         if not self.once_more(one, parent, name):
@@ -57,7 +57,7 @@ class _Again:
                         self.found.gone.append(one.place)
                     except (OSError, EvenkeelError) as error:
                         other = getattr(error, "errno", None) in (errno.ELOOP, errno.ENOTDIR)  # It is no file any more.
-                        self.drop(one, self.reader.tolerate(unstable(one.path) if other else error))
+                        self.drop(one, self.reader.tolerate(unstable(one.path) if other else error, one.path))
             if waiting:
                 time.sleep(_GLANCE)
 

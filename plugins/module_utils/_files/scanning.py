@@ -21,6 +21,7 @@ from .entry import (
     Tree,
     path_of,
 )
+from .reading import recorded
 from .rereading import read_again
 from .walk import Walk
 
@@ -55,17 +56,20 @@ def scan(
     skip: Sequence[str] = (),
     tolerant: bool = False,
     cached: bool = True,
+    then: Sequence[str] = (),
 ) -> Scan:
     """Read the declared trees, contents into ``sink``; ``skip`` are paths that are never part of them (the store).
 
     Files that the stat cache of the sink's store knows are not read again. The scan updates the cache of a Writer's
     store, unless ``cached`` is False. Raises UsageError for a path that leads through a symlink or cannot be read,
     EvenkeelError for an unstable file. A ``tolerant`` look notes all of that instead, and goes on: a host that goes
-    back must not wait for files that only the undo needs.
+    back must not wait for files that only the undo needs. It reads through holes, and attributes, without end only in
+    files that had them in the lines of the checkpoint, ``then``.
     """
     cache = Cache(sink.objects, declared) if cached and sink.objects is not None else None
     ahead = Ahead(cache)
     walk = Walk(declared, sink, skip, cache, ahead, tolerant)
+    walk.reader.recorded = recorded(then)
     collects = gc.isenabled()
     gc.disable()  # Nothing that is made here has cycles, and looking for cycles takes a fifth of the time.
     try:
@@ -73,7 +77,10 @@ def scan(
             walk.each(os.fsencode(path))
         read_again(walk.reader, walk.found, walk.inodes)
     except PermissionError as error:
-        raise UsageError(f"{path} cannot be read: {error}; run with the rights to read it (become)") from error
+        raise UsageError(
+            f"{error.filename or path} cannot be read: {error.strerror}; run with the rights to read it (become), or "
+            "exclude it (not even root can read a mount of FUSE that another user has made)"
+        ) from error
     except RecursionError as error:
         raise UsageError(f"{walk.found.last()} lies too deep to be read; exclude a directory above it") from error
     except OSError as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 
 from .._errors import Damaged, EvenkeelError, Refused
 from .._host.durable import exchange, syncfs
@@ -18,6 +19,7 @@ from .journals import Note, Operation, Plan
 from .known import Known, another, noting
 from .making import finish_folders, make
 from .preflight import below
+from .removal import take_out
 from .step import DELETE, META, PUT, SWAP, Inode, PathStep
 
 # The errors of exchanging two names on a file system that cannot.
@@ -90,10 +92,7 @@ class Staging:
             except EvenkeelError as error:
                 self.left[step.target] = error.cause
         if damaged and not self._partly:
-            raise Damaged(
-                f"the store cannot give back {len(damaged)} of the paths; nothing was changed. "
-                f"Recover the checkpoint from a replica (ft_recover). {'; '.join(damaged[:20])}"
-            )
+            raise not_there(damaged)
 
     def _look_at(self, paths: Iterable[bytes], seen: dict[bytes, Inode | None]) -> None:
         """Compare the directories that no step has led through."""
@@ -135,14 +134,27 @@ class Staging:
         return Operation(step.op, path, name, anchor, inode, was, checked=step.op != PUT)
 
     def _make(self, step: PathStep, stage: int, name: bytes) -> int:
-        """Make the objects of a step in the open staging directory; the inode number of the first."""
+        """Make the objects of a step in the open staging directory; the inode number of the first.
+
+        Where one of them cannot be made, none stays: their room is for the steps that follow.
+        """
+        try:
+            return self._made(step, stage, name)
+        except (OSError, EvenkeelError):
+            for entry in step.makes:
+                self._staged.pop(entry.path, None)
+            with suppress(OSError):
+                take_out(stage, name)
+            raise
+
+    def _made(self, step: PathStep, stage: int, name: bytes) -> int:
         folders = []
         for entry in step.makes:
             where = name + entry.path[len(step.path) :]
             try:
                 make(self._store, entry, stage, where, self._staged)
-            except Damaged:
-                if entry.sha256:
+            except Damaged as error:
+                if entry.sha256 and error.__cause__ is None:  # A content that cannot be read now may be whole.
                     self._store.quarantine(entry.sha256)
                 raise
             self._staged[entry.path] = (stage, where)
@@ -155,6 +167,28 @@ class Staging:
         if step.makes_directory:
             self._known.note(step.path, inode)
         return inode
+
+
+def not_there(damaged: Sequence[str]) -> Damaged:
+    """The error for paths, each with its cause, of which the store has no whole content."""
+    return Damaged(
+        f"the store cannot give back {len(damaged)} of the paths; nothing was changed. "
+        f"Recover the checkpoint from a replica (ft_recover). {'; '.join(damaged[:20])}"
+    )
+
+
+def check_contents(store: Store, steps: Sequence[PathStep]) -> None:
+    """Damaged where the store lacks a content of the steps, or has one of another size. Contents are not read."""
+    damaged = {}
+    for step in steps:
+        for entry in step.makes:
+            try:
+                if entry.sha256 and store.objects.size(entry.sha256) != entry.size:
+                    damaged[step.target] = f"object {entry.sha256} has another size than recorded"
+            except Damaged as error:
+                damaged[step.target] = error.cause
+    if damaged:
+        raise not_there([f"{path}: {why}" for path, why in damaged.items()])
 
 
 def _seen(steps: Sequence[PathStep]) -> dict[bytes, Inode | None]:

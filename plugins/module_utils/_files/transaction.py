@@ -94,10 +94,9 @@ class Transaction:
         if not steps:
             return {}
         with _nothing_changed():
-            left = preflight(steps, directories, away or {})
-            short = [f"{path}: {why}" for path, why in left.items() if why.startswith(NO_ROOM)]
-            if short and not partly:
-                raise Refused(f"{'; '.join(short[:5])}; nothing was changed. Make room, then run again")
+            left = preflight(steps, directories, away or {}, self._store.root)
+            if not partly:
+                check_room(left)
             chosen = [step for step in steps if step.target not in left]
             if chosen:
                 ensure_dir(self._store.join("journal"))
@@ -127,6 +126,13 @@ class Transaction:
         if self.journal and os.path.isdir(self.journal):
             close(self.journal)
         self._plan, self._staged = None, ((), ())
+
+
+def check_room(left: Mapping[str, str]) -> None:
+    """Refused where paths of a preflight have no room."""
+    short = [f"{path}: {why}" for path, why in left.items() if why.startswith(NO_ROOM)]
+    if short:
+        raise Refused(f"{'; '.join(short[:5])}; nothing was changed. Make room, then run again")
 
 
 @contextmanager

@@ -89,7 +89,7 @@ class Walk:
         try:
             self.root(path)
         except (OSError, EvenkeelError, RecursionError) as error:
-            self.reader.unread[path] = self.reader.tolerate(error)
+            self.reader.unread[path] = self.reader.tolerate(error, path)
 
     def root(self, path: bytes) -> None:
         """Walk a declared path, and note the directories above it."""
@@ -99,14 +99,16 @@ class Walk:
                 try:
                     fd = open_dir(above, path)
                 except (NotADirectoryError, UsageError) as error:
-                    self.reader.tolerate(error)
+                    self.reader.tolerate(error, above)
                     self.in_place_of(above, str(error))
                     return
                 try:
                     # Its time changes with every other entry in it, so it is left out.
                     info = os.fstat(fd)
                     self.inodes[above] = (info.st_dev, info.st_ino)
+                    unread = dict(self.reader.unread)
                     entry = entry_of(above, info, ABOVE, self.reader.xattrs(fd, above))._replace(mtime=0)
+                    self.reader.unread = unread  # While it is there, a rollback sets nothing on it.
                     self.found.put(entry.line(), NEVER)
                 finally:
                     os.close(fd)
@@ -159,7 +161,7 @@ class Walk:
         except (OSError, EvenkeelError) as error:
             if info is None and isinstance(error, OSError) and error.errno == errno.ELOOP:
                 raise
-            self.stand_in(path, name, parent, self.reader.tolerate(error))
+            self.stand_in(path, name, parent, self.reader.tolerate(error, path))
 
     def directory(self, path: bytes, name: bytes, parent: int, kind: str, place: int) -> None:
         """Walk the directory and its contents, on a file system of the ``kind``."""
@@ -168,19 +170,11 @@ class Walk:
         except FileNotFoundError:
             self.found.gone.append(place)
             raise
-        except PermissionError as error:
-            self.stand_in(path, name, parent, self.reader.tolerate(error), place)
+        except NotADirectoryError:
+            self.no_directory(path, name, parent, kind, place)
             return
-        except NotADirectoryError:  # It is another object than when it was listed.
-            try:
-                info = os.stat(name, dir_fd=parent, follow_symlinks=False)
-                line, key, info = self.reader.leaf(path, name, parent, kind, info)
-            except FileNotFoundError:
-                self.found.gone.append(place)
-                raise
-            self.found.fill(place, line, key)
-            if info.st_nlink > 1:
-                self.found.share(info, place)
+        except OSError as error:
+            self.closed(path, name, parent, place, error)
             return
         self.depth += 1
         try:
@@ -203,10 +197,34 @@ class Walk:
             else:
                 self.below(path, fd, kind, place, known is not None)
         except (OSError, EvenkeelError, RecursionError) as error:
-            self.reader.unread[path] = self.reader.tolerate(error)
+            self.reader.unread[path] = self.reader.tolerate(error, path)
         finally:
             self.depth -= 1
             os.close(fd)
+
+    def no_directory(self, path: bytes, name: bytes, parent: int, kind: str, place: int) -> None:
+        """Put the line of an object that was a directory when it was listed."""
+        try:
+            info = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            line, key, info = self.reader.leaf(path, name, parent, kind, info)
+        except FileNotFoundError:
+            self.found.gone.append(place)
+            raise
+        except (OSError, EvenkeelError) as error:
+            self.closed(path, name, parent, place, error)
+            return
+        self.found.fill(place, line, key)
+        if info.st_nlink > 1:
+            self.found.share(info, place)
+
+    def closed(self, path: bytes, name: bytes, parent: int, place: int, error: OSError | EvenkeelError) -> None:
+        """Note a path that cannot be opened. Not even its status can be read on a file system of FUSE that belongs to
+        another user, or whose program is gone: then it has no line."""
+        why = self.reader.unread[path] = self.reader.tolerate(error, path)
+        try:
+            self.stand_in(path, name, parent, why, place)
+        except OSError:
+            self.found.gone.append(place)
 
     def below(self, path: bytes, fd: int, kind: str, place: int, unchanged: bool) -> None:
         """All paths in the directory whose line has this ``place``; ``unchanged``: it has the same names as before."""
@@ -240,11 +258,14 @@ class Walk:
                     )  # The walk must see an excluded name each time.
                     continue
                 todo.append(name)
-                if one.is_dir(follow_symlinks=False):
-                    todo.append(name + b"/")
-                    folders.add(name)
-                elif self.empty and one.is_file(follow_symlinks=False):
-                    plain.add(name)
+                try:
+                    if one.is_dir(follow_symlinks=False):
+                        todo.append(name + b"/")
+                        folders.add(name)
+                    elif self.empty and one.is_file(follow_symlinks=False):
+                        plain.add(name)
+                except OSError:  # The file system tells no types, and no status of this one: that is noted later.
+                    continue
         todo.sort()
         return _Listing(todo, folders, plain)
 
@@ -289,7 +310,7 @@ class Walk:
                 continue  # Gone since it was listed: then it is not part of this moment.
             except OSError as error:
                 # The names beside it are looked at all the same.
-                self.reader.unread[prefix + name] = self.reader.tolerate(error)
+                self.reader.unread[prefix + name] = self.reader.tolerate(error, prefix + name)
 
     def opens(self, path: bytes, name: bytes, parent: int, kind: str) -> bool:
         """Look at an unknown file: its status shows when it is open. False where it is a symlink by now."""
@@ -326,7 +347,7 @@ class Walk:
         doubt = [at for at, mark in enumerate(sure) if not mark]
         try:
             found = [os.stat(names[at], dir_fd=fd, follow_symlinks=False) for at in doubt]
-        except FileNotFoundError:
+        except OSError:
             return False
         if any(stat.S_ISDIR(info.st_mode) for info in found):
             return False

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
@@ -13,6 +15,7 @@ from .._deadman import changes, command, doubt, loader, units
 from .._deadman.invocation import agent_arguments
 from .._errors import Damaged, EvenkeelError, Refused
 from .._files import places
+from .._files.staging import FULL
 from .._health import probes as probing
 from .._health.probe import HOST
 from .._health.wait import Times
@@ -117,27 +120,22 @@ class _Taking:
         agent = self._install_agent()
         started = store.system.monotonic()
         writer = Writer(store.objects)
-        try:
+        with self._whole(writer, agent):
             still = quiescing.Quiesced(self.hooks, store.system)
             with registry.locked([section.kind for section in self.declared], store.system):
                 sections = registry.capture(self.declared, writer, store.system, store.root, still)
             lacking = _not_restorable(sections, self._watch(sections, agent), self.request.require_restorable)
-        except EvenkeelError:
-            writer.discard()
-            if agent:
-                ours.take_hooks_away()
-            raise
-        root = Manifest.root_of(sections)
-        known, again = _known(store, self.name, root, sections), 0
-        stats: dict[str, float] = {"new_objects": writer.new_objects, "new_bytes": writer.new_bytes}
-        stats["paths"] = sum(len(registry.path_lines(section)) for section in sections)
-        if known is None:
-            manifest = store.commit(writer, self.name, self.host, sections, self._base(sections))
-        else:
-            # The store may have lost contents of it (a scrub put them aside), which are here again.
-            again = writer.new_objects
-            (writer.publish if again else writer.discard)()
-            manifest = known
+            root = Manifest.root_of(sections)
+            known, again = _known(store, self.name, root, sections), 0
+            stats: dict[str, float] = {"new_objects": writer.new_objects, "new_bytes": writer.new_bytes}
+            stats["paths"] = sum(len(registry.path_lines(section)) for section in sections)
+            if known is None:
+                manifest = store.commit(writer, self.name, self.host, sections, self._base(sections))
+            else:
+                # The store may have lost contents of it (a scrub put them aside), which are here again.
+                again = writer.new_objects
+                (writer.publish if again else writer.discard)()
+                manifest = known
         stats["pause"] = round(still.seconds, 3)
         stats["seconds"] = round(store.system.monotonic() - started, 3)
         result = self._result(manifest, root, known is None)
@@ -152,6 +150,20 @@ class _Taking:
         result.left = lacking
         result.proved = [f"{stats['paths']} paths and their contents are durable"]
         return result
+
+    @contextmanager
+    def _whole(self, writer: Writer, agent: str) -> Iterator[None]:
+        """Where an error ends the checkpoint, its contents take no room, and no package manager calls us."""
+        try:
+            yield
+        except (OSError, EvenkeelError) as error:
+            writer.discard()
+            if agent:
+                ours.take_hooks_away()
+            if isinstance(error, OSError) and error.errno in FULL and error.filename is None:
+                words = f"the store {self.store.root} has no room for the checkpoint {self.name}, which was not taken"
+                raise OSError(error.errno, f"{words}: {error.strerror}. Make room, or declare less") from error
+            raise
 
     def _install_agent(self) -> str:
         """The agent that a dead-man will run; empty where no dead-man is to be armed."""

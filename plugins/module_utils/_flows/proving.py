@@ -184,8 +184,10 @@ class _Reading:
             try:
                 for chunk in self.source.objects.read(sha):
                     mac.update(chunk)
-            except Damaged:
-                problem = "is damaged" if self.source.objects.has(sha) else _MISSING
+            except Damaged as error:
+                cause = error.__cause__
+                problem = f"cannot be read ({cause.strerror})" if isinstance(cause, OSError) else "is damaged"
+                problem = problem if self.source.objects.has(sha) else _MISSING
             except OSError as error:
                 problem = f"cannot be read ({error.strerror})"
             else:

@@ -17,6 +17,7 @@ import stat
 import struct
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
@@ -57,12 +58,17 @@ def write_pieces(path: str, pieces: Iterable[bytes], mode: int = 0o600) -> None:
     temporary = f"{path}{TEMPORARY}{os.getpid()}"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
     try:
-        for piece in pieces:
-            write_all(fd, piece)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    os.rename(temporary, path)
+        try:
+            for piece in pieces:
+                write_all(fd, piece)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+    except BaseException:  # On a full disk nothing must stay of it.
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
     fsync_dir(os.path.dirname(path))
 
 

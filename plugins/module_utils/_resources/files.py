@@ -79,9 +79,10 @@ def scan(
     skip: Sequence[str] = (),
     tolerant: bool = False,
     cached: bool = True,
+    then: Sequence[str] = (),
 ) -> Scan:
     """The declared trees as they are now: see ``scanning.scan``."""
-    return scanning.scan(_checked(spec), sink, skip, tolerant, cached)
+    return scanning.scan(_checked(spec), sink, skip, tolerant, cached, then)
 
 
 def recorded(lines: list[str], spec: Mapping[str, Any], now: Scan | None = None) -> Tree:

@@ -161,17 +161,21 @@ class Objects:
         return open(path, "rb")  # It was taken back meanwhile, or is missing.
 
     def read(self, sha: str) -> Iterator[bytes]:
-        """The content in chunks. Raises Damaged at its end when its hash is not its name."""
-        left = self.size(sha)
+        """The content in chunks. Raises Damaged where it cannot be read, with the error of the system as the cause, and
+        at its end when its hash is not its name."""
         digest = hashlib.sha256()
-        with self.open(sha) as stream:
-            while left:
-                chunk = stream.read(min(CHUNK, left))
-                if not chunk:
-                    break
-                left -= len(chunk)
-                digest.update(chunk)
-                yield chunk
+        try:
+            left = self.size(sha)
+            with self.open(sha) as stream:
+                while left:
+                    chunk = stream.read(min(CHUNK, left))
+                    if not chunk:
+                        break
+                    left -= len(chunk)
+                    digest.update(chunk)
+                    yield chunk
+        except OSError as error:
+            raise Damaged(f"object {sha} cannot be read from the store {self.root}: {error.strerror}") from error
         if digest.hexdigest() != sha:
             raise Damaged(f"object {sha} is damaged: its content has the SHA-256 {digest.hexdigest()}")
 
@@ -192,7 +196,9 @@ class Objects:
                     if stream is not None:
                         stream.close()
                     pack, stream = place.pack, self.open(sha)
-                data = os.pread(stream.fileno(), place.size, place.offset)
+                data = b""
+                with suppress(OSError):
+                    data = os.pread(stream.fileno(), place.size, place.offset)
                 if hashlib.sha256(data).hexdigest() != sha:
                     # ``read`` tells what is wrong with it.
                     yield sha, place.size, self.read(sha)
@@ -461,13 +467,17 @@ class Writer:
             self._afterwards.pop(0)()
 
     def discard(self) -> None:
-        """Forget all contents that were added and not published."""
+        """Forget all contents that were added and not published. It never fails: it is called where something else
+        failed, and the next run removes files that stay."""
+        paths = [path for path, _name, _lines in self._packs] + list(self._loose.values())
         if self._pack is not None:
-            self._pack.close()
-            os.unlink(self._pack.name)
+            paths.append(self._pack.name)
+            with suppress(OSError):  # It writes what it still holds, for which there may be no room.
+                self._pack.close()
             self._pack = None
-        for path in [path for path, _name, _lines in self._packs] + list(self._loose.values()):
-            os.unlink(path)
+        for path in paths:
+            with suppress(OSError):
+                os.unlink(path)
         if self.new_objects:
             self._afterwards.clear()  # The actions rely on contents that are discarded here.
         self._packs, self._loose, self._fresh = [], {}, set()

@@ -165,8 +165,9 @@ class Store:
         fd = os.open(self.join("lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             self._acquire(fd, wait)
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            with suppress(OSError):  # It is for messages alone, and a full disk must not keep the host from going back.
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
             if not self.exists:
                 for folder in ("manifests", "refs", "packs", "objects"):
                     os.makedirs(self.join(folder), 0o700, exist_ok=True)
@@ -175,11 +176,21 @@ class Store:
             # This directory and its files need not survive a power cut.
             shutil.rmtree(self.join("tmp"), ignore_errors=True)
             os.makedirs(self.join("tmp"), 0o700, exist_ok=True)
+            self._reclaim()
             self.objects._index = None
             yield
         finally:
             os.close(fd)
             os.umask(umask)
+
+    def _reclaim(self) -> None:
+        """Remove the files that killed processes were writing. Some files are written without the lock."""
+        for folder in (self.root, self.join("manifests"), self.join("refs")):
+            for name in os.listdir(folder) if os.path.isdir(folder) else []:
+                writer = name.rpartition(TEMPORARY)[2] if TEMPORARY in name else ""
+                if writer.isdigit() and not os.path.exists(f"/proc/{writer}"):
+                    with suppress(OSError):
+                        os.unlink(os.path.join(folder, name))
 
     def _acquire(self, fd: int, wait: float) -> None:
         end = self.system.monotonic() + wait
@@ -478,13 +489,29 @@ class Store:
         for kind, (stay, go) in self._lines_by_kind(kinds, now - policy.grace).items():
             kinds[kind](stay, go)
         self.objects.empty_trash(now - policy.grace)
-        if made.gone:
+        gone = [*made.gone, *self._orphans(protect | set(made.gone))]
+        if gone:
             for named, ids in self.refs().items():
                 if any(checkpoint in made.gone for checkpoint in ids):
                     self._write_ref(named, [checkpoint for checkpoint in ids if checkpoint not in made.gone])
-            self.objects.throw_away([self.join("manifests", checkpoint) for checkpoint in made.gone], now)
+            self.objects.throw_away([self.join("manifests", checkpoint) for checkpoint in gone], now)
             self.objects.throw_away(list(self._unneeded(made.needed)), now)
         return made
+
+    def _orphans(self, besides: Collection[str]) -> list[str]:
+        """The manifests, ``besides`` these, that no name holds and no record of a log follows: a kill came before their
+        names were written. None where a record cannot be read, because nobody can tell what it follows."""
+        named = {*besides, *(checkpoint for ids in self.refs().values() for checkpoint in ids)}
+        todo = list(named)
+        while todo:
+            try:
+                record = self.head(todo.pop())
+            except Damaged:
+                return []
+            if record.kind == LOG and record.parent and record.parent not in named:
+                named.add(record.parent)
+                todo.append(record.parent)
+        return [one for one in sorted(os.listdir(self.join("manifests"))) if _ID.fullmatch(one) and one not in named]
 
     def _lines_by_kind(self, kinds: Collection[str], before: float) -> dict[str, tuple[list[str], list[str]]]:
         """For each kind (lines of manifests that stay, lines of manifests that were thrown away before that time).
@@ -550,6 +577,11 @@ class Store:
     def contents_of(self, manifest: Manifest) -> set[str]:
         """The names of all contents of the checkpoint that this store has to hold."""
         return objects_of(manifest, self._is_replica)
+
+    def missing(self, manifest: Manifest) -> dict[str, str]:
+        """sha256 -> its fault, for every object of the checkpoint that is missing. None is read."""
+        gone = sorted(sha for sha in self.contents_of(manifest) if not self.objects.has(sha))
+        return {sha: f"object {sha} is missing from the store {self.root}" for sha in gone}
 
     def verify(self, *manifests: Manifest) -> dict[str, str]:
         """sha256 -> its fault, for every object of the checkpoints that is missing or damaged."""

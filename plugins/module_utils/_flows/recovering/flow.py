@@ -182,15 +182,13 @@ class _Preparing:
             if spec is not None and scan is not None:
                 then = files.recorded(path_lines(section), spec, scan)
                 known = {step.target for step in steps}
-                mine = [one for one in comparison.compare(then, scan) if self._wants(one) and one.target not in known]
+                how = plan.Options(self.request.kinds, self.request.paths)
+                mine = [one for one in plan.asked(comparison.compare(then, scan), how) if one.target not in known]
                 steps += mine
                 directories += comparison.directories(then, mine)
-        found = preflight(steps, directories, {})
+        found = preflight(steps, directories, {}, self.store.root)
         short = {path: why for path, why in found.items() if why.startswith(NO_ROOM)}
         return {path: why for path, why in found.items() if path not in short}, short
-
-    def _wants(self, step: PathStep) -> bool:
-        return plan.Options(self.request.kinds, self.request.paths).wants(step.target)
 
     def _is_asked(self, left_out: str) -> bool:
         """Whether what is left out lies in the paths that were asked for."""

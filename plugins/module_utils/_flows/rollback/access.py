@@ -72,7 +72,21 @@ def lines_at(lines: Sequence[str], roots: Sequence[str]) -> list[str]:
             found[path_of(line)] = line
         if not mine:
             found[root] = Entry(root, ABSENT).line()
-    return [found[path] for path in sorted(found)]
+    return relinked([found[path] for path in sorted(found)])
+
+
+def relinked(lines: Sequence[str]) -> list[str]:
+    """Lines of which some were left out, with each inode under the first of its names that are left."""
+    if not any(" link=" in line for line in lines):
+        return list(lines)
+    there, firsts, found = set(map(path_of, lines)), dict[bytes, bytes](), []
+    for line in lines:
+        entry = Entry.parse(line) if " link=" in line else None
+        if entry is not None and entry.link not in there:
+            first = firsts.setdefault(entry.link, entry.path)
+            line = entry._replace(link=b"" if first == entry.path else first).line()
+        found.append(line)
+    return found
 
 
 def _below(lines: Sequence[str], root: bytes) -> list[str]:

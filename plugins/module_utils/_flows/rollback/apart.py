@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Directories that others than root can fill. Where a user has filled a directory, all other paths go back first.
+"""Parts of trees that are left out.
 
-Each new entry costs a host that goes back some tenths of a millisecond, and costs its owner next to nothing.
+Directories that others than root can fill: where a user has filled a directory, all other paths go back first. Each new
+entry costs a host that goes back some tenths of a millisecond, and costs its owner next to nothing.
+
+Paths that could not be read: a rollback to the undo, which lacks them, leaves them as they are.
 """
 
 from __future__ import annotations
@@ -19,31 +22,30 @@ from ..._files.entry import Entry, path_of
 from ..._host.mounts import mount_points
 from ..._host.paths import open_dir
 from ..._resources import files
-from ..._resources.registry import kind_of
+from ..._resources.kind import is_within
+from ..._resources.registry import kind_of, own_lines, path_lines, tree_spec
 from ..._store.manifest import Section
-from .access import lines_at
+from .access import lines_at, relinked
 
 # So many more entries than the record has are a crowd: they take some seconds.
 CROWD = 10_000
+# Bytes of the paths that an undo leaves out by name: each is compared with each path of a later look.
+_LONG = 64 * 1024
+# Where they are longer they are cut to so many names: a directory above them is left out as a whole.
+_CUTS = (16, 8, 4, 3, 2, 1)
 
 
-class Theirs:
-    """The topmost recorded directories of ``files`` that others than the ``owners`` can write to."""
+class Tops:
+    """Some paths, without those that lie below others."""
 
-    def __init__(self, section: Section, owners: Collection[int]) -> None:
+    def __init__(self, paths: Collection[bytes] = ()) -> None:
         self._tops: list[bytes] = []
-        found = []
-        for line in section.lines if kind_of(section).only_paths else ():
-            if line.startswith("d "):
-                entry = Entry.parse(line)
-                if entry.uid not in owners or entry.mode & 0o022:
-                    found.append(entry.path + b"/")
-        for path in sorted(found):
+        for path in sorted(path.rstrip(b"/") + b"/" for path in paths):
             if path not in self:
                 self._tops.append(path)
 
     def __contains__(self, path: bytes) -> bool:
-        """Whether the path is such a directory, or lies in such a directory."""
+        """Whether the path is one of these, or lies below one of these."""
         path = path.rstrip(b"/") + b"/"
         at = bisect(self._tops, path)
         return at > 0 and path.startswith(self._tops[at - 1])
@@ -52,19 +54,53 @@ class Theirs:
         return [path[:-1] for path in self._tops]
 
 
-def without(section: Section, theirs: Theirs) -> Section | None:
-    """The section as a look without these directories would have written it; None where nothing is left. Pure."""
-    if not theirs.paths():
+class Theirs(Tops):
+    """The topmost recorded directories of ``files`` that others than the ``owners`` can write to."""
+
+    def __init__(self, section: Section, owners: Collection[int]) -> None:
+        found = []
+        for line in section.lines if kind_of(section).only_paths else ():
+            if line.startswith("d "):
+                entry = Entry.parse(line)
+                if entry.uid not in owners or entry.mode & 0o022:
+                    found.append(entry.path)
+        super().__init__(found)
+
+
+def unread(paths: Collection[bytes]) -> Tops:
+    """The paths that an undo leaves out, because they could not be read. Where they are too many, directories above
+    them."""
+    found = Tops(paths)
+    for names in _CUTS:
+        if sum(map(len, found.paths())) <= _LONG:
+            break
+        found = Tops([b"/".join(path.split(b"/")[: names + 1]) for path in found.paths()])
+    return found
+
+
+def without(section: Section, tops: Tops) -> Section | None:
+    """The section as a look without these paths would have written it; None where no path of ``files`` is left. Pure.
+
+    The trees that another kind adds have no exclude: such a tree is left out as a whole.
+    """
+    spec, paths = tree_spec(section), list(map(os.fsdecode, tops.paths()))
+    if spec is None:
         return section
-    roots = [root for root in section.spec["paths"] if os.fsencode(root) not in theirs]
-    if not roots:
+    inside = [path for path in paths if any(is_within(path, root) for root in spec["paths"])]
+    roots = [root for root in spec["paths"] if os.fsencode(root) not in tops]
+    if not inside and roots == spec["paths"]:
+        return section
+    mine = kind_of(section).only_paths
+    if not mine:
+        roots = [root for root in roots if not any(is_within(path, root) for path in inside)]
+    elif not roots:
         return None
-    patterns = [os.fsdecode(glob.escape(path)) for path in theirs.paths()]
-    spec = dict(section.spec, paths=roots, exclude=[*section.spec["exclude"], *patterns])
-    if files.MOUNTS in spec:
-        spec[files.MOUNTS] = files.mounted(spec, spec[files.MOUNTS])
-    lines = [line for line in lines_at(section.lines, roots) if path_of(line) not in theirs]
-    return replace(section, spec=spec, lines=lines)
+    trees = {"paths": roots, "exclude": [*spec["exclude"], *map(glob.escape, inside)]}
+    known = dict(section.spec, **(trees if mine else {"trees": roots}))
+    if files.MOUNTS in known:
+        known[files.MOUNTS] = files.mounted(trees, known[files.MOUNTS])
+    lines = [line for line in lines_at(path_lines(section), roots) if path_of(line) not in tops]
+    return replace(section, spec=known, lines=[*relinked(lines), *own_lines(section)])
 
 
 def is_crowd(section: Section, theirs: Theirs) -> bool:

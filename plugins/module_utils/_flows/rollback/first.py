@@ -51,7 +51,8 @@ class First(Record):
             "users have filled directories of theirs since the checkpoint, so all else came first",
         ]
         if first._undo and self._keeps:
-            for known in self.store.manifest(first._undo).sections:
+            self._unread |= first._unread | first._plan.unread
+            for known in first._kept:
                 for section, part in zip(sections, parts):
                     if part is not None and access.is_of(known, part):
                         self._before_access.append((section, known))
@@ -91,17 +92,19 @@ class First(Record):
             with self._trying(section.kind):
                 if narrow is None:
                     continue
-                scan = files.scan(narrow.spec, Hasher(), skip, tolerant=True)
+                scan = files.scan(narrow.spec, Hasher(), skip, tolerant=True, then=narrow.lines)
                 then = plan.entries(narrow, narrow.spec, scan)
-                steps = [step for step in comparison.compare(then, scan) if self.how.wants(step.target)]
+                steps = plan.asked(comparison.compare(then, scan), self.how)
                 if steps:
                     plans.append((section, narrow, steps, comparison.directories(then, steps)))
         try:
             for section, narrow, _steps, _directories in plans:
-                lines = files.scan(narrow.spec, writer, skip, tolerant=True, cached=False).lines()
-                self._before_access.append((section, replace(narrow, lines=lines)))
+                found = files.scan(narrow.spec, writer, skip, tolerant=True, cached=False, then=narrow.lines)
+                self._unread.update(found.unread)
+                self._before_access.append((section, replace(narrow, lines=found.lines())))
             if self._before_access and self._keeps:
-                self.store.commit(writer, UNDO, self.manifest.host, [known for _section, known in self._before_access])
+                known = self._undo_of([known for _section, known in self._before_access])
+                self.store.commit(writer, UNDO, self.manifest.host, known)
         except (OSError, EvenkeelError):  # No room, perhaps: then there is no undo of this.
             self._before_access.clear()
         for _section, _narrow, steps, directories in plans:

@@ -19,7 +19,7 @@ from ..._files.mounts import remounted
 from ..._files.scanning import Scan
 from ..._files.step import FILES, PUT, PathStep, Step
 from ..._host.mounts import mount_points
-from ..._host.paths import check_path
+from ..._host.paths import ancestors, check_path
 from ..._resources import files, ours, registry
 from ..._resources.kind import Kind, Restore, Sink, is_within
 from ..._resources.registry import KINDS, own_lines, path_lines, seen_mounts, tree_spec
@@ -73,7 +73,8 @@ class Plan:
     """The steps of a rollback to ``manifest``. ``before`` are the same sections in their present state, for the undo.
 
     ``away``: mount points at which nothing can be put back, and why. ``left``: parts that could not even be looked at,
-    and why. ``unkept``: state that the undo lacks, in words. ``spared``: trees of kinds that refuse to go back.
+    and why. ``unkept``: state that the undo lacks, in words, and ``unread``: the paths among that. ``spared``: trees of
+    kinds that refuse to go back.
     """
 
     manifest: Manifest
@@ -87,6 +88,7 @@ class Plan:
     away: dict[str, str] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
     unkept: list[str] = field(default_factory=list)
+    unread: set[bytes] = field(default_factory=set)
     spared: list[str] = field(default_factory=list)
 
     @property
@@ -154,9 +156,13 @@ def look(store: Store, made: Plan, how: Options, reading: Reading) -> None:
     sink, running, undo = reading.sink, reading.running, reading.undo
     for section in made.sections:
         lines: list[str] = []
-        if tree_spec(section) is not None:
+        spec = tree_spec(section)
+        if spec is not None:
+            looked = False
             with _noting(made.left, section.kind, store=True):
                 lines += _look_at_files(store, made, section, how, sink)
+                looked = True
+            made.unread.update(map(os.fsencode, () if looked else spec["paths"]))
         if undo:
             unkept: dict[str, str] = {}
             before = next((one for one in running if one.kind == section.kind), None)
@@ -167,8 +173,8 @@ def look(store: Store, made: Plan, how: Options, reading: Reading) -> None:
             if unkept and section.spec.get("trees") is None:
                 continue
         known = dict(section.spec)
-        if tree_spec(section) is not None:
-            known[files.MOUNTS] = files.mounted(files.declared(tree_spec(section) or {}), seen_mounts())
+        if spec is not None:
+            known[files.MOUNTS] = files.mounted(files.declared(spec), seen_mounts())
         made.before.append(replace(section, spec=known, lines=lines))
     if not running:
         made.spared = list(_refusing(store, made, how))
@@ -187,14 +193,14 @@ def _refusing(store: Store, made: Plan, how: Options) -> Iterator[str]:
 
 
 @contextmanager
-def _noting(notes: dict[str, str], what: str, store: bool = False) -> Iterator[None]:
+def _noting(notes: dict[str, str], what: str, store: bool = False, damaged: bool = False) -> Iterator[None]:
     """Note an error, so that a part that cannot be looked at does not hinder the other parts. A damaged checkpoint does
-    hinder them, and so does a ``store`` without room, where something is written to it."""
+    hinder them, unless ``damaged``, and so does a ``store`` without room, where something is written to it."""
     try:
         yield
-    except Damaged:
-        raise
     except EvenkeelError as error:
+        if isinstance(error, Damaged) and not damaged:
+            raise
         notes[what] = error.cause
     except Exception as error:
         if store and isinstance(error, OSError):
@@ -206,7 +212,7 @@ def _look_at_files(store: Store, made: Plan, section: Section, how: Options, sin
     spec = tree_spec(section)
     if spec is None:
         return []
-    scan = files.scan(spec, sink, ours.paths(store.root), tolerant=True)
+    scan = _scan(store, section, spec, sink)
     then = entries(section, spec, scan)
     steps = _wanted(store, made.sections, then, scan, how)
     made.away.update(remounted(files.trees_of(spec), seen_mounts()))
@@ -221,7 +227,13 @@ def _look_at_files(store: Store, made: Plan, section: Section, how: Options, sin
     made.directories += comparison.directories(then, todo)
     made.diff += _diff(steps, scan)
     made.unkept += [f"{os.fsdecode(path)}: {why}" for path, why in scan.unread.items()]
+    made.unread.update(scan.unread)
     return scan.lines()
+
+
+def _scan(store: Store, section: Section, spec: Mapping[str, Any], sink: Sink) -> Scan:
+    """The trees of the section as they are now; what the checkpoint could read can be read again."""
+    return files.scan(spec, sink, ours.paths(store.root), tolerant=True, then=path_lines(section))
 
 
 def _wanted(store: Store, sections: Sequence[Section], then: Tree, now: Scan, how: Options) -> list[PathStep]:
@@ -230,11 +242,19 @@ def _wanted(store: Store, sections: Sequence[Section], then: Tree, now: Scan, ho
     serves = any(section.kind == registry.programs().name for section in sections)
     return [
         step
-        for step in comparison.compare(then, now)
-        if how.wants(step.target)
-        and not (serves and _is_trace(store, step))
+        for step in asked(comparison.compare(then, now), how)
+        if not (serves and _is_trace(store, step))
         and not (step.target in how.spared and how.spared[step.target] == _line_of(now, step.target))
     ]
+
+
+def asked(steps: Sequence[PathStep], how: Options) -> list[PathStep]:
+    """The requested steps, and the steps that make directories above them. Pure."""
+    wanted = [step for step in steps if how.wants(step.target)]
+    if not how.paths:
+        return wanted
+    above = {one for step in wanted for one in ancestors(step.path)}
+    return [step for step in steps if how.wants(step.target) or (step.makes_directory and step.path in above)]
 
 
 def _line_of(now: Scan, path: str) -> str:
@@ -248,7 +268,7 @@ def written_since(store: Store, sections: Sequence[Section], how: Options) -> di
     for section in sections:
         spec = tree_spec(section)
         if spec is not None:
-            scan = files.scan(spec, Hasher(store.objects), ours.paths(store.root), tolerant=True)
+            scan = _scan(store, section, spec, Hasher(store.objects))
             steps = _wanted(store, sections, entries(section, spec, scan), scan, how)
             found.update({step.target: _line_of(scan, step.target) for step in steps})
     return found if len(found) <= _MOST else {}
@@ -295,11 +315,11 @@ def add_steps(store: Store, made: Plan, how: Options) -> None:
     at = restore(store, made.manifest, how, [*how.changed, *(step.target for step in made.files)])
     made.early = []
     for name, kind in registry.early().items():
-        with _noting(made.left, name):
+        with _noting(made.left, name, damaged=how.unattended):
             made.early += steps_of(kind, made.sections, at)
     made.late = []
     for name, kind in registry.late().items():
-        with _noting(made.left, name):
+        with _noting(made.left, name, damaged=how.unattended):
             made.late += steps_of(kind, made.sections, at._replace(steps=[*made.early, *made.late]))
 
 
@@ -348,7 +368,7 @@ def prove_files(store: Store, sections: Sequence[Section], how: Options) -> tupl
         if spec is None:
             continue
         with _noting(left, section.kind):
-            scan = files.scan(spec, Hasher(store.objects), ours.paths(store.root), tolerant=True)
+            scan = _scan(store, section, spec, Hasher(store.objects))
             then = entries(section, spec, scan)
             wrong = {step.target: step for step in _wanted(store, sections, then, scan, how)}
             away = remounted(files.trees_of(spec), seen_mounts())

@@ -23,7 +23,7 @@ from ..._results.change import Holder, RolledBack
 from ..._services import outage, quiescing
 from ..._store.manifest import Manifest, Section
 from ..._store.store import Store
-from . import plan, wanted
+from . import apart, plan, wanted
 from .plan import Options, Plan
 from .wanted import Wanted
 
@@ -58,6 +58,8 @@ class Record:
         self._others: list[Step] = []
         self._down = outage.Down(**how.down)
         self._before_access: list[tuple[Section, Section]] = []
+        self._unread: set[bytes] = set()  # Paths that could not be read before access was put back.
+        self._kept: list[Section] = []
         self._is_part = False
         self._restart_needed: list[Holder] = []
         self._cached: list[str] = []
@@ -120,6 +122,11 @@ class Record:
         except OSError as error:
             self._left.append(f"{NOT_DURABLE}: {error}")
             raise
+
+    def _undo_of(self, sections: Sequence[Section]) -> list[Section]:
+        """The sections for an undo: a rollback to it leaves paths alone that could not be read."""
+        tops = apart.unread(self._unread | self._plan.unread)
+        return [found for found in (apart.without(section, tops) for section in sections) if found is not None]
 
     def _note_paths(self, steps: Sequence[PathStep], finished: transaction.Finished) -> None:
         self._note_causes(finished.left)

@@ -20,13 +20,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from ..._errors import Damaged, EvenkeelError, Refused, RestoreFailed, ServiceFailed
 from ..._files import transaction
 from ..._files.preflight import NO_ROOM, preflight
+from ..._files.staging import check_contents
 from ..._files.step import DELETE, FILES
 from ..._resources import registry
 from ..._resources.files import excludes
@@ -34,6 +35,7 @@ from ..._resources.kind import is_within
 from ..._resources.registry import KINDS, locked, own_lines
 from ..._results.change import RolledBack
 from ..._services import outage
+from ..._store.manifest import Manifest
 from ..._store.objects import Hasher, Writer
 from ..._store.store import UNDO
 from . import access, plan, wanted
@@ -89,13 +91,19 @@ class Run(First, Proof):
         return result
 
     def predicted(self) -> RolledBack:
-        """The result that ``carry_out`` would have, as far as it can be known beforehand. Changes nothing."""
+        """The result that ``carry_out`` would have, as far as it can be known beforehand. Changes nothing.
+
+        Raises what ``carry_out`` would raise where there is no room, or where the store lacks a content.
+        """
         made, hasher = self._plan, Hasher(self.store.objects)
         plan.look(self.store, made, self.how, Reading(hasher, hasher, undo=False))
-        left = preflight(made.files, made.directories, made.away)
+        left = preflight(made.files, made.directories, made.away, self.store.root)
+        transaction.check_room(left)
         made.files = [step for step in made.files if step.target not in left]
+        check_contents(self.store, made.files)
         plan.add_steps(self.store, made, self.how)
         self._plan = plan.stopped(made, self.how.quiesce)
+        self._verify(self.store.missing)
         revealed = [path for kind in KINDS.values() for path in kind.reveals(self._plan.steps)]
         away = [path for path in {**left, **made.away} if any(is_within(path, one) for one in revealed)]
         self._notes += [f"{path}: looked at again once another file system is mounted there" for path in away]
@@ -149,7 +157,7 @@ class Run(First, Proof):
             self._stage(paths)
         plan.add_steps(self.store, self._plan, self._options_now())
         self._plan = plan.stopped(self._plan, self.how.quiesce)
-        self._verify()
+        self._verify(self.store.verify)
         for what, why in self._plan.left.items():
             self._causes.setdefault(what, []).append(why)
 
@@ -158,19 +166,19 @@ class Run(First, Proof):
         try:
             plan.look(self.store, made, self.how, Reading(writer, still, undo=self._keeps))
         except OSError as error:
-            self._no_undo(error)
-            writer.discard()
+            self._no_undo(error, writer)
             hasher = Hasher(self.store.objects)
             self._plan = Plan(made.manifest, made.sections)
             plan.look(self.store, self._plan, self.how, Reading(hasher, hasher, undo=False))
 
-    def _no_undo(self, error: OSError) -> None:
-        """Refuse an operator; a host that goes back by itself goes on without an undo."""
+    def _no_undo(self, error: OSError, writer: Writer) -> None:
+        """Refuse an operator; a host that goes back by itself goes on without an undo, and with the room for it."""
         if not self.how.unattended:
             raise Refused(
                 f"the present state cannot be kept in {self.store.root}: {error}; nothing was changed. "
                 "Mend the cause, then run again"
             ) from error
+        writer.discard()
         self._keeps = False
         self._notes.append(f"the replaced state is not kept: {error}")
 
@@ -197,14 +205,15 @@ class Run(First, Proof):
         self._note_causes(left)
         made.files = [step for step in made.files if step.target not in left]
 
-    def _verify(self) -> None:
-        """Verify the contents that are not in the transaction of the files, which verifies its own (I3)."""
+    def _verify(self, look: Callable[[Manifest], dict[str, str]]) -> None:
+        """Verify the contents that are not in the transaction of the files, which verifies its own (I3). ``look`` finds
+        the faults of a checkpoint's contents."""
         kinds = {step.resource for step in (*self._plan.early, *self._plan.late)}
         wrong = {}
         for section in self._plan.sections:
             if section.kind in kinds:
                 only = replace(self.manifest, sections=[replace(section, lines=own_lines(section))])
-                found = self.store.verify(only)
+                found = look(only)
                 wrong.update(found)
                 if found and self.how.unattended:
                     self._causes[section.kind] = list(found.values())
@@ -253,7 +262,7 @@ class Run(First, Proof):
             try:
                 plan.look(self.store, now, self.how, Reading(sink, sink, made.before, undo=self._keeps))
             except OSError as error:
-                self._no_undo(error)
+                self._no_undo(error, writer)
                 return
             self._plan = now
             self._stage(paths)
@@ -263,11 +272,12 @@ class Run(First, Proof):
         before = self._plan.before
         for section, known in self._before_access:
             before = [access.as_it_was(one, section, known) for one in before]
+        self._kept = before
         self._notes += [f"not in the undo: {one}" for one in self._plan.unkept]
         try:
-            self._undo = self.store.commit(writer, UNDO, self.manifest.host, before).id
+            self._undo = self.store.commit(writer, UNDO, self.manifest.host, self._undo_of(before)).id
         except OSError as error:
-            self._no_undo(error)
+            self._no_undo(error, writer)
 
     def put_back_files(self, paths: transaction.Transaction) -> None:
         with self._trying(FILES), locked(self._kinds(), self.store.system, self.how.unattended):

@@ -193,3 +193,24 @@ def test_a_look_that_fails_keeps_nothing_back(
     monkeypatch.setattr(apart, "is_crowd", lambda *_words: 1 / 0)
     go_back(store, "before")
     assert (theirs / "file").read_text() == (ours / "file").read_text() == "old"
+
+
+def test_an_undo_says_nothing_of_paths_that_could_not_be_read() -> None:
+    lines = SECTION.lines
+    links = [line + " link=/srv/a/x" for line in (f"f /srv/z{at} 644 0 0 7 size=0 sha256={'0' * 64}" for at in (1, 2))]
+    section = Section("files", {"paths": ["/srv"], "exclude": [], "mounts": {"/srv/a": "xfs"}}, [*lines, *links])
+    part = apart.without(section, apart.unread([b"/srv/a", b"/srv/a/x", b"/elsewhere"]))
+    assert part is not None and part.spec == {"paths": ["/srv"], "exclude": ["/srv/a"], "mounts": {}}
+    # The inode stands under the first of the names that are left.
+    assert part.lines[-2].endswith("0" * 64) and part.lines[-1].endswith("link=/srv/z1")
+    assert files.recorded(part.lines, part.spec).lines == part.lines
+    assert apart.without(section, apart.unread([b"/srv-not"])) == section
+    assert apart.without(section, apart.unread([b"/srv"])) is None
+    more = Section("services", {"names": ["a"], "trees": ["/srv"]}, [*lines, "unit a"])
+    left = apart.without(more, apart.unread([b"/srv/a"]))
+    assert left is not None and left.spec["trees"] == [] and left.lines == ["unit a"]
+
+
+def test_paths_that_could_not_be_read_are_not_named_without_end() -> None:
+    many = [b"/srv/home/user%d/%05d/file" % (at % 2, at) for at in range(10_000)]
+    assert apart.unread(many).paths() == [b"/srv/home/user0", b"/srv/home/user1"]

@@ -1099,3 +1099,17 @@ def test_paths_go_back_alone_when_they_are_named(store: Store, tree: Path) -> No
     assert result["left"] == []
     with pytest.raises(NotFound, match="holds nothing at or below"):
         rollback(store, "before", paths=[str(tree.parent / "never")])
+
+
+@pytest.mark.parametrize("there", ["nothing", "a file"])
+def test_a_file_comes_back_with_the_directories_that_it_needs(store: Store, tree: Path, there: str) -> None:
+    checkpoint(store, "before", protect(tree))
+    shutil.rmtree(tree / "sub")
+    if there == "a file":
+        (tree / "sub").write_text("new")
+    wanted = [str(tree / "sub" / "deep" / "c")]
+    planned = rollback(store, "before", paths=wanted, check_mode=True)["planned"]
+    done = rollback(store, "before", paths=wanted)
+    assert done["done"] == planned and done["left"] == [] and (tree / "sub" / "deep" / "c").read_text() == "deep"
+    assert stat.S_IMODE((tree / "sub" / "deep").stat().st_mode) == 0o710
+    assert [str(path) for path in (tree / "sub").rglob("*") if not path.is_dir()] == wanted

@@ -424,9 +424,9 @@ def test_a_path_that_cannot_be_put_back_is_left_out_and_the_rest_comes_back(
     spare(etc)
     real = ahead.preflight
 
-    def refusing(steps: Any, directories: Any, away: Any) -> dict[str, str]:
+    def refusing(steps: Any, *more: Any) -> dict[str, str]:
         odd = [step.target for step in steps if step.target.endswith("/hostname")]
-        return {**real(steps, directories, away), **dict.fromkeys(odd, "it is immutable")}
+        return {**real(steps, *more), **dict.fromkeys(odd, "it is immutable")}
 
     monkeypatch.setattr(flow, "preflight", refusing)
     found = prepare(store, recorded, "take")
