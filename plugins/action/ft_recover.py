@@ -289,9 +289,9 @@ class Recovery:
 
     def _bring(self, usable: Sequence[Sequence[Copy]], proved: bool) -> tuple[Copy | None, Answer]:
         """Bring a copy into the store of ``here``: the copy or None, and the answer of ``here`` if it refuses all."""
-        limits: dict[str, Any] = {}
+        limits: dict[str, Any] = {"elsewhere": self._is_elsewhere()}
         if not self._undeclared and not (self._declared is None and proved):
-            limits = {"declared": self._declared or [], "proved": proved}
+            limits.update(declared=self._declared or [], proved=proved)
         with scratch_directory() as scratch:
             for copy in (copy for copies in usable for copy in copies):
                 got = self._carry(copy, scratch, limits)

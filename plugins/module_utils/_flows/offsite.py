@@ -120,9 +120,12 @@ def push(store: Store, repository: Repository, host: str, wanted: str, check_mod
     return result
 
 
-def fetch(store: Store, repository: Repository, host: str, wanted: str, check_mode: bool = False) -> Offsite:
+def fetch(
+    store: Store, repository: Repository, host: str, wanted: str, check_mode: bool = False, elsewhere: bool = False
+) -> Offsite:
     """Take a checkpoint of ``host`` out of the repository into the store, for a rollback to follow.
 
+    ``elsewhere``: ``host`` is another host. Then it is a copy of that host here, as a peer has it: a recovery follows.
     Raises NotFound, which lists the checkpoints; Damaged, with nothing stored, when a hash is wrong.
     """
     held = repository.checkpoints(host)
@@ -132,14 +135,16 @@ def fetch(store: Store, repository: Repository, host: str, wanted: str, check_mo
         raise NotFound(f"{repository.shown} has no checkpoint {wanted!r} of {host}; it has {there}")
     chosen = next(one for one in reversed(held) if one["checkpoint"] == ids[0])
     plan = f"fetch {chosen['name']} ({chosen['checkpoint'][:12]}) from {repository.shown}"
-    known = any(chosen["checkpoint"] == one.id for one in store.checkpoints())
-    if known and not store.verify(store.manifest(chosen["checkpoint"])):
+    target = replicas.replica(store, host) if elsewhere else store
+    known = any(chosen["checkpoint"] == one.id for one in target.checkpoints())
+    if known and not target.verify(target.manifest(chosen["checkpoint"])):
         return Offsite(id=chosen["checkpoint"], proved=["the store has it, verified"], held=held)
     result = Offsite(changed=True, planned=[plan], id=chosen["checkpoint"], held=held)
     if check_mode:
         return result
     with _scratch(store) as folder, replicas.opened(_fetched(repository, chosen, folder)) as incoming:
-        replicas.adopt(store, host, chosen["checkpoint"], incoming)
+        take = replicas.receive if elsewhere else replicas.adopt
+        take(store, host, chosen["checkpoint"], incoming)
     result.done, result.proved = [plan], ["every content has its hash, and is durable"]
     return result
 

@@ -29,7 +29,7 @@ from ..._results.copies import Derived, Surveyed
 from ..._store import foreign
 from ..._store.manifest import Manifest, Section
 from ..._store.objects import Hasher, Writer
-from ..._store.store import Store
+from ..._store.store import FOREIGN, Store
 from ..rollback import plan
 from . import derive
 from . import preflight as checks
@@ -252,10 +252,12 @@ class _Preparing:
             return checks.lost_groups(then, stream.read(), _login())
 
     def _commit(self, sections: list[Section]) -> str:
-        """The id of a checkpoint of the sections: the recorded one where nothing differs, or that of a run before."""
+        """The id of a checkpoint of the sections: the recorded one where nothing differs and it is of this host, or the
+        one of a run before."""
         root = Manifest.root_of(sections)
-        ids = self.store.refs().get(NAME, [])
-        for known in (self.recorded.id, *ids[-1:]):
+        refs = self.store.refs()
+        own = [] if self.recorded.id in refs.get(FOREIGN, []) else [self.recorded.id]
+        for known in (*own, *refs.get(NAME, [])[-1:]):
             with suppress(Damaged):
                 if self.store.manifest(known).root == root:
                     return known

@@ -22,7 +22,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     NotFound,
     UsageError,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import offsite
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import offsite, replicas
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.offsite import Repository
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import commands
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
@@ -65,6 +65,19 @@ def test_a_host_that_lost_its_store_comes_back(
     rollback(new, fetched["id"])
     assert differences(copy, tree) == ""
     assert not fetch(new, repository, "web1", taken["id"][:8])["changed"]
+
+
+def test_what_another_host_had_becomes_a_copy_of_that_host(
+    store: Store, tree: Path, repository: Repository, tmp_path: Path
+) -> None:
+    taken = checkpoint(store, "before", files(tree), host="web3")["id"]
+    push(store, repository, "web3", "latest")
+    spare = Store(str(tmp_path / "spare"), SYSTEM)
+    assert fetch(spare, repository, "web3", "latest", elsewhere=True)["changed"]
+    with pytest.raises(NotFound):
+        spare.resolve(taken)
+    assert [one.id for one in replicas.candidates(spare, "web3").candidates] == [taken]
+    assert not fetch(spare, repository, "web3", taken, elsewhere=True)["changed"]
 
 
 @pytest.mark.long

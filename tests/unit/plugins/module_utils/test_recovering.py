@@ -18,6 +18,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman.
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Refused, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import preflight as ahead
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.entry import Entry, path_of
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.recovering import (
     derive,
     flow,
@@ -29,7 +30,9 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.mac
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files, registry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Section
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from flows import checkpoint, rollback
+from flows import adopt, checkpoint, rollback
+
+from .conftest import SYSTEM
 
 ROOT = Path(__file__).parents[4]
 
@@ -331,6 +334,19 @@ def test_a_spare_gets_everything_but_the_identity_and_a_rollback_goes_there(stor
     assert prepare(store, recorded, "take")["id"] == recorded
     rollback(store, recorded)
     assert (etc / "hostname").read_text() == "hostname of the lost host" and not (etc / "crypttab").exists()
+
+
+def test_a_checkpoint_of_another_host_is_never_gone_back_to_itself(store: Store, etc: Path, tmp_path: Path) -> None:
+    recorded = checkpoint(store, "base", [{"files": {"paths": [str(etc)]}}], host="web3")["id"]
+    bundle = str(tmp_path / "bundle")
+    replicas.export(store, "web3", recorded, [], bundle, False)
+    here = Store(str(tmp_path / "spare"), SYSTEM)
+    adopt(here, "web3", recorded, bundle, elsewhere=True)
+    (etc / "hostname").write_text("of the spare")
+    made = prepare(here, recorded, "take", elsewhere=True)["id"]
+    assert made != recorded and prepare(here, recorded, "take", elsewhere=True)["id"] == made
+    rollback(here, made)
+    assert (etc / "hostname").read_text() == "hostname of the lost host" and here.resolve("latest") == made
 
 
 def test_a_part_with_the_accounts_does_not_lock_the_controller_out(
