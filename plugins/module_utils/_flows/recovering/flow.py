@@ -76,7 +76,19 @@ def survey(store: Store, checkpoint: str = "") -> Surveyed:
         architecture=found.architecture,
         host=f"{os.uname().nodename} {_machine_id()} {store.system.boot_id()}",
         held=bool(checkpoint) and store.has_record(checkpoint),
+        stands_for=_stands_for(store),
     )
+
+
+def _stands_for(store: Store) -> str:
+    """The host that the last recovery has put back here; empty for this host itself, and without a recovery."""
+    refs = store.refs()
+    with suppress(Damaged):
+        last = store.head(refs[NAME][-1]).host if refs.get(NAME) else ""
+        # A spare that has become a lost host has that host's name.
+        if last != os.uname().nodename or any(store.head(one).host == last for one in refs.get(FOREIGN, ())):
+            return last
+    return ""
 
 
 def _machine_id() -> str:

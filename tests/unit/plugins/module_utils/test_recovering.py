@@ -345,6 +345,7 @@ def test_a_checkpoint_of_another_host_is_never_gone_back_to_itself(store: Store,
     (etc / "hostname").write_text("of the spare")
     made = prepare(here, recorded, "take", elsewhere=True)["id"]
     assert made != recorded and prepare(here, recorded, "take", elsewhere=True)["id"] == made
+    assert flow.survey(here).stands_for == "web3" and flow.survey(store).stands_for == ""
     rollback(here, made)
     assert (etc / "hostname").read_text() == "hostname of the lost host" and here.resolve("latest") == made
 
