@@ -392,7 +392,6 @@ class Recovery:
         targets = [str(step.get("target", "")) for step in result.get("done", []) if isinstance(step, dict)]
         owned = [own for own in map(identity.own, map(os.fsencode, targets)) if own is not None]
         late = list(dict.fromkeys(own.part.name for own in owned if own.part.at_boot))
-        late = late if self._is_elsewhere() else []
         said = [f"{self._here.name} owes a reboot: {', '.join(late)} count from the next boot on"] if late else []
         if any(own.top.startswith(_SSH_KEYS) for own in owned):
             whose = f"the SSH keys of {self._owner}" if self._is_elsewhere() else "its recorded SSH keys"

@@ -65,6 +65,9 @@ IDENTITY = (
     ),
 )
 
+# The parts to which the tables of disks belong, and the files of the network.
+DISKS, NETWORK = ("disks", "boot"), ("network",)
+
 
 def _expression(part: Part) -> str:
     patterns = (re.escape(path).replace(r"\*", "[^/]*") for path in part.paths)

@@ -213,7 +213,8 @@ def taken(owner: str, *targets: str, identity: str = "take") -> list[str]:
 def test_ssh_keys_that_come_back_are_named_also_on_the_host_itself() -> None:
     keys = "/etc/ssh/ssh_host_ed25519_key"
     assert taken("web1", keys, "/etc/fstab") == [
-        "web1 has its recorded SSH keys now, and shows them to new connections: correct known_hosts of the controller"
+        "web1 owes a reboot: disks count from the next boot on",
+        "web1 has its recorded SSH keys now, and shows them to new connections: correct known_hosts of the controller",
     ]
     assert "web1 has the SSH keys of web2 now" in taken("web2", keys)[0]
     assert taken("web2", "/etc/fstab") == ["web1 owes a reboot: disks count from the next boot on"]
