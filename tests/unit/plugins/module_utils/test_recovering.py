@@ -71,6 +71,8 @@ def made(recorded: Section, present: Section, **choices: Any) -> tuple[list[str]
         ("/etc/cloud/cloud.cfg.d/99-disable-network-config.cfg", "network"),
         ("/etc/udev/rules.d/70-persistent-net.rules", "network"),
         ("/etc/fstab", "disks"),
+        ("/etc/keepalived/keepalived.conf", "network"),
+        ("/etc/keepalived/evenkeel-address.json", "network"),
         ("/etc/systemd/system/srv-data.mount", "disks"),
         ("/etc/systemd/system/local-fs.target.wants/srv-data.mount", "disks"),
         ("/boot/grub/grub.cfg", "boot"),
