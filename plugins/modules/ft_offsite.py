@@ -61,7 +61,9 @@ attributes:
     description: Nothing on the host changes that a difference could show.
   idempotent:
     support: full
-    description: A checkpoint that is there is not carried again.
+    description:
+      - A checkpoint that is there is not carried again. It is fetched and compared where a run was cut before it
+        compared what it had pushed, or the store does not know of that.
 """
 
 EXAMPLES = r"""

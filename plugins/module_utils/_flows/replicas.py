@@ -198,7 +198,8 @@ class Outgoing(Protocol):
 
 
 def save(made: Outgoing, path: str) -> Exported:
-    """Write it to the new file ``path`` (mode 0600). An error leaves no file."""
+    """Write it to the new file ``path`` (mode 0600). An error leaves no file. Refused where there is no room for it."""
+    refuse_too_large(made.size, os.path.dirname(path), "the bundle of a checkpoint")
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         with open(fd, "wb") as stream:
