@@ -19,6 +19,7 @@ author:
   - The Evenkeel Authors (@evenkeel)
 extends_documentation_fragment:
   - evenkeel.fault_tolerance._store
+  - evenkeel.fault_tolerance._phase
 requirements:
   - restic, on the host
 options:

@@ -77,6 +77,10 @@ def test_a_spare_tells_what_it_got_how_old_it_is_and_how_long_it_took(fleet: Fle
     again = recover(fleet, spare).results[spare]
     assert again["changed"] is False and again["restored"] == result["restored"]
     assert not again["done"][0].startswith("recovered")
+    # It is no checkpoint of the spare. It goes on from there in the name of the lost host alone.
+    assert replicate(fleet, spare, checkpoint=result["id"], copies=1).results[spare]["error"] == "Refused"
+    run = replicate(fleet, spare, checkpoint=result["id"], host="h1", copies=1)
+    assert run.rc == 0 and run.results[spare]["id"] == result["id"], run.output
     told = recover(fleet, spare, "--check").results[spare]
     assert told["changed"] is True and told["left_out"] == [] and told["age"] >= result["age"]
 
