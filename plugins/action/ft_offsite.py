@@ -3,6 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.offsite import ARGUMENTS
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import HostAction
 
@@ -11,3 +14,7 @@ class ActionModule(HostAction):
     """The module, after a check of its arguments on the controller."""
 
     ARGUMENTS = ARGUMENTS
+
+    def arguments(self, values: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, object]:
+        """The host gets its name in the inventory: by that, or by its node name, it knows checkpoints of its own."""
+        return {**super().arguments(values, variables), "_values": {"here": variables.get("inventory_hostname")}}

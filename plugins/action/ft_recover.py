@@ -114,7 +114,8 @@ class Recovery:
         self._onto = inventory.hosts_of(params["onto"]) if params["onto"] else []
         # A host that is lost holds no copy of itself, and to wait for it takes time.
         peers = [peer for peer in inventory.hosts_of(params["peers"]) if peer != self._owner]
-        self._peers = _placement.preference("" if self._onto else self._here.name, peers)
+        # A spare may hold a copy itself.
+        self._peers = _placement.preference("", peers)
         self._keys = inventory.keys(self._owner)
         with suppress(AnsibleError):  # It has left the inventory, and has no probes.
             inventory.refuse_facts(self._owner, [PROBES_VARIABLE])
@@ -143,9 +144,11 @@ class Recovery:
             *_warnings(newest, self._owner, self._wanted, proved, self._declared),
         ]
         self._left += self._warnings
+        # One peer cannot make a checkpoint too large.
+        first = replace(newest[0], bytes=min(copy.bytes for copy in newest))
         if self._onto:
-            return self._chosen(newest[0])
-        refusal, held = self._look(newest[0].id)
+            return self._chosen(first)
+        refusal, held = self._look(first)
         if refusal:
             return self._failure(refusal, "Refused", newest[0])
         if check_mode:
@@ -217,8 +220,10 @@ class Recovery:
         """The first of the hosts ``onto`` that can take the place of the owner. Nothing is changed."""
         hosts = [host for host in self._onto if host != self._owner]
         told = self._inventory.each(hosts, lambda host: self._carrier.phase(host, "survey"), self._timeout)
-        unfit = {host: _unfit(told[host], copy) for host in hosts}
-        fit = next((host for host, why in unfit.items() if not why), "")
+        unfit = {host: _unfit(told[host], copy, host) for host in hosts}
+        fitting = [host for host, why in unfit.items() if not why]
+        # A run before may have begun on one of them.
+        fit = next((host for host in fitting if told[host]["stands_for"] == copy.host), next(iter(fitting), ""))
         others = [f"{host}: {why}" for host, why in unfit.items() if why]
         if not fit:
             why = "; ".join(_some(others)) or "the spares are no host but the lost one"
@@ -227,14 +232,18 @@ class Recovery:
             )
         return {**self._found(copy), "changed": False, "onto": fit, "left": [*self._left, *_some(others)]}
 
-    def _look(self, checkpoint: str) -> tuple[str, bool]:
+    def _look(self, copy: Copy) -> tuple[str, bool]:
         """(why ``here`` must not be put back now, or an empty text; whether its store has the checkpoint)."""
-        told = self._carrier.phase(self._here, "survey", id=checkpoint)
+        told = self._carrier.phase(self._here, "survey", id=copy.id)
         if told.get("failed"):
             return f"{self._here.name} cannot be looked at: {told.get('msg')}. Nothing was changed", False
         # A recovery of the host itself ends a doubt there.
-        obstacle = told["obstacle"] if self._is_elsewhere() else told["waits"]
+        obstacle = (told["obstacle"] if self._is_elsewhere() else told["waits"]) or _no_room(told, copy)
         self._mine = str(told["host"])
+        another = _stands_for(told, copy, self._here.name)
+        if another:
+            self._warnings.append(f"{self._here.name} stands in for {another}, and loses the state of {another} now")
+            self._left.append(self._warnings[-1])
         why = f"{self._here.name}: {obstacle}" if obstacle else self._still_there()
         return (f"{why}. Nothing was changed" if why else ""), bool(told["held"])
 
@@ -289,17 +298,24 @@ class Recovery:
 
     def _bring(self, usable: Sequence[Sequence[Copy]], proved: bool) -> tuple[Copy | None, Answer]:
         """Bring a copy into the store of ``here``: the copy or None, and the answer of ``here`` if it refuses all."""
-        limits: dict[str, Any] = {}
+        limits: dict[str, Any] = {"elsewhere": self._is_elsewhere()}
         if not self._undeclared and not (self._declared is None and proved):
-            limits = {"declared": self._declared or [], "proved": proved}
+            limits.update(declared=self._declared or [], proved=proved)
         with scratch_directory() as scratch:
-            for copy in (copy for copies in usable for copy in copies):
-                got = self._carry(copy, scratch, limits)
-                if not got.get("failed") and not got.get("unreachable"):
-                    return copy, {}
-                if got.get("refused_here"):
-                    return None, {key: value for key, value in got.items() if key != "refused_here"}
-                self._left.append(f"{copy.peer}: {copy.id[:12]}: {words(got.get('msg'))}")
+            for copies in usable:
+                too_large: Answer = {}
+                for copy in copies:
+                    got = self._carry(copy, scratch, limits)
+                    if not got.get("failed") and not got.get("unreachable"):
+                        return copy, {}
+                    if got.get("refused_here"):
+                        return None, {key: value for key, value in got.items() if key != "refused_here"}
+                    self._left.append(f"{copy.peer}: {copy.id[:12]}: {words(got.get('msg'))}")
+                    too_large = (
+                        {key: got[key] for key in ("failed", "msg", "error")} if got.get("no_room") else too_large
+                    )
+                if too_large:  # An older checkpoint may be smaller, and nobody has asked for it.
+                    return None, too_large
         return None, {}
 
     def _carry(self, copy: Copy, scratch: str, limits: Mapping[str, Any]) -> Answer:
@@ -316,7 +332,7 @@ class Recovery:
             more = {**limits, **self._seals.adopting(copy.sealed)}
             got = self._carrier.deliver(self._here, "adopt", checkpoint, path, **more)
             is_refused = bool(got.get("failed")) and got["error"] in ("Refused", "UsageError", "Busy")
-            return {**got, "refused_here": True} if is_refused else got
+            return {**got, "refused_here": True} if is_refused and not got.get("no_room") else got
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(path)
@@ -376,7 +392,6 @@ class Recovery:
         targets = [str(step.get("target", "")) for step in result.get("done", []) if isinstance(step, dict)]
         owned = [own for own in map(identity.own, map(os.fsencode, targets)) if own is not None]
         late = list(dict.fromkeys(own.part.name for own in owned if own.part.at_boot))
-        late = late if self._is_elsewhere() else []
         said = [f"{self._here.name} owes a reboot: {', '.join(late)} count from the next boot on"] if late else []
         if any(own.top.startswith(_SSH_KEYS) for own in owned):
             whose = f"the SSH keys of {self._owner}" if self._is_elsewhere() else "its recorded SSH keys"
@@ -406,14 +421,29 @@ def _too_few(known: Sequence[Sequence[Copy]], least: int) -> list[str]:
     ]
 
 
-def _unfit(told: Answer, copy: Copy) -> str:
-    """Why a spare cannot take the copy, by its own answer; empty where it can."""
+def _stands_for(told: Answer, copy: Copy, host: str) -> str:
+    """The host, but for that of the copy, in whose place ``host`` stands, by its own answer; empty for none."""
+    return "" if told["stands_for"] in (copy.host, host) else str(told["stands_for"])
+
+
+def _no_room(told: Answer, copy: Copy) -> str:
+    """That a host has no room for the copy, by its own answer; empty where it has."""
+    if copy.bytes <= told["room"]:
+        return ""
+    return f"it has room for {told['room']} bytes, and the copy of {copy.created} takes {copy.bytes}: free some"
+
+
+def _unfit(told: Answer, copy: Copy, host: str) -> str:
+    """Why the spare ``host`` cannot take the copy, by its own answer; empty where it can."""
     if told.get("unreachable") or told.get("failed"):
         return words(told.get("msg"))
     if told["obstacle"]:
         return str(told["obstacle"])
-    if copy.bytes > told["room"]:
-        return f"it has room for {told['room']} bytes, and the copy takes {copy.bytes}"
+    another = _stands_for(told, copy, host)
+    if another:
+        return f"it stands in for {another}; if it is free again, name it"
+    if why := _no_room(told, copy):
+        return why
     for name in ("release", "architecture"):
         then = getattr(copy, name)
         if then and then != told[name]:

@@ -70,7 +70,7 @@ class ActionModule(ActionBase):
         owner = params["host"] or here.name
         options = {"checkpoint": params["checkpoint"], "retention": params["retention"]}
         carrier = Carrier("ft_replicate", owner, lambda name: inventory.store(name, params["store"]), **options)
-        offered = carrier.phase(here, "offer")
+        offered = carrier.phase(here, "offer", elsewhere=owner != here.name)
         if offered.get("failed"):
             return report({**offered, "copies": []})
         try:

@@ -19,6 +19,7 @@ author:
   - The Evenkeel Authors (@evenkeel)
 extends_documentation_fragment:
   - evenkeel.fault_tolerance._store
+  - evenkeel.fault_tolerance._phase
 requirements:
   - restic, on the host
 options:
@@ -36,7 +37,8 @@ options:
   state:
     description:
       - V(pushed) puts a checkpoint of the store into the repository. V(fetched) takes one into the store, for
-        M(evenkeel.fault_tolerance.ft_rollback).
+        M(evenkeel.fault_tolerance.ft_rollback). A checkpoint of another host becomes a copy of that host, as a peer has
+        it, for M(evenkeel.fault_tolerance.ft_recover), which knows what has to stay as it is here.
     type: str
     choices: [pushed, fetched]
     default: pushed
@@ -48,7 +50,8 @@ options:
     default: latest
   host:
     description:
-      - The host of the checkpoints, by its name in the repository. By default the node name.
+      - The host of the checkpoints, by its name in the repository. By default the node name. This host is known by its
+        name in the inventory and by its node name; every other name is another host.
     type: str
 attributes:
   check_mode:
@@ -59,7 +62,9 @@ attributes:
     description: Nothing on the host changes that a difference could show.
   idempotent:
     support: full
-    description: A checkpoint that is there is not carried again.
+    description:
+      - A checkpoint that is there is not carried again. It is fetched and compared where a run was cut before it
+        compared what it had pushed, or the store does not know of that.
 """
 
 EXAMPLES = r"""
@@ -69,17 +74,31 @@ EXAMPLES = r"""
     password_file: /etc/evenkeel/restic-password
     host: "{{ inventory_hostname }}"
 
-- name: Bring back the state of web3, onto the host that takes its place
+- name: Bring back the newest state of this host, whose store is lost
   evenkeel.fault_tolerance.ft_offsite:
     repository: sftp:backup@vault.example.org:/srv/restic/web
     password_file: /etc/evenkeel/restic-password
-    host: web3
+    host: "{{ inventory_hostname }}"
     state: fetched
   register: brought
 
 - name: Put this host back to it
   evenkeel.fault_tolerance.ft_rollback:
     checkpoint: "{{ brought.id }}"
+
+- name: Bring the newest state of web3, which is lost, to this spare
+  evenkeel.fault_tolerance.ft_offsite:
+    repository: sftp:backup@vault.example.org:/srv/restic/web
+    password_file: /etc/evenkeel/restic-password
+    host: web3
+    state: fetched
+  register: of_web3
+
+- name: Let this spare take the place of web3, as itself
+  evenkeel.fault_tolerance.ft_recover:
+    host: web3
+    checkpoint: "{{ of_web3.id }}"
+    peers: ["{{ inventory_hostname }}"]
 """
 
 RETURN = r"""
@@ -148,7 +167,8 @@ msg:
 """
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.offsite import ARGUMENTS, work
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.offsite import OPTIONS as ARGUMENTS
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.offsite import work
 
 
 def main() -> None:

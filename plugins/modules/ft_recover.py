@@ -17,7 +17,9 @@ description:
   - Takes the newest such checkpoint into the store of this host, if all of it lies inside what the variable
     C(evenkeel_resources) of O(host) declares, then puts the host back to it, on the same path as
     M(evenkeel.fault_tolerance.ft_rollback). Where the newest checkpoint cannot be brought, the checkpoint before it is
-    taken, and RV(left) says so.
+    taken, and RV(left) says so. Where there is no room for the newest, the recovery ends.
+  - On another host the checkpoint is listed apart from the checkpoints of that host itself, and only a recovery goes
+    back to it. A spare that stands in for a third host loses the state of that one, and a warning says so.
   - Another host than that of the checkpoint stays itself (O(identity)). What is a mount point there, or cannot be put
     back there, is left out and named (RV(left_out)).
   - Everything that can refuse does so before the first change of this host, and all reasons are told at once - a
@@ -48,7 +50,7 @@ options:
     default: latest
   peers:
     description:
-      - Names of the hosts, or of groups of the inventory, that may hold a copy.
+      - Names of the hosts, or of groups of the inventory, that may hold a copy. A spare may hold one itself.
     type: list
     elements: str
     required: true
@@ -68,7 +70,8 @@ options:
     description:
       - V(keep) leaves as it is what makes this host itself - host name, machine id, keys of the host, access,
         network, disks and boot. The default where O(host) is another host.
-      - V(take) makes this host the lost one. It is refused while O(host) still answers.
+      - V(take) makes this host the lost one. It is refused while O(host) still answers. Disks, boot and network stay
+        as they are where the checkpoint names a disk, or network cards, that are not here; a warning says so.
     type: str
     choices: [keep, take]
     version_added: 0.2.0
@@ -94,8 +97,8 @@ options:
   onto:
     description:
       - Names of hosts or groups, such as V(spares). Names the first of them that can take the place of O(host)
-        (RV(onto)), and changes nothing. It answers, no change is under way there, it has room, and its release and
-        architecture are those of the checkpoint, as far as the peer knows them.
+        (RV(onto)), and changes nothing. It answers, no change is under way there, it does not stand in for a third
+        host, it has room, and its release and architecture are those of the checkpoint, as far as the peer knows them.
     type: list
     elements: str
     version_added: 0.2.0

@@ -214,6 +214,7 @@ _ANSWERS: dict[str, dict[str, Form]] = {
         "architecture": words,
         "host": words,
         "held": lambda value: value is True,
+        "stands_for": words,
     },
     "derive": {
         "id": _or_nothing(_text(_ID)),

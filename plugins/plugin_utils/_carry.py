@@ -44,8 +44,8 @@ class Carrier:
     ) -> Answer:
         """Bring the bundle of a checkpoint, without the contents of ``known`` checkpoints, into the new file ``local``.
 
-        No more bytes are taken than the host has announced, and than there is room for. ``sealing``: the values for an
-        encrypted bundle (``_seal``).
+        No more bytes are taken than the host has announced, and than there is room for: else ``no_room``. ``sealing``:
+        the values for an encrypted bundle (``_seal``).
         """
         values = {"id": checkpoint, "known": list(known), "directory": host.directory(), "replica": from_replica}
         found = self.phase(host, "export", **values, **sealing)
@@ -54,10 +54,11 @@ class Carrier:
         try:
             free = room(os.path.dirname(local))
             if found["bytes"] > free:
-                return failed(
+                why = (
                     f"the bundle has {found['bytes']} bytes, and {os.path.dirname(local)} on the controller has room"
                     f" for {free}: free some, or set another local_tmp"
                 )
+                return {**failed(why, "Refused"), "no_room": True}
             with _no_more_than(found["bytes"]):
                 host.fetch(found["path"], local)
         except AnsibleConnectionFailure:
@@ -71,14 +72,16 @@ class Carrier:
         return found
 
     def deliver(self, host: Host, phase: str, checkpoint: str, local: str, **values: Any) -> Answer:
-        """Send the bundle ``local``, and have the host store it (``receive`` or ``adopt``), if it has room."""
+        """Send the bundle ``local``, and have the host store it (``receive`` or ``adopt``), where it has room: else
+        ``no_room``."""
         size = os.path.getsize(local)
         found = self.phase(host, "land", directory=host.directory())
         if found.get("failed"):
             return found
         if size > found["room"]:
             self.phase(host, "discard", path=found["path"])
-            return failed(f"the bundle has {size} bytes, and there is room for {found['room']}: free some")
+            why = f"the bundle has {size} bytes, and {host.name} has room for {found['room']}: free some"
+            return {**failed(why, "Refused"), "no_room": True}
         host.put(local, found["path"])
         return self.phase(host, phase, id=checkpoint, path=found["path"], **values)
 

@@ -369,6 +369,17 @@ def test_the_role_changes_nothing_twice_and_keeps_what_works_where_it_is_given_n
     again = pair.role("--check", "--diff")
     assert again.returncode == 0 and again.stdout.count("changed=0") == 2, again.stdout
     assert pair.role().stdout.count("changed=0") == 2
+    # A run was cut after it wrote the files; the next one sees on the host what is still to be done.
+    pair.fleet.on(
+        holder,
+        "echo '# cut' >> /etc/systemd/system/keepalived.service.d/evenkeel.conf; systemctl daemon-reload;"
+        " cp -p /etc/keepalived/keepalived.conf /root/whole; echo >> /etc/keepalived/keepalived.conf;"
+        " systemctl reload keepalived; cp -p /root/whole /etc/keepalived/keepalived.conf; systemctl disable keepalived",
+    )
+    assert pair.role().returncode == 0
+    read = "cmp /etc/keepalived/keepalived.conf /run/evenkeel-address.read && systemctl is-enabled keepalived"
+    assert pair.fleet.on(holder, f"{read}; systemctl show -P NeedDaemonReload keepalived").split() == ["enabled", "no"]
+    assert pair.role().stdout.count("changed=0") == 2
     shown = pair.fleet.on(holder, "sha256sum /etc/keepalived/*")
     for wrong, said in (
         ({"evenkeel_virtual_router_id": 256}, "router_id 256 is not between 1 and 255"),

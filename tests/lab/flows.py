@@ -67,9 +67,9 @@ def push(store: Store, repository: _offsite.Repository, host: str, wanted: str, 
     return _offsite.push(store, repository, host, wanted, check_mode).report()
 
 
-def fetch(store: Store, repository: _offsite.Repository, host: str, wanted: str, check_mode: bool = False) -> Report:
-    """Take a checkpoint out of a repository."""
-    return _offsite.fetch(store, repository, host, wanted, check_mode).report()
+def fetch(store: Store, repository: _offsite.Repository, host: str, wanted: str, *how: bool, **more: bool) -> Report:
+    """Take a checkpoint out of a repository; ``how`` as in the flow."""
+    return _offsite.fetch(store, repository, host, wanted, *how, **more).report()
 
 
 def info(store: Store) -> Report:
@@ -102,6 +102,6 @@ def receive(store: Store, host: str, checkpoint: str, path: str, *options: Any, 
 
 
 def adopt(store: Store, host: str, checkpoint: str, path: str, *options: Any, **more: Any) -> Copied:
-    """Add the bundle in a file to the host's own store; ``options`` as in the flow."""
+    """Add the bundle in a file to the host's own store; ``options`` as in ``Terms``."""
     with _replicas.opened(path) as incoming:
-        return _replicas.adopt(store, host, checkpoint, incoming, *options, **more)
+        return _replicas.adopt(store, host, checkpoint, incoming, _replicas.Terms(*options, **more))

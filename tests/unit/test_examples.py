@@ -41,7 +41,9 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "rol
 # Tasks of modules' examples by name. Their arguments are validated all the same.
 NOT_RUN = {
     "Keep the newest checkpoint away from here as well": "needs restic and a server: test_offsite.py",
-    "Bring back the state of web3, onto the host that takes its place": "needs restic and a server: test_offsite.py",
+    "Bring back the newest state of this host, whose store is lost": "needs restic and a server: test_offsite.py",
+    "Bring the newest state of web3, which is lost, to this spare": "needs restic and a server: test_offsite.py",
+    "Let this spare take the place of web3, as itself": "needs what the one before has brought: test_offsite.py",
     "Put this host back to it": "needs what the one before has brought: test_offsite.py",
     "Back to an older firewall, if we can still get in then": "needs nftables and root: test_system_state.py",
     "Take web1 out of the backend, and wait for its sessions": "needs HAProxy: tests/integration/test_drain.py",

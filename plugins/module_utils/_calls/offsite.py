@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 
-from .._host.options import Options, Params
+from .._host.options import PHASE, Options, Params
 from .._results.copies import Offsite
 
 ARGUMENTS: Options = {
@@ -16,6 +16,8 @@ ARGUMENTS: Options = {
     "checkpoint": {"type": "str", "default": "latest"},
     "host": {"type": "str"},
 }
+# The options of the module: in addition, the name of the host in the inventory.
+OPTIONS: Options = {**ARGUMENTS, **PHASE}
 
 
 def work(params: Params, check_mode: bool) -> Offsite:
@@ -25,7 +27,11 @@ def work(params: Params, check_mode: bool) -> Offsite:
     from .._store.store import Store
 
     system = System()
-    carry = push if params["state"] == "pushed" else fetch
     repository = Repository(params["repository"], params["password_file"], system)
-    host = params["host"] or os.uname().nodename
-    return carry(Store(params["store"], system), repository, host, params["checkpoint"], check_mode)
+    node = os.uname().nodename
+    host = params["host"] or node
+    store, wanted = Store(params["store"], system), params["checkpoint"]
+    if params["state"] == "pushed":
+        return push(store, repository, host, wanted, check_mode)
+    names = (node, (params["_values"] or {}).get("here"))
+    return fetch(store, repository, host, wanted, check_mode, elsewhere=host not in names)

@@ -60,7 +60,7 @@ class _Call:
 
 
 def _offer(call: _Call) -> Result:
-    return replicas.offer(call.store, call.host, call.params["checkpoint"])
+    return replicas.offer(call.store, call.host, call.params["checkpoint"], call.values.get("elsewhere") is True)
 
 
 def _have(call: _Call) -> Result:
@@ -194,11 +194,11 @@ def _candidates(call: _Call) -> Result:
 
 def _adopt(call: _Call) -> Result:
     values = call.values
-    declared, proved = values.get("declared"), values.get("proved", False)
+    terms = replicas.Terms(values.get("declared"), values.get("proved", False), values.get("elsewhere") is True)
     with scratch.taken(values["path"]) as path, replicas.opened(path) as incoming:
         if call.seal:
             incoming = sealed.incoming(incoming, call.seal["chain"], call.secrets)
-        taken = replicas.adopt(call.store, call.host, values["id"], incoming, declared, proved)
+        taken = replicas.adopt(call.store, call.host, values["id"], incoming, terms)
     taken.changed = True
     return taken
 

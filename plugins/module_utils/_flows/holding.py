@@ -131,6 +131,8 @@ def watch(settings: Settings, system: System) -> str:
 
 def _look(settings: Settings, system: System, ear: _Ear) -> str:
     known = wire.links(system)
+    if not wire.holds(known, ipaddress.ip_address(settings.own)):
+        return f"no interface has {settings.own}, its own address: run the role virtual_address for this host"
     link = _link(settings, known)
     answers = wire.ask([*settings.targets, *settings.voters], link, _ANSWERS)
     others = frozenset(one for target in settings.targets for one in answers[target])

@@ -15,13 +15,15 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from urllib.parse import quote, unquote
 
 from .._errors import Damaged, EvenkeelError, NotFound, UsageError
-from .._host.durable import ensure_dir
+from .._host.durable import ensure_dir, write_file
 from .._host.hashing import hash_file
 from .._host.paths import check_path
 from .._host.system import System
 from .._results.copies import Offsite
+from .._store import foreign
 from .._store.foreign import check_created
 from .._store.store import Store, check_name, meant
 from . import replicas
@@ -29,6 +31,8 @@ from . import replicas
 _TAG = "evenkeel"
 _KEYS = ("checkpoint", "name", "created")
 _BUNDLE = "bundle"
+# The file in the store that lists the snapshots that were compared, and the most that it lists.
+_NOTES, _MOST_NOTES = "offsite.compared", 1000
 _ID = "[0-9a-f]{64}"
 # The part of an address before the host.
 _PASSWORD = r"(//[^/@:]*):[^/@]*@"
@@ -71,7 +75,8 @@ class Repository:
         found = []
         for one in json.loads(self.run("snapshots", "--json", "--tag", _TAG, "--host", host)) or []:
             with suppress(LookupError, TypeError, ValueError, AttributeError, EvenkeelError):
-                tags = dict(tag.split("=", 1) for tag in one["tags"] if "=" in tag)
+                # restic divides tags at commas, which a name may have.
+                tags = dict(unquote(tag).split("=", 1) for tag in one["tags"] if "=" in tag)
                 told = {**{key: tags[key] for key in _KEYS}, "snapshot": one["id"], "path": one["paths"][0]}
                 if not all(re.fullmatch(_ID, told[key]) for key in ("checkpoint", "snapshot")):
                     continue
@@ -89,40 +94,81 @@ def _masked(text: str) -> str:
 def push(store: Store, repository: Repository, host: str, wanted: str, check_mode: bool = False) -> Offsite:
     """Put a checkpoint of this host into the repository, fetch it back and compare.
 
-    It counts only then (I10). A checkpoint that is there already is not sent again.
+    It counts only then (I10). A checkpoint that is there already is compared, where nobody has done that, and not sent
+    again.
     """
     offered = replicas.offer(store, host, wanted)
-    plan = f"push {offered.name} ({offered.id[:12]}) to {repository.shown}"
+    named = f"{offered.name} ({offered.id[:12]})"
+    plan = f"push {named} to {repository.shown}"
     held = repository.checkpoints(host)
-    if any(one["checkpoint"] == offered.id for one in held):
-        proved = [f"{repository.shown} has {offered.name} ({offered.id[:12]})"]
-        return Offsite(id=offered.id, proved=proved, held=held)
-    result = Offsite(changed=True, planned=[plan], id=offered.id, held=held)
+    there = [one for one in held if one["checkpoint"] == offered.id][-1:]
+    if any(one["snapshot"] in _compared(store) for one in there):
+        return Offsite(id=offered.id, proved=[f"{repository.shown} has {named}"], held=held)
+    # A run that was cut may have left it there, and nobody knows what it is.
+    look = [f"compare {named} in {repository.shown} with the store"] if there else []
+    result = Offsite(changed=not there, planned=look or [plan], id=offered.id, held=held)
     if check_mode:
         return result
     # Without the lock of the store: a rollback must not wait for a slow line.
     with _scratch(store) as folder:
-        path = os.path.join(folder, _BUNDLE)
-        replicas.export(store, host, offered.id, [], path, False)
-        values = {"checkpoint": offered.id, "name": offered.name, "created": offered.created}
-        tags = ",".join([_TAG, *(f"{key}={value}" for key, value in values.items())])
-        repository.run("backup", "--host", host, "--tag", tags, "--", path)
-        sent = _digest(path)
-        os.unlink(path)
-        result.held = repository.checkpoints(host)
-        mine = [one for one in result.held if one["checkpoint"] == offered.id]
-        if not mine or _digest(_fetched(repository, mine[-1], folder)) != sent:
-            raise Damaged(
-                f"{offered.name} ({offered.id[:12]}) came back from {repository.shown} with another content; "
-                "check the repository with restic check --read-data, then push it again"
-            )
-    result.done, result.proved = [plan], ["it was fetched back, and equals the bundle that was sent"]
+        if not there or not _equals(repository, there[0], folder, _digest(_exported(store, host, offered.id, folder))):
+            result.changed, result.planned = True, [*look, plan]
+            path = _exported(store, host, offered.id, folder)
+            values = {"checkpoint": offered.id, "name": quote(offered.name, safe=""), "created": offered.created}
+            tags = ",".join([_TAG, *(f"{key}={value}" for key, value in values.items())])
+            repository.run("backup", "--host", host, "--tag", tags, "--", path)
+            sent = _digest(path)
+            result.held = repository.checkpoints(host)
+            there = [one for one in result.held if one["checkpoint"] == offered.id][-1:]
+            if not there or not _equals(repository, there[0], folder, sent):
+                raise Damaged(
+                    f"{named} came back from {repository.shown} with another content; "
+                    "check the repository with restic check --read-data, then push it again"
+                )
+        _note(store, there[0]["snapshot"])
+    result.done, result.proved = list(result.planned), ["it was fetched back, and equals the bundle of the store"]
     return result
 
 
-def fetch(store: Store, repository: Repository, host: str, wanted: str, check_mode: bool = False) -> Offsite:
+def _exported(store: Store, host: str, checkpoint: str, folder: str) -> str:
+    path = os.path.join(folder, _BUNDLE)
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+    replicas.export(store, host, checkpoint, [], path, False)
+    return path
+
+
+def _equals(repository: Repository, one: dict[str, str], folder: str, digest: str) -> bool:
+    """Whether the bundle in the repository has this hash. At no time two bundles are here."""
+    with suppress(FileNotFoundError):
+        os.unlink(os.path.join(folder, _BUNDLE))
+    path = _fetched(repository, one, folder)
+    try:
+        return _digest(path) == digest
+    finally:
+        os.unlink(path)
+
+
+def _compared(store: Store) -> list[str]:
+    """The snapshots that were fetched back and compared. restic names a snapshot by its content."""
+    try:
+        with open(store.join(_NOTES), encoding="ascii") as stream:
+            return stream.read().split()
+    except (OSError, ValueError):
+        return []
+
+
+def _note(store: Store, snapshot: str) -> None:
+    known = [one for one in _compared(store) if one != snapshot][1 - _MOST_NOTES :]
+    write_file(store.join(_NOTES), "".join(f"{one}\n" for one in [*known, snapshot]).encode("ascii"))
+
+
+def fetch(
+    store: Store, repository: Repository, host: str, wanted: str, check_mode: bool = False, elsewhere: bool = False
+) -> Offsite:
     """Take a checkpoint of ``host`` out of the repository into the store, for a rollback to follow.
 
+    ``elsewhere``: ``host`` is another host. Then it is a copy of that host here, as a peer has it: a recovery follows.
     Raises NotFound, which lists the checkpoints; Damaged, with nothing stored, when a hash is wrong.
     """
     held = repository.checkpoints(host)
@@ -132,19 +178,26 @@ def fetch(store: Store, repository: Repository, host: str, wanted: str, check_mo
         raise NotFound(f"{repository.shown} has no checkpoint {wanted!r} of {host}; it has {there}")
     chosen = next(one for one in reversed(held) if one["checkpoint"] == ids[0])
     plan = f"fetch {chosen['name']} ({chosen['checkpoint'][:12]}) from {repository.shown}"
-    known = any(chosen["checkpoint"] == one.id for one in store.checkpoints())
-    if known and not store.verify(store.manifest(chosen["checkpoint"])):
+    target = replicas.replica(store, host) if elsewhere else store
+    known = any(chosen["checkpoint"] == one.id for one in target.checkpoints())
+    if known and not target.verify(target.manifest(chosen["checkpoint"])):
         return Offsite(id=chosen["checkpoint"], proved=["the store has it, verified"], held=held)
     result = Offsite(changed=True, planned=[plan], id=chosen["checkpoint"], held=held)
     if check_mode:
         return result
     with _scratch(store) as folder, replicas.opened(_fetched(repository, chosen, folder)) as incoming:
-        replicas.adopt(store, host, chosen["checkpoint"], incoming)
+        take = replicas.receive if elsewhere else replicas.adopt
+        take(store, host, chosen["checkpoint"], incoming)
     result.done, result.proved = [plan], ["every content has its hash, and is durable"]
     return result
 
 
 def _fetched(repository: Repository, one: dict[str, str], folder: str) -> str:
+    """The path of the bundle, fetched into the folder. Refused where there is no room for it."""
+    rows = repository.run("ls", "--json", one["snapshot"], one["path"]).splitlines()
+    with suppress(ValueError, TypeError, AttributeError):
+        sizes = [row.get("size") for row in map(json.loads, rows) if row.get("path") == one["path"]]
+        foreign.refuse_too_large(int(sizes[-1] if sizes else 0), folder, "the bundle of a checkpoint")
     repository.run("restore", one["snapshot"], "--include", one["path"], "--target", folder)
     return os.path.join(folder, one["path"].lstrip("/"))
 

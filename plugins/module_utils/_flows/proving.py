@@ -124,7 +124,7 @@ class _Reading:
     def order(self) -> list[str]:
         """The ids, the newest first. The others are in an order of the nonce, so that each of many runs that end early
         reads other checkpoints, and all hosts the same ones."""
-        named = {one for ids in self.source.refs().values() for one in ids}
+        named = {one for ids in self.source.own_refs().values() for one in ids}
         broken = [one for one in named if len(one) != 64 or not set(one) <= set("0123456789abcdef")]
         if broken:
             self.left.append(f"{len(broken)} ids in {self.source.join('refs')} are damaged")

@@ -17,7 +17,7 @@ from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, BinaryIO, Callable, Protocol
+from typing import Any, BinaryIO, Callable, NamedTuple, Protocol
 
 from .._errors import Damaged, EvenkeelError, Refused, UsageError
 from .._host.durable import ensure_dir, write_file
@@ -30,7 +30,7 @@ from .._store import retention as keeping
 from .._store.foreign import LINES, MANIFESTS, check_manifest, refuse_too_large
 from .._store.manifest import LOG, Manifest
 from .._store.objects import SMALL, Writer
-from .._store.store import CHAIN, Store, contents_in, objects_of, paths_of
+from .._store.store import CHAIN, FOREIGN, Store, contents_in, objects_of, paths_of
 from .held import MACS
 from .rollback.flow import finish
 
@@ -53,10 +53,11 @@ def replica(store: Store, host: str) -> Store:
     return Store(store.join("replicas", host), store.system, is_replica=True)
 
 
-def offer(store: Store, host: str, checkpoint: str) -> Offered:
-    """On the source: the checkpoint that would be copied. Raises NotFound, Damaged."""
-    manifest = store.manifest(store.resolve(checkpoint))
-    held = [one.id for one in store.checkpoints(by_head=True)]
+def offer(store: Store, host: str, checkpoint: str, foreign: bool = False) -> Offered:
+    """On the source: the checkpoint that would be copied. ``foreign``: ``host`` is another host, of which this one may
+    have got checkpoints. Raises NotFound, Damaged, Refused."""
+    manifest = store.manifest(store.resolve(checkpoint, foreign))
+    held = [one.id for one in store.checkpoints(by_head=True)] + (store.refs().get(FOREIGN, []) if foreign else [])
     lacking = registry.not_carried(manifest.sections)
     name, created, host = manifest.name, manifest.created, manifest.host
     offered = Offered(id=manifest.id, name=name, created=created, host=host, held=held, lacking=lacking)
@@ -197,7 +198,8 @@ class Outgoing(Protocol):
 
 
 def save(made: Outgoing, path: str) -> Exported:
-    """Write it to the new file ``path`` (mode 0600). An error leaves no file."""
+    """Write it to the new file ``path`` (mode 0600). An error leaves no file. Refused where there is no room for it."""
+    refuse_too_large(made.size, os.path.dirname(path), "the bundle of a checkpoint")
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         with open(fd, "wb") as stream:
@@ -295,15 +297,24 @@ def candidates(store: Store, host: str) -> Candidates:
     return Candidates(candidates=sorted(found, key=lambda one: (one.created, one.id), reverse=True))
 
 
-def adopt(
-    store: Store, host: str, checkpoint: str, incoming: Incoming, declared: Any = None, proved: bool = False
-) -> Copied:
-    """On the host to be recovered: add the bundle to its own store, for a rollback to follow.
+class Terms(NamedTuple):
+    """The terms on which a host takes a checkpoint of ``host`` into its own store.
 
-    ``declared`` are the resources of ``host``. With it, a checkpoint that holds other resources is Refused. So is a
+    ``declared``: the resources of ``host``; with it, a checkpoint that holds other resources is Refused. So is a
     checkpoint that names another host, unless it is ``proved``: the controller recognizes it as a checkpoint of
-    ``host``.
+    ``host``. ``elsewhere``: ``host`` is another host than this one.
     """
+
+    declared: Any = None
+    proved: bool = False
+    elsewhere: bool = False
+
+
+def adopt(store: Store, host: str, checkpoint: str, incoming: Incoming, terms: Terms | None = None) -> Copied:
+    """On the host to be recovered: add the bundle to its own store, for a rollback to follow. A checkpoint of another
+    host is listed apart (``FOREIGN``): only a recovery puts it back."""
+    terms = terms or Terms()
+    declared, proved = terms.declared, terms.proved
 
     def look(manifest: Manifest) -> None:
         if declared is not None and not proved and manifest.host != host:
@@ -318,13 +329,20 @@ def adopt(
     with store.locked():
         with suppress(EvenkeelError):  # Its missing contents may come with this bundle.
             finish(store)
-        return _take(store, checkpoint, incoming, look)
+        return _take(store, checkpoint, incoming, look, FOREIGN if terms.elsewhere else "")
 
 
 def _take(
-    target: Store, checkpoint: str, incoming: Incoming, look: Callable[[Manifest], None] = lambda _manifest: None
+    target: Store,
+    checkpoint: str,
+    incoming: Incoming,
+    look: Callable[[Manifest], None] = lambda _manifest: None,
+    name: str = "",
 ) -> Copied:
-    """Store the bundle. Before anything in it can be found, ``look`` gets the whole checkpoint, and may raise."""
+    """Store the bundle. Before anything in it can be found, ``look`` gets the whole checkpoint, and may raise.
+
+    ``name``: list it under this name, and not under its own.
+    """
     writer = Writer(target.objects)
     try:
         refuse_too_large(incoming.size, target.root, "the bundle of a checkpoint")
@@ -349,7 +367,7 @@ def _take(
             f"Send it again, whole: {'; '.join(list(wrong.values())[:5])}"
         )
     for record, data in taken:
-        target.add_manifest([data], record)
+        target.add_manifest([data], record, name)
     return Copied(id=checkpoint, state="verified", objects=received, bytes=size)
 
 

@@ -8,7 +8,7 @@ import datetime
 import os
 import re
 
-from .._errors import Damaged, EvenkeelError, UsageError
+from .._errors import Damaged, Refused, UsageError
 from .manifest import Manifest
 from .store import check_name, time_of
 
@@ -93,10 +93,10 @@ def room(*directories: str) -> int:
 
 
 def refuse_too_large(size: int, directory: str, label: str) -> None:
-    """EvenkeelError unless the directory has room for so many bytes. Called before they are written."""
+    """Refused unless the directory has room for so many bytes. Called before they are written."""
     free = room(directory)
     if size > free:
-        raise EvenkeelError(
+        raise Refused(
             f"{label} has {size} bytes, and {directory} has room for {free}: free some, or use a store elsewhere; "
             "nothing was changed"
         )

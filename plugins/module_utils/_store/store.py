@@ -44,6 +44,8 @@ FORMAT = b"evenkeel-store 1 sha256\n"
 UNDO = "undo"
 # The name of the checkpoints that hold nothing but state with a log of its own, so that they can be taken often.
 LOGS = "logs"
+# Here a host lists the checkpoints of other hosts that it was given for a recovery. No checkpoint can have this name.
+FOREIGN = "of another host"
 LATEST = "latest"
 RESERVED = (LATEST,)
 # The checkpoints that ``latest`` does not mean.
@@ -223,6 +225,10 @@ class Store:
                     found[urllib.parse.unquote(entry)] = stream.read().decode("ascii", "backslashreplace").split()
         return found
 
+    def own_refs(self) -> dict[str, list[str]]:
+        """``refs`` without the checkpoints of other hosts."""
+        return {name: ids for name, ids in self.refs().items() if name != FOREIGN}
+
     def record(self, checkpoint: str, whole: bool = True) -> Manifest:
         """The manifest as its file holds it: for a log its changes. Damaged if it is missing or does not match its id.
 
@@ -290,12 +296,12 @@ class Store:
         return made.check_root()
 
     def checkpoints(self, by_head: bool = False) -> list[Checkpoint]:
-        """All readable checkpoints, oldest first. A damaged manifest is missing here, and ``resolve`` names it.
+        """All readable checkpoints of this host, oldest first. A damaged one is missing here, and ``resolve`` names it.
 
         ``by_head``: read the headers alone. Then nothing is verified, and the kinds of resources are left out.
         """
         names: dict[str, list[str]] = {}
-        for name, ids in self.refs().items():
+        for name, ids in self.own_refs().items():
             for checkpoint in ids:
                 names.setdefault(checkpoint, [])
             if ids:
@@ -331,12 +337,13 @@ class Store:
             seen[record.id] = record if seen[record.parent or "-"] else None
         return seen[checkpoint]
 
-    def resolve(self, wanted: str) -> str:
-        """The id of the newest checkpoint that ``wanted`` means (see ``meant``).
+    def resolve(self, wanted: str, foreign: bool = False) -> str:
+        """The id of the newest checkpoint of this host that ``wanted`` means (see ``meant``).
 
-        Raises NotFound; Damaged when a checkpoint that cannot be read might be the wanted checkpoint.
+        With ``foreign`` the whole id of a checkpoint of another host means that one; else it is Refused. Raises
+        NotFound; Damaged when a checkpoint that cannot be read might be the wanted checkpoint.
         """
-        refs = self.refs()
+        refs = self.own_refs()
         held = [(name, checkpoint) for name, ids in refs.items() for checkpoint in ids]
         if wanted == LATEST:  # Checkpoints of several names are in the order of their dates.
             dated = [(self.record(id_, whole=False).created, id_, name) for name, id_ in held if name not in _APART]
@@ -344,6 +351,13 @@ class Store:
         found = meant(wanted, held)
         if found:
             return found[0]
+        if wanted in self.refs().get(FOREIGN, ()):
+            if foreign:
+                return wanted
+            raise Refused(
+                f"checkpoint {wanted[:12]} is of another host, {self.record(wanted, whole=False).host}, and would make "
+                "this host that one. Put it back with ft_recover, which knows what has to stay as it is here"
+            )
         if wanted == LATEST:
             raise NotFound(f"there is no checkpoint in {self.root}; take one with ft_checkpoint, or recover a replica")
         name, tilde, back = wanted.rpartition("~")
@@ -404,15 +418,16 @@ class Store:
         now = datetime.datetime.fromtimestamp(self.system.now(), datetime.timezone.utc)
         return max(now, time_of(newest.created) + datetime.timedelta(microseconds=1)) if newest else now
 
-    def add_manifest(self, pieces: Iterable[bytes], manifest: Manifest) -> None:
-        """Store a manifest whose objects are durable, given its file in pieces, and add it to its name."""
+    def add_manifest(self, pieces: Iterable[bytes], manifest: Manifest, name: str = "") -> None:
+        """Store a manifest whose objects are durable, given its file in pieces, and add it to its name, or ``name``."""
+        name = name or manifest.name
         if self.objects.has_trash:
             self.objects.take_back(self.contents_of(manifest))
         if not self.has_record(manifest.id):
             write_pieces(self.join("manifests", manifest.id), pieces, 0o400)
-        ids = self.refs().get(manifest.name, [])
+        ids = self.refs().get(name, [])
         if manifest.id not in ids:
-            self._write_ref(manifest.name, [*ids, manifest.id])
+            self._write_ref(name, [*ids, manifest.id])
 
     def _write_ref(self, name: str, ids: list[str]) -> None:
         path = self.join("refs", _ref_file(name))
@@ -423,7 +438,8 @@ class Store:
             fsync_dir(os.path.dirname(path))
 
     def plan_prune(self, name: str, policy: retention.Policy, protect: set[str], coming: bool = False) -> Pruning:
-        """The effect of the policy on a name and on the undos. Other names and the ids in ``protect`` stay.
+        """The effect of the policy on a name, on the undos, and on the checkpoints of other hosts. Other names and the
+        ids in ``protect`` stay.
 
         ``coming``: count a checkpoint of this name that is yet to be taken. Raises Damaged when any manifest cannot be
         read, because its contents could not be told from garbage; Refused when the newest checkpoint would go.
@@ -442,9 +458,10 @@ class Store:
                 f"up by taking its line out of the file that names it in {self.join('refs')}"
             ) from error
         now = datetime.datetime.fromtimestamp(self.system.now(), datetime.timezone.utc)
-        keep = set(manifests) - {checkpoint for pruned in (name, UNDO) for checkpoint in refs.get(pruned, [])} | protect
+        prunes = (name, UNDO, FOREIGN)
+        keep = set(manifests) - {checkpoint for pruned in prunes for checkpoint in refs.get(pruned, [])} | protect
         kept: dict[str, list[str]] = {checkpoint: ["needed now"] for checkpoint in sorted(protect)}
-        for pruned in (name, UNDO):
+        for pruned in prunes:
             taken = [(checkpoint, time_of(manifests[checkpoint].created)) for checkpoint in refs.get(pruned, [])]
             if coming and pruned == name:
                 taken.append(("", self._next_time(self._newest())))

@@ -25,15 +25,24 @@ _TIME = 5
 
 @dataclass(frozen=True)
 class Choices:
-    """``keeps``: whether the host keeps its identity. ``mounts``: the mount points here, with the kinds of their file
-    systems. ``ours``: paths of Evenkeel itself here. ``refused``: paths that cannot be put back here, and why.
-    ``without``: kinds that cannot be put back here, and why."""
+    """``keeps``: whether the host keeps its identity; ``parts``: names of parts that it keeps even if not. ``mounts``:
+    the mount points here, with the kinds of their file systems. ``ours``: paths of Evenkeel itself here. ``refused``:
+    paths that cannot be put back here, and why. ``without``: kinds that cannot be put back here, and why."""
 
     keeps: bool = False
+    parts: Sequence[str] = ()
     mounts: Mapping[str, str] = field(default_factory=dict)
     ours: Sequence[str] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
     without: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def keeps_hardware(self) -> bool:
+        """Whether state of the machine itself stays."""
+        return self.keeps or bool(self.parts)
+
+    def keep(self, part: identity.Part) -> bool:
+        return self.keeps or part.name in self.parts
 
 
 @dataclass(frozen=True)
@@ -50,15 +59,15 @@ def derive(recorded: Sequence[Section], present: Sequence[Section], choices: Cho
     left: list[str] = []
     # Where the recorded mounts are to be made here, the files belong where they were.
     mounting = any(kind_of(one).mounts_file_systems and one.kind not in choices.without for one in recorded)
-    mounts_stay = choices.keeps or not mounting
+    mounts_stay = choices.keeps_hardware or not mounting
     for section, now in zip(recorded, present):
         kind = kind_of(section)
         why = choices.without.get(section.kind, "the state of this host" if kind.of_the_machine else "")
-        if section.kind in choices.without or (choices.keeps and kind.of_the_machine):
+        if section.kind in choices.without or (choices.keeps_hardware and kind.of_the_machine):
             left.append(f"{section.kind} ({why})")
             continue
         own = own_lines(section)
-        if choices.keeps:
+        if choices.keeps_hardware:
             own, more = kind.keep_here(own, own_lines(now))
             left += more
         lines, more = _paths(section, now, choices)
@@ -76,10 +85,10 @@ def _paths(section: Section, now: Section, choices: Choices) -> tuple[list[str],
     if spec is None:
         return recorded, []
     tops = _tops(recorded, spec, choices)
-    keeps = choices.keeps and any(map(identity.concerns, spec["paths"]))
+    keeps = choices.keeps_hardware and any(map(identity.concerns, spec["paths"]))
     if not keeps and not tops:
         return recorded, []
-    there, here = _split(recorded, tops, keeps), _split(path_lines(now), tops, keeps)
+    there, here = (_split(lines, tops, choices if keeps else None) for lines in (recorded, path_lines(now)))
     if not there.stays and not here.stays:
         return recorded, []
     kept = {path_of(line): line for line in there.others}
@@ -133,14 +142,14 @@ class _Split:
         return (path_of(line) for lines in self.stays.values() for line in lines)
 
 
-def _split(lines: Sequence[str], tops: Mapping[bytes, str], keeps: bool) -> _Split:
+def _split(lines: Sequence[str], tops: Mapping[bytes, str], keeping: Choices | None) -> _Split:
     found = _Split()
     for line in lines:
         path = path_of(line)
         top = next((one for one in tops if path == one or path.startswith(one + b"/")), b"")
         why = tops.get(top, "")
-        own = identity.own(path) if keeps and not top else None
-        if own is not None:
+        own = identity.own(path) if keeping and not top else None
+        if own is not None and keeping is not None and keeping.keep(own.part):
             top, why = own.top, own.part.name
         if top:
             found.stays.setdefault(top, []).append(line)

@@ -29,9 +29,9 @@ from ..._results.copies import Derived, Surveyed
 from ..._store import foreign
 from ..._store.manifest import Manifest, Section
 from ..._store.objects import Hasher, Writer
-from ..._store.store import Store
+from ..._store.store import FOREIGN, Store
 from ..rollback import plan
-from . import derive
+from . import derive, hardware
 from . import preflight as checks
 
 KEEP, TAKE = "keep", "take"
@@ -76,7 +76,19 @@ def survey(store: Store, checkpoint: str = "") -> Surveyed:
         architecture=found.architecture,
         host=f"{os.uname().nodename} {_machine_id()} {store.system.boot_id()}",
         held=bool(checkpoint) and store.has_record(checkpoint),
+        stands_for=_stands_for(store),
     )
+
+
+def _stands_for(store: Store) -> str:
+    """The host that the last recovery has put back here; empty for this host itself, and without a recovery."""
+    refs = store.refs()
+    with suppress(Damaged):
+        last = store.head(refs[NAME][-1]).host if refs.get(NAME) else ""
+        # A spare that has become a lost host has that host's name.
+        if last != os.uname().nodename or any(store.head(one).host == last for one in refs.get(FOREIGN, ())):
+            return last
+    return ""
 
 
 def _machine_id() -> str:
@@ -119,13 +131,17 @@ class _Preparing:
         if not self.now.selinux and self.then.selinux:
             sections = checks.without_labels(sections)
         scans = [self._scan(section) for section in sections]
+        keeps = self.request.identity == KEEP
+        lost = {} if keeps else hardware.lost(sections, self._content, self._has_part)
+        self.keeps_hardware = keeps or bool(lost)
         present = [self._present(section, scan) for section, scan in zip(sections, scans)]
         choices = derive.Choices(
-            keeps=self.request.identity == KEEP,
+            keeps=keeps,
+            parts=list(lost),
             mounts=registry.seen_mounts(),
             ours=ours.paths(self.store.root),
             without=_without(sections),
-            refused=self._way_in(),
+            refused=self._way_in(sections),
         )
         made = derive.derive(sections, present, choices)
         refused = dict(choices.refused)
@@ -139,6 +155,7 @@ class _Preparing:
         manifest = replace(self.recorded, sections=made.sections)
         self._check_parts(manifest, made.left_out)
         findings = self._findings(made.sections, short)
+        findings.warnings += list(dict.fromkeys(lost.values()))
         if findings.refusals:
             raise Refused(
                 f"checkpoint {self.recorded.name} ({self.recorded.id[:12]}) of {self.recorded.host} cannot be put back "
@@ -151,11 +168,30 @@ class _Preparing:
             notes=findings.warnings,
         )
 
-    def _way_in(self) -> dict[str, str]:
-        """The keys by which the controller logs in as another account than root, which a spare keeps, and why."""
-        account = _accounts().get(_login())
-        keeps = self.request.identity == KEEP and account is not None and os.path.isabs(account.home)
-        return {os.path.join(os.path.realpath(account.home), ".ssh"): "access"} if account and keeps else {}
+    def _way_in(self, sections: Sequence[Section]) -> dict[str, str]:
+        """The keys by which the controller logs in, which stay here, and why: on a spare, those of another account than
+        root, which has them by its identity; else those of which the record has none."""
+        login = _login()
+        account = _accounts().get(login or "root")
+        if account is None or not os.path.isabs(account.home):
+            return {}
+        folder = os.path.join(os.path.realpath(account.home), ".ssh")
+        if self.request.identity == KEEP:
+            return {folder: "access"} if login else {}
+        path = os.path.join(folder, "authorized_keys")
+        if not any(is_within(path, root) for one in sections for root in (tree_spec(one) or {"paths": ()})["paths"]):
+            return {}
+        here = b""
+        with suppress(OSError), open(path, "rb") as stream:
+            here = stream.read()
+        then = self._content(checks.content_of(sections, path))
+        return {folder: "none of the keys that let the controller in is in it"} if checks.locks_out(then, here) else {}
+
+    def _content(self, sha: str) -> bytes:
+        """A content of the checkpoint; nothing without one, or where it is damaged, which the rollback names."""
+        with suppress(Damaged):
+            return b"".join(self.store.objects.read(sha))
+        return b""
 
     def _scan(self, section: Section) -> Scan | None:
         spec = tree_spec(section)
@@ -164,7 +200,7 @@ class _Preparing:
     def _present(self, section: Section, scan: Scan | None) -> Section:
         lines = [] if scan is None else scan.lines()
         kind = KINDS[section.kind]
-        if kind.partly_of_the_machine and self.request.identity == KEEP:
+        if kind.partly_of_the_machine and self.keeps_hardware:
             # Where this host has no such state, its plan says so later.
             with suppress(EvenkeelError):
                 hasher = Hasher(self.store.objects)
@@ -204,7 +240,11 @@ class _Preparing:
         held = {one.kind for one in manifest.sections}
         for kind in self.request.kinds or ():
             if kind not in held and any(words.startswith(f"{kind} (") for words in left_out):
-                raise UsageError(f"{kind} stays as it is on this host (identity: keep); identity: take puts it back")
+                if self.request.identity == KEEP:
+                    raise UsageError(
+                        f"{kind} stays as it is on this host (identity: keep); identity: take puts it back"
+                    )
+                raise UsageError(f"{kind} stays as it is on this host: the record names hardware that is not here")
         plan.chosen(manifest, self.request.kinds)
         plan.check_paths(manifest, self.request.paths)
 
@@ -250,10 +290,12 @@ class _Preparing:
             return checks.lost_groups(then, stream.read(), _login())
 
     def _commit(self, sections: list[Section]) -> str:
-        """The id of a checkpoint of the sections: the recorded one where nothing differs, or that of a run before."""
+        """The id of a checkpoint of the sections: the recorded one where nothing differs and it is of this host, or the
+        one of a run before."""
         root = Manifest.root_of(sections)
-        ids = self.store.refs().get(NAME, [])
-        for known in (self.recorded.id, *ids[-1:]):
+        refs = self.store.refs()
+        own = [] if self.recorded.id in refs.get(FOREIGN, []) else [self.recorded.id]
+        for known in (*own, *refs.get(NAME, [])[-1:]):
             with suppress(Damaged):
                 if self.store.manifest(known).root == root:
                     return known

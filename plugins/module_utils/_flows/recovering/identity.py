@@ -47,7 +47,8 @@ IDENTITY = (
         ("/etc/network/interfaces", "/etc/network/interfaces.d", "/etc/netplan", "/etc/systemd/network")
         + ("/etc/NetworkManager/system-connections", "/etc/sysconfig/network", "/etc/sysconfig/network-scripts")
         + ("/etc/resolv.conf", "/etc/dhcpcd.conf", "/etc/dhcpcd.duid", "/etc/udev/rules.d/70-persistent-*")
-        + ("/etc/udev/rules.d/75-persistent-*", "/etc/cloud/cloud.cfg.d/*network*"),
+        + ("/etc/udev/rules.d/75-persistent-*", "/etc/cloud/cloud.cfg.d/*network*")
+        + ("/etc/keepalived/keepalived.conf", "/etc/keepalived/evenkeel-address.json"),
         at_boot=True,
     ),
     Part(
@@ -64,6 +65,9 @@ IDENTITY = (
         at_boot=True,
     ),
 )
+
+# The parts to which the tables of disks belong, and the files of the network.
+DISKS, NETWORK = ("disks", "boot"), ("network",)
 
 
 def _expression(part: Part) -> str:

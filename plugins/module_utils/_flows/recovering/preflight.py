@@ -156,6 +156,21 @@ def lost_groups(then: bytes, now: bytes, login: str) -> list[str]:
     ]
 
 
+def locks_out(then: bytes, now: bytes) -> bool:
+    """Whether the keys of ``now`` let somebody in, and none of them is in ``then``: texts of authorized_keys."""
+    theirs, mine = (
+        {
+            word
+            for line in text.splitlines()
+            if line.lstrip()[:1] != b"#"
+            for word in line.split()
+            if word[:4] == b"AAAA"
+        }
+        for text in (then, now)
+    )
+    return bool(mine) and not mine & theirs
+
+
 def owners_unknown(sections: Sequence[Section], uids: Sequence[int]) -> list[int]:
     """The owners of recorded files that no account here has. ``uids``: the uids of the accounts here."""
     known, found = set(uids), set()

@@ -10,11 +10,12 @@ import re
 import shutil
 import socket
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.action.ft_recover import Copy, Recovery
+from ansible_collections.evenkeel.fault_tolerance.plugins.action.ft_recover import Copy, Recovery, _unfit
 
 from .conftest import Fleet, Run
 from .test_guard import NOWHERE
@@ -51,7 +52,9 @@ SURVEY = {
     "architecture": "",
     "host": "another one",
     "held": False,
+    "stands_for": "",
 }
+COPY = Copy("h2", "1" * 64, "h1", "base", "2026-11-29T00:00:00.000000Z", "verified", bytes=100)
 
 
 def test_a_spare_tells_what_it_got_how_old_it_is_and_how_long_it_took(fleet: Fleet) -> None:
@@ -74,6 +77,10 @@ def test_a_spare_tells_what_it_got_how_old_it_is_and_how_long_it_took(fleet: Fle
     again = recover(fleet, spare).results[spare]
     assert again["changed"] is False and again["restored"] == result["restored"]
     assert not again["done"][0].startswith("recovered")
+    # It is no checkpoint of the spare. It goes on from there in the name of the lost host alone.
+    assert replicate(fleet, spare, checkpoint=result["id"], copies=1).results[spare]["error"] == "Refused"
+    run = replicate(fleet, spare, checkpoint=result["id"], host="h1", copies=1)
+    assert run.rc == 0 and run.results[spare]["id"] == result["id"], run.output
     told = recover(fleet, spare, "--check").results[spare]
     assert told["changed"] is True and told["left_out"] == [] and told["age"] >= result["age"]
 
@@ -210,7 +217,8 @@ def taken(owner: str, *targets: str, identity: str = "take") -> list[str]:
 def test_ssh_keys_that_come_back_are_named_also_on_the_host_itself() -> None:
     keys = "/etc/ssh/ssh_host_ed25519_key"
     assert taken("web1", keys, "/etc/fstab") == [
-        "web1 has its recorded SSH keys now, and shows them to new connections: correct known_hosts of the controller"
+        "web1 owes a reboot: disks count from the next boot on",
+        "web1 has its recorded SSH keys now, and shows them to new connections: correct known_hosts of the controller",
     ]
     assert "web1 has the SSH keys of web2 now" in taken("web2", keys)[0]
     assert taken("web2", "/etc/fstab") == ["web1 owes a reboot: disks count from the next boot on"]
@@ -228,3 +236,73 @@ def test_a_lost_host_that_is_back_when_its_copy_has_come_is_not_doubled(monkeypa
     refused = recovery._restore(Copy("h2"))
     assert refused["error"] == "Refused"
     assert refused["msg"] == "h1 still answers. Nothing but the store of Evenkeel was changed"
+
+
+def bare(monkeypatch: pytest.MonkeyPatch, here: str, surveyed: dict[str, Any]) -> Recovery:
+    """A recovery of h1 onto ``here``, which tells this of itself."""
+    inventory: Any = SimpleNamespace(
+        here=lambda: SimpleNamespace(name=here),
+        hosts_of=list,
+        keys=lambda _owner: None,
+        refuse_facts=lambda *_: None,
+        seals=lambda _owner: None,
+        resources=lambda _owner: None,
+    )
+    told = {"host": "h1", "checkpoint": "latest", "store": "/s", "undeclared": False, "timeout": "1h", "identity": None}
+    params = {**told, "kinds": None, "paths": None, "min_copies": 1, "onto": None, "peers": ["h1", "h2", here]}
+    recovery = Recovery(inventory, params)
+    monkeypatch.setattr(recovery._carrier, "phase", lambda *_words, **_more: surveyed)
+    return recovery
+
+
+def test_a_copy_that_lies_on_the_spare_itself_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(bare(monkeypatch, "h3", SURVEY)._peers) == {"h2", "h3"}
+
+
+def test_a_spare_that_stands_in_for_another_host_is_taken_by_its_name_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = {**SURVEY, "stands_for": "h7"}
+    assert _unfit(taken, COPY, "h3") == "it stands in for h7; if it is free again, name it"
+    # It goes on with the same host, and a recovery of itself is over.
+    assert (
+        _unfit({**SURVEY, "stands_for": "h1"}, COPY, "h3") == _unfit({**SURVEY, "stands_for": "h3"}, COPY, "h3") == ""
+    )
+    recovery = bare(monkeypatch, "h3", taken)
+    assert recovery._look(COPY) == ("", False)
+    assert recovery._warnings == recovery._left == ["h3 stands in for h7, and loses the state of h7 now"]
+
+
+def test_the_spare_on_which_a_run_has_begun_is_taken_before_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    recovery = bare(monkeypatch, "h3", SURVEY)
+    recovery._onto = ["h3", "h4"]
+    told = {"h3": SURVEY, "h4": {**SURVEY, "stands_for": "h1"}}
+    recovery._inventory = cast("Any", SimpleNamespace(each=lambda *_: told))
+    assert recovery._chosen(COPY)["onto"] == "h4"
+
+
+def test_lack_of_room_ends_a_recovery_before_anything_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {**SURVEY, "room": 99}
+    why = "it has room for 99 bytes, and the copy of 2026-11-29T00:00:00.000000Z takes 100: free some"
+    assert bare(monkeypatch, "h3", small)._look(COPY) == (f"h3: {why}. Nothing was changed", False)
+    assert _unfit(small, COPY, "h3") == why
+
+
+def test_no_older_checkpoint_comes_where_the_newest_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another copy of the same checkpoint may: a peer can send more than the checkpoint has."""
+    recovery = bare(monkeypatch, "h3", SURVEY)
+    newest, older = [COPY, replace(COPY, peer="h4")], [replace(COPY, id="2" * 64)]
+    large = {"failed": True, "msg": "no room", "error": "Refused", "no_room": True}
+    answers: dict[Copy, dict[str, Any]] = {
+        newest[0]: large,
+        newest[1]: {"failed": True, "msg": "cut", "error": "OSError"},
+    }
+    asked = []
+
+    def carry(copy: Copy, *_more: Any) -> dict[str, Any]:
+        asked.append(copy)
+        return answers.get(copy, {})
+
+    monkeypatch.setattr(recovery, "_carry", carry)
+    assert recovery._bring([newest, older], True) == (None, {"failed": True, "msg": "no room", "error": "Refused"})
+    assert asked == newest
+    del answers[newest[1]]
+    assert recovery._bring([newest, older], True) == (newest[1], {})

@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Refused, UsageError
@@ -293,3 +293,9 @@ def test_a_probe_that_fails_twice_gives_the_address_up() -> None:
     sick: Callable[[Settings, System], str] = holding._sick
     assert "command true: fail" in sick(settings, system)
     assert sick(settings, system) == ""
+
+
+def test_a_host_with_the_settings_of_another_host_takes_no_part(place: Path) -> None:
+    machine = Machine("10.0.0.77/24")
+    said = holding._look(SETTINGS, machine.system, cast("Any", None))
+    assert said == "no interface has 10.0.0.11, its own address: run the role virtual_address for this host"

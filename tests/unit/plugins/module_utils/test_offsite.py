@@ -20,12 +20,14 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     Damaged,
     EvenkeelError,
     NotFound,
+    Refused,
     UsageError,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import offsite
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import offsite, replicas
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.offsite import Repository
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import commands
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import foreign
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, fetch, push, rollback
 
@@ -65,6 +67,57 @@ def test_a_host_that_lost_its_store_comes_back(
     rollback(new, fetched["id"])
     assert differences(copy, tree) == ""
     assert not fetch(new, repository, "web1", taken["id"][:8])["changed"]
+
+
+def test_what_another_host_had_becomes_a_copy_of_that_host(
+    store: Store, tree: Path, repository: Repository, tmp_path: Path
+) -> None:
+    taken = checkpoint(store, "before", files(tree), host="web3")["id"]
+    push(store, repository, "web3", "latest")
+    spare = Store(str(tmp_path / "spare"), SYSTEM)
+    assert fetch(spare, repository, "web3", "latest", elsewhere=True)["changed"]
+    with pytest.raises(NotFound):
+        spare.resolve(taken)
+    assert [one.id for one in replicas.candidates(spare, "web3").candidates] == [taken]
+    assert not fetch(spare, repository, "web3", taken, elsewhere=True)["changed"]
+
+
+def test_what_a_cut_run_has_left_in_the_repository_is_compared(
+    store: Store, tree: Path, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name has a comma, at which restic divides tags."""
+    name = "before,100%25=x"
+    taken = checkpoint(store, name, files(tree))["id"]
+    with monkeypatch.context() as cut:
+        cut.setattr(offsite, "_equals", lambda *_words: os.unlink("/nowhere"))
+        with pytest.raises(FileNotFoundError):
+            push(store, repository, "web1", "latest")
+    (held,) = repository.checkpoints("web1")
+    assert held["name"] == name
+    foreseen = push(store, repository, "web1", "latest", check_mode=True)
+    assert not foreseen["changed"] and foreseen["proved"] == [] and foreseen["planned"][0].startswith("compare ")
+    again = push(store, repository, "web1", "latest")
+    assert not again["changed"] and "fetched back" in again["proved"][0] and len(repository.checkpoints("web1")) == 1
+    # Now that is known. Without the note it is compared, and pushed anew where it is another.
+    assert "fetched back" not in push(store, repository, "web1", "latest")["proved"][0]
+    os.unlink(store.join("offsite.compared"))
+    equals, answers = offsite._equals, iter([False, True])
+    monkeypatch.setattr(offsite, "_equals", lambda *words: equals(*words) and next(answers))
+    assert push(store, repository, "web1", "latest")["changed"] and len(repository.checkpoints("web1")) == 2
+    assert fetch(store, repository, "web1", name)["id"] == taken
+
+
+def test_a_bundle_without_room_is_neither_written_nor_fetched(
+    store: Store, tree: Path, repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint(store, "before", files(tree))
+    push(store, repository, "web1", "latest")
+    monkeypatch.setattr(foreign, "room", lambda *_directories: 100)
+    with pytest.raises(Refused, match="offsite/.* has room for 100"):
+        fetch(store, repository, "web1", "latest", elsewhere=True)
+    with pytest.raises(Refused, match="has room for 100"):
+        push(store, repository, "web2", "latest")
+    assert os.listdir(store.join("offsite")) == [] and repository.checkpoints("web2") == []
 
 
 @pytest.mark.long

@@ -18,9 +18,11 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman.
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Refused, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import preflight as ahead
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.entry import Entry, path_of
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.recovering import (
     derive,
     flow,
+    hardware,
     identity,
     preflight,
 )
@@ -29,7 +31,9 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.mac
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files, registry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Section
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from flows import checkpoint, rollback
+from flows import adopt, checkpoint, rollback
+
+from .conftest import SYSTEM
 
 ROOT = Path(__file__).parents[4]
 
@@ -67,6 +71,8 @@ def made(recorded: Section, present: Section, **choices: Any) -> tuple[list[str]
         ("/etc/cloud/cloud.cfg.d/99-disable-network-config.cfg", "network"),
         ("/etc/udev/rules.d/70-persistent-net.rules", "network"),
         ("/etc/fstab", "disks"),
+        ("/etc/keepalived/keepalived.conf", "network"),
+        ("/etc/keepalived/evenkeel-address.json", "network"),
         ("/etc/systemd/system/srv-data.mount", "disks"),
         ("/etc/systemd/system/local-fs.target.wants/srv-data.mount", "disks"),
         ("/boot/grub/grub.cfg", "boot"),
@@ -331,6 +337,88 @@ def test_a_spare_gets_everything_but_the_identity_and_a_rollback_goes_there(stor
     assert prepare(store, recorded, "take")["id"] == recorded
     rollback(store, recorded)
     assert (etc / "hostname").read_text() == "hostname of the lost host" and not (etc / "crypttab").exists()
+
+
+def test_a_checkpoint_of_another_host_is_never_gone_back_to_itself(store: Store, etc: Path, tmp_path: Path) -> None:
+    recorded = checkpoint(store, "base", [{"files": {"paths": [str(etc)]}}], host="web3")["id"]
+    bundle = str(tmp_path / "bundle")
+    replicas.export(store, "web3", recorded, [], bundle, False)
+    here = Store(str(tmp_path / "spare"), SYSTEM)
+    adopt(here, "web3", recorded, bundle, elsewhere=True)
+    (etc / "hostname").write_text("of the spare")
+    made = prepare(here, recorded, "take", elsewhere=True)["id"]
+    assert made != recorded and prepare(here, recorded, "take", elsewhere=True)["id"] == made
+    assert flow.survey(here).stands_for == "web3" and flow.survey(store).stands_for == ""
+    rollback(here, made)
+    assert (etc / "hostname").read_text() == "hostname of the lost host" and here.resolve("latest") == made
+
+
+def test_the_disks_and_cards_that_a_machine_has_are_known(tmp_path: Path) -> None:
+    fstab = b"""# UUID=comment / ext4 defaults 0 1
+UUID="aa-1" / ext4 defaults 0 1
+LABEL=my\\x20data /data xfs defaults,nofail 0 2
+/dev/vg/srv /srv xfs noatime 0 2
+UUID=bb-2 /backup ext4 noauto,user 0 0
+tmpfs /tmp tmpfs size=1G 0 0
+"""
+    assert hardware.disks(hardware.FSTAB, fstab) == ["UUID=aa-1", "/dev/vg/srv"]
+    assert hardware.disks(hardware.CRYPTTAB, b"root UUID=cc-3 none luks\nusb UUID=dd-4 none luks,nofail\n") == [
+        "UUID=cc-3"
+    ]
+    assert hardware.is_here("UUID=aa-1", str(tmp_path)), "without udev nobody knows"
+    (tmp_path / "disk/by-uuid").mkdir(parents=True)
+    (tmp_path / "disk/by-uuid/AA-1").write_text("")
+    assert hardware.is_here("UUID=aa-1", str(tmp_path)) and not hardware.is_here("UUID=aa-2", str(tmp_path))
+    assert not hardware.is_here("PARTUUID=aa-1", str(tmp_path)) and not hardware.is_here("/dev/evenkeel-none")
+    netplan = b"match: {macaddress: 52:54:00:AA:00:01}"
+    assert hardware.lost_cards(netplan, [b"52:54:00:aa:00:01"]) == []
+    assert hardware.lost_cards(netplan, [b"52:54:00:aa:00:02"]) == ["52:54:00:aa:00:01"]
+    assert hardware.lost_cards(b"option 00:11:22:33:44:55:66:77", []) == []
+
+
+@pytest.mark.parametrize(
+    "name, text, stays",
+    [
+        ("fstab", "/dev/evenkeel-none / ext4 defaults 0 1", "the parts disks and boot stay as they are"),
+        ("netplan", "02:00:00:00:00:01", "network stays as it is"),
+    ],
+)
+def test_a_host_that_becomes_itself_again_keeps_what_names_its_hardware(
+    store: Store, etc: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str, stays: str
+) -> None:
+    """With the fstab of a disk that is gone, the next boot would end in the emergency mode."""
+    monkeypatch.setattr(hardware, "FSTAB", str(etc / "fstab"))
+    (etc / name).write_text(text)
+    recorded = checkpoint(store, "base", [{"files": {"paths": [str(etc)]}}])["id"]
+    assert prepare(store, recorded, "take", paths=[str(etc / "app.conf")])["notes"] == []
+    (etc / name).write_text("of this machine")
+    (etc / "hostname").write_text("localhost")
+    found = prepare(store, recorded, "take")
+    (said,) = [one for one in found["notes"] if "evenkeel-none" in one or "02:00" in one]
+    assert said == f"{stays} here: {etc / name} names {text.split()[0]}, which this host has not"
+    assert prepare(store, recorded, "take")["id"] == found["id"] != recorded
+    rollback(store, found["id"])
+    assert (etc / name).read_text() == "of this machine"
+    assert (etc / "hostname").read_text() == "hostname of the lost host"
+    network = Section("network", {}, ["link eth0"])
+    derived = derive.derive([network], [network], derive.Choices(parts=["disks"]))
+    assert not derived.sections and derived.left_out == ["network (the state of this host)"]
+
+
+def test_the_keys_by_which_the_controller_logs_in_as_root_are_not_lost(
+    store: Store, etc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "PASSWD", str(etc / "passwd"))
+    (etc / "passwd").write_text(f"root:x:0:0::{etc}:/bin/sh\n")
+    keys = etc / ".ssh/authorized_keys"
+    keys.parent.mkdir()
+    keys.write_text("ssh-ed25519 AAAAold lost\n")
+    recorded = checkpoint(store, "base", [{"files": {"paths": [str(etc)]}}])["id"]
+    keys.write_text("# AAAAold\nssh-ed25519 AAAAnew installer\n")
+    found = prepare(store, recorded, "take")
+    assert found["left_out"] == [f"{keys.parent} (none of the keys that let the controller in is in it)"]
+    keys.write_text("ssh-ed25519 AAAAold other\nssh-ed25519 AAAAnew installer\n")
+    assert prepare(store, recorded, "take")["left_out"] == []
 
 
 def test_a_part_with_the_accounts_does_not_lock_the_controller_out(

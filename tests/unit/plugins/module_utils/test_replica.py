@@ -13,12 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
+    Damaged,
+    NotFound,
+    Refused,
+    UsageError,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.proving import Challenge, prove
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.copies import Copied
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Objects
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from flows import adopt, checkpoint, receive, rollback
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import FOREIGN, Store
+from flows import adopt, checkpoint, info, receive, rollback
 
 from .conftest import copy_of, differences
 
@@ -61,6 +67,30 @@ def test_a_lost_host_comes_back_from_its_copy(store: Store, peer: Store, tree: P
     adopt(store, "web1", found.id, bundle)
     rollback(store, found.id)
     assert differences(copy, tree) == ""
+
+
+def test_a_checkpoint_of_another_host_is_for_a_recovery_alone(
+    store: Store, peer: Store, tree: Path, tmp_path: Path
+) -> None:
+    """A spare that rolled back to it would become the lost host, without a check."""
+    theirs = checkpoint(store, "base", [{"files": {"paths": [str(tree)]}}], host="web3")["id"]
+    bundle = str(tmp_path / "bundle")
+    replicas.export(store, "web3", theirs, [], bundle, from_replica=False)
+    spare = Store(str(tmp_path / "spare"), store.system)
+    adopt(spare, "web3", theirs, bundle, elsewhere=True)
+    for wanted in ("latest", "base", theirs[:12], FOREIGN):
+        with pytest.raises(NotFound):
+            spare.resolve(wanted)
+    with pytest.raises(Refused, match=r"is of another host, web3, .* ft_recover"):
+        rollback(spare, theirs)
+    assert replicas.offer(spare, "web3", theirs, foreign=True).held == [theirs]
+    assert info(spare)["checkpoints"] == [] and prove(spare, "spare", Challenge(b"1", 9.0, own=True)).held == []
+    # Its own checkpoints of the same name do not follow it, and retention counts each apart.
+    (tree / "a").write_text("second")
+    own = checkpoint(spare, "base", [{"files": {"paths": [str(tree)]}}], host="spare", kind="log")
+    assert own["kind"] == "snapshot" and spare.resolve("latest") == spare.resolve("base") == own["id"]
+    last = checkpoint(spare, "base", [{"files": {"paths": [str(tree)]}}], retention={"last": 1}, host="spare")["id"]
+    assert spare.refs() == {"base": [last], FOREIGN: [theirs]}
 
 
 def test_a_checkpoint_that_a_change_needs_comes_back_though_it_is_damaged_here(

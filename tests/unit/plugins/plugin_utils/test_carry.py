@@ -98,3 +98,4 @@ def test_a_bundle_goes_only_where_there_is_room_for_it(tmp_path: Path, room: Any
     host: Any = peer
     found = carrier.deliver(host, "receive", "a" * 64, str(tmp_path / "bundle-0"))
     assert bool(peer.put_) is sends and bool(found.get("failed")) is not sends
+    assert found.get("no_room", False) is (room == 9)
