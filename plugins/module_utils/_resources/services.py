@@ -15,7 +15,7 @@ from .._errors import EvenkeelError, RestoreFailed, ServiceFailed, UsageError
 from .._files.step import Step
 from .._host.options import Options, read
 from .._host.system import System
-from .._services import links, outage, process, running, systemd
+from .._services import links, outage, process, running, sockets, systemd
 from .._services.outage import Down
 from .._services.reload import reload
 from .._services.service import SERVICES
@@ -586,8 +586,7 @@ def _one(step: Step, verb: str, at: Restore) -> str:
     if "process" in step.detail:
         process.act(verb, step.detail["process"], at.system)
     elif verb == "daemon-reload":
-        lost = systemd.daemon_reload(at.system, step.detail["units"] if not at.boot else ())
-        return f"systemd had lost sight of {', '.join(lost)}, started anew" if lost else ""
+        return "; ".join(sockets.daemon_reload(step.detail["units"] if not at.boot else (), at.system))
     elif verb == "link":
         links.make(step.target, step.detail["to"])
     elif verb == "unlink":

@@ -13,7 +13,7 @@ DEPENDENTS = "RequiredBy,RequisiteOf,BoundBy,ConsistsOf,PropagatesStopTo"
 PROPERTIES = (
     "Id,LoadState,FragmentPath,DropInPaths,SourcePath,Transient,CanStop,CanReload,RefuseManualStart,"
     "RefuseManualStop,UnitFileState,NeedDaemonReload,TriggeredBy,Triggers,MainPID,Type,KillMode,TimeoutStartUSec,"
-    "TimeoutStopUSec,ExecStart,ExecStop,EnvironmentFiles,BusName,RemainAfterExit,Result,"
+    "TimeoutStopUSec,ExecStart,ExecStop,EnvironmentFiles,BusName,RemainAfterExit,Result,Listen,"
 ) + DEPENDENTS
 OTHERS = (".socket", ".timer", ".target", ".mount", ".path", ".automount", ".slice", ".scope", ".swap", ".device")
 # Seconds to wait for the start of a unit without a limit of its own.
@@ -47,7 +47,7 @@ class Unit(NamedTuple):
     ``reloads``: whether systemd permits that. ``bus``: the name on D-Bus that starts it. ``begin``, ``end``: its limits
     in seconds for start and stop, or None. ``remains``: whether it counts as active once its program has ended.
     ``result``: how its last run ended, in the words of systemd. ``has_stop``: whether a command of its own stops it.
-    ``takes``: units that stop with it."""
+    ``takes``: units that stop with it. ``listens``: the addresses of a socket, in the words of systemd."""
 
     id: str
     load: str = "loaded"
@@ -71,6 +71,7 @@ class Unit(NamedTuple):
     result: str = ""
     has_stop: bool = False
     takes: tuple[str, ...] = ()
+    listens: tuple[str, ...] = ()
 
     @property
     def acts_on_host(self) -> bool:
@@ -139,6 +140,7 @@ def read(block: Mapping[str, Sequence[str]]) -> Unit:
         result=first("Result"),
         has_stop=bool(first("ExecStop")),
         takes=tuple(" ".join(map(first, DEPENDENTS.split(","))).split()),
+        listens=tuple(block.get("Listen", ())),
     )
 
 
