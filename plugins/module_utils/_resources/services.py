@@ -491,7 +491,8 @@ def _activity(
         return [Step(SERVICES, "start", name, f"is {live.text}", detail)] if unit.starts and not vital else []
     if not why:
         return []
-    spared = outage.spared(unit, pids) if unit.stops and "process" not in detail else ""
+    is_older = 0.0 < (live.started or 0.0) <= at.since
+    spared = outage.spared(unit, pids, is_older) if unit.stops and "process" not in detail else ""
     if unit.reloads and (spared or not anew or not unit.stops):
         return [Step(SERVICES, "reload", name, why, {**detail, "spared": spared} if spared else detail)]
     if spared:

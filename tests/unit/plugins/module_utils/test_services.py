@@ -686,6 +686,19 @@ def test_an_ordinary_pair_of_commands_is_started_anew_and_stopped(monkeypatch: p
     assert plan(captured(replace(unit, active="inactive")), machine(unit), "/etc/x")[1:] == [f"stop {WEB}"]
 
 
+def test_work_that_was_done_before_the_checkpoint_is_not_done_once_more() -> None:
+    file = "/etc/systemd/system/web.service"
+    done = {"Type": "oneshot", "RemainAfterExit": "yes", "FragmentPath": file}
+    unit = Unit(WEB, can_reload=False, more=done)
+    (_again, leave) = Services().plan(captured(unit), at(machine(unit), file))
+    assert (leave.action, leave.detail["owed"]) == ("leave", [file])
+    assert "it ran to its end before the checkpoint" in leave.detail["note"]
+    assert plan(captured(unit), machine(unit), "/etc/motd") == ["daemon-reload systemd"], "nothing of its own"
+    # The change has had it done once more.
+    later = replace(unit, entered=501.0)
+    assert plan(captured(unit), machine(later), file) == ["daemon-reload systemd", f"restart {WEB}"]
+
+
 def test_what_came_and_would_take_the_network_or_disks_with_it_stays_up_and_is_named(tmp_path: Path) -> None:
     unit = Unit("blk-availability.service", more=PAIR)
     then = captured(replace(unit, active="inactive"))
