@@ -20,10 +20,16 @@ from .kind import is_within
 TREES = ("/etc", "/usr/local", "/opt", "/root/.ssh", "/var/spool/cron")
 # The identity of a host, histories, and files that programs make anew from other files. All are whole paths: a
 # pattern of a name would match in any directory, and a rollback could not remove a new directory with such a file.
+# So are the books that programs keep of what does not go back with them: disks, mounted images, jobs that have run.
 EXCLUDE = (
     *("/etc/machine-id", "/etc/.git", "/etc/.pwd.lock", "/etc/.updated", "/etc/adjtime", "/etc/mtab"),
     *("/etc/ld.so.cache", "/etc/udev/hwdb.bin", "/etc/lvm/archive", "/etc/lvm/backup", "/etc/lvm/cache"),
     *(f"/etc/{name}-" for name in ("passwd", "shadow", "group", "gshadow", "subuid", "subgid")),
+    *("/etc/lvm/devices", "/etc/zfs/zpool.cache", "/etc/zfs/zfs-list.cache"),
+    *(f"/etc/multipath/{name}" for name in ("bindings", "wwids", "prkeys")),
+    *(f"/etc/systemd/{name}" for name in ("system/snap-*.mount", "system/*.wants/snap-*.mount", "system/snap.*")),
+    *("/etc/systemd/user/snap.*", "/etc/udev/rules.d/70-snap.*"),
+    *("/var/spool/cron/atjobs", "/var/spool/cron/atspool"),
 )
 # The keys by which an account can be reached, below its home; the largest file of them that is kept.
 KEYS = ("/.ssh/authorized_keys", "/.ssh/authorized_keys2")

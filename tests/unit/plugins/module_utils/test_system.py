@@ -82,6 +82,28 @@ def test_a_plain_host_comes_back(host: Path, store: Store) -> None:
     assert checkpoint(store, "before", [{"files": {"paths": [str(host / "etc")]}}])["protects"] == []
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/lvm/devices/system.devices",
+        "/etc/zfs/zpool.cache",
+        "/etc/multipath/wwids",
+        "/etc/systemd/system/snap-core22-1122.mount",
+        "/etc/systemd/system/snapd.mounts.target.wants/snap-core22-1122.mount",
+        "/etc/systemd/system/snap.lxd.daemon.service",
+        "/var/spool/cron/atjobs/a0000101c5f2b0",
+        "/var/spool/cron/atspool/a0000101c5f2b0",
+    ],
+)
+def test_books_of_what_does_not_go_back_are_left_alone(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    spec: dict[str, Any] = dict(Files.on_plain_host or {})
+    assert files.excludes(spec, path)
+    for kept in ("/etc/lvm/lvm.conf", "/etc/multipath.conf", "/etc/systemd/system/snapd.service.d/x.conf"):
+        assert not files.excludes(spec, kept)
+    assert not files.excludes(spec, "/var/spool/cron/crontabs/root")
+
+
 USER = 12345
 
 
