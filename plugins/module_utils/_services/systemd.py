@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -16,7 +17,7 @@ from .._errors import ServiceFailed, UsageError
 from .._host.commands import Completed
 from .._host.processes import send_signal, start_time
 from .._host.system import System
-from . import running
+from . import cluster, running
 from . import unit as facts
 from .state import ServiceState
 from .unit import Unit
@@ -36,6 +37,9 @@ _UNIT_FILE_VERBS = ("enable", "disable", "mask", "unmask")
 # These verbs aim at a state: where it holds they succeeded, even if systemctl complains that the unit is not loaded or
 # that its file is gone.
 _VERBS_OF_STATE = ("stop", "disable", "mask", "unmask", "reset-failed")
+# What systemd writes to the journal about a unit: its start begins, its start is done, its stop begins, it ended well.
+_STARTS = ("7d4958e842da4a758f6c1cdc7b36dcc5", "39f53479d3a045ac8e11786248231fbf")
+_STOPS, _ENDED = "de5b426a63be47a7b6ac3eaac82e2f6f", "7ad2d189f7e94e70a38c781354912448"
 # States on the way to another state.
 _PASSING = ("activating", "deactivating", "reloading", "refreshing")
 
@@ -109,13 +113,14 @@ def describe(names: Sequence[str], system: System) -> list[Unit]:
     does."""
     if not names:
         return []
-    found = []
+    found, of_cluster = [], cluster.units()
     for block in _show(facts.PROPERTIES, [unit_name(name) for name in names], system):
         values: dict[str, list[str]] = {}
         for line in block:
             key, _sign, value = line.partition("=")
             values.setdefault(key, []).append(value)
-        found.append(facts.read(values))
+        unit = facts.read(values)
+        found.append(unit._replace(clustered=unit.id in of_cluster or cluster.has_drop_in(unit.files)))
     return found
 
 
@@ -315,6 +320,20 @@ def _end(unit: Unit, system: System) -> None:
             started is not None and start_time(pid) == started for pid, started in pids.items()
         ):
             system.sleep(0.1)
+
+
+def ended_by_itself(unit: str, system: System) -> bool:
+    """Whether the last run of the unit ended well and nobody had it stopped, as the journal of this boot tells."""
+    matches = [f"UNIT={unit}", "_PID=1", *(f"MESSAGE_ID={one}" for one in (*_STARTS, _STOPS, _ENDED))]
+    words = ["--boot", "--lines=50", "--output=json", "--output-fields=MESSAGE_ID", "--no-pager", "--quiet"]
+    done = system.run(["journalctl", *matches, *words], 10.0)
+    stops = ended = False
+    for line in done.out.splitlines() if done.rc == 0 else ():
+        with suppress(ValueError, KeyError, TypeError):
+            found = json.loads(line)["MESSAGE_ID"]
+            stops = found == _STOPS or (stops and found not in _STARTS)
+            ended = found == _ENDED or (ended and found not in _STARTS)
+    return ended and not stops
 
 
 def last_words(unit: str, system: System) -> str:

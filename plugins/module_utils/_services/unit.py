@@ -47,7 +47,8 @@ class Unit(NamedTuple):
     ``reloads``: whether systemd permits that. ``bus``: the name on D-Bus that starts it. ``begin``, ``end``: its limits
     in seconds for start and stop, or None. ``remains``: whether it counts as active once its program has ended.
     ``result``: how its last run ended, in the words of systemd. ``has_stop``: whether a command of its own stops it.
-    ``takes``: units that stop with it. ``listens``: the addresses of a socket, in the words of systemd."""
+    ``takes``: units that stop with it. ``listens``: the addresses of a socket, in the words of systemd.
+    ``clustered``: whether a cluster manager starts and stops it."""
 
     id: str
     load: str = "loaded"
@@ -72,6 +73,7 @@ class Unit(NamedTuple):
     has_stop: bool = False
     takes: tuple[str, ...] = ()
     listens: tuple[str, ...] = ()
+    clustered: bool = False
 
     @property
     def acts_on_host(self) -> bool:

@@ -22,10 +22,17 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     UsageError,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import Step
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.registry import KINDS
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.services import Services
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import links, outage, running
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import (
+    cluster,
+    links,
+    outage,
+    running,
+    systemd,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.outage import Down
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher, Objects
 
@@ -720,6 +727,80 @@ def test_names_are_resolved_while_packages_come_back() -> None:
     steps = Services().plan(captured(unit), here)
     assert [step.action for step in steps] == ["daemon-reload", "restart"]
     assert Services().will_stop(steps, here) == Down()
+
+
+# -- units whose record decides nothing
+
+
+def test_what_was_just_starting_is_neither_stopped_nor_started() -> None:
+    then = captured(Unit(WEB, active="activating", sub="auto-restart"))
+    assert json.loads(then[0][5:])["active"] is False, "an older version reads it as before"
+    assert Services().not_restorable({}, then) == [
+        "web.service: it was activating (auto-restart): it is neither started nor stopped"
+    ]
+    assert Services().recorded_down(then) == set()
+    for unit in (Unit(WEB), Unit(WEB, active="inactive"), Unit(WEB, active="activating", sub="auto-restart")):
+        assert plan(then, machine(unit)) == []
+        assert Services().verify(then, machine(unit).system()) == []
+    assert plan(then, machine(Unit(WEB, entered=501.0)), "/etc/x") == ["daemon-reload systemd", "restart web.service"]
+
+
+def telling(host: Machine, *messages: str) -> Machine:
+    """A host whose journal has these messages of systemd, and a line that is none."""
+    run = host.run
+    found = "".join(f"{json.dumps({'MESSAGE_ID': one})}\n" for one in messages)
+
+    def told(argv: Sequence[str], timeout: float) -> Completed:
+        return Completed(tuple(argv), 0, f"x\n{found}", "") if argv[0] == "journalctl" else run(argv, timeout)
+
+    host.run = told  # type: ignore[method-assign]
+    return host
+
+
+@pytest.mark.parametrize(
+    ("trigger", "enabled", "result", "messages", "expected"),
+    [
+        ("job.timer", "static", "exit-code", "", []),
+        ("job.timer", "enabled", "success", "", ["start job.service"]),
+        ("job.timer", "enabled", "success", "SDE", []),
+        ("job.socket", "enabled", "success", "SDE", []),
+        ("job.socket", "disabled", "exit-code", "SDE", ["start job.service"]),
+        ("job.socket", "enabled", "success", "SDXE", ["start job.service"]),
+        ("job.socket", "enabled", "success", "SDXESDE", []),
+        ("", "enabled", "success", "SDE", ["start job.service"]),
+    ],
+)
+def test_what_has_done_its_work_is_not_started_again(
+    trigger: str, enabled: str, result: str, messages: str, expected: list[str]
+) -> None:
+    names = {"S": systemd._STARTS[0], "D": systemd._STARTS[1], "X": systemd._STOPS, "E": systemd._ENDED}
+    then = Unit("job.service", enabled=enabled, triggered_by=(trigger,) if trigger else (), more={"Result": result})
+    more = [Unit(trigger)] if trigger else []
+    now = replace(then, active="inactive", sub="dead")
+    host = telling(machine(now, *more), *(names[one] for one in messages))
+    assert plan(all_of(then, *more), host) == expected
+    assert len(Services().verify(all_of(then, *more), host.system())) == len(expected)
+    assert plan(captured(then), host) == ["start job.service"], "somebody has named it"
+
+
+@pytest.mark.parametrize("by", ["drop-in", "configuration"])
+def test_what_a_cluster_starts_and_stops_is_left_alone(
+    by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "CIB", str(tmp_path / "cib.xml"))
+    if by == "configuration":
+        (tmp_path / "cib.xml").write_text(
+            '<primitive id="w" class="systemd" type="web"/><primitive class="ocf" type="db"/>'
+        )
+    here = {"DropInPaths": "/run/systemd/system/web.service.d/50-pacemaker.conf"} if by == "drop-in" else {}
+    up, down = Unit(WEB, can_reload=False, entered=501.0, more=here), Unit(WEB, active="inactive", sub="dead")
+    there = captured(replace(up, active="inactive"), Unit(DB))
+    assert "web.service: a cluster manager starts and stops it" in Services().not_restorable({}, there)[0]
+    for then, now in ((captured(up), down), (there[1:], up), (there[1:], down)):
+        assert plan(then, machine(now)) == [] and Services().verify(then, machine(now).system()) == []
+    (_again, leave) = Services().plan(captured(up), at(machine(up), "/etc/web/x"))
+    assert leave.action == "leave" and "a cluster manager starts and stops it" in leave.detail["note"]
+    assert plan(there, machine(down, Unit(DB, active="inactive"))) == ["start db.service"]
 
 
 # -- down while files come back
