@@ -211,14 +211,17 @@ def test_what_it_stands_for_is_declared_as_it(host: Path) -> None:
     assert registry.declared(registry.check([more, WHOLE])) in ([WHOLE, more], [more, WHOLE])
 
 
-def test_a_kind_that_this_host_cannot_have_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [UsageError, Refused])
+def test_a_kind_that_this_host_cannot_have_is_named(
+    error: type[UsageError | Refused], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(_spec: Any) -> dict[str, object]:
-        raise UsageError("firewall: there is no nft here")
+        raise error("firewall: there is no nft here")
 
     monkeypatch.setattr(type(KINDS["firewall"]), "on_plain_host", {})
     monkeypatch.setattr(KINDS["firewall"], "check", refuse)
     assert left() == ["there is no nft here (firewall is not protected)"]
-    with pytest.raises(UsageError, match="no nft"):
+    with pytest.raises(error, match="no nft"):
         registry.check([{"firewall": {}}])
 
 
