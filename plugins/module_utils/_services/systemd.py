@@ -125,9 +125,15 @@ def describe(names: Sequence[str], system: System) -> list[Unit]:
 
 
 def _show(properties: str, units: Sequence[str], system: System) -> list[list[str]]:
-    """For each unit the lines that ``systemctl show`` prints."""
+    """For each unit the lines that ``systemctl show`` prints. An empty line ends those of a unit, but a command may
+    hold one as well: then the units are asked in halves, and at last one by one."""
     done = system.run(["systemctl", "show", f"--property={properties}", "--", *units], 30.0)
     found = done.out.strip().split("\n\n")
+    if done.rc == 0 and len(found) > len(units):
+        half = len(units) // 2
+        if half:
+            return [*_show(properties, units[:half], system), *_show(properties, units[half:], system)]
+        found = ["\n".join(found)]
     if done.rc != 0 or len(found) != len(units):
         raise ServiceFailed(f"systemd does not tell the state of {', '.join(units)}: {done.words}")
     return [[line for line in block.splitlines() if "=" in line] for block in found]
