@@ -511,7 +511,7 @@ def _activity(
         return [Step(SERVICES, "start", name, f"is {live.text}", detail)] if starts else []
     if not why:
         return []
-    is_older = 0.0 < (live.started or 0.0) <= at.since
+    is_older = 0.0 < (live.started or 0.0) <= at.began
     spared = outage.spared(unit, pids, is_older) if unit.stops and "process" not in detail else ""
     if unit.reloads and (spared or not anew or not unit.stops):
         return [Step(SERVICES, "reload", name, why, {**detail, "spared": spared} if spared else detail)]
@@ -569,9 +569,9 @@ def _concern(
     why = "files changed" if at.changed else f"{at.affecting[0]} were put back" if at.affecting else ""
     if not why or not unit.is_service:
         return "", False
-    if among_all and live.touched <= at.since and not _named_after(unit, at.changed):
+    if among_all and live.touched <= at.began and not _named_after(unit, at.changed):
         return "", False
-    if (not started or started > at.since) and live.name not in _ACCESS:
+    if (not started or started > at.began) and live.name not in _ACCESS:
         return why, True  # The service may hold more of the change than a reload undoes.
     held = running.writes(pids, at.changed)
     return (f"it writes {held}", True) if held else (why, False)

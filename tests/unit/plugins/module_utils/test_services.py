@@ -934,6 +934,16 @@ def test_what_was_started_with_the_change_is_started_anew() -> None:
     assert "restart web.service" in plan(all_of(then), machine(now), "/etc/motd")
 
 
+@pytest.mark.parametrize("set_by", [-86400.0, 86400.0])
+def test_a_clock_that_the_change_has_set_dates_no_start(set_by: float) -> None:
+    """``started`` of a service is a date of the clock as it is now, and that of the checkpoint is not."""
+    touched = {"StateChangeTimestampMonotonic": "600000000"}
+    then, again = all_of(Unit(WEB), Unit(DB)), Unit(DB, entered=600.0, more=touched)
+    here = at(machine(Unit(WEB), again), "/etc/motd", since=BOOT + 500.0 - set_by)
+    steps = Services().plan(then, here._replace(armed=BOOT + 500.0))
+    assert [f"{step.action} {step.target}" for step in steps] == ["daemon-reload systemd", "restart db.service"]
+
+
 def test_one_of_all_that_was_masked_or_stopped_comes_back() -> None:
     then = all_of(Unit(WEB), Unit(DB, enabled="disabled", active="inactive"))
     host = machine(Unit(WEB, enabled="masked", active="inactive"), Unit(DB))
