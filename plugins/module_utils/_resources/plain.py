@@ -17,7 +17,8 @@ from .._host.processes import user_ids
 from .kind import is_within
 
 # Trees of configuration, and of programs that no package has installed. They hold no data of users and of programs.
-TREES = ("/etc", "/usr/local", "/opt", "/root/.ssh", "/var/spool/cron")
+# Of /var/lib/pam and other files Debian makes files in /etc/pam.d.
+TREES = ("/etc", "/usr/local", "/opt", "/root/.ssh", "/var/spool/cron", "/var/lib/pam")
 # The identity of a host, histories, and files that programs make anew from other files. All are whole paths: a
 # pattern of a name would match in any directory, and a rollback could not remove a new directory with such a file.
 # So are the books that programs keep of what does not go back with them: disks, mounted images, jobs that have run.
@@ -43,6 +44,20 @@ _DEPTH = 2
 _SHOWN = 5
 # File systems of another machine or of a program, and images. File systems of the kernel are never read.
 _ELSEWHERE = ("nfs", "cifs", "smb", "fuse", "9p", "ceph", "gluster", "afs", "autofs", "virtiofs", "squashfs", "iso9660")
+
+
+# There where SELinux is enabled.
+SELINUX = "/sys/fs/selinux/enforce"
+
+
+def unprotected() -> list[str]:
+    """Sentences on the configuration of a host that lies in no tree."""
+    if not os.path.exists(SELINUX):
+        return []
+    return [
+        "SELinux: modules, ports and contexts of files that semanage keeps below /var/lib/selinux, and booleans of the "
+        "running kernel, are not protected. The policy in /etc/selinux comes back, and is loaded"
+    ]
 
 
 def trees(taken: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -39,6 +39,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(plain, "EXCLUDE", (f"{root}/etc/machine-id",))
     monkeypatch.setattr(plain, "_MIXED", (f"{root}/opt",))
     monkeypatch.setattr(logins, "home", lambda: "")
+    monkeypatch.setattr(plain, "SELINUX", str(tmp_path / "enforce"))
     for name, kind in KINDS.items():
         if name != "files":
             monkeypatch.setattr(type(kind), "on_plain_host", None)
@@ -223,6 +224,13 @@ def test_a_kind_that_this_host_cannot_have_is_named(
     assert left() == ["there is no nft here (firewall is not protected)"]
     with pytest.raises(error, match="no nft"):
         registry.check([{"firewall": {}}])
+
+
+def test_what_selinux_keeps_elsewhere_is_named_where_it_is_enabled(tmp_path: Path) -> None:
+    assert left() == []
+    (tmp_path / "enforce").touch()
+    (words,) = left()
+    assert words.startswith("files: SELinux: modules, ports and contexts") and "/var/lib/selinux" in words
 
 
 def test_a_tree_that_leads_elsewhere_is_named(host: Path) -> None:
