@@ -600,7 +600,7 @@ def _came(lines: Sequence[str], changed: Sequence[str], system: System) -> list[
     names = [name for name in _all_but(excepts, system) if name not in known]
     found = []
     for live, unit in zip(systemd.observe(names, system), systemd.describe(names, system)):
-        files = [path for path in unit.files if path.endswith(f"/{unit.id}")]
+        files = [path for path in unit.files if path.endswith(f"/{unit.id}") or path == unit.source]
         lost = not live.exists or any(path in changed or not os.path.lexists(path) for path in files)
         if lost and (live.active or systemd.passing(live)) and unit.stops:
             found.append(unit._replace(id=live.name))

@@ -93,7 +93,7 @@ def observe(names: Sequence[str], system: System) -> list[ServiceState]:
 def every(system: System) -> list[str]:
     """The own names of the units that the host runs by itself: those that an administrator can enable, and those that
     run. Raises ServiceFailed when systemd does not answer."""
-    found: dict[str, None] = {}
+    found: dict[str, bool] = {}  # name -> whether a generator has made it, and nothing tells that it runs
     for words in (["list-unit-files"], ["list-units", "--state=active,reloading"]):
         argv = ["systemctl", *words, "--type=service,socket,timer,path", "--plain", "--full", "--no-legend"]
         done = system.run([*argv, "--no-pager"], 30.0)
@@ -103,9 +103,16 @@ def every(system: System) -> list[str]:
             name, _blank, rest = line.partition(" ")
             state = rest.split()[0] if words[0] == "list-unit-files" and rest.split() else ""
             # A unit that another one starts is of interest where it runs, and a template is nothing that runs.
-            if "@." not in name and state not in ("static", "alias", "generated", "transient", "bad"):
-                found[name] = None
-    return sorted({unit.id for unit in describe(list(found), system) if unit.is_of_the_host})
+            if "@." not in name and state not in ("static", "alias", "transient", "bad"):
+                found[name] = state == "generated"
+    return sorted(
+        {
+            unit.id
+            for unit, is_made in zip(describe(list(found), system), found.values())
+            # A script of System V is of interest where it runs.
+            if unit.is_of_the_host and not (is_made and unit.source.startswith("/etc/init.d/"))
+        }
+    )
 
 
 def describe(names: Sequence[str], system: System) -> list[Unit]:

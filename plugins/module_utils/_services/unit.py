@@ -30,7 +30,8 @@ LISTENING = (
     *("ssh.service", "sshd.service", "ssh.socket", "sshd.socket", "dropbear.service", "dropbear.socket"),
     *("networking.service", "NetworkManager.service", "systemd-networkd.service", "systemd-networkd.socket"),
 )
-
+# Tables of disks, of which generators make units.
+_TABLES = r"/etc/(fs|crypt|verity|integrity)tab"
 
 # Kinds of units that run something, or start what does.
 _KINDS = (".service", ".socket", ".timer", ".path")
@@ -85,9 +86,15 @@ class Unit(NamedTuple):
         """Whether the host runs it by itself: it is no login, made for a moment, or started by another on demand."""
         if self.transient or self.id.startswith(_PASSING) or not self.id.endswith(_KINDS):
             return False
-        if self.enabled == "generated" and not self.source.startswith("/etc/init.d/"):
+        if self.enabled == "generated" and not self._is_of_a_file:
             return False
         return self.enabled not in ("static", "") or (self.starts and self.type != "oneshot" and not self.bus)
+
+    @property
+    def _is_of_a_file(self) -> bool:
+        """Whether a generator has made it of a file of the administrator's, as Quadlet does. What is made of a table of
+        disks sets up disks."""
+        return self.source.startswith("/etc/") and not re.fullmatch(_TABLES, self.source)
 
     @property
     def is_service(self) -> bool:

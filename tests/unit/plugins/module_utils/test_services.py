@@ -881,6 +881,8 @@ def test_all_units_are_those_that_the_host_runs_by_itself() -> None:
         Unit("journal.service", enabled="static"),
         Unit("masked.service", enabled="masked", active="inactive"),
         Unit("pg@15.service", enabled="enabled-runtime"),
+        Unit("pod.service", enabled="generated", active="inactive", more={"SourcePath": "/etc/containers/systemd/pod"}),
+        Unit("script.service", enabled="generated", more={"SourcePath": "/etc/init.d/script"}),
         Unit("tidy.timer"),
         Unit("web.service"),
     ]
@@ -891,6 +893,8 @@ def test_all_units_are_those_that_the_host_runs_by_itself() -> None:
         Unit("getty@tty1.service"),
         Unit("idle.service", enabled="static", active="inactive"),
         Unit("made.service", enabled="generated"),
+        Unit("disk.service", enabled="generated", more={"SourcePath": "/etc/crypttab"}),
+        Unit("off.service", enabled="generated", active="inactive", more={"SourcePath": "/etc/init.d/off"}),
         Unit("run-r1.service", enabled="transient", more={"Transient": "yes"}),
         Unit("ssh@1-2.service", enabled="static"),
         Unit("template@.service", active="inactive"),
@@ -970,6 +974,15 @@ def test_a_unit_that_came_with_the_change_ends_with_its_file(tmp_path: Path) -> 
     assert put_back(then, machine(Unit(WEB), new)) == []
     # Of units that are named one by one nothing else is looked at.
     assert plan(captured(Unit(WEB)), machine(Unit(WEB), new)) == []
+
+
+def test_what_a_generator_made_of_a_file_goes_and_comes_with_the_file() -> None:
+    made = {"SourcePath": "/etc/containers/systemd/pod.container", "FragmentPath": "/etc/passwd"}
+    pod = Unit("pod.service", enabled="generated", can_reload=False, more=made)
+    assert plan(all_of(Unit(WEB)), machine(Unit(WEB), pod), made["SourcePath"])[-1] == "stop pod.service"
+    then = all_of(Unit(WEB), pod)
+    assert plan(then, machine(Unit(WEB), pod), made["SourcePath"])[-1] == "restart pod.service"
+    assert plan(then, machine(Unit(WEB)), made["SourcePath"])[-1] == "start pod.service"
 
 
 def test_a_checkpoint_of_all_units_lies_inside_a_declaration_of_all() -> None:
