@@ -36,10 +36,11 @@ def addresses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def host(
-    addresses: Path, listen: str = "/run/ssh (Stream)", active: str = "active", **more: tuple[str, ...]
+    addresses: Path, listen: str = "/run/ssh (Stream)", active: str = "active", fails: tuple[str, ...] = ()
 ) -> Machine:
     known = {"DropInPaths": str(addresses), "Listen": listen}
-    return machine(Unit(SSH, triggered_by=(SOCKET,)), Unit(SOCKET, active=active, triggers=(SSH,), more=known, **more))
+    units = Unit(SSH, triggered_by=(SOCKET,)), Unit(SOCKET, active=active, triggers=(SSH,), more=known, fails=fails)
+    return machine(*units)
 
 
 def generating(one: Machine, addresses: Path, text: str) -> System:
