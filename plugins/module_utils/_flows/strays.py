@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a change has started in the background that is no job of Ansible: it may change the host once more, and is
-named."""
+"""Work in the background that a change has started, and that is no job of Ansible. It may change the host once more,
+and is named."""
 
 from __future__ import annotations
 

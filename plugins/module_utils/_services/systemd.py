@@ -37,7 +37,7 @@ _UNIT_FILE_VERBS = ("enable", "disable", "mask", "unmask")
 # These verbs aim at a state: where it holds they succeeded, even if systemctl complains that the unit is not loaded or
 # that its file is gone.
 _VERBS_OF_STATE = ("stop", "disable", "mask", "unmask", "reset-failed")
-# What systemd writes to the journal about a unit: its start begins, its start is done, its stop begins, it ended well.
+# Messages of systemd about a unit in the journal: its start begins, its start is done, its stop begins, it ended well.
 _STARTS = ("7d4958e842da4a758f6c1cdc7b36dcc5", "39f53479d3a045ac8e11786248231fbf")
 _STOPS, _ENDED = "de5b426a63be47a7b6ac3eaac82e2f6f", "7ad2d189f7e94e70a38c781354912448"
 # States on the way to another state.

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What programs make of files that came back, and would go on to use as the change has left it: it is made anew."""
+"""Things that programs make of files, and go on to use: they are made anew where such files came back."""
 
 from __future__ import annotations
 
