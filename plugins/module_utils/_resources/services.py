@@ -224,7 +224,7 @@ class Services(Programs):
             steps += [] if "links" in unit else _enablement(unit, replace(live, name=known.id or live.name))
             mine = running.since_start(pids.get(known.id, ()), known.main)
             steps += _activity(live, unit, known, mine, at, {})
-            if _failed(live) and not unit["active"] and not unit.get("failed"):
+            if _failed(live) and not (unit["active"] or unit.get("failed") or unit.get("passing")):
                 steps.append(Step(SERVICES, "reset-failed", live.name, "had not failed"))
         for recorded in processes:
             definition = recorded["definition"]
@@ -280,7 +280,7 @@ class Services(Programs):
         for unit, seen, known in zip(units, systemd.observe(names, system), systemd.describe(names, system)):
             live = systemd.settled(unit["name"], system) if systemd.passing(seen) else seen
             may_run = not unit["active"] and (outage.stays_up(known) or outage.on_demand(known, system))
-            may_be_down = unit["active"] and _has_ended(unit, known, system)
+            may_be_down = unit["active"] and not live.active and _has_ended(unit, known, system)
             if unit["active"] != live.active and not (may_run or may_be_down or _is_open(unit, known)):
                 wrong.append(f"{live.name} is {live.text}, and was {'active' if unit['active'] else 'not active'}")
             if unit["enabled"] in _SETTABLE and live.enabled != unit["enabled"]:

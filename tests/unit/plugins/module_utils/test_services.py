@@ -781,6 +781,9 @@ def test_what_has_done_its_work_is_not_started_again(
     assert plan(all_of(then, *more), host) == expected
     assert len(Services().verify(all_of(then, *more), host.system())) == len(expected)
     assert plan(captured(then), host) == ["start job.service"], "somebody has named it"
+    up = machine(then, *more)
+    assert Services().verify(all_of(then, *more), up.system()) == []
+    assert not [call for call in up.calls if call.endswith("-- job.timer")], "of a unit that runs no more is asked"
 
 
 @pytest.mark.parametrize("by", ["drop-in", "configuration"])
