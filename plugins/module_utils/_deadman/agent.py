@@ -281,9 +281,9 @@ def _end_jobs(store: Store, change: changes.Armed) -> list[str]:
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
     since = background.boottime(store.system, change.started) if change.boot_id == store.system.boot_id() else 0.0
     jobs = background.end_jobs(store.system, since, now, _DRAIN, change.login)
-    return [f"ended a job of Ansible, {job}" for job in jobs.ended] + [
-        f"a job of Ansible still runs, {job}" for job in jobs.running
-    ]
+    if store.system.has_systemd():  # Without it, this machine may play several hosts.
+        jobs.beside += background.left_behind(since, now, change.login)
+    return [f"ended a job of Ansible, {job}" for job in jobs.ended] + jobs.left
 
 
 def _say(lines: Sequence[str]) -> None:

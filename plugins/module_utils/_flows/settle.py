@@ -19,7 +19,7 @@ from .._host.processes import login_of
 from .._results.change import RolledBack, Settled, SettledBack
 from .._services.owed import owed
 from .._store.store import Store
-from . import footprints
+from . import footprints, strays
 from .rollback import flow
 from .rollback.plan import Options
 from .rollback.resume import resume
@@ -224,7 +224,7 @@ class _Settling:
         )
         result.warnings = [*(back.warnings or []), *(self._warnings() or [])] or None
         result.done = [f"ended a job of Ansible, {one}" for one in jobs.ended] + back.done
-        result.left = back.left + [f"a job of Ansible still runs, {one}" for one in jobs.running]
+        result.left = back.left + jobs.left
         said = f"rolled back to {name}: {reason}; {_health_now(again)}; {outside.words(result.outside)}"
         return Unhealthy(said, **result.report())
 
@@ -259,10 +259,12 @@ def _health_now(again: Health | None) -> str:
 
 
 def _end_jobs(store: Store, change: changes.Armed) -> background.Ended:
-    """End the jobs that a killed controller, or the change itself, has left running."""
+    """End the jobs that a killed controller, or the change itself, has left running, and name what else goes on."""
     since = background.boottime(store.system, change.started)
     # On a machine with several hosts, a job that was started together with this module belongs to the same task.
-    return background.end_jobs(store.system, since, background.started(os.getpid()) - 0.5, DRAIN, change.login)
+    before = background.started(os.getpid()) - 0.5
+    jobs = background.end_jobs(store.system, since, before, DRAIN, change.login)
+    return replace(jobs, beside=strays.found(store.system, since, before, change.login))
 
 
 def _ended(store: Store, generation: int, health: Health | None = None, look: bool = True) -> Settled:

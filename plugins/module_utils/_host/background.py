@@ -33,6 +33,12 @@ OURS = "evenkeel"
 _PR_SET_NAME = 15
 # Package managers: half an installation is worse than an installation that goes on, so they are named, not killed.
 _PACKAGE_MANAGERS = {"dpkg", "apt-get", "apt", "rpm", "dnf", "yum", "microdnf", "zypper"}
+# Programs that a login leaves behind by themselves.
+_OF_LOGINS = {
+    *("ssh", "sshd", "sshd-session", "ssh-agent", "gpg-agent", "keyboxd", "dirmngr", "scdaemon", "tmux", "screen"),
+    *("dbus-daemon", "dbus-broker", "dbus-launch", "systemd"),
+}
+_SESSION = r"session-[A-Za-z0-9]+\.scope"
 # Seconds that a job has to end after SIGTERM, and after SIGKILL.
 _TERM, _KILL = 2.0, 1.0
 
@@ -103,10 +109,17 @@ class _Owners:
 
 @dataclass
 class Ended:
-    """Jobs in words: jobs that were ended, and jobs that still run."""
+    """Jobs in words: jobs that were ended, and jobs that still run. ``beside``: what else goes on in the background."""
 
     ended: list[str] = field(default_factory=list)
     running: list[str] = field(default_factory=list)
+    beside: list[str] = field(default_factory=list)
+
+    @property
+    def left(self) -> list[str]:
+        """Sentences on everything that goes on."""
+        jobs = [f"a job of Ansible still runs, {one}" for one in self.running]
+        return jobs + [f"started since the host was armed, and goes on in the background: {one}" for one in self.beside]
 
 
 def end_jobs(system: System, since: float, before: float, wait: float, login: int = -1) -> Ended:
@@ -139,6 +152,34 @@ def end_jobs(system: System, since: float, before: float, wait: float, login: in
     for pid, words in named.items():
         (result.running if pid in left else result.ended).append(words)
     return result
+
+
+def left_behind(since: float, before: float, login: int = -1) -> list[str]:
+    """The processes that a login has left behind, in words: started between ``since`` and ``before`` (seconds after
+    boot) by root or by the ``login`` of the change, no job of Ansible, and without a parent, as after ``nohup … &``.
+    They are named, and never ended: they may be somebody else's."""
+    owners = _Owners({0, os.geteuid()}, login)
+    return [
+        process.words
+        for process in _processes().values()
+        if process.parent == 1
+        and since <= process.started < before
+        and process in owners
+        and not process.is_job
+        and process.name != OURS
+        and process.program not in _OF_LOGINS
+        and _is_of_login(process.pid)
+    ]
+
+
+def _is_of_login(pid: int, proc: str = "/proc") -> bool:
+    """Whether systemd counts the process to a login."""
+    try:
+        with open(f"{proc}/{pid}/cgroup", encoding="utf-8", errors="replace") as stream:
+            lines = stream.read().splitlines()
+    except OSError:
+        return False
+    return any(re.fullmatch(_SESSION, part) for line in lines for part in line.split("/"))
 
 
 def mark_as_ours() -> None:

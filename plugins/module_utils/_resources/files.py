@@ -125,7 +125,7 @@ class Files(Kind):
         roots, left = map(list.__add__, plain.trees(taken), plain.keys_of_login(taken, points))
         paths, more = plain.left_out(roots, taken, points)
         exclude = sorted({*plain.EXCLUDE, *map(plain.pattern, paths)})
-        return ({"paths": roots, "exclude": exclude} if roots else None), left + more
+        return ({"paths": roots, "exclude": exclude} if roots else None), left + more + plain.unprotected()
 
     def check(self, spec: Spec) -> dict[str, object]:
         return check(dict(spec))

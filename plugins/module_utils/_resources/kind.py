@@ -35,7 +35,8 @@ class Restore(NamedTuple):
     kinds that are put back. ``affecting``: the kinds among them whose state a service reads as it starts.
     ``patience``: seconds to wait for a lock that another program holds. ``unattended``: the host goes back by itself,
     and has to bring back as much state as it can. ``undo``: the kind's own lines in the undo of this rollback, which
-    is durable; only for a kind that keeps data outside of the store.
+    is durable; only for a kind that keeps data outside of the store. ``armed``: the time at which the change was armed,
+    on the clock as it is now, where that is known.
     """
 
     system: System
@@ -48,6 +49,13 @@ class Restore(NamedTuple):
     patience: float = 300.0
     unattended: bool = False
     undo: Sequence[str] = ()
+    armed: float = 0.0
+
+    @property
+    def began(self) -> float:
+        """The time from which the start of a service may belong to the change, on the clock as it is now: the change
+        may have set the clock."""
+        return self.armed or self.since
 
 
 class Kind:

@@ -17,13 +17,20 @@ from .._host.processes import user_ids
 from .kind import is_within
 
 # Trees of configuration, and of programs that no package has installed. They hold no data of users and of programs.
-TREES = ("/etc", "/usr/local", "/opt", "/root/.ssh", "/var/spool/cron")
+# Of /var/lib/pam and other files Debian makes files in /etc/pam.d.
+TREES = ("/etc", "/usr/local", "/opt", "/root/.ssh", "/var/spool/cron", "/var/lib/pam")
 # The identity of a host, histories, and files that programs make anew from other files. All are whole paths: a
 # pattern of a name would match in any directory, and a rollback could not remove a new directory with such a file.
+# So are the books that programs keep of what does not go back with them: disks, mounted images, jobs that have run.
 EXCLUDE = (
     *("/etc/machine-id", "/etc/.git", "/etc/.pwd.lock", "/etc/.updated", "/etc/adjtime", "/etc/mtab"),
     *("/etc/ld.so.cache", "/etc/udev/hwdb.bin", "/etc/lvm/archive", "/etc/lvm/backup", "/etc/lvm/cache"),
     *(f"/etc/{name}-" for name in ("passwd", "shadow", "group", "gshadow", "subuid", "subgid")),
+    *("/etc/lvm/devices", "/etc/zfs/zpool.cache", "/etc/zfs/zfs-list.cache"),
+    *(f"/etc/multipath/{name}" for name in ("bindings", "wwids", "prkeys")),
+    *(f"/etc/systemd/{name}" for name in ("system/snap-*.mount", "system/*.wants/snap-*.mount", "system/snap.*")),
+    *("/etc/systemd/user/snap.*", "/etc/udev/rules.d/70-snap.*"),
+    *("/var/spool/cron/atjobs", "/var/spool/cron/atspool"),
 )
 # The keys by which an account can be reached, below its home; the largest file of them that is kept.
 KEYS = ("/.ssh/authorized_keys", "/.ssh/authorized_keys2")
@@ -37,6 +44,20 @@ _DEPTH = 2
 _SHOWN = 5
 # File systems of another machine or of a program, and images. File systems of the kernel are never read.
 _ELSEWHERE = ("nfs", "cifs", "smb", "fuse", "9p", "ceph", "gluster", "afs", "autofs", "virtiofs", "squashfs", "iso9660")
+
+
+# There where SELinux is enabled.
+SELINUX = "/sys/fs/selinux/enforce"
+
+
+def unprotected() -> list[str]:
+    """Sentences on the configuration of a host that lies in no tree."""
+    if not os.path.exists(SELINUX):
+        return []
+    return [
+        "SELinux: modules, ports and contexts of files that semanage keeps below /var/lib/selinux, and booleans of the "
+        "running kernel, are not protected. The policy in /etc/selinux comes back, and is loaded"
+    ]
 
 
 def trees(taken: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -15,7 +15,7 @@ from .._errors import EvenkeelError, RestoreFailed, ServiceFailed, UsageError
 from .._files.step import Step
 from .._host.options import Options, read
 from .._host.system import System
-from .._services import links, outage, process, running, systemd
+from .._services import links, outage, process, running, sockets, systemd
 from .._services.outage import Down
 from .._services.reload import reload
 from .._services.service import SERVICES
@@ -37,6 +37,9 @@ _BRIEFLY = 2.0
 _ACCESS = ("ssh.service", "sshd.service")
 # Packages come back over the network, by names: this service is restarted at the end, and not down until then.
 _NAMES = ("systemd-resolved.service",)
+_OF_CLUSTER = "a cluster manager starts and stops it"
+# States of the unit files of services that start at the boot.
+_BY_ITSELF = ("enabled", "enabled-runtime", "generated")
 _FOR_ALL = "its stop would take from the host what others need as well"
 
 
@@ -52,7 +55,9 @@ class _Known(TypedDict):
 class UnitRecord(_Known, total=False):
     """A unit as a checkpoint records it: ``links`` since version 0.2, other keys only where they apply.
 
-    ``among_all``: no declaration names the unit, so that only its own files can cause a restart of it.
+    ``among_all``: no declaration names the unit, so that only its own files can cause a restart of it. ``passing``: it
+    was on the way to another state, so that it may be active or not. ``clustered``: a cluster manager starts and stops
+    it.
     """
 
     links: dict[str, str]
@@ -60,6 +65,8 @@ class UnitRecord(_Known, total=False):
     failed: bool
     limits: list[str]
     among_all: bool
+    passing: bool
+    clustered: bool
 
 
 class ProcessRecord(TypedDict):
@@ -177,6 +184,10 @@ class Services(Programs):
                 known["triggers"] = sorted(triggers)
             if _failed(state):
                 known["failed"] = True
+            if systemd.passing(state):
+                known["passing"] = True
+            if unit.clustered:
+                known["clustered"] = True
             limits = _limits(state, unit) + ([] if every else _kept_up(state, unit))
             if limits:
                 known["limits"] = limits
@@ -203,7 +214,7 @@ class Services(Programs):
         reader = links.reader()
         linked = [step for unit in units for step in _links(unit, reader)]
         for unit, live, known in zip(units, systemd.observe(names, at.system), described):
-            steps = last if unit["active"] else first
+            steps = last if unit["active"] or unit.get("passing") else first
             for trigger in systemd.observe([one for one in unit.get("triggers", ()) if one not in names], at.system):
                 if not trigger.active and _waits_for_boot(trigger, live):
                     note = f"{trigger.name} is not active, and starts at the next boot: {unit['name']} runs without it"
@@ -213,7 +224,7 @@ class Services(Programs):
             steps += [] if "links" in unit else _enablement(unit, replace(live, name=known.id or live.name))
             mine = running.since_start(pids.get(known.id, ()), known.main)
             steps += _activity(live, unit, known, mine, at, {})
-            if _failed(live) and not unit["active"] and not unit.get("failed"):
+            if _failed(live) and not (unit["active"] or unit.get("failed") or unit.get("passing")):
                 steps.append(Step(SERVICES, "reset-failed", live.name, "had not failed"))
         for recorded in processes:
             definition = recorded["definition"]
@@ -269,7 +280,8 @@ class Services(Programs):
         for unit, seen, known in zip(units, systemd.observe(names, system), systemd.describe(names, system)):
             live = systemd.settled(unit["name"], system) if systemd.passing(seen) else seen
             may_run = not unit["active"] and (outage.stays_up(known) or outage.on_demand(known, system))
-            if unit["active"] != live.active and not may_run:
+            may_be_down = unit["active"] and not live.active and _has_ended(unit, known, system)
+            if unit["active"] != live.active and not (may_run or may_be_down or _is_open(unit, known)):
                 wrong.append(f"{live.name} is {live.text}, and was {'active' if unit['active'] else 'not active'}")
             if unit["enabled"] in _SETTABLE and live.enabled != unit["enabled"]:
                 wrong.append(f"{live.name} is {live.enabled or 'not there'}, and was {unit['enabled']}")
@@ -293,7 +305,8 @@ class Services(Programs):
         return {unit["name"] for unit in units} | {one["definition"]["name"] for one in processes}
 
     def recorded_down(self, lines: Sequence[str]) -> set[str]:
-        return {unit["name"] for unit in _recorded(lines)[0] if not unit["active"]}
+        units = _recorded(lines)[0]
+        return {unit["name"] for unit in units if not (unit["active"] or unit.get("passing") or unit.get("clustered"))}
 
     def will_stop(self, steps: Sequence[Step], at: Restore) -> Down:
         """The services that are to be restarted, and the services that depend on them. The caller notes them before
@@ -402,7 +415,9 @@ def _limits(state: ServiceState, unit: Unit) -> list[str]:
         source = unit.source or "files that systemd does not tell"
         found.append(f"it is made by a generator from {source}: it comes back as far as that is declared in files")
     if systemd.passing(state):
-        found.append(f"it was {state.text}: it is recorded as not active")
+        found.append(f"it was {state.text}: it is neither started nor stopped")
+    if unit.clustered:
+        found.append("a cluster manager starts and stops it: it is neither started, nor stopped, nor restarted")
     return found
 
 
@@ -477,7 +492,11 @@ def _activity(
     where there is no such verb."""
     name = live.name
     why, anew = _concern(live, unit, pids, at, bool(then.get("among_all")))
-    if not then["active"]:
+    if unit.clustered or then.get("clustered"):
+        return _spare(unit, why if anew else "", _OF_CLUSTER, pids, at) if live.active else []
+    if then.get("passing") and not live.active:
+        return []
+    if not then["active"] and not then.get("passing"):
         # At boot a unit that the change enabled is queued, and would start even after its link is gone.
         up = live.active or live.queued or systemd.passing(live)
         # A service that starts on demand may run, but not with the programs of the change.
@@ -488,10 +507,12 @@ def _activity(
     if not live.active:
         # The start of a socket stops its service.
         vital = outage.is_vital(name) and any(one.active for one in systemd.observe(unit.triggers, at.system))
-        return [Step(SERVICES, "start", name, f"is {live.text}", detail)] if unit.starts and not vital else []
+        starts = unit.starts and not vital and not _has_ended(then, unit, at.system)
+        return [Step(SERVICES, "start", name, f"is {live.text}", detail)] if starts else []
     if not why:
         return []
-    spared = outage.spared(unit, pids) if unit.stops and "process" not in detail else ""
+    is_older = 0.0 < (live.started or 0.0) <= at.began
+    spared = outage.spared(unit, pids, is_older) if unit.stops and "process" not in detail else ""
     if unit.reloads and (spared or not anew or not unit.stops):
         return [Step(SERVICES, "reload", name, why, {**detail, "spared": spared} if spared else detail)]
     if spared:
@@ -499,6 +520,21 @@ def _activity(
     if unit.stops:
         return [Step(SERVICES, "restart", name, why, detail)]
     return [Step(SERVICES, "leave", name, why, detail)] if anew else []
+
+
+def _is_open(then: UnitRecord, unit: Unit) -> bool:
+    """Whether the record leaves open if the unit is to run."""
+    return bool(then.get("passing") or then.get("clustered") or unit.clustered)
+
+
+def _has_ended(then: UnitRecord | ProcessRecord, unit: Unit, system: System) -> bool:
+    """Whether a unit that is down has done its work, and is started on demand: a job of a timer, or a service that ends
+    when nobody asks it."""
+    if not then.get("among_all"):
+        return False
+    triggers = [one.name for one in systemd.observe(unit.triggered_by, system) if one.active]
+    is_job = unit.enabled not in _BY_ITSELF and any(one.endswith((".timer", ".path")) for one in triggers)
+    return is_job or (bool(triggers) and unit.result == "success" and systemd.ended_by_itself(unit.id, system))
 
 
 def _waits_for_boot(trigger: ServiceState, live: ServiceState) -> bool:
@@ -533,9 +569,9 @@ def _concern(
     why = "files changed" if at.changed else f"{at.affecting[0]} were put back" if at.affecting else ""
     if not why or not unit.is_service:
         return "", False
-    if among_all and live.touched <= at.since and not _named_after(unit, at.changed):
+    if among_all and live.touched <= at.began and not _named_after(unit, at.changed):
         return "", False
-    if (not started or started > at.since) and live.name not in _ACCESS:
+    if (not started or started > at.began) and live.name not in _ACCESS:
         return why, True  # The service may hold more of the change than a reload undoes.
     held = running.writes(pids, at.changed)
     return (f"it writes {held}", True) if held else (why, False)
@@ -564,7 +600,7 @@ def _came(lines: Sequence[str], changed: Sequence[str], system: System) -> list[
     names = [name for name in _all_but(excepts, system) if name not in known]
     found = []
     for live, unit in zip(systemd.observe(names, system), systemd.describe(names, system)):
-        files = [path for path in unit.files if path.endswith(f"/{unit.id}")]
+        files = [path for path in unit.files if path.endswith(f"/{unit.id}") or path == unit.source]
         lost = not live.exists or any(path in changed or not os.path.lexists(path) for path in files)
         if lost and (live.active or systemd.passing(live)) and unit.stops:
             found.append(unit._replace(id=live.name))
@@ -586,8 +622,7 @@ def _one(step: Step, verb: str, at: Restore) -> str:
     if "process" in step.detail:
         process.act(verb, step.detail["process"], at.system)
     elif verb == "daemon-reload":
-        lost = systemd.daemon_reload(at.system, step.detail["units"] if not at.boot else ())
-        return f"systemd had lost sight of {', '.join(lost)}, started anew" if lost else ""
+        return "; ".join(sockets.daemon_reload(step.detail["units"] if not at.boot else (), at.system))
     elif verb == "link":
         links.make(step.target, step.detail["to"])
     elif verb == "unlink":

@@ -101,11 +101,13 @@ def stays_up(unit: Unit) -> bool:
     return is_vital(unit.id) and unit.acts_on_host
 
 
-def spared(unit: Unit, pids: Collection[int]) -> str:
+def spared(unit: Unit, pids: Collection[int], is_older: bool = False) -> str:
     """Why a rollback does not stop the unit to start it anew, in words; empty where it does. ``pids``: its
-    processes."""
+    processes. ``is_older``: it was started before the checkpoint."""
     if is_vital(unit.id):
         return "the host cannot do without it meanwhile"
+    if is_older and unit.type == "oneshot" and not pids:
+        return "it ran to its end before the checkpoint, and would do its work once more"
     if unit.acts_on_host and not pids:
         return "it has no process, and its stop takes down what it set up on the host"
     return next((f"{one} would stop with it" for one in unit.takes if is_vital(one)), "")

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -16,7 +17,7 @@ from .._errors import ServiceFailed, UsageError
 from .._host.commands import Completed
 from .._host.processes import send_signal, start_time
 from .._host.system import System
-from . import running
+from . import cluster, running
 from . import unit as facts
 from .state import ServiceState
 from .unit import Unit
@@ -36,6 +37,9 @@ _UNIT_FILE_VERBS = ("enable", "disable", "mask", "unmask")
 # These verbs aim at a state: where it holds they succeeded, even if systemctl complains that the unit is not loaded or
 # that its file is gone.
 _VERBS_OF_STATE = ("stop", "disable", "mask", "unmask", "reset-failed")
+# Messages of systemd about a unit in the journal: its start begins, its start is done, its stop begins, it ended well.
+_STARTS = ("7d4958e842da4a758f6c1cdc7b36dcc5", "39f53479d3a045ac8e11786248231fbf")
+_STOPS, _ENDED = "de5b426a63be47a7b6ac3eaac82e2f6f", "7ad2d189f7e94e70a38c781354912448"
 # States on the way to another state.
 _PASSING = ("activating", "deactivating", "reloading", "refreshing")
 
@@ -89,7 +93,7 @@ def observe(names: Sequence[str], system: System) -> list[ServiceState]:
 def every(system: System) -> list[str]:
     """The own names of the units that the host runs by itself: those that an administrator can enable, and those that
     run. Raises ServiceFailed when systemd does not answer."""
-    found: dict[str, None] = {}
+    found: dict[str, bool] = {}  # name -> whether a generator has made it, and nothing tells that it runs
     for words in (["list-unit-files"], ["list-units", "--state=active,reloading"]):
         argv = ["systemctl", *words, "--type=service,socket,timer,path", "--plain", "--full", "--no-legend"]
         done = system.run([*argv, "--no-pager"], 30.0)
@@ -99,9 +103,16 @@ def every(system: System) -> list[str]:
             name, _blank, rest = line.partition(" ")
             state = rest.split()[0] if words[0] == "list-unit-files" and rest.split() else ""
             # A unit that another one starts is of interest where it runs, and a template is nothing that runs.
-            if "@." not in name and state not in ("static", "alias", "generated", "transient", "bad"):
-                found[name] = None
-    return sorted({unit.id for unit in describe(list(found), system) if unit.is_of_the_host})
+            if "@." not in name and state not in ("static", "alias", "transient", "bad"):
+                found[name] = state == "generated"
+    return sorted(
+        {
+            unit.id
+            for unit, is_made in zip(describe(list(found), system), found.values())
+            # A script of System V is of interest where it runs.
+            if unit.is_of_the_host and not (is_made and unit.source.startswith("/etc/init.d/"))
+        }
+    )
 
 
 def describe(names: Sequence[str], system: System) -> list[Unit]:
@@ -109,20 +120,27 @@ def describe(names: Sequence[str], system: System) -> list[Unit]:
     does."""
     if not names:
         return []
-    found = []
+    found, of_cluster = [], cluster.units()
     for block in _show(facts.PROPERTIES, [unit_name(name) for name in names], system):
         values: dict[str, list[str]] = {}
         for line in block:
             key, _sign, value = line.partition("=")
             values.setdefault(key, []).append(value)
-        found.append(facts.read(values))
+        unit = facts.read(values)
+        found.append(unit._replace(clustered=unit.id in of_cluster or cluster.has_drop_in(unit.files)))
     return found
 
 
 def _show(properties: str, units: Sequence[str], system: System) -> list[list[str]]:
-    """For each unit the lines that ``systemctl show`` prints."""
+    """For each unit the lines that ``systemctl show`` prints. An empty line ends those of a unit, but a command may
+    hold one as well: then the units are asked in halves, and at last one by one."""
     done = system.run(["systemctl", "show", f"--property={properties}", "--", *units], 30.0)
     found = done.out.strip().split("\n\n")
+    if done.rc == 0 and len(found) > len(units):
+        half = len(units) // 2
+        if half:
+            return [*_show(properties, units[:half], system), *_show(properties, units[half:], system)]
+        found = ["\n".join(found)]
     if done.rc != 0 or len(found) != len(units):
         raise ServiceFailed(f"systemd does not tell the state of {', '.join(units)}: {done.words}")
     return [[line for line in block.splitlines() if "=" in line] for block in found]
@@ -315,6 +333,20 @@ def _end(unit: Unit, system: System) -> None:
             started is not None and start_time(pid) == started for pid, started in pids.items()
         ):
             system.sleep(0.1)
+
+
+def ended_by_itself(unit: str, system: System) -> bool:
+    """Whether the last run of the unit ended well and nobody had it stopped, as the journal of this boot tells."""
+    matches = [f"UNIT={unit}", "_PID=1", *(f"MESSAGE_ID={one}" for one in (*_STARTS, _STOPS, _ENDED))]
+    words = ["--boot", "--lines=50", "--output=json", "--output-fields=MESSAGE_ID", "--no-pager", "--quiet"]
+    done = system.run(["journalctl", *matches, *words], 10.0)
+    stops = ended = False
+    for line in done.out.splitlines() if done.rc == 0 else ():
+        with suppress(ValueError, KeyError, TypeError):
+            found = json.loads(line)["MESSAGE_ID"]
+            stops = found == _STOPS or (stops and found not in _STARTS)
+            ended = found == _ENDED or (ended and found not in _STARTS)
+    return ended and not stops
 
 
 def last_words(unit: str, system: System) -> str:

@@ -13,7 +13,7 @@ DEPENDENTS = "RequiredBy,RequisiteOf,BoundBy,ConsistsOf,PropagatesStopTo"
 PROPERTIES = (
     "Id,LoadState,FragmentPath,DropInPaths,SourcePath,Transient,CanStop,CanReload,RefuseManualStart,"
     "RefuseManualStop,UnitFileState,NeedDaemonReload,TriggeredBy,Triggers,MainPID,Type,KillMode,TimeoutStartUSec,"
-    "TimeoutStopUSec,ExecStart,ExecStop,EnvironmentFiles,BusName,RemainAfterExit,Result,"
+    "TimeoutStopUSec,ExecStart,ExecStop,EnvironmentFiles,BusName,RemainAfterExit,Result,Listen,"
 ) + DEPENDENTS
 OTHERS = (".socket", ".timer", ".target", ".mount", ".path", ".automount", ".slice", ".scope", ".swap", ".device")
 # Seconds to wait for the start of a unit without a limit of its own.
@@ -30,7 +30,8 @@ LISTENING = (
     *("ssh.service", "sshd.service", "ssh.socket", "sshd.socket", "dropbear.service", "dropbear.socket"),
     *("networking.service", "NetworkManager.service", "systemd-networkd.service", "systemd-networkd.socket"),
 )
-
+# Tables of disks, of which generators make units.
+_TABLES = r"/etc/(fs|crypt|verity|integrity)tab"
 
 # Kinds of units that run something, or start what does.
 _KINDS = (".service", ".socket", ".timer", ".path")
@@ -47,7 +48,8 @@ class Unit(NamedTuple):
     ``reloads``: whether systemd permits that. ``bus``: the name on D-Bus that starts it. ``begin``, ``end``: its limits
     in seconds for start and stop, or None. ``remains``: whether it counts as active once its program has ended.
     ``result``: how its last run ended, in the words of systemd. ``has_stop``: whether a command of its own stops it.
-    ``takes``: units that stop with it."""
+    ``takes``: units that stop with it. ``listens``: the addresses of a socket, in the words of systemd.
+    ``clustered``: whether a cluster manager starts and stops it."""
 
     id: str
     load: str = "loaded"
@@ -71,6 +73,8 @@ class Unit(NamedTuple):
     result: str = ""
     has_stop: bool = False
     takes: tuple[str, ...] = ()
+    listens: tuple[str, ...] = ()
+    clustered: bool = False
 
     @property
     def acts_on_host(self) -> bool:
@@ -82,9 +86,15 @@ class Unit(NamedTuple):
         """Whether the host runs it by itself: it is no login, made for a moment, or started by another on demand."""
         if self.transient or self.id.startswith(_PASSING) or not self.id.endswith(_KINDS):
             return False
-        if self.enabled == "generated" and not self.source.startswith("/etc/init.d/"):
+        if self.enabled == "generated" and not self._is_of_a_file:
             return False
         return self.enabled not in ("static", "") or (self.starts and self.type != "oneshot" and not self.bus)
+
+    @property
+    def _is_of_a_file(self) -> bool:
+        """Whether a generator has made it of a file of the administrator's, as Quadlet does. What is made of a table of
+        disks sets up disks."""
+        return self.source.startswith("/etc/") and not re.fullmatch(_TABLES, self.source)
 
     @property
     def is_service(self) -> bool:
@@ -139,6 +149,7 @@ def read(block: Mapping[str, Sequence[str]]) -> Unit:
         result=first("Result"),
         has_stop=bool(first("ExecStop")),
         takes=tuple(" ".join(map(first, DEPENDENTS.split(","))).split()),
+        listens=tuple(block.get("Listen", ())),
     )
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from ..._deadman import changes
 from ..._errors import Damaged, EvenkeelError, NotFound, UsageError
 from ..._files import comparison
 from ..._files.entry import SOCKET, Entry, Tree, path_of
@@ -343,7 +344,18 @@ def restore(store: Store, manifest: Manifest, how: Options, changed: Sequence[st
     since = datetime.datetime.fromisoformat(manifest.created.replace("Z", "+00:00")).timestamp()
     # A host that goes back by itself tries again, so it does not wait long for the lock of another program.
     patience = 10.0 if how.unattended else 300.0
-    return Restore(store.system, store.objects, changed, since, how.boot, patience=patience, unattended=how.unattended)
+    at = Restore(store.system, store.objects, changed, since, how.boot, patience=patience, unattended=how.unattended)
+    return at._replace(armed=_armed(store, manifest))
+
+
+def _armed(store: Store, manifest: Manifest) -> float:
+    """The time at which the change after this checkpoint was armed, on the clock as it is now; 0 where that is not
+    known."""
+    with suppress(EvenkeelError, OSError):
+        change = changes.armed(store)
+        if change is not None and change.checkpoint == manifest.id and change.boot_id == store.system.boot_id():
+            return store.system.now() - (store.system.monotonic() - change.started)
+    return 0.0
 
 
 def steps_of(kind: Kind, sections: Sequence[Section], at: Restore) -> list[Step]:

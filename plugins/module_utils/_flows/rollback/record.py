@@ -25,6 +25,7 @@ from ..._store.manifest import Manifest, Section
 from ..._store.store import Store
 from . import apart, plan, wanted
 from .plan import Options, Plan
+from .renewal import Renewal
 from .wanted import Wanted
 
 # Everything may look as recorded, and still be lost in a power cut (I7).
@@ -62,7 +63,7 @@ class Record:
         self._kept: list[Section] = []
         self._is_part = False
         self._restart_needed: list[Holder] = []
-        self._cached: list[str] = []
+        self._renewal = Renewal()
         self._still = quiescing.Quiesced(how.quiesce, store.system, "nothing was changed")
         if not how.unattended:  # An interrupted rollback was checked when it began.
             plan.check_declared(manifest)

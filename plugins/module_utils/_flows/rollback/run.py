@@ -19,7 +19,6 @@ of the store (``wanted``), written before the first change, has a killed rollbac
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -30,7 +29,6 @@ from ..._files.preflight import NO_ROOM, preflight
 from ..._files.staging import check_contents
 from ..._files.step import DELETE, FILES
 from ..._resources import registry
-from ..._resources.files import excludes
 from ..._resources.kind import is_within
 from ..._resources.registry import KINDS, locked, own_lines
 from ..._results.change import RolledBack
@@ -42,11 +40,6 @@ from . import access, plan, wanted
 from .first import First
 from .plan import Plan, Reading
 from .proof import Proof
-
-# The cache of the places of libraries, paths that it tells of, and seconds to renew it.
-_CACHE = "/etc/ld.so.cache"
-_LIBRARY = r".*\.so(\.[^/]*)?|/etc/ld\.so\.conf(\.d(/.*)?)?"
-_SECONDS = 60.0
 
 
 class Run(First, Proof):
@@ -283,21 +276,10 @@ class Run(First, Proof):
         with self._trying(FILES), locked(self._kinds(), self.store.system, self.how.unattended):
             self._note_paths(self._plan.files, self._committed(paths))
         self._write_wanted()
-        self._renew_cache_of_libraries()
+        self._renew()
 
-    def _renew_cache_of_libraries(self) -> None:
-        """Where libraries came back: programs find them by a cache, which is state only where it is declared."""
-        came = [path for path in self._changed if re.fullmatch(_LIBRARY, path)]
-        specs = [spec for spec in map(registry.tree_spec, self._plan.sections) if spec is not None]
-        declared = any(
-            is_within(_CACHE, root) for spec in specs for root in spec["paths"] if not excludes(spec, _CACHE)
-        )
-        if came == self._cached or declared or not os.path.exists(_CACHE):
-            return
-        self._cached = came
-        done = self.store.system.run(["ldconfig"], _SECONDS)
-        if done.rc:
-            self._left.append(f"{_CACHE}: it is not renewed, so that programs may not find libraries: {done.words}")
+    def _renew(self) -> None:
+        self._left += self._renewal.carry_out(self._changed, self._plan.sections, self.store.system)
 
     def put_back_packages(self) -> None:
         if self._plan.early:
@@ -327,7 +309,7 @@ class Run(First, Proof):
     def start(self) -> None:
         """Prove the paths, then start services: a file that a service writes as it starts is no difference."""
         self._prove_paths()
-        self._renew_cache_of_libraries()
+        self._renew()
         if not self._plan.steps and not self._down.names:
             return
         running = registry.programs().name

@@ -23,6 +23,7 @@ from .package import INSTALLS, REMOVES, Package, environment, most
 
 # The time limit ends only a transaction that hangs: to kill dpkg in the middle is worse than to wait long.
 _CHANGE = 3600.0
+_ASK = 60.0
 # apt stops at the first failure, and goes on when it is called again.
 _TURNS = 3
 _LOCKS = (
@@ -59,6 +60,7 @@ def transact(changes: Sequence[Change], at: Restore, filters: Sequence[str] | No
     longer than ``at.patience``.
     """
     _wait_for_locks(at)
+    _add_architectures({one.arch for action, one in changes if action in INSTALLS}, at)
     with tempfile.TemporaryDirectory(dir=os.path.join(at.objects.root, "tmp")) as folder:
         files, left = _files([one for action, one in changes if action in INSTALLS], folder, at)
         options = [] if filters is None else [f"--{one}" for one in ("path-include=*", *filters)]
@@ -75,6 +77,13 @@ def transact(changes: Sequence[Change], at: Restore, filters: Sequence[str] | No
     if at.boot and at.system.has_systemd():
         systemd.daemon_reload(at.system)
     return left
+
+
+def _add_architectures(wanted: set[str], at: Restore) -> None:
+    """Let dpkg take packages of architectures of which nothing is installed any more: a change may have taken such an
+    architecture from the host. Where that fails, apt refuses the packages, each by its name."""
+    for arch in sorted(wanted - {"all"} - {one.arch for one in look(at.system).values()}):
+        at.system.run(["dpkg", "--add-architecture", arch], _ASK)
 
 
 def obstacles(changes: Sequence[Change], at: Restore) -> list[str]:

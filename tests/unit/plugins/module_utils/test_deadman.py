@@ -38,6 +38,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files im
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.preflight import preflight as preflighted
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import info as telling
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import settle as settling
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import strays
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import background
@@ -676,6 +677,7 @@ def test_jobs_end_before_a_host_goes_back_and_are_left_where_it_stays(
         return background.Ended(ended=["pid 7: a job"], running=["pid 8: dpkg"])
 
     monkeypatch.setattr(background, "end_jobs", ended)
+    monkeypatch.setattr(strays, "found", lambda *_words: ["run-r1.timer, active (waiting)"])
     generation = begin(store, live)
     (live / "file").write_text("new")
     end(store, generation)
@@ -687,6 +689,7 @@ def test_jobs_end_before_a_host_goes_back_and_are_left_where_it_stays(
     assert asked == ["newer"]
     assert "ended a job of Ansible, pid 7: a job" in failed.value.result["done"]
     assert "a job of Ansible still runs, pid 8: dpkg" in failed.value.result["left"]
+    assert "goes on in the background: run-r1.timer, active (waiting)" in failed.value.result["left"][-1]
 
 
 @pytest.mark.parametrize(

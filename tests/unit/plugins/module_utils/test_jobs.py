@@ -19,9 +19,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import strays
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import background
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 
+from .fake_systemd import Unit, machine
+
+TICKS = os.sysconf("SC_CLK_TCK")
 # A host of its own, where jobs can only be of this host.
 HOST = replace(System(), has_systemd=lambda: True)
 _MODULE = """
@@ -250,3 +254,58 @@ def test_on_a_machine_that_plays_several_hosts_nothing_is_ended(
     assert job.stdout is not None and job.stdout.readline() == "ready\n"
     result = background.end_jobs(replace(System(), has_systemd=lambda: False), since, boottime(), 0.2)
     assert result == background.Ended() and job.poll() is None
+
+
+def test_what_a_login_has_left_behind_is_named_and_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    def process(pid: int, **more: object) -> background.Process:
+        known = background.Process(pid, 1, pid, {0}, 100 * TICKS, "sh", "bash", ["sh", f"job{pid}"])
+        return known._replace(**more)  # type: ignore[arg-type]
+
+    every = [
+        process(1001),
+        process(1002, users={12345}, login=1000),
+        process(1003, parent=1001),
+        process(1004, ticks=10 * TICKS),
+        process(1005, users={12345}),
+        process(1006, name=background.OURS),
+        process(1007, program="tmux"),
+        process(1008),
+        process(1009, program="python3", argv=["python3", "/root/ansible-tmp-1.5-1-2/AnsiballZ_command.py"]),
+    ]
+    monkeypatch.setattr(background, "_processes", lambda: {one.pid: one for one in every})
+    monkeypatch.setattr(background, "_is_of_login", lambda pid: pid != 1008)
+    assert background.left_behind(50.0, 200.0, 1000) == ["pid 1001: sh job1001", "pid 1002: sh job1002"]
+    assert background.left_behind(50.0, 100.0, 1000) == []
+    (said,) = background.Ended(beside=["pid 1001: sh job1001"]).left
+    assert said == "started since the host was armed, and goes on in the background: pid 1001: sh job1001"
+
+
+@pytest.mark.parametrize(
+    ("group", "is_one"),
+    [
+        ("0::/user.slice/user-0.slice/session-c1.scope", True),
+        ("0::/user.slice/user-0.slice/user@0.service/app.slice/x.scope", False),
+        ("0::/system.slice/cron.service", False),
+    ],
+)
+def test_a_process_of_a_login_is_told_by_its_group(group: str, is_one: bool, tmp_path: Path) -> None:
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "cgroup").write_text(f"{group}\n")
+    assert background._is_of_login(7, str(tmp_path)) is is_one
+    assert not background._is_of_login(8, str(tmp_path))
+
+
+def test_units_that_systemd_run_has_made_since_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unit(name: str, moment: float, transient: str = "yes") -> Unit:
+        more = {"Transient": transient, "StateChangeTimestampMonotonic": str(int(moment * 1e6))}
+        return Unit(name, sub="waiting", more=more)
+
+    monkeypatch.setattr(background, "left_behind", lambda *_words: ["pid 7: x"])
+    units = [unit("run-r1.timer", 600.0), unit("run-r2.service", 400.0), unit("run-by-file.service", 600.0, "no")]
+    system = machine(*units).system()
+    since = background.boottime(system, 500.0)
+    assert strays.found(system, since, since + 900.0, -1) == ["pid 7: x", "run-r1.timer, active (waiting)"]
+    broken = machine(*units)
+    broken.broken = "Failed to connect to bus"
+    assert strays.found(broken.system(), since, since + 900.0, -1) == ["pid 7: x"]
+    assert strays.found(replace(system, has_systemd=lambda: False), since, since + 900.0, -1) == []

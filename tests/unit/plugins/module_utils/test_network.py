@@ -22,6 +22,7 @@ import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import watcher
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
     Damaged,
+    Refused,
     RestoreFailed,
     Unhealthy,
     UsageError,
@@ -135,6 +136,7 @@ class Host:
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(shutil, "which", lambda name: f"/sbin/{name}")
+    monkeypatch.setattr(running, "_IF_INET6", "/")
     return Host()
 
 
@@ -152,6 +154,24 @@ def at(host: Host, store: Store, **more: Any) -> Restore:
 
 def lines_of(kind: Network, host: Host, **spec: Any) -> list[str]:
     return kind.capture(kind.check(spec), Hasher(), host.system())
+
+
+def test_a_kernel_without_ipv6_is_not_asked_for_it(
+    kind: Network, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def ip(argv: Sequence[str], timeout: float) -> Completed:
+        asked.extend(argv)
+        return Completed(tuple(argv), 2, "", "not supported") if "-6" in argv else host.run(argv, timeout)
+
+    kind.system = replace(host.system(), run=ip)
+    with pytest.raises(Refused, match="ip does not tell what is there"):
+        kind.check({})
+    monkeypatch.setattr(running, "_IF_INET6", str(tmp_path / "if_inet6"))
+    asked.clear()
+    assert any("10.0.0.2" in line for line in kind.capture(kind.check({}), Hasher(), kind.system))
+    assert "-4" in asked and "-6" not in asked
 
 
 def test_equal_networks_have_equal_lines_whatever_passes(kind: Network, host: Host) -> None:

@@ -393,6 +393,8 @@ class Debian:
     commands: list[list[str]] = field(default_factory=list)
     remains: list[str] = field(default_factory=list)
     replaces: str = ""
+    # The architectures of other machines whose packages it takes.
+    foreign: list[str] = field(default_factory=list)
 
     def store(self, root: Path) -> Store:
         return Store(str(root / "store"), replace(SYSTEM, run=self.run))
@@ -432,9 +434,14 @@ class Debian:
             return Completed(tuple(argv), 0, Path(words[-1]).read_text().replace(" ", "\t"), "")
         if words[0] == "apt-get" and "--simulate" in words:
             names = [Path(word).read_text().split()[0] for word in words if word.endswith(".deb")]
+            archs = {Path(word).read_text().split()[1] for word in words if word.endswith(".deb")}
+            if not archs <= {"amd64", "all", *self.foreign}:
+                return Completed(tuple(argv), 100, "", "E: Unsupported architecture")
             unmet = [f" {one} : Depends: {self.needs[one]}" for one in names if self.needs.get(one, one) not in names]
             return Completed(tuple(argv), 100 if self.refuses or unmet else 0, "\n".join(unmet), self.refuses)
         self.ran.append(words[0])
+        if words[:2] == ["dpkg", "--add-architecture"]:
+            self.foreign.append(words[2])
         if words[0] == "dpkg-divert":
             self.remove_diversion()
         if words[:3] == ["dpkg", "--force-confdef", "--force-confold"]:
@@ -553,6 +560,16 @@ def test_a_version_comes_back_without_a_mirror(tmp_path: Path) -> None:
     result = rollback(store, "before")
     assert host.installed == [OLD] and [one["target"] for one in result["done"]] == ["web:amd64 1.0"]
     assert rollback(store, "before")["changed"] is False
+
+
+def test_packages_of_an_architecture_that_the_change_took_away_come_back(tmp_path: Path) -> None:
+    lib = Package("lib", "i386", "1.0")
+    host = Debian([OLD, lib], [OLD, lib], foreign=["i386"])
+    store = host.store(tmp_path)
+    checkpoint(store, "before", ALL)
+    host.installed, host.foreign = [NEW], []
+    rollback(store, "before")
+    assert sorted(host.installed) == sorted([OLD, lib]) and host.foreign == ["i386"]
 
 
 def test_what_apt_refuses_changes_nothing(tmp_path: Path) -> None:

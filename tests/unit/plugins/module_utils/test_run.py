@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import RestoreFailed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import Step
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import run as module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import renewal
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.plan import Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
@@ -62,7 +61,7 @@ def test_programs_find_the_libraries_that_came_back(
 
     cache = tmp_path / "ld.so.cache"
     cache.touch()
-    monkeypatch.setattr(module, "_CACHE", str(cache))
+    monkeypatch.setattr(renewal, "MADE", (renewal.MADE[0]._replace(file=str(cache)),))
     store = Store(str(tmp_path / "store"), replace(SYSTEM, run=run))
     declared: list[dict[str, Any]] = [{"files": {"paths": [str(tree)]}}]
     checkpoint(store, "before", declared)
@@ -75,27 +74,46 @@ def test_programs_find_the_libraries_that_came_back(
     assert ran == [("old", "old")]
     answer = 1
     library.write_text("new")
-    with pytest.raises(RestoreFailed, match="ld.so.cache: it is not renewed.*no room"):
+    with pytest.raises(RestoreFailed, match="ld.so.cache: ldconfig failed, so that programs may not .*no room"):
         rollback(store, "before")
     # A host without a cache, and one whose cache comes back itself.
     cache.unlink()
     library.write_text("new")
     assert rollback(store, "before")["left"] == []
-    monkeypatch.setattr(module, "_CACHE", str(tree / "conf"))
+    monkeypatch.setattr(renewal, "MADE", (renewal.MADE[0]._replace(file=str(tree / "conf")),))
     library.write_text("new")
     assert rollback(store, "before")["left"] == []
 
 
 @pytest.mark.parametrize(
-    ("path", "is_one"),
+    ("path", "made"),
     [
-        ("/usr/lib/libx.so", True),
-        ("/opt/app/libx.so.1.2.3", True),
-        ("/etc/ld.so.conf", True),
-        ("/etc/ld.so.conf.d/app.conf", True),
-        ("/opt/some/file", False),
-        ("/opt/x.sock", False),
+        ("/usr/lib/libx.so", ["ldconfig"]),
+        ("/opt/app/libx.so.1.2.3", ["ldconfig"]),
+        ("/etc/ld.so.conf", ["ldconfig"]),
+        ("/etc/ld.so.conf.d/app.conf", ["ldconfig"]),
+        ("/etc/udev/hwdb.d/70-mouse.hwdb", ["systemd-hwdb update"]),
+        ("/etc/selinux/targeted/policy/policy.33", ["load_policy"]),
+        ("/etc/selinux/config", []),
+        ("/etc/udev/rules.d/70.rules", []),
+        ("/opt/some/file", []),
+        ("/opt/x.sock", []),
     ],
 )
-def test_a_library_is_told_by_its_name(path: str, is_one: bool) -> None:
-    assert (re.fullmatch(module._LIBRARY, path) is not None) is is_one
+def test_what_is_made_of_a_path_that_came_back_is_made_anew_once(
+    path: str, made: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+
+    def run(argv: Sequence[str], timeout: float) -> Completed:
+        ran.append(" ".join(argv))
+        return Completed(tuple(argv), 0, "", "")
+
+    known = [one._replace(file=str(tmp_path / one.argv[0])) for one in renewal.MADE]
+    for one in known:
+        Path(one.file).touch()
+    monkeypatch.setattr(renewal, "MADE", known)
+    anew = renewal.Renewal()
+    for _again in range(2):
+        assert anew.carry_out([path], [], replace(SYSTEM, run=run)) == []
+    assert ran == made

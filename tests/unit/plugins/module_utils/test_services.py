@@ -22,10 +22,17 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     UsageError,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import Step
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.registry import KINDS
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.services import Services
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import links, outage, running
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import (
+    cluster,
+    links,
+    outage,
+    running,
+    systemd,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.outage import Down
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher, Objects
 
@@ -686,6 +693,19 @@ def test_an_ordinary_pair_of_commands_is_started_anew_and_stopped(monkeypatch: p
     assert plan(captured(replace(unit, active="inactive")), machine(unit), "/etc/x")[1:] == [f"stop {WEB}"]
 
 
+def test_work_that_was_done_before_the_checkpoint_is_not_done_once_more() -> None:
+    file = "/etc/systemd/system/web.service"
+    done = {"Type": "oneshot", "RemainAfterExit": "yes", "FragmentPath": file}
+    unit = Unit(WEB, can_reload=False, more=done)
+    (_again, leave) = Services().plan(captured(unit), at(machine(unit), file))
+    assert (leave.action, leave.detail["owed"]) == ("leave", [file])
+    assert "it ran to its end before the checkpoint" in leave.detail["note"]
+    assert plan(captured(unit), machine(unit), "/etc/motd") == ["daemon-reload systemd"], "nothing of its own"
+    # The change has had it done once more.
+    later = replace(unit, entered=501.0)
+    assert plan(captured(unit), machine(later), file) == ["daemon-reload systemd", f"restart {WEB}"]
+
+
 def test_what_came_and_would_take_the_network_or_disks_with_it_stays_up_and_is_named(tmp_path: Path) -> None:
     unit = Unit("blk-availability.service", more=PAIR)
     then = captured(replace(unit, active="inactive"))
@@ -707,6 +727,83 @@ def test_names_are_resolved_while_packages_come_back() -> None:
     steps = Services().plan(captured(unit), here)
     assert [step.action for step in steps] == ["daemon-reload", "restart"]
     assert Services().will_stop(steps, here) == Down()
+
+
+# -- units whose record decides nothing
+
+
+def test_what_was_just_starting_is_neither_stopped_nor_started() -> None:
+    then = captured(Unit(WEB, active="activating", sub="auto-restart"))
+    assert json.loads(then[0][5:])["active"] is False, "an older version reads it as before"
+    assert Services().not_restorable({}, then) == [
+        "web.service: it was activating (auto-restart): it is neither started nor stopped"
+    ]
+    assert Services().recorded_down(then) == set()
+    for unit in (Unit(WEB), Unit(WEB, active="inactive"), Unit(WEB, active="activating", sub="auto-restart")):
+        assert plan(then, machine(unit)) == []
+        assert Services().verify(then, machine(unit).system()) == []
+    assert plan(then, machine(Unit(WEB, entered=501.0)), "/etc/x") == ["daemon-reload systemd", "restart web.service"]
+
+
+def telling(host: Machine, *messages: str) -> Machine:
+    """A host whose journal has these messages of systemd, and a line that is none."""
+    run = host.run
+    found = "".join(f"{json.dumps({'MESSAGE_ID': one})}\n" for one in messages)
+
+    def told(argv: Sequence[str], timeout: float) -> Completed:
+        return Completed(tuple(argv), 0, f"x\n{found}", "") if argv[0] == "journalctl" else run(argv, timeout)
+
+    host.run = told  # type: ignore[method-assign]
+    return host
+
+
+@pytest.mark.parametrize(
+    ("trigger", "enabled", "result", "messages", "expected"),
+    [
+        ("job.timer", "static", "exit-code", "", []),
+        ("job.timer", "enabled", "success", "", ["start job.service"]),
+        ("job.timer", "enabled", "success", "SDE", []),
+        ("job.socket", "enabled", "success", "SDE", []),
+        ("job.socket", "disabled", "exit-code", "SDE", ["start job.service"]),
+        ("job.socket", "enabled", "success", "SDXE", ["start job.service"]),
+        ("job.socket", "enabled", "success", "SDXESDE", []),
+        ("", "enabled", "success", "SDE", ["start job.service"]),
+    ],
+)
+def test_what_has_done_its_work_is_not_started_again(
+    trigger: str, enabled: str, result: str, messages: str, expected: list[str]
+) -> None:
+    names = {"S": systemd._STARTS[0], "D": systemd._STARTS[1], "X": systemd._STOPS, "E": systemd._ENDED}
+    then = Unit("job.service", enabled=enabled, triggered_by=(trigger,) if trigger else (), more={"Result": result})
+    more = [Unit(trigger)] if trigger else []
+    now = replace(then, active="inactive", sub="dead")
+    host = telling(machine(now, *more), *(names[one] for one in messages))
+    assert plan(all_of(then, *more), host) == expected
+    assert len(Services().verify(all_of(then, *more), host.system())) == len(expected)
+    assert plan(captured(then), host) == ["start job.service"], "somebody has named it"
+    up = machine(then, *more)
+    assert Services().verify(all_of(then, *more), up.system()) == []
+    assert not [call for call in up.calls if call.endswith("-- job.timer")], "of a unit that runs no more is asked"
+
+
+@pytest.mark.parametrize("by", ["drop-in", "configuration"])
+def test_what_a_cluster_starts_and_stops_is_left_alone(
+    by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "CIB", str(tmp_path / "cib.xml"))
+    if by == "configuration":
+        (tmp_path / "cib.xml").write_text(
+            '<primitive id="w" class="systemd" type="web"/><primitive class="ocf" type="db"/>'
+        )
+    here = {"DropInPaths": "/run/systemd/system/web.service.d/50-pacemaker.conf"} if by == "drop-in" else {}
+    up, down = Unit(WEB, can_reload=False, entered=501.0, more=here), Unit(WEB, active="inactive", sub="dead")
+    there = captured(replace(up, active="inactive"), Unit(DB))
+    assert "web.service: a cluster manager starts and stops it" in Services().not_restorable({}, there)[0]
+    for then, now in ((captured(up), down), (there[1:], up), (there[1:], down)):
+        assert plan(then, machine(now)) == [] and Services().verify(then, machine(now).system()) == []
+    (_again, leave) = Services().plan(captured(up), at(machine(up), "/etc/web/x"))
+    assert leave.action == "leave" and "a cluster manager starts and stops it" in leave.detail["note"]
+    assert plan(there, machine(down, Unit(DB, active="inactive"))) == ["start db.service"]
 
 
 # -- down while files come back
@@ -787,6 +884,8 @@ def test_all_units_are_those_that_the_host_runs_by_itself() -> None:
         Unit("journal.service", enabled="static"),
         Unit("masked.service", enabled="masked", active="inactive"),
         Unit("pg@15.service", enabled="enabled-runtime"),
+        Unit("pod.service", enabled="generated", active="inactive", more={"SourcePath": "/etc/containers/systemd/pod"}),
+        Unit("script.service", enabled="generated", more={"SourcePath": "/etc/init.d/script"}),
         Unit("tidy.timer"),
         Unit("web.service"),
     ]
@@ -797,6 +896,8 @@ def test_all_units_are_those_that_the_host_runs_by_itself() -> None:
         Unit("getty@tty1.service"),
         Unit("idle.service", enabled="static", active="inactive"),
         Unit("made.service", enabled="generated"),
+        Unit("disk.service", enabled="generated", more={"SourcePath": "/etc/crypttab"}),
+        Unit("off.service", enabled="generated", active="inactive", more={"SourcePath": "/etc/init.d/off"}),
         Unit("run-r1.service", enabled="transient", more={"Transient": "yes"}),
         Unit("ssh@1-2.service", enabled="static"),
         Unit("template@.service", active="inactive"),
@@ -840,6 +941,16 @@ def test_what_was_started_with_the_change_is_started_anew() -> None:
     assert "restart web.service" in plan(all_of(then), machine(now), "/etc/motd")
 
 
+@pytest.mark.parametrize("set_by", [-86400.0, 86400.0])
+def test_a_clock_that_the_change_has_set_dates_no_start(set_by: float) -> None:
+    """``started`` of a service is a date of the clock as it is now, and that of the checkpoint is not."""
+    touched = {"StateChangeTimestampMonotonic": "600000000"}
+    then, again = all_of(Unit(WEB), Unit(DB)), Unit(DB, entered=600.0, more=touched)
+    here = at(machine(Unit(WEB), again), "/etc/motd", since=BOOT + 500.0 - set_by)
+    steps = Services().plan(then, here._replace(armed=BOOT + 500.0))
+    assert [f"{step.action} {step.target}" for step in steps] == ["daemon-reload systemd", "restart db.service"]
+
+
 def test_one_of_all_that_was_masked_or_stopped_comes_back() -> None:
     then = all_of(Unit(WEB), Unit(DB, enabled="disabled", active="inactive"))
     host = machine(Unit(WEB, enabled="masked", active="inactive"), Unit(DB))
@@ -866,6 +977,15 @@ def test_a_unit_that_came_with_the_change_ends_with_its_file(tmp_path: Path) -> 
     assert put_back(then, machine(Unit(WEB), new)) == []
     # Of units that are named one by one nothing else is looked at.
     assert plan(captured(Unit(WEB)), machine(Unit(WEB), new)) == []
+
+
+def test_what_a_generator_made_of_a_file_goes_and_comes_with_the_file() -> None:
+    made = {"SourcePath": "/etc/containers/systemd/pod.container", "FragmentPath": "/etc/passwd"}
+    pod = Unit("pod.service", enabled="generated", can_reload=False, more=made)
+    assert plan(all_of(Unit(WEB)), machine(Unit(WEB), pod), made["SourcePath"])[-1] == "stop pod.service"
+    then = all_of(Unit(WEB), pod)
+    assert plan(then, machine(Unit(WEB), pod), made["SourcePath"])[-1] == "restart pod.service"
+    assert plan(then, machine(Unit(WEB)), made["SourcePath"])[-1] == "start pod.service"
 
 
 def test_a_checkpoint_of_all_units_lies_inside_a_declaration_of_all() -> None:

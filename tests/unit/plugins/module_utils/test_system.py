@@ -39,6 +39,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(plain, "EXCLUDE", (f"{root}/etc/machine-id",))
     monkeypatch.setattr(plain, "_MIXED", (f"{root}/opt",))
     monkeypatch.setattr(logins, "home", lambda: "")
+    monkeypatch.setattr(plain, "SELINUX", str(tmp_path / "enforce"))
     for name, kind in KINDS.items():
         if name != "files":
             monkeypatch.setattr(type(kind), "on_plain_host", None)
@@ -80,6 +81,28 @@ def test_a_plain_host_comes_back(host: Path, store: Store) -> None:
     assert not (host / "etc/new").exists() and not (host / "usr/local/new").exists()
     assert (host / "etc/machine-id").read_text() == "new", "the identity of a host is no part of it"
     assert checkpoint(store, "before", [{"files": {"paths": [str(host / "etc")]}}])["protects"] == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/lvm/devices/system.devices",
+        "/etc/zfs/zpool.cache",
+        "/etc/multipath/wwids",
+        "/etc/systemd/system/snap-core22-1122.mount",
+        "/etc/systemd/system/snapd.mounts.target.wants/snap-core22-1122.mount",
+        "/etc/systemd/system/snap.lxd.daemon.service",
+        "/var/spool/cron/atjobs/a0000101c5f2b0",
+        "/var/spool/cron/atspool/a0000101c5f2b0",
+    ],
+)
+def test_books_of_what_does_not_go_back_are_left_alone(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    spec: dict[str, Any] = dict(Files.on_plain_host or {})
+    assert files.excludes(spec, path)
+    for kept in ("/etc/lvm/lvm.conf", "/etc/multipath.conf", "/etc/systemd/system/snapd.service.d/x.conf"):
+        assert not files.excludes(spec, kept)
+    assert not files.excludes(spec, "/var/spool/cron/crontabs/root")
 
 
 USER = 12345
@@ -189,15 +212,25 @@ def test_what_it_stands_for_is_declared_as_it(host: Path) -> None:
     assert registry.declared(registry.check([more, WHOLE])) in ([WHOLE, more], [more, WHOLE])
 
 
-def test_a_kind_that_this_host_cannot_have_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [UsageError, Refused])
+def test_a_kind_that_this_host_cannot_have_is_named(
+    error: type[UsageError | Refused], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(_spec: Any) -> dict[str, object]:
-        raise UsageError("firewall: there is no nft here")
+        raise error("firewall: there is no nft here")
 
     monkeypatch.setattr(type(KINDS["firewall"]), "on_plain_host", {})
     monkeypatch.setattr(KINDS["firewall"], "check", refuse)
     assert left() == ["there is no nft here (firewall is not protected)"]
-    with pytest.raises(UsageError, match="no nft"):
+    with pytest.raises(error, match="no nft"):
         registry.check([{"firewall": {}}])
+
+
+def test_what_selinux_keeps_elsewhere_is_named_where_it_is_enabled(tmp_path: Path) -> None:
+    assert left() == []
+    (tmp_path / "enforce").touch()
+    (words,) = left()
+    assert words.startswith("files: SELinux: modules, ports and contexts") and "/var/lib/selinux" in words
 
 
 def test_a_tree_that_leads_elsewhere_is_named(host: Path) -> None:

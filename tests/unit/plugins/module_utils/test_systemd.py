@@ -73,6 +73,16 @@ def test_a_systemd_that_does_not_answer_is_named(words: str) -> None:
         systemd.observe(["web"], host.system())
 
 
+def test_an_empty_line_in_a_command_of_a_unit_is_no_end_of_the_unit() -> None:
+    odd = {"ExecStart": "{ path=/bin/sh ; argv[]=/bin/sh -c a\n\nId=b ; ignore_errors=no ; }", "Type": "simple"}
+    units = [Unit(f"{name}.service", more=odd if name in "bd" else {"Type": "notify"}) for name in "abcde"]
+    found = systemd.describe([unit.name for unit in units], machine(*units).system())
+    assert [unit.id for unit in found] == [unit.name for unit in units]
+    assert [unit.type for unit in found] == ["notify", "simple", "notify", "simple", "notify"]
+    (one,) = systemd.describe(["b"], machine(*units).system())
+    assert one.type == "simple"
+
+
 def test_an_answer_about_fewer_units_is_not_taken_for_all() -> None:
     host = machine(Unit(WEB))
     whole = host.show

@@ -46,6 +46,8 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.ob
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, rollback, settle
 
+from .conftest import SYSTEM
+
 
 @pytest.fixture(autouse=True)
 def _no_watcher(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -636,3 +638,18 @@ def test_what_a_service_wrote_as_it_started_again_is_no_later_change(
         (tree / "a").write_text("written by somebody later")
     result = back(store, generation)
     assert bool(result["done"]) is again and (tree / "a").read_text() == "written at its start"
+
+
+def test_the_time_of_arming_is_told_by_the_clock_that_nobody_sets(store: Store, tree: Path) -> None:
+    clocks = [1_000_000.0, 500.0]
+    store = Store(store.root, replace(SYSTEM, now=lambda: clocks[0], monotonic=lambda: clocks[1]))
+    armed = checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}], confirm_within=600.0)
+    made = store.manifest(armed["id"])
+    clocks[:] = [5_000_060.0, 560.0]
+    at = plan.restore(store, made, plan.Options(), ())
+    assert at.armed == at.began == 5_000_000.0
+    other = replace(made, id="0" * 64)
+    assert plan.restore(store, other, plan.Options(), ()).armed == 0.0, "it is of another change"
+    store = Store(store.root, replace(store.system, boot_id=lambda: "another"))
+    at = plan.restore(store, made, plan.Options(), ())
+    assert at.armed == 0.0 and at.began == at.since

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Things that programs make of files, and go on to use: they are made anew where such files came back."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..._host.system import System
+from ..._resources import registry
+from ..._resources.files import excludes
+from ..._resources.kind import is_within
+from ..._store.manifest import Section
+
+_SECONDS = 60.0
+
+
+class Made(NamedTuple):
+    """``file``: there where this host has such a thing; no such thing is made anew where the file is state itself.
+    ``paths``: what it is made of. ``else_``: in words, what comes of it where it is not made anew."""
+
+    file: str
+    paths: str
+    argv: tuple[str, ...]
+    else_: str
+
+
+MADE = (
+    Made(
+        "/etc/ld.so.cache",
+        r".*\.so(\.[^/]*)?|/etc/ld\.so\.conf(\.d(/.*)?)?",
+        ("ldconfig",),
+        "programs may not find libraries",
+    ),
+    Made(
+        "/etc/udev/hwdb.bin",
+        r"/etc/udev/hwdb\.d(/.*)?",
+        ("systemd-hwdb", "update"),
+        "devices keep the properties of the change",
+    ),
+    Made(
+        "/sys/fs/selinux/enforce",
+        r"/etc/selinux/[^/]+/policy/policy\.[0-9]+",
+        ("load_policy",),
+        "the kernel goes on with the policy of the change",
+    ),
+)
+
+
+class Renewal:
+    """Makes things anew, each as often as other paths of its own have come back."""
+
+    def __init__(self) -> None:
+        self._done: dict[str, list[str]] = {}
+
+    def carry_out(self, changed: Sequence[str], sections: Sequence[Section], system: System) -> list[str]:
+        """Given the paths that came back so far; sentences on what could not be made anew."""
+        left = []
+        specs = [spec for spec in map(registry.tree_spec, sections) if spec is not None]
+        for one in MADE:
+            came = [path for path in changed if re.fullmatch(one.paths, path)]
+            held = (
+                is_within(one.file, root) for spec in specs for root in spec["paths"] if not excludes(spec, one.file)
+            )
+            if came == self._done.get(one.file, []) or not os.path.exists(one.file) or any(held):
+                continue
+            self._done[one.file] = came
+            done = system.run(one.argv, _SECONDS)
+            if done.rc:
+                left.append(f"{one.file}: {' '.join(one.argv)} failed, so that {one.else_}: {done.words}")
+        return left
