@@ -414,6 +414,7 @@ class Owned:
                 deliver = partial(self._carrier.deliver, phase=phase, checkpoint=checkpoint, local=bundle, **values)
                 answer = self._inventory.each([step.target], deliver, self._healing._timeout)[step.target]
                 if not answer.get("failed") and not answer.get("unreachable"):
+                    self._told.left += [f"{step.target}: {said}" for said in answer.get("left") or ()]
                     return source, ""
                 why = words(answer.get("msg"))
         return "", why

@@ -128,7 +128,7 @@ def _fewest(copies: int, given: int | None) -> int:
 @dataclass(frozen=True)
 class Outcome:
     """The outcome at a peer that was asked for a copy: an entry of ``copies``. ``new``: it has just got the copy, by
-    ``transport``. ``reason``: why it was not sent straight to it."""
+    ``transport``. ``reason``: why it was not sent straight to it. ``left``: what the peer could not do afterwards."""
 
     state: str
     detail: str = ""
@@ -137,6 +137,7 @@ class Outcome:
     reason: str = ""
     peer: str = ""
     domain: str | None = None
+    left: Sequence[str] = ()
 
 
 @dataclass
@@ -289,7 +290,8 @@ def _outcome(answer: Answer) -> Outcome:
     if answer.get("unreachable"):
         return Outcome("unreachable", words(answer.get("msg")), transport=transport)
     if answer.get("state") == "verified":
-        return Outcome("verified", f"{answer.get('bytes')} bytes", new=True, transport=transport)
+        left = answer.get("left") or ()
+        return Outcome("verified", f"{answer.get('bytes')} bytes", new=True, transport=transport, left=left)
     return Outcome("failed", words(answer.get("msg")), transport=transport)
 
 
@@ -302,6 +304,7 @@ def _result(
     new = [f"a copy of {checkpoint[:12]} on {entry.peer}" for entry in good if entry.new]
     wrong = [f"{one.peer} ({one.domain}): {one.state}, {one.detail}" for one in entries if one not in good]
     verified = [entry for entry in good if entry.state == "verified"]
+    afterwards = [f"{one.peer}: {said}" for one in verified for said in one.left]
     result = {
         "changed": bool(new),
         "id": checkpoint,
@@ -320,7 +323,7 @@ def _result(
         "planned": new,
         "done": new if verified else [],
         "proved": [_proof(entry, checkpoint) for entry in verified],
-        "left": wrong,
+        "left": [*wrong, *afterwards],
     }
     if len(good) < wanted:
         have = ", ".join(f"{entry.peer} ({entry.domain})" for entry in good) or "none"
@@ -332,7 +335,7 @@ def _result(
         if len(good) < fewest:
             result.update(failed=True, error="EvenkeelError", msg=said)
         else:
-            result.update(warnings=[said], left=wrong or [said])
+            result.update(warnings=[said], left=[*(wrong or [said]), *afterwards])
     return report(result)
 
 

@@ -342,6 +342,7 @@ class Sealed:
             answer = task.inventory.each([target], deliver, task.timeout)[target]
             if answer.get("failed") or answer.get("unreachable"):
                 return words(answer.get("msg"))
+            self.told.left += [f"{target}: {said}" for said in answer.get("left") or ()]
             self._given.add((target, record["sha256"]))
         return ""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import asdict, replace
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 from .._deadman import changes, command, doubt, loader
 from .._deadman.invocation import agent_arguments, python
@@ -22,7 +22,7 @@ from .._services import quiescing
 from .._store import retention as keeping
 from .._store.manifest import LOG, Manifest, Section
 from .._store.objects import Hasher, Writer
-from .._store.store import LOGS, Store, check_name, objects_of
+from .._store.store import LOGS, Pruning, Store, check_name, objects_of
 from . import footprints
 from .rollback.flow import finish
 
@@ -104,10 +104,12 @@ class _Taking:
             result.changed = True
             result.planned.append(f"store {again} contents again that the store has lost")
         if self.policy is not None:
-            made = store.plan_prune(self.name, self.policy, _needed(store, known or base), coming=known is None)
-            result.kept = made.kept
-            result.planned += [f"forget checkpoint {one[:12]}" for one in made.gone]
-            result.changed = result.changed or bool(made.gone)
+            policy = self.policy
+            made = _pruned(
+                result,
+                lambda: store.plan_prune(self.name, policy, _needed(store, known or base), coming=known is None),
+            )
+            result.planned += [f"forget checkpoint {one[:12]}" for one in made]
         return result
 
     def carry_out(self) -> Checkpointed:
@@ -147,9 +149,17 @@ class _Taking:
         if again:
             result.changed = True
             result.done.append(f"stored {again} contents again that the store had lost")
-        self._arm(result, manifest, agent)
-        self._forget(result, manifest)
         result.left = lacking
+        try:
+            self._arm(result, manifest, agent)
+        except EvenkeelError as error:
+            error.result = {**result.report(), **error.result}
+            raise
+        except OSError as error:
+            raise EvenkeelError(
+                f"{error}; {'; '.join(result.done) or 'nothing was done'}", **result.report()
+            ) from error
+        self._forget(result, manifest)
         result.proved = [f"{stats['paths']} paths and their contents are durable"]
         return result
 
@@ -184,18 +194,16 @@ class _Taking:
             footprints.remember(self.store, changes.generation(self.store) + 1, self.outside)
             terms = changes.Terms(within, self.request.at_most, *self.request.change, self.request.reboots, self.health)
             change = changes.arm(self.store, manifest.id, self.name, terms, agent)
-            lacking = loader.prepare(self.store, self.request.reboots) if self.request.reboots else ""
-            result.warnings = [*self.warnings, *([lacking] if lacking else [])] or None
             result.changed, result.generation, result.armed = True, change.generation, change.shown()
             result.done.append(f"armed generation {change.generation}: rolled back unless confirmed in time")
+            lacking = loader.prepare(self.store, self.request.reboots) if self.request.reboots else ""
+            result.warnings = [*self.warnings, *([lacking] if lacking else [])] or None
 
     def _forget(self, result: Checkpointed, manifest: Manifest) -> None:
         if self.policy is not None:
-            needed = _needed(self.store, manifest)
-            made = self.store.prune(self.name, self.policy, needed, registry.forgetting(self.store))
-            result.kept = made.kept
-            result.done += [f"forgot checkpoint {one[:12]}" for one in made.gone]
-            result.changed = result.changed or bool(made.gone)
+            store, policy, needed = self.store, self.policy, _needed(self.store, manifest)
+            made = _pruned(result, lambda: store.prune(self.name, policy, needed, registry.forgetting(store)))
+            result.done += [f"forgot checkpoint {one[:12]}" for one in made]
 
     def _result(self, manifest: Manifest | None, root: str, changed: bool) -> Checkpointed:
         return Checkpointed(
@@ -208,6 +216,19 @@ class _Taking:
             protects=registry.in_words(self.declared),
             warnings=self.warnings or None,
         )
+
+
+def _pruned(result: Checkpointed, prune: Callable[[], Pruning]) -> list[str]:
+    """The ids that retention drops. Where it cannot, a warning says why: the checkpoint counts, and so does the change
+    that was armed with it."""
+    try:
+        made = prune()
+    except (EvenkeelError, OSError) as error:
+        result.warnings = [*(result.warnings or []), f"old checkpoints were not forgotten: {error}"]
+        return []
+    result.kept = made.kept
+    result.changed = result.changed or bool(made.gone)
+    return made.gone
 
 
 def _health(request: Request) -> dict[str, object]:

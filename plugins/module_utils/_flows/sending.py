@@ -294,7 +294,7 @@ def receive(path: str, size: int, store: Callable[[BinaryIO], Copied], onward: T
     finally:
         next_one.stop()
         os.close(fd)
-    return Received(id=found.id, state=found.state, objects=found.objects, bytes=found.bytes, onward=next_one.why)
+    return Received(**vars(found), onward=next_one.why)
 
 
 def _await(fd: int, path: str) -> None:

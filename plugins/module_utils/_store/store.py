@@ -427,8 +427,9 @@ class Store:
                     manifests[follower.id] = follower
         except Damaged as error:
             raise Damaged(
-                f"nothing was pruned: {error.message}. Recover that checkpoint from a replica (ft_recover), or give it "
-                f"up by taking its line out of the file that names it in {self.join('refs')}"
+                f"nothing was pruned: {error.message}. evenkeel heal (ft_heal) brings that checkpoint back from a "
+                "plain copy on another host, and changes nothing but the store. Or give it up by taking its line out "
+                f"of the file that names it in {self.join('refs')}"
             ) from error
         now = datetime.datetime.fromtimestamp(self.system.now(), datetime.timezone.utc)
         keep = set(manifests) - {checkpoint for pruned in (name, UNDO) for checkpoint in refs.get(pruned, [])} | protect

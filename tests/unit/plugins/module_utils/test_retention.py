@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, Refused, UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import changes
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
+    Damaged,
+    EvenkeelError,
+    Refused,
+    UsageError,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import retention
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
@@ -213,11 +219,40 @@ def test_nothing_is_deleted_while_a_manifest_cannot_be_read(
         ref.write_text(ref.read_text().replace(ids[which], ids[which][:-1] + "G"))
     before = sorted(files(timed))
     for name in ("before", "other"):
-        with pytest.raises(Damaged, match="nothing was pruned: .*ft_recover"):
+        with pytest.raises(Damaged, match="nothing was pruned: .*ft_heal"):
             timed.prune(name, policy(last=1), set())
         with pytest.raises(Damaged, match="nothing was pruned"):
             timed.plan_prune(name, policy(last=1), set())
     assert sorted(files(timed)) == before
+
+
+def test_a_checkpoint_and_a_copy_count_although_an_old_manifest_is_damaged(
+    timed: Store, tree: Path, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer, resources = Store(str(tmp_path / "peer"), timed.system), [{"files": {"paths": [str(tree)]}}]
+    old = protect(timed, tree, "first")["id"]
+    replicas.export(timed, "web1", old, [], str(tmp_path / "first"), from_replica=False)
+    receive(peer, "web1", old, str(tmp_path / "first"))
+    for store in (timed, replicas.replica(peer, "web1")):
+        Path(store.join("manifests", old)).unlink()
+    clock.at += HOUR
+    foretold = checkpoint(timed, "before", resources, check_mode=True, retention={"last": 1})
+    new = checkpoint(timed, "before", resources, retention={"last": 1})
+    assert new["id"] in [one.id for one in timed.checkpoints()] and new["warnings"] == foretold["warnings"]
+    assert "nothing was pruned" in new["warnings"][0] and old in new["warnings"][0]
+    replicas.export(timed, "web1", new["id"], [], str(tmp_path / "second"), from_replica=False)
+    copied = receive(peer, "web1", new["id"], str(tmp_path / "second"), {"last": 1})
+    assert copied.state == "verified" and "nothing was pruned" in copied.left[0]
+
+    def broken(*_args: object) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(changes, "arm", broken)
+    (tree / "a").write_text("third")
+    with pytest.raises(EvenkeelError, match="the disk is full") as found:
+        checkpoint(timed, "before", resources, within=60, retention={"last": 1})
+    taken = found.value.result["id"]
+    assert taken == timed.resolve("before") and found.value.result["done"] == [f"checkpoint before ({taken[:12]})"]
 
 
 # -- the trash
