@@ -73,13 +73,19 @@ class Carrier:
     def deliver(self, host: Host, phase: str, checkpoint: str, local: str, **values: Any) -> Answer:
         """Send the bundle ``local``, and have the host store it (``receive`` or ``adopt``), if it has room."""
         size = os.path.getsize(local)
-        found = self.phase(host, "land", directory=host.directory())
+        found = self.phase(host, "land", directory=host.directory(), **({"size": size} if phase == "receive" else {}))
         if found.get("failed"):
             return found
         if size > found["room"]:
             self.phase(host, "discard", path=found["path"])
             return failed(f"the bundle has {size} bytes, and there is room for {found['room']}: free some")
-        host.put(local, found["path"])
+        try:
+            host.put(local, found["path"])
+        except AnsibleConnectionFailure:
+            raise
+        except (AnsibleError, OSError):
+            self.phase(host, "discard", path=found["path"])  # A part of the bundle may be there.
+            raise
         return self.phase(host, phase, id=checkpoint, path=found["path"], **values)
 
 

@@ -184,9 +184,9 @@ class Direct:
 
         def admit(one: _Transfer, host: Host) -> Answer:
             source = one.key["source"] if one.key["source"] == self.inventory.address(one.sender) else ""
-            values = {"public": one.key["public"], "source": source, "seconds": int(self.timeout) + 60}
-            found = self.carrier.phase(host, "open", login=host.login(), **values)
             size = sizes[one.known]
+            values = {"public": one.key["public"], "source": source, "seconds": int(self.timeout) + 60, "size": size}
+            found = self.carrier.phase(host, "open", login=host.login(), **values)
             if not found.get("failed") and size > found["room"]:
                 self.carrier.phase(host, "close", paths=[found["path"]])
                 why = f"the bundle has {size} bytes, and there is room for {found['room']}: free some"

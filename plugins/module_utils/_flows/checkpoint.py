@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from dataclasses import asdict, replace
@@ -25,6 +26,9 @@ from .._store.objects import Hasher, Writer
 from .._store.store import LOGS, Pruning, Store, check_name, objects_of
 from . import footprints
 from .rollback.flow import finish
+
+# The errors of a store that has no room.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Request(NamedTuple):
@@ -118,17 +122,12 @@ class _Taking:
         finished = finish(store)
         agent = self._install_agent()
         started = store.system.monotonic()
-        writer = Writer(store.objects)
         try:
-            still = quiescing.Quiesced(self.hooks, store.system)
-            with registry.locked([section.kind for section in self.declared], store.system):
-                sections = registry.capture(self.declared, writer, store.system, store.root, still)
-            lacking = _not_restorable(sections, self._watch(sections, agent), self.request.require_restorable)
-        except EvenkeelError:
-            writer.discard()
-            if agent:
-                ours.take_hooks_away()
-            raise
+            writer, still, sections, lacking = self._captured(agent)
+        except OSError as error:
+            if error.errno not in _NO_ROOM or not self._made_room():
+                raise
+            writer, still, sections, lacking = self._captured(agent)
         root = Manifest.root_of(sections)
         known, again = _known(store, self.name, root, sections), 0
         stats: dict[str, float] = {"new_objects": writer.new_objects, "new_bytes": writer.new_bytes}
@@ -162,6 +161,34 @@ class _Taking:
         self._forget(result, manifest)
         result.proved = [f"{stats['paths']} paths and their contents are durable"]
         return result
+
+    def _captured(self, agent: str) -> tuple[Writer, quiescing.Quiesced, list[Section], list[str]]:
+        """The state, with contents that are not published yet, and sentences on what could not be put back."""
+        writer = Writer(self.store.objects)
+        try:
+            still = quiescing.Quiesced(self.hooks, self.store.system)
+            with registry.locked([section.kind for section in self.declared], self.store.system):
+                sections = registry.capture(self.declared, writer, self.store.system, self.store.root, still)
+            lacking = _not_restorable(sections, self._watch(sections, agent), self.request.require_restorable)
+        except (EvenkeelError, OSError):
+            writer.discard()
+            if agent:
+                ours.take_hooks_away()
+            raise
+        return writer, still, sections, lacking
+
+    def _made_room(self) -> bool:
+        """Forget what retention drops before the checkpoint is there, as there is no room for it; whether that could be
+        done. The newest checkpoint of the name stays."""
+        store, ids = self.store, self.store.refs().get(self.name)
+        if self.policy is None or not ids:
+            return False
+        try:
+            store.prune(self.name, self.policy, {ids[-1], *_needed(store, None)}, registry.forgetting(store))
+            store.objects.empty_trash(store.system.now() - self.policy.grace)
+        except (EvenkeelError, OSError):
+            return False
+        return True
 
     def _install_agent(self) -> str:
         """The agent that a dead-man will run; empty where no dead-man is to be armed."""

@@ -18,6 +18,7 @@ from .._results.result import Result
 from .._store import foreign
 from .._store.store import Store
 from . import replicas, sealed, sealed_record, sending, shipped
+from .making_room import make_room
 
 
 def work(params: Mapping[str, Any], check_mode: bool) -> Result:
@@ -105,6 +106,8 @@ def _export(call: _Call) -> Result:
 
 
 def _land(call: _Call) -> Result:
+    if "size" in call.values:
+        make_room(call.store, call.host, call.values["size"], call.params["retention"])
     owner = os.stat(call.values["directory"]).st_uid
     path = scratch.new(call.values["run"], owner)
     scratch.make_empty(path, owner)
@@ -159,6 +162,7 @@ def _open(call: _Call) -> Result:
         user = pwd.getpwnam(login["user"]) if "user" in login else pwd.getpwuid(os.stat(login["directory"]).st_uid)
     except KeyError as error:
         raise EvenkeelError(f"the login user is no account of this host: {error}") from error
+    make_room(call.store, call.host, values["size"], call.params["retention"])
     return sending.open_for(call.store.system, admission, user, foreign.room(call.store.root))
 
 

@@ -229,7 +229,7 @@ def receive(
         left = []
         if policy is not None:
             try:
-                left = _prune(target, made, policy, [str(group) for group in told.get("groups", [])])
+                left = prune(target, made, policy, [str(group) for group in told.get("groups", [])])
             except (EvenkeelError, OSError) as error:
                 left = [f"old copies in {target.root} were not forgotten: {error}"]
     return Copied(id=checkpoint, state="verified", objects=1, bytes=incoming.size, left=left)
@@ -294,7 +294,7 @@ def _build_on(target: Store, base: str) -> None:
         raise Damaged(f"the encrypted bundle cannot build on {base[:12]}: {why}. Send it again, whole")
 
 
-def _prune(target: Store, newest: Record, policy: keeping.Policy, groups: Sequence[str]) -> list[str]:
+def prune(target: Store, newest: Record, policy: keeping.Policy, groups: Sequence[str]) -> list[str]:
     """Forget the bundles of these groups that the policy does not keep and on which no kept bundle builds.
 
     Nothing is forgotten while a record cannot be read: nobody can tell what it needs. That is told in words. A scrub

@@ -413,6 +413,9 @@ class Writer:
         try:
             sha, written = hash_of(_copying(_limited(stream, size), target))
             os.ftruncate(target, written)
+        except BaseException:
+            os.unlink(temporary)
+            raise
         finally:
             os.close(target)
         if self.has(sha):
@@ -463,7 +466,8 @@ class Writer:
     def discard(self) -> None:
         """Forget all contents that were added and not published."""
         if self._pack is not None:
-            self._pack.close()
+            with suppress(OSError):  # There may be no room for what it holds still.
+                self._pack.close()
             os.unlink(self._pack.name)
             self._pack = None
         for path in [path for path, _name, _lines in self._packs] + list(self._loose.values()):

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -23,7 +24,9 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     UsageError,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import retention
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.making_room import make_room
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import foreign, retention
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Writer
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, receive
 from hypothesis import given, settings
@@ -253,6 +256,41 @@ def test_a_checkpoint_and_a_copy_count_although_an_old_manifest_is_damaged(
         checkpoint(timed, "before", resources, within=60, retention={"last": 1})
     taken = found.value.result["id"]
     assert taken == timed.resolve("before") and found.value.result["done"] == [f"checkpoint before ({taken[:12]})"]
+
+
+def test_retention_frees_a_full_disk_before_what_needs_the_room(
+    timed: Store, tree: Path, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer = Store(str(tmp_path / "peer"), timed.system)
+    for content in ("first", "second"):
+        one = protect(timed, tree, content)["id"]
+        replicas.export(timed, "web1", one, [], str(tmp_path / content), from_replica=False)
+        receive(peer, "web1", one, str(tmp_path / content))
+        clock.at += HOUR
+    copies = replicas.replica(peer, "web1")
+    leftover = Path(copies.join("tmp", "new-1-1"))
+    leftover.write_text("of a transfer that broke")
+    monkeypatch.setattr(foreign, "room", lambda place: 0 if len(copies.checkpoints()) > 1 else 1000)
+    make_room(peer, "web1", 10)
+    assert not leftover.exists() and len(copies.checkpoints()) == 2
+    make_room(peer, "web1", 0, {"last": 1, "grace": 0})
+    assert len(copies.checkpoints()) == 2
+    make_room(peer, "web1", 10, {"last": 1, "grace": 0})
+    assert [found.id for found in copies.checkpoints()] == [one]
+
+    add = Writer.add
+
+    def full(self: Writer, data: bytes) -> str:
+        if len(timed.checkpoints()) > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return add(self, data)
+
+    monkeypatch.setattr(Writer, "add", full)
+    with pytest.raises(OSError, match="No space left"):
+        protect(timed, tree, "third")
+    assert os.listdir(timed.join("tmp")) == [] and len(timed.checkpoints()) == 2
+    third = protect(timed, tree, "third", last=1)["id"]
+    assert [found.id for found in timed.checkpoints()] == [third]
 
 
 # -- the trash
