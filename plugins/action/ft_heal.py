@@ -233,6 +233,7 @@ class Audit:
         for host, answer in answers.items():
             for entry in answer.get("held", []):
                 self.entries.setdefault(entry["id"], {})[host] = entry
+        self.refused: dict[str, str] = {}  # id -> why it gets no copies
         self.marked = {(host, one) for one, on in self.entries.items() for host in on if keys.know(owner, on[host])}
         self.known = self._known()
         self.verdicts = {
@@ -251,7 +252,8 @@ class Audit:
                 if entry["created"] and one not in found:
                     try:
                         check_created(entry["created"], time.time())
-                    except Damaged:
+                    except Damaged as error:
+                        self.refused[one] = error.message
                         continue
                     found[one] = Known(one, entry["host"], entry["name"], entry["created"])
         return found
@@ -334,6 +336,7 @@ class Owned:
                     f"{host} has damage again: earlier runs put aside {answer['before']} files of {_whose(host, owner)}"
                     " there. Look at its disk and its memory"
                 )
+        told.left += [f"{owner}'s checkpoint {one[:12]} gets no copies: {why}" for one, why in audit.refused.items()]
         for checkpoint in audit.entries:
             self._judge(checkpoint)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any, Callable, NamedTuple
 
@@ -23,7 +24,7 @@ from .._services import quiescing
 from .._store import retention as keeping
 from .._store.manifest import LOG, Manifest, Section
 from .._store.objects import Hasher, Writer
-from .._store.store import LOGS, Pruning, Store, check_name, objects_of
+from .._store.store import LOGS, Pruning, Store, check_name, is_ahead, objects_of
 from . import footprints
 from .rollback.flow import finish
 
@@ -85,7 +86,7 @@ class _Taking:
         self.outside = places.check(request.outside)
         self.health = _health(request)
         self.host = request.host or os.uname().nodename
-        self.warnings: list[str] = []
+        self.warnings = _ahead(store, self.name)
         changes.check_within(request.confirm_within)
 
     def predicted(self) -> Checkpointed:
@@ -201,7 +202,7 @@ class _Taking:
         if self.request.reboots:
             loader.make_places(self.store)
         lacking = changes.prepare(self.store, agent)
-        self.warnings = [lacking] if lacking else []
+        self.warnings += [lacking] if lacking else []
         return agent
 
     def _watch(self, sections: list[Section], agent: str) -> list[str]:
@@ -258,6 +259,20 @@ def _pruned(result: Checkpointed, prune: Callable[[], Pruning]) -> list[str]:
     return made.gone
 
 
+def _ahead(store: Store, name: str) -> list[str]:
+    """A sentence on the newest checkpoint of this name where its date lies ahead of the clock."""
+    ids = store.refs().get(name)
+    with suppress(Damaged):
+        created = store.head(ids[-1]).created if ids else ""
+        if ids and is_ahead(created, store.system.now()):
+            return [
+                f"checkpoint {ids[-1][:12]} of {name} has the date {created}, which lies ahead of the clock here: one "
+                "of them is wrong. It counts as older than all others, and no other host takes a copy of it. A new one "
+                "is taken with the date of the clock: if that is wrong, set it"
+            ]
+    return []
+
+
 def _health(request: Request) -> dict[str, object]:
     """The probes that the host can measure without help, and their times; empty where none are declared."""
     declared = [
@@ -291,7 +306,7 @@ def _known(store: Store, name: str, root: str, sections: list[Section]) -> Manif
     ids = store.refs().get(name)
     try:
         newest = store.record(ids[-1], whole=False) if ids else None
-        if newest is None or newest.root != root:
+        if newest is None or newest.root != root or is_ahead(newest.created, store.system.now()):
             return None
         return store.manifest(newest.id) if newest.kind == LOG else replace(newest, sections=sections)
     except Damaged:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Room on a peer for a bundle that is to come: what broken transfers have left goes, and where room is still short,
-what retention drops."""
+"""Room on a peer for a bundle that is to come: leftovers of broken transfers go, and where room is still short, so do
+the copies that retention drops."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def make_room(store: Store, host: str, size: int, retention: Any = None) -> None
     target = replicas.replica(store, host)
     if not target.exists:
         return
-    with suppress(EvenkeelError, OSError), target.locked(_WAIT):  # Whoever takes the lock removes leftovers.
+    with suppress(EvenkeelError, OSError), target.locked(_WAIT):  # To take the lock removes leftovers.
         if policy is None or foreign.room(target.root) >= size:
             return
         points = target.checkpoints(by_head=True)

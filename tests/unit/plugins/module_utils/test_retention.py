@@ -23,7 +23,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     Refused,
     UsageError,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import proving, replicas
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.making_room import make_room
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import foreign, retention
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Writer
@@ -101,7 +101,13 @@ def test_within_keeps_all_up_to_an_age_and_adds_to_the_rules() -> None:
     assert set(kept([0, 10, 24, 25, 100, 200], within="1d")) == {0, 10, 24}
     assert set(kept([0, 10, 24, 25, 100, 200], within="1d", yearly=1)) == {0, 10, 24}
     assert set(kept([30, 100], within="1d", last=1)) == {30}
-    assert kept([30, 100], within="1d") == {}
+    assert kept([30, 50, 100], within="1d") == {30: ["within"], 50: ["within"]}, "the age is that at the newest"
+
+
+def test_dates_ahead_of_the_clock_cost_the_others_no_places() -> None:
+    assert set(kept([-1000, -999, -998, 1, 2, 3], last=2)) == {-1000, -999, 1, 2}
+    assert set(kept([-1000, -999, 1, 30], within="1d")) == {-1000, -999, 1}
+    assert set(kept([-20, 1, 2], last=2)) == {-20, 1}, "clocks differ by so much"
 
 
 def test_periods_are_those_of_utc_whatever_the_zone() -> None:
@@ -197,11 +203,38 @@ def test_check_mode_foretells_what_is_forgotten(timed: Store, tree: Path, clock:
 def test_the_last_good_checkpoint_is_never_dropped(timed: Store, tree: Path, clock: Clock) -> None:
     series(timed, tree, clock, 2, 100 * 24 * HOUR)
     before = sorted(files(timed))
-    with pytest.raises(Refused, match="last good checkpoint of before"):
-        timed.prune("before", policy(within="1d"), set())
+    assert timed.plan_prune("before", policy(within="1d"), set()).kept.keys() == {timed.resolve("before")}
+    with pytest.raises(Refused, match="last good checkpoint of other"):
+        timed.prune("other", policy(within="1d"), set())
     assert sorted(files(timed)) == before
     unchanged = checkpoint(timed, "before", [{"files": {"paths": [str(tree)]}}], retention={"within": "1d"})
     assert list(unchanged["kept"]) == [unchanged["id"]] == [one.id for one in timed.checkpoints()]
+
+
+def test_a_clock_that_was_ahead_once_dates_no_later_checkpoint(
+    timed: Store, tree: Path, clock: Clock, tmp_path: Path
+) -> None:
+    resources = [{"files": {"paths": [str(tree)]}}]
+    ids, year = series(timed, tree, clock, 2, HOUR), 365 * 24 * HOUR
+    clock.at += year
+    ahead = protect(timed, tree, "ahead")["id"]
+    assert timed.resolve("latest") == ahead
+    clock.at -= year
+    foretold = checkpoint(timed, "before", resources, check_mode=True)
+    taken = checkpoint(timed, "before", resources)
+    assert taken["changed"] and taken["id"] != ahead, "no other host would take a copy of that"
+    assert foretold["warnings"] == taken["warnings"] and ahead[:12] in taken["warnings"][0]
+    clock.at += HOUR
+    other = checkpoint(timed, "other", resources)["id"]
+    assert [one.id for one in timed.checkpoints()] == [ahead, *ids, taken["id"], other]
+    assert timed.resolve("latest") == other and timed.resolve("before") == taken["id"]
+    assert "warnings" not in checkpoint(timed, "before", resources)
+    challenge = proving.Challenge(b"n" * 32, 10.0, own=True)
+    assert proving.prove(timed, "web1", challenge).latest == other
+    log = checkpoint(timed, "before", resources, kind="log", retention={"last": 2})
+    assert set(log["kept"]) == {ahead, ids[-1], taken["id"]}
+    replicas.export(timed, "web1", taken["id"], [], str(tmp_path / "bundle"), from_replica=False)
+    assert receive(Store(str(tmp_path / "peer"), timed.system), "web1", taken["id"], str(tmp_path / "bundle")).state
 
 
 @pytest.mark.parametrize("harm", ["missing", "damaged", "garbled ref"])
