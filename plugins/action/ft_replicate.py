@@ -61,7 +61,7 @@ class ActionModule(ActionBase):
             peers = inventory.hosts_of(params["peers"])
             domains = {name: inventory.variable(name, variable) for name in [here.name, *peers]} if variable else None
             _placement.check(here.name, params["copies"], peers, domains)
-            fewest = _fewest(params["copies"], params.get("min_copies"))
+            fewest = _placement.fewest(params["copies"], params.get("min_copies"))
             for peer in _placement.choose(here.name, params["copies"], peers, domains):
                 place(inventory, peer)
         except (EvenkeelError, AnsibleError, ValueError) as error:
@@ -114,15 +114,6 @@ def _noted(carrier: Carrier, here: Host, checkpoint: str, entries: Iterable[Outc
     copies = sum(one.state == "verified" for one in entries)
     noted = carrier.phase(here, "noted", id=checkpoint, copies=copies)
     return f"{here.name} could not note how far its log was copied: {noted.get('msg')}" if noted.get("failed") else ""
-
-
-def _fewest(copies: int, given: int | None) -> int:
-    """The copies without which the task fails. ValueError for a number that cannot be meant."""
-    if given is None:
-        return copies
-    if not 1 <= given <= copies:
-        raise ValueError(f"min_copies: {given}; ask for 1 to {copies}, which is copies")
-    return given
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,11 @@ options:
       - The number of copies, besides the checkpoint of the host itself. Fewer copies in the end are a failure.
     type: int
     default: 2
+  min_copies:
+    description:
+      - The number of copies without which the task fails. With fewer than O(copies) and no fewer than this number the
+        task succeeds with a warning. By default O(copies).
+    type: int
   peers:
     description:
       - Names of the hosts, or of groups of the inventory, that may hold the copies. The host itself never does.
