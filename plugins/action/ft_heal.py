@@ -448,11 +448,12 @@ class Owned:
             from_replica = not (self._audit.own and source == self._owner)
             found = self._inventory.each(
                 [source],
-                lambda host: self._carrier.fetch(host, checkpoint, known, from_replica, path),
+                lambda host: self._carrier.fetch(host, checkpoint, known, from_replica, path, lacking=not from_replica),
                 self._healing._timeout,
             )[source]
             if found.get("failed") or found.get("unreachable"):
                 return "", f"{source} cannot give it: {words(found.get('msg'))}"
+            self._told.left += [f"copies of {checkpoint[:12]}: {said}" for said in found.get("left") or ()]
             self._bundles[key] = path
         return self._bundles[key], ""
 

@@ -174,7 +174,7 @@ _ANSWERS: dict[str, dict[str, Form]] = {
             _all(_mapping({"id": _text(_ID), "sha256": _text(_ID), "bytes": _number, "length": _number}))
         ),
     },
-    "export": {"path": _text(_PATH), "bytes": _number},
+    "export": {"path": _text(_PATH), "bytes": _number, "left": _or_nothing(_all(words, 100))},
     "discard": {},
     "land": {"path": _text(_PATH), "room": _number},
     "receive": {"state": _one_of("verified"), "bytes": _number, "left": _or_nothing(_all(words, 100))},

@@ -40,15 +40,15 @@ class Carrier:
         return read(phase, host.module(self._module, **options, _phase=phase, _values=values))
 
     def fetch(
-        self, host: Host, checkpoint: str, known: Sequence[str], from_replica: bool, local: str, **sealing: Any
+        self, host: Host, checkpoint: str, known: Sequence[str], from_replica: bool, local: str, **more: Any
     ) -> Answer:
         """Bring the bundle of a checkpoint, without the contents of ``known`` checkpoints, into the new file ``local``.
 
-        No more bytes are taken than the host has announced, and than there is room for. ``sealing``: the values for an
-        encrypted bundle (``_seal``).
+        No more bytes are taken than the host has announced, and than there is room for. ``more``: the values for an
+        encrypted bundle (``_seal``); ``lacking``: have the host say what a copy lacks.
         """
         values = {"id": checkpoint, "known": list(known), "directory": host.directory(), "replica": from_replica}
-        found = self.phase(host, "export", **values, **sealing)
+        found = self.phase(host, "export", **values, **more)
         if found.get("failed"):
             return found
         try:

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 from .._errors import EvenkeelError, UsageError
 from .._host import scratch
 from .._host.system import System
+from .._resources import registry
 from .._results.copies import Copied, Landing, Outgoing, Sent
 from .._results.result import Result
 from .._store import foreign
@@ -102,6 +103,8 @@ def _export(call: _Call) -> Result:
         os.rmdir(os.path.dirname(path))
         raise
     scratch.hand_over(path, owner)
+    if values.get("lacking"):
+        found.left = registry.not_carried(call.store.manifest(values["id"]).sections)
     return found
 
 

@@ -96,8 +96,8 @@ def push(store: Store, repository: Repository, host: str, wanted: str, check_mod
     held = repository.checkpoints(host)
     if any(one["checkpoint"] == offered.id for one in held):
         proved = [f"{repository.shown} has {offered.name} ({offered.id[:12]})"]
-        return Offsite(id=offered.id, proved=proved, held=held)
-    result = Offsite(changed=True, planned=[plan], id=offered.id, held=held)
+        return Offsite(id=offered.id, proved=proved, held=held, left=offered.lacking)
+    result = Offsite(changed=True, planned=[plan], id=offered.id, held=held, left=offered.lacking)
     if check_mode:
         return result
     # Without the lock of the store: a rollback must not wait for a slow line.

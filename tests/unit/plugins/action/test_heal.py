@@ -24,6 +24,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import EvenkeelError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Objects
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._key import Keys
@@ -529,6 +530,15 @@ def test_a_checkpoint_of_a_change_gets_no_copies(small: Small) -> None:
     protected = small.take()
     small.heal()
     assert small.holders(change) == [] and len(small.holders(protected)) == 2
+
+
+def test_a_heal_says_what_a_copy_from_the_owner_lacks(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "not_carried", lambda sections: ["postgresql: another program backs it up"])
+    newest, holders = ids(small)
+    assert small.heal()["left"] == []
+    for peer in holders:
+        shutil.rmtree(small.copy(peer))
+    assert small.heal()["left"] == [f"copies of {newest[:12]}: postgresql: another program backs it up"]
 
 
 def test_an_owner_that_cannot_be_reached_is_told_and_its_copies_are_healed_from_peer_to_peer(small: Small) -> None:

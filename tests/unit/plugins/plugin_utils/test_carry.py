@@ -68,6 +68,7 @@ def test_what_was_announced_is_taken(tmp_path: Path) -> None:
     assert fetch(announcing(10, sent=10), tmp_path / "b") == {
         "path": "/var/tmp/evenkeel-bundle-1/bundle",
         "bytes": 10,
+        "left": "",
     }
 
 
