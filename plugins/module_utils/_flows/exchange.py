@@ -153,7 +153,7 @@ def _prepare(call: _Call) -> Result:
     values = call.values
     found = Outgoing(sizes=[_bundle(call, known).size for known in values["known"]])
     for address, port in values["hops"]:
-        found.hops.append(sending.make_key(call.store.system, values["run"], address, port))
+        found.hops.append(sending.make_key(call.store.system, values["run"], address, port, values["seconds"]))
     return found
 
 
