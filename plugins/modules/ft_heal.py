@@ -161,7 +161,9 @@ proved:
   type: list
   elements: str
 left:
-  description: Copies that could not be rebuilt, hosts that did not answer, and all that was not read or is left alone.
+  description:
+    - Copies that could not be rebuilt, hosts that did not answer, and all that was not read or is left alone.
+    - Data that a new copy does not hold, such as a database that another backup program looks after.
   returned: always
   type: list
   elements: str

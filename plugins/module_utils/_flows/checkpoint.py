@@ -152,14 +152,13 @@ class _Taking:
         result.left = lacking
         try:
             self._arm(result, manifest, agent)
+            self._forget(result, manifest)
         except EvenkeelError as error:
             error.result = {**result.report(), **error.result}
             raise
         except OSError as error:
-            raise EvenkeelError(
-                f"{error}; {'; '.join(result.done) or 'nothing was done'}", **result.report()
-            ) from error
-        self._forget(result, manifest)
+            done = "; ".join(result.done) or "nothing"
+            raise EvenkeelError(f"{error}. Done before: {done}", **result.report()) from error
         result.proved = [f"{stats['paths']} paths and their contents are durable"]
         return result
 
@@ -247,11 +246,11 @@ class _Taking:
 
 
 def _pruned(result: Checkpointed, prune: Callable[[], Pruning]) -> list[str]:
-    """The ids that retention drops. Where it cannot, a warning says why: the checkpoint counts, and so does the change
-    that was armed with it."""
+    """The ids that retention drops. Where it refuses, a warning says why: the checkpoint counts, and so does the change
+    that was armed with it. An error of the disk is raised."""
     try:
         made = prune()
-    except (EvenkeelError, OSError) as error:
+    except EvenkeelError as error:
         result.warnings = [*(result.warnings or []), f"old checkpoints were not forgotten: {error}"]
         return []
     result.kept = made.kept

@@ -289,6 +289,10 @@ def test_a_checkpoint_and_a_copy_count_although_an_old_manifest_is_damaged(
         checkpoint(timed, "before", resources, within=60, retention={"last": 1})
     taken = found.value.result["id"]
     assert taken == timed.resolve("before") and found.value.result["done"] == [f"checkpoint before ({taken[:12]})"]
+    monkeypatch.setattr(Store, "prune", broken)
+    with pytest.raises(EvenkeelError, match="the disk is full") as found:
+        checkpoint(timed, "before", resources, retention={"last": 1})
+    assert found.value.result["id"] == taken
 
 
 def test_retention_frees_a_full_disk_before_what_needs_the_room(
