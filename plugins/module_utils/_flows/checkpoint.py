@@ -263,7 +263,7 @@ def _ahead(store: Store, name: str) -> list[str]:
     ids = store.refs().get(name)
     with suppress(Damaged):
         created = store.head(ids[-1]).created if ids else ""
-        if ids and is_ahead(created, store.system.now()):
+        if ids and is_ahead(created, store.system.now()) and store.has_record(ids[-1]):
             return [
                 f"checkpoint {ids[-1][:12]} of {name} has the date {created}, which lies ahead of the clock here: one "
                 "of them is wrong. It counts as older than all others, and no other host takes a copy of it. A new one "
