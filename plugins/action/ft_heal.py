@@ -7,6 +7,7 @@ import os
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -90,6 +91,7 @@ class Healing:
         self.here = self._host.name
         self._store = params["store"]
         self._copies = params["copies"]
+        self._fewest = _placement.fewest(params["copies"], params.get("min_copies"))
         self._policy = retention.check(params["retention"])
         self._peers = inventory.hosts_of(params["peers"])
         self._variable = params["failure_domain"]
@@ -156,6 +158,7 @@ class Healing:
                 own,
                 _placement.preference(owner, self._peers),
                 self._copies,
+                self._fewest,
                 self._policy,
                 domains,
                 self._time_limit,
@@ -233,6 +236,7 @@ class Audit:
         for host, answer in answers.items():
             for entry in answer.get("held", []):
                 self.entries.setdefault(entry["id"], {})[host] = entry
+        self.refused: dict[str, str] = {}  # id -> why it gets no copies
         self.marked = {(host, one) for one, on in self.entries.items() for host in on if keys.know(owner, on[host])}
         self.known = self._known()
         self.verdicts = {
@@ -244,17 +248,33 @@ class Audit:
         """The checkpoints that are the owner's: with a MAC of ours, or held by the owner itself and by a peer, and its
         newest. A peer can make up others."""
         found = {}
-        newest = self.answers.get(self.owner, {}).get("latest", "") if self.own else ""
+        newest = self._newest() if self.own else ""
         for one, on in self.entries.items():
             mine = [on[self.owner]] if self.own and self.owner in on and (len(on) > 1 or one == newest) else []
             for entry in [*mine, *(on[host] for host in on if (host, one) in self.marked)]:
                 if entry["created"] and one not in found:
                     try:
                         check_created(entry["created"], time.time())
-                    except Damaged:
+                    except Damaged as error:
+                        self.refused[one] = error.message
                         continue
                     found[one] = Known(one, entry["host"], entry["name"], entry["created"])
         return found
+
+    def _newest(self) -> str:
+        """The owner's newest checkpoint of a name of which a peer holds copies: checkpoints of changes get none. Where
+        no peer holds any, its newest of all."""
+        entries = {one: on for one, on in self.entries.items() if self.owner in on}
+        names = {on[self.owner]["name"] for on in entries.values() if len(on) > 1}
+        names |= {self.entries[one][host]["name"] for host, one in self.marked if host != self.owner}
+        taken = []
+        for one, on in entries.items():
+            entry = on[self.owner]
+            with suppress(Damaged):
+                if entry["created"] and entry["name"] in names:
+                    check_created(entry["created"], time.time())
+                    taken.append((entry["created"], one))
+        return max(taken)[1] if taken else str(self.answers.get(self.owner, {}).get("latest", ""))
 
     def wanted(self, policy: retention.Policy | None) -> list[str]:
         return _heal.wanted(self.known, policy, datetime.now(UTC))
@@ -334,6 +354,7 @@ class Owned:
                     f"{host} has damage again: earlier runs put aside {answer['before']} files of {_whose(host, owner)}"
                     " there. Look at its disk and its memory"
                 )
+        told.left += [f"{owner}'s checkpoint {one[:12]} gets no copies: {why}" for one, why in audit.refused.items()]
         for checkpoint in audit.entries:
             self._judge(checkpoint)
 
@@ -414,6 +435,7 @@ class Owned:
                 deliver = partial(self._carrier.deliver, phase=phase, checkpoint=checkpoint, local=bundle, **values)
                 answer = self._inventory.each([step.target], deliver, self._healing._timeout)[step.target]
                 if not answer.get("failed") and not answer.get("unreachable"):
+                    self._told.left += [f"{step.target}: {said}" for said in answer.get("left") or ()]
                     return source, ""
                 why = words(answer.get("msg"))
         return "", why
@@ -426,11 +448,12 @@ class Owned:
             from_replica = not (self._audit.own and source == self._owner)
             found = self._inventory.each(
                 [source],
-                lambda host: self._carrier.fetch(host, checkpoint, known, from_replica, path),
+                lambda host: self._carrier.fetch(host, checkpoint, known, from_replica, path, lacking=not from_replica),
                 self._healing._timeout,
             )[source]
             if found.get("failed") or found.get("unreachable"):
                 return "", f"{source} cannot give it: {words(found.get('msg'))}"
+            self._told.left += [f"copies of {checkpoint[:12]}: {said}" for said in found.get("left") or ()]
             self._bundles[key] = path
         return self._bundles[key], ""
 
@@ -457,9 +480,10 @@ class Owned:
         if not standing.sources():
             told.lost.append(f"no host that was reached has a whole copy of {what}")
         elif len(counted) < self._healing._copies:
-            told.short.append(
+            told.few(
                 f"{len(counted)} of {self._healing._copies} copies of {what}: {', '.join(counted) or 'none'}, and no "
-                f"other peer in a further failure domain can take one{self._closed()}"
+                f"other peer in a further failure domain can take one{self._closed()}",
+                len(counted) >= self._healing._fewest,
             )
         read = [peer for peer in counted if standing.peers[peer] == _heal.GOOD]
         if read and not self._healing._check_mode:

@@ -61,7 +61,7 @@ class ActionModule(ActionBase):
             peers = inventory.hosts_of(params["peers"])
             domains = {name: inventory.variable(name, variable) for name in [here.name, *peers]} if variable else None
             _placement.check(here.name, params["copies"], peers, domains)
-            fewest = _fewest(params["copies"], params.get("min_copies"))
+            fewest = _placement.fewest(params["copies"], params.get("min_copies"))
             for peer in _placement.choose(here.name, params["copies"], peers, domains):
                 place(inventory, peer)
         except (EvenkeelError, AnsibleError, ValueError) as error:
@@ -116,19 +116,10 @@ def _noted(carrier: Carrier, here: Host, checkpoint: str, entries: Iterable[Outc
     return f"{here.name} could not note how far its log was copied: {noted.get('msg')}" if noted.get("failed") else ""
 
 
-def _fewest(copies: int, given: int | None) -> int:
-    """The copies without which the task fails. ValueError for a number that cannot be meant."""
-    if given is None:
-        return copies
-    if not 1 <= given <= copies:
-        raise ValueError(f"min_copies: {given}; ask for 1 to {copies}, which is copies")
-    return given
-
-
 @dataclass(frozen=True)
 class Outcome:
     """The outcome at a peer that was asked for a copy: an entry of ``copies``. ``new``: it has just got the copy, by
-    ``transport``. ``reason``: why it was not sent straight to it."""
+    ``transport``. ``reason``: why it was not sent straight to it. ``left``: what the peer could not do afterwards."""
 
     state: str
     detail: str = ""
@@ -137,6 +128,7 @@ class Outcome:
     reason: str = ""
     peer: str = ""
     domain: str | None = None
+    left: Sequence[str] = ()
 
 
 @dataclass
@@ -289,7 +281,8 @@ def _outcome(answer: Answer) -> Outcome:
     if answer.get("unreachable"):
         return Outcome("unreachable", words(answer.get("msg")), transport=transport)
     if answer.get("state") == "verified":
-        return Outcome("verified", f"{answer.get('bytes')} bytes", new=True, transport=transport)
+        left = answer.get("left") or ()
+        return Outcome("verified", f"{answer.get('bytes')} bytes", new=True, transport=transport, left=left)
     return Outcome("failed", words(answer.get("msg")), transport=transport)
 
 
@@ -302,6 +295,7 @@ def _result(
     new = [f"a copy of {checkpoint[:12]} on {entry.peer}" for entry in good if entry.new]
     wrong = [f"{one.peer} ({one.domain}): {one.state}, {one.detail}" for one in entries if one not in good]
     verified = [entry for entry in good if entry.state == "verified"]
+    afterwards = [f"{one.peer}: {said}" for one in verified for said in one.left]
     result = {
         "changed": bool(new),
         "id": checkpoint,
@@ -320,7 +314,7 @@ def _result(
         "planned": new,
         "done": new if verified else [],
         "proved": [_proof(entry, checkpoint) for entry in verified],
-        "left": wrong,
+        "left": [*wrong, *afterwards],
     }
     if len(good) < wanted:
         have = ", ".join(f"{entry.peer} ({entry.domain})" for entry in good) or "none"
@@ -332,7 +326,7 @@ def _result(
         if len(good) < fewest:
             result.update(failed=True, error="EvenkeelError", msg=said)
         else:
-            result.update(warnings=[said], left=wrong or [said])
+            result.update(warnings=[said], left=[*(wrong or [said]), *afterwards])
     return report(result)
 
 

@@ -39,7 +39,7 @@ options:
         type: int
       within:
         description:
-          - All checkpoints up to this age. For example V(2d).
+          - All checkpoints that were taken up to this time before the newest. For example V(2d).
         type: str
       grace:
         description:

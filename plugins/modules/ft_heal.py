@@ -40,6 +40,11 @@ options:
       - The number of copies, besides the checkpoint of the host itself. Fewer copies in the end are a failure.
     type: int
     default: 2
+  min_copies:
+    description:
+      - The number of copies without which the task fails. With fewer than O(copies) and no fewer than this number the
+        task succeeds with a warning. By default O(copies).
+    type: int
   peers:
     description:
       - Names of the hosts, or of groups of the inventory, that may hold the copies. The host itself never does.
@@ -156,7 +161,9 @@ proved:
   type: list
   elements: str
 left:
-  description: Copies that could not be rebuilt, hosts that did not answer, and all that was not read or is left alone.
+  description:
+    - Copies that could not be rebuilt, hosts that did not answer, and all that was not read or is left alone.
+    - Data that a new copy does not hold, such as a database that another backup program looks after.
   returned: always
   type: list
   elements: str

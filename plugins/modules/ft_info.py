@@ -407,7 +407,9 @@ holds:
           M(evenkeel.fault_tolerance.ft_scrub), in seconds since the epoch. Null where no checkpoint can be read.
       type: float
     damaged:
-      description: The number of contents and checkpoints that are known to be damaged, and that did not arrive again.
+      description:
+        - The number of checkpoints, and of contents that checkpoints here need, that are known to be damaged and did
+          not arrive again.
       type: int
 spot_check:
   description:
@@ -456,7 +458,7 @@ proved:
   type: list
   elements: str
 left:
-  description: State that is not as requested.
+  description: Sentences on copies (RV(holds)) that could not be looked at. Nothing else of the answer depends on them.
   returned: always
   type: list
   elements: str

@@ -144,7 +144,7 @@ proved:
   type: list
   elements: str
 left:
-  description: State that is not as requested.
+  description: Data that the copy does not hold, such as a database that another backup program looks after.
   returned: always
   type: list
   elements: str

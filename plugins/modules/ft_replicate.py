@@ -170,7 +170,8 @@ proved:
 left:
   description:
     - The peers that hold no copy although they were asked, and why; or the copies that are missing. Data that a copy
-      does not hold, such as a database that another backup program looks after.
+      does not hold, such as a database that another backup program looks after. Old copies that a peer could not
+      forget.
   returned: always
   type: list
   elements: str

@@ -174,10 +174,10 @@ _ANSWERS: dict[str, dict[str, Form]] = {
             _all(_mapping({"id": _text(_ID), "sha256": _text(_ID), "bytes": _number, "length": _number}))
         ),
     },
-    "export": {"path": _text(_PATH), "bytes": _number},
+    "export": {"path": _text(_PATH), "bytes": _number, "left": _or_nothing(_all(words, 100))},
     "discard": {},
     "land": {"path": _text(_PATH), "room": _number},
-    "receive": {"state": _one_of("verified"), "bytes": _number},
+    "receive": {"state": _one_of("verified"), "bytes": _number, "left": _or_nothing(_all(words, 100))},
     "prepare": {"hops": _all(_hop, 1000), "sizes": _all(_number, 1000)},
     "open": {
         "path": _text(_PATH),
@@ -186,7 +186,12 @@ _ANSWERS: dict[str, dict[str, Form]] = {
         "host_keys": _all(_text(_HOST_KEY), 20),
     },
     "send": {"bytes": _number},
-    "take": {"state": _one_of("verified"), "bytes": _number, "onward": words},
+    "take": {
+        "state": _one_of("verified"),
+        "bytes": _number,
+        "onward": words,
+        "left": _or_nothing(_all(words, 100)),
+    },
     "close": {},
     "adopt": {"state": _one_of("verified"), "bytes": _number},
     "candidates": {"candidates": _all(_copy, _MOST // 5)},

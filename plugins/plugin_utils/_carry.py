@@ -40,15 +40,15 @@ class Carrier:
         return read(phase, host.module(self._module, **options, _phase=phase, _values=values))
 
     def fetch(
-        self, host: Host, checkpoint: str, known: Sequence[str], from_replica: bool, local: str, **sealing: Any
+        self, host: Host, checkpoint: str, known: Sequence[str], from_replica: bool, local: str, **more: Any
     ) -> Answer:
         """Bring the bundle of a checkpoint, without the contents of ``known`` checkpoints, into the new file ``local``.
 
-        No more bytes are taken than the host has announced, and than there is room for: else ``no_room``. ``sealing``:
-        the values for an encrypted bundle (``_seal``).
+        No more bytes are taken than the host has announced, and than there is room for: else ``no_room``. ``more``: the
+        values for an encrypted bundle (``_seal``); ``lacking``: have the host say what a copy lacks.
         """
         values = {"id": checkpoint, "known": list(known), "directory": host.directory(), "replica": from_replica}
-        found = self.phase(host, "export", **values, **sealing)
+        found = self.phase(host, "export", **values, **more)
         if found.get("failed"):
             return found
         try:
@@ -75,14 +75,20 @@ class Carrier:
         """Send the bundle ``local``, and have the host store it (``receive`` or ``adopt``), where it has room: else
         ``no_room``."""
         size = os.path.getsize(local)
-        found = self.phase(host, "land", directory=host.directory())
+        found = self.phase(host, "land", directory=host.directory(), **({"size": size} if phase == "receive" else {}))
         if found.get("failed"):
             return found
         if size > found["room"]:
             self.phase(host, "discard", path=found["path"])
             why = f"the bundle has {size} bytes, and {host.name} has room for {found['room']}: free some"
             return {**failed(why, "Refused"), "no_room": True}
-        host.put(local, found["path"])
+        try:
+            host.put(local, found["path"])
+        except AnsibleConnectionFailure:
+            raise
+        except (AnsibleError, OSError):
+            self.phase(host, "discard", path=found["path"])  # A part of the bundle may be there.
+            raise
         return self.phase(host, phase, id=checkpoint, path=found["path"], **values)
 
 

@@ -69,6 +69,11 @@ class Told:
     short: list[str] = field(default_factory=list)
     gone: str = ""
 
+    def few(self, said: str, enough: bool) -> None:
+        """Tell of fewer copies than are wanted. ``enough``: they are enough for the run not to fail."""
+        for sort in (self.warnings, self.left) if enough else (self.short,):
+            sort.append(said)
+
 
 @dataclass(frozen=True)
 class Step:

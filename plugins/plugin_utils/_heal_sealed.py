@@ -124,7 +124,8 @@ def best(peer: str, found: Collection[Copy], verdicts: Mapping[tuple[str, str], 
 
 @dataclass(frozen=True)
 class Task:
-    """The heal of one owner, as it is asked for. alive: the owner itself takes part in the run, and can send copies."""
+    """The heal of one owner, as it is asked for. alive: the owner itself takes part in the run, and can send copies.
+    fewest: the copies without which the run fails."""
 
     inventory: Inventory
     carrier: Carrier
@@ -132,6 +133,7 @@ class Task:
     alive: bool
     peers: Sequence[str]
     copies: int
+    fewest: int
     policy: retention.Policy | None
     domains: Mapping[str, str | None] | None
     time_limit: float
@@ -342,6 +344,7 @@ class Sealed:
             answer = task.inventory.each([target], deliver, task.timeout)[target]
             if answer.get("failed") or answer.get("unreachable"):
                 return words(answer.get("msg"))
+            self.told.left += [f"{target}: {said}" for said in answer.get("left") or ()]
             self._given.add((target, record["sha256"]))
         return ""
 
@@ -400,13 +403,14 @@ class Sealed:
                 )
         if sent and len(counted) < task.copies:
             said = f"{len(counted)} of {task.copies} copies of {what}: {', '.join(counted) or 'none'}"
-            told.short.append(f"{said}. ft_replicate sends it again")
+            told.few(f"{said}. ft_replicate sends it again", len(counted) >= task.fewest)
         elif not standing.sources():
             told.lost.append(f"no peer that was reached has a whole copy of {what}")
         elif len(counted) < task.copies:
-            told.short.append(
+            told.few(
                 f"{len(counted)} of {task.copies} copies of {what}: {', '.join(counted) or 'none'}, and no other peer"
-                " in a further failure domain can take one"
+                " in a further failure domain can take one",
+                len(counted) >= task.fewest,
             )
         read = [peer for peer in counted if standing.peers[peer] == _heal.GOOD]
         if read and not task.check_mode:

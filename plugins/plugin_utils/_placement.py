@@ -82,3 +82,12 @@ def choose(
             taken.add(domain(peer))
             chosen.append(peer)
     return chosen
+
+
+def fewest(copies: int, given: int | None) -> int:
+    """The copies without which the task fails. ValueError for a number that cannot be meant."""
+    if given is None:
+        return copies
+    if not 1 <= given <= copies:
+        raise ValueError(f"min_copies: {given}; ask for 1 to {copies}, which is copies")
+    return given

@@ -128,13 +128,19 @@ class Direct:
     def checkpoint(self) -> str:
         return str(self.offered["id"])
 
+    @property
+    def _seconds(self) -> int:
+        """Seconds for which keys and admissions are good."""
+        return int(self.timeout) + 60
+
     def send(self, wanted: str, lacking: Mapping[str, Known]) -> dict[str, Answer]:
         """For each peer the answer of its receiver; or it has ``failed``, with ``msg`` and ``error``. ``transport``:
         the one that was tried. ``source_failed``: the source cannot give the checkpoint. ``final``: no other helps."""
         knowns = list(dict.fromkeys(lacking.values()))
         hops = [[self.places[peer].address, self.places[peer].port] for peer in lacking]
         sealing = {"seal": {"encrypt": True}} if self.seals else {}
-        first = self.carrier.phase(self.source, "prepare", id=self.checkpoint, known=knowns, hops=hops, **sealing)
+        values = {"id": self.checkpoint, "known": knowns, "hops": hops, "seconds": self._seconds}
+        first = self.carrier.phase(self.source, "prepare", **values, **sealing)
         if first.get("failed"):
             return {peer: _unsent(wanted, first) for peer in lacking}
         if (len(first["sizes"]), len(first["hops"])) != (len(knowns), len(lacking)):
@@ -170,7 +176,8 @@ class Direct:
 
         def make(one: _Transfer, host: Host) -> Answer:
             place = self.places[one.receiver]
-            values = {"id": self.checkpoint, "known": [], "hops": [[place.address, place.port]]}
+            hops = [[place.address, place.port]]
+            values = {"id": self.checkpoint, "known": [], "hops": hops, "seconds": self._seconds}
             return self.carrier.phase(host, "prepare", **values)
 
         works = {one.receiver: partial(self._at, one.sender, partial(make, one)) for one in transfers}
@@ -184,9 +191,9 @@ class Direct:
 
         def admit(one: _Transfer, host: Host) -> Answer:
             source = one.key["source"] if one.key["source"] == self.inventory.address(one.sender) else ""
-            values = {"public": one.key["public"], "source": source, "seconds": int(self.timeout) + 60}
-            found = self.carrier.phase(host, "open", login=host.login(), **values)
             size = sizes[one.known]
+            values = {"public": one.key["public"], "source": source, "seconds": self._seconds, "size": size}
+            found = self.carrier.phase(host, "open", login=host.login(), **values)
             if not found.get("failed") and size > found["room"]:
                 self.carrier.phase(host, "close", paths=[found["path"]])
                 why = f"the bundle has {size} bytes, and there is room for {found['room']}: free some"

@@ -13,6 +13,7 @@ from . import exchange
 
 ARGUMENTS: Options = {
     "copies": {"type": "int", "default": 2},
+    "min_copies": {"type": "int"},
     "peers": {"type": "list", "elements": "str", "required": True},
     "failure_domain": {"type": "str"},
     "host": {"type": "str"},

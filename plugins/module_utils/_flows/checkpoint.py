@@ -7,9 +7,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 from .._deadman import changes, command, doubt, loader, units
 from .._deadman.invocation import agent_arguments
@@ -25,7 +25,7 @@ from .._services import quiescing
 from .._store import retention as keeping
 from .._store.manifest import LOG, Manifest, Section
 from .._store.objects import Hasher, Writer
-from .._store.store import LOGS, Store, check_name, objects_of
+from .._store.store import LOGS, Pruning, Store, check_name, is_ahead, objects_of
 from . import footprints
 from .rollback.flow import finish
 
@@ -68,6 +68,18 @@ def checkpoint(store: Store, request: Request, check_mode: bool = False) -> Chec
         return taking.carry_out()
 
 
+class _Recorded(NamedTuple):
+    """The state as it was found, and the checkpoint that holds it. ``again``: contents that the store had lost."""
+
+    manifest: Manifest
+    root: str
+    sections: list[Section]
+    is_new: bool
+    again: int
+    lacking: list[str]
+    stats: dict[str, float]
+
+
 class _Taking:
     """A checkpoint, from its request to its result. Raises UsageError for a wrong request."""
 
@@ -84,7 +96,7 @@ class _Taking:
         self.outside = places.check(request.outside)
         self.health = _health(request)
         self.host = request.host or os.uname().nodename
-        self.warnings: list[str] = []
+        self.warnings = _ahead(store, self.name)
         changes.check_within(request.confirm_within)
 
     def predicted(self) -> Checkpointed:
@@ -107,10 +119,12 @@ class _Taking:
             result.changed = True
             result.planned.append(f"store {again} contents again that the store has lost")
         if self.policy is not None:
-            made = store.plan_prune(self.name, self.policy, _needed(store, known or base), coming=known is None)
-            result.kept = made.kept
-            result.planned += [f"forget checkpoint {one[:12]}" for one in made.gone]
-            result.changed = result.changed or bool(made.gone)
+            policy = self.policy
+            made = _pruned(
+                result,
+                lambda: store.plan_prune(self.name, policy, _needed(store, known or base), coming=known is None),
+            )
+            result.planned += [f"forget checkpoint {one[:12]}" for one in made]
         return result
 
     def carry_out(self) -> Checkpointed:
@@ -119,7 +133,39 @@ class _Taking:
         finished = finish(store)
         agent = self._install_agent()
         started = store.system.monotonic()
-        writer = Writer(store.objects)
+        try:
+            recorded = self._recorded(agent)
+        except OSError as error:
+            if error.errno not in FULL or not self._made_room():
+                raise
+            recorded = self._recorded(agent)
+        manifest, stats = recorded.manifest, recorded.stats
+        stats["seconds"] = round(store.system.monotonic() - started, 3)
+        result = self._result(manifest, recorded.root, recorded.is_new)
+        result.stats = stats
+        result.consistency = (
+            "engine" if registry.consistent(recorded.sections) else "quiesced" if self.hooks else "crash"
+        )
+        result.done = finished + ([f"checkpoint {self.name} ({manifest.id[:12]})"] if recorded.is_new else [])
+        if recorded.again:
+            result.changed = True
+            result.done.append(f"stored {recorded.again} contents again that the store had lost")
+        result.left = recorded.lacking
+        try:
+            self._arm(result, manifest, agent)
+            self._forget(result, manifest)
+        except EvenkeelError as error:
+            error.result = {**result.report(), **error.result}
+            raise
+        except OSError as error:
+            done = "; ".join(result.done) or "nothing"
+            raise EvenkeelError(f"{error}. Done before: {done}", **result.report()) from error
+        result.proved = [f"{stats['paths']} paths and their contents are durable"]
+        return result
+
+    def _recorded(self, agent: str) -> _Recorded:
+        """Capture the state, and store it unless the newest checkpoint of the name has it."""
+        store, writer = self.store, Writer(self.store.objects)
         with self._whole(writer, agent):
             still = quiescing.Quiesced(self.hooks, store.system)
             with registry.locked([section.kind for section in self.declared], store.system):
@@ -129,6 +175,7 @@ class _Taking:
             known, again = _known(store, self.name, root, sections), 0
             stats: dict[str, float] = {"new_objects": writer.new_objects, "new_bytes": writer.new_bytes}
             stats["paths"] = sum(len(registry.path_lines(section)) for section in sections)
+            stats["pause"] = round(still.seconds, 3)
             if known is None:
                 manifest = store.commit(writer, self.name, self.host, sections, self._base(sections))
             else:
@@ -136,20 +183,7 @@ class _Taking:
                 again = writer.new_objects
                 (writer.publish if again else writer.discard)()
                 manifest = known
-        stats["pause"] = round(still.seconds, 3)
-        stats["seconds"] = round(store.system.monotonic() - started, 3)
-        result = self._result(manifest, root, known is None)
-        result.stats = stats
-        result.consistency = "engine" if registry.consistent(sections) else "quiesced" if self.hooks else "crash"
-        result.done = finished + ([f"checkpoint {self.name} ({manifest.id[:12]})"] if known is None else [])
-        if again:
-            result.changed = True
-            result.done.append(f"stored {again} contents again that the store had lost")
-        self._arm(result, manifest, agent)
-        self._forget(result, manifest)
-        result.left = lacking
-        result.proved = [f"{stats['paths']} paths and their contents are durable"]
-        return result
+        return _Recorded(manifest, root, sections, known is None, again, lacking, stats)
 
     @contextmanager
     def _whole(self, writer: Writer, agent: str) -> Iterator[None]:
@@ -165,6 +199,19 @@ class _Taking:
                 raise OSError(error.errno, f"{words}: {error.strerror}. Make room, or declare less") from error
             raise
 
+    def _made_room(self) -> bool:
+        """Forget what retention drops before the checkpoint is there, as there is no room for it; whether that could be
+        done. The newest checkpoint of the name stays."""
+        store, ids = self.store, self.store.refs().get(self.name)
+        if self.policy is None or not ids:
+            return False
+        try:
+            store.prune(self.name, self.policy, {ids[-1], *_needed(store, None)}, registry.forgetting(store))
+            store.objects.empty_trash(store.system.now() - self.policy.grace)
+        except (EvenkeelError, OSError):
+            return False
+        return True
+
     def _install_agent(self) -> str:
         """The agent that a dead-man will run; empty where no dead-man is to be armed."""
         if self.request.confirm_within is None:
@@ -176,7 +223,7 @@ class _Taking:
         if self.request.reboots:
             loader.make_places(self.store)
         lacking = changes.prepare(self.store, agent)
-        self.warnings = [lacking] if lacking else []
+        self.warnings += [lacking] if lacking else []
         return agent
 
     def _watch(self, sections: list[Section], agent: str) -> list[str]:
@@ -197,18 +244,16 @@ class _Taking:
             footprints.remember(self.store, changes.generation(self.store) + 1, self.outside)
             terms = changes.Terms(within, self.request.at_most, *self.request.change, self.request.reboots, self.health)
             change = changes.arm(self.store, manifest.id, self.name, terms, agent)
-            lacking = loader.prepare(self.store, self.request.reboots) if self.request.reboots else ""
-            result.warnings = [*self.warnings, *([lacking] if lacking else [])] or None
             result.changed, result.generation, result.armed = True, change.generation, change.shown()
             result.done.append(f"armed generation {change.generation}: rolled back unless confirmed in time")
+            lacking = loader.prepare(self.store, self.request.reboots) if self.request.reboots else ""
+            result.warnings = [*self.warnings, *([lacking] if lacking else [])] or None
 
     def _forget(self, result: Checkpointed, manifest: Manifest) -> None:
         if self.policy is not None:
-            needed = _needed(self.store, manifest)
-            made = self.store.prune(self.name, self.policy, needed, registry.forgetting(self.store))
-            result.kept = made.kept
-            result.done += [f"forgot checkpoint {one[:12]}" for one in made.gone]
-            result.changed = result.changed or bool(made.gone)
+            store, policy, needed = self.store, self.policy, _needed(self.store, manifest)
+            made = _pruned(result, lambda: store.prune(self.name, policy, needed, registry.forgetting(store)))
+            result.done += [f"forgot checkpoint {one[:12]}" for one in made]
 
     def _result(self, manifest: Manifest | None, root: str, changed: bool) -> Checkpointed:
         return Checkpointed(
@@ -221,6 +266,33 @@ class _Taking:
             protects=registry.in_words(self.declared),
             warnings=self.warnings or None,
         )
+
+
+def _pruned(result: Checkpointed, prune: Callable[[], Pruning]) -> list[str]:
+    """The ids that retention drops. Where it refuses, a warning says why: the checkpoint counts, and so does the change
+    that was armed with it. An error of the disk is raised."""
+    try:
+        made = prune()
+    except EvenkeelError as error:
+        result.warnings = [*(result.warnings or []), f"old checkpoints were not forgotten: {error}"]
+        return []
+    result.kept = made.kept
+    result.changed = result.changed or bool(made.gone)
+    return made.gone
+
+
+def _ahead(store: Store, name: str) -> list[str]:
+    """A sentence on the newest checkpoint of this name where its date lies ahead of the clock."""
+    ids = store.refs().get(name)
+    with suppress(Damaged):
+        created = store.head(ids[-1]).created if ids else ""
+        if ids and is_ahead(created, store.system.now()) and store.has_record(ids[-1]):
+            return [
+                f"checkpoint {ids[-1][:12]} of {name} has the date {created}, which lies ahead of the clock here: one "
+                "of them is wrong. It counts as older than all others, and no other host takes a copy of it. A new one "
+                "is taken with the date of the clock: if that is wrong, set it"
+            ]
+    return []
 
 
 def _health(request: Request) -> dict[str, object]:
@@ -256,7 +328,7 @@ def _known(store: Store, name: str, root: str, sections: list[Section]) -> Manif
     ids = store.refs().get(name)
     try:
         newest = store.record(ids[-1], whole=False) if ids else None
-        if newest is None or newest.root != root:
+        if newest is None or newest.root != root or is_ahead(newest.created, store.system.now()):
             return None
         return store.manifest(newest.id) if newest.kind == LOG else replace(newest, sections=sections)
     except Damaged:

@@ -13,11 +13,13 @@ from typing import Any, BinaryIO
 from .._errors import EvenkeelError, UsageError
 from .._host import scratch
 from .._host.system import System
+from .._resources import registry
 from .._results.copies import Copied, Landing, Outgoing, Sent
 from .._results.result import Result
 from .._store import foreign
 from .._store.store import Store
 from . import replicas, sealed, sealed_record, sending, shipped
+from .making_room import make_room
 
 
 def work(params: Mapping[str, Any], check_mode: bool) -> Result:
@@ -101,10 +103,14 @@ def _export(call: _Call) -> Result:
         os.rmdir(os.path.dirname(path))
         raise
     scratch.hand_over(path, owner)
+    if values.get("lacking"):
+        found.left = registry.not_carried(call.store.manifest(values["id"]).sections)
     return found
 
 
 def _land(call: _Call) -> Result:
+    if "size" in call.values:
+        make_room(call.store, call.host, call.values["size"], call.params["retention"])
     owner = os.stat(call.values["directory"]).st_uid
     path = scratch.new(call.values["run"], owner)
     scratch.make_empty(path, owner)
@@ -147,7 +153,7 @@ def _prepare(call: _Call) -> Result:
     values = call.values
     found = Outgoing(sizes=[_bundle(call, known).size for known in values["known"]])
     for address, port in values["hops"]:
-        found.hops.append(sending.make_key(call.store.system, values["run"], address, port))
+        found.hops.append(sending.make_key(call.store.system, values["run"], address, port, values["seconds"]))
     return found
 
 
@@ -159,6 +165,7 @@ def _open(call: _Call) -> Result:
         user = pwd.getpwnam(login["user"]) if "user" in login else pwd.getpwuid(os.stat(login["directory"]).st_uid)
     except KeyError as error:
         raise EvenkeelError(f"the login user is no account of this host: {error}") from error
+    make_room(call.store, call.host, values["size"], call.params["retention"])
     return sending.open_for(call.store.system, admission, user, foreign.room(call.store.root))
 
 

@@ -25,13 +25,14 @@ def info(store: Store, with_owed: bool = False, outline: Mapping[str, list[Any]]
     """The checkpoints, replicas and changes of a host. A host without a store has none. ``with_owed``: also the
     restarts that are due on it. ``outline``: also declared state that the newest checkpoint does not hold."""
     store.check_format()
-    replicas, holds = held(store)
+    replicas, holds, left = held(store)
     checkpoints = [asdict(one) for one in store.checkpoints()]
     state = host_state(store.root, store.system)
     return Remembered(
         checkpoints=checkpoints,
         replicas=replicas,
         holds=holds,
+        left=left,
         spot_check=spot_check(store, outline) if outline is not None else None,
         outside=outside.told(store),
         logs=lag.behind(store),

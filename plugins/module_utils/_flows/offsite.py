@@ -103,10 +103,11 @@ def push(store: Store, repository: Repository, host: str, wanted: str, check_mod
     held = repository.checkpoints(host)
     there = [one for one in held if one["checkpoint"] == offered.id][-1:]
     if any(one["snapshot"] in _compared(store) for one in there):
-        return Offsite(id=offered.id, proved=[f"{repository.shown} has {named}"], held=held)
+        proved = [f"{repository.shown} has {named}"]
+        return Offsite(id=offered.id, proved=proved, held=held, left=offered.lacking)
     # A run that was cut may have left it there, and nobody knows what it is.
     look = [f"compare {named} in {repository.shown} with the store"] if there else []
-    result = Offsite(changed=not there, planned=look or [plan], id=offered.id, held=held)
+    result = Offsite(changed=not there, planned=look or [plan], id=offered.id, held=held, left=offered.lacking)
     if check_mode:
         return result
     # Without the lock of the store: a rollback must not wait for a slow line.

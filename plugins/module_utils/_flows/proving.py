@@ -27,7 +27,7 @@ from .._results.copies import Audited, Examined, Owners
 from .._results.result import Result
 from .._store.foreign import check_manifest
 from .._store.manifest import Manifest
-from .._store.store import UNDO, Store, contents_in, paths_of
+from .._store.store import UNDO, Store, contents_in, order_of, paths_of
 from . import replicas, sealed_record
 
 # Paths that the detail of a damaged checkpoint names.
@@ -57,7 +57,8 @@ def prove(store: Store, host: str, challenge: Challenge, check_mode: bool = Fals
     before = _put_aside_before(source)
     reading = _Reading(source, challenge, check_mode)
     held = [reading.examine(one) for one in reading.order()]
-    dated = [(one.created, one.id) for one in held if one.created and one.name != UNDO]
+    now = source.system.now()
+    dated = [(order_of(one.created, now), one.id) for one in held if one.created and one.name != UNDO]
     return Audited(
         changed=bool(reading.done),
         planned=list(reading.done),
@@ -129,8 +130,8 @@ class _Reading:
         if broken:
             self.left.append(f"{len(broken)} ids in {self.source.join('refs')} are damaged")
         found = sorted(named - set(broken), key=lambda one: self._keyed(one.encode()).digest())
-        dated = {one.id: one.created for one in self.source.checkpoints() if one.name != UNDO}
-        newest = max(found, key=lambda one: (dated.get(one, ""), one), default=None)
+        place = {one.id: at for at, one in enumerate(self.source.checkpoints()) if one.name != UNDO}
+        newest = max(found, key=lambda one: (place.get(one, -1), one), default=None)
         return [*([newest] if newest else []), *(one for one in found if one != newest)]
 
     def examine(self, checkpoint: str) -> Examined:

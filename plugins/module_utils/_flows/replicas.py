@@ -233,10 +233,19 @@ def receive(
         result = _take(target, checkpoint, incoming)
         keep_mac(target, checkpoint, mac)
         if policy is not None:
-            target.prune(target.manifest(checkpoint).name, policy, {checkpoint})
-            if not os.path.isdir(target.join("records")):  # Encrypted copies have MACs there, too.
-                forget_macs(target, {one for ids in target.refs().values() for one in ids})
+            result.left = forget(target, checkpoint, policy)
     return result
+
+
+def forget(target: Store, checkpoint: str, policy: keeping.Policy) -> list[str]:
+    """Forget the copies that the policy drops. This copy counts even where that cannot be done; why, in words."""
+    try:
+        target.prune(target.manifest(checkpoint).name, policy, {checkpoint})
+        if not os.path.isdir(target.join("records")):  # Encrypted copies have MACs there, too.
+            forget_macs(target, {one for ids in target.refs().values() for one in ids})
+    except (EvenkeelError, OSError) as error:
+        return [f"old copies in {target.root} were not forgotten: {error}"]
+    return []
 
 
 def keep_mac(target: Store, checkpoint: str, mac: str) -> None:

@@ -66,8 +66,9 @@ def scrub(store: Store, time_limit: float | None = None, share: int = 100, check
             f"{len(damaged)} things in {store.root} are damaged or missing. Checkpoints that need them: "
             f"{', '.join(checkpoints) or 'none'}; paths: {', '.join(paths[:10]) or 'none'}"
             f"{' and more' if len(paths) > 10 else ''}. The next checkpoint stores again the contents that this host "
-            "still has; for the others recover the checkpoint from a replica (ft_recover), or send the replica again "
-            "(ft_replicate)",
+            "still has. evenkeel heal (ft_heal) brings the others back from plain copies on other hosts, and changes "
+            "nothing but stores; from encrypted copies ft_recover alone does, which puts the host back as well. "
+            "ft_replicate sends again what is damaged in copies of other hosts",
             **result.report(),
         )
     if run.left:

@@ -30,7 +30,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, BinaryIO, NamedTuple
 
-from .._errors import Damaged
+from .._errors import Damaged, EvenkeelError
 from .._host import openssl
 from .._host.durable import ensure_dir, fsync_dir, move_all, write_all, write_file
 from .._host.hashing import CHUNK, chunks, hash_of, passing
@@ -226,9 +226,13 @@ def receive(
             ensure_dir(target.join(name))
         made = _take(target, checkpoint, incoming, told)
         replicas.keep_mac(target, checkpoint, str(told.get("mac") or ""))
+        left = []
         if policy is not None:
-            _prune(target, made, policy, [str(group) for group in told.get("groups", [])])
-    return Copied(id=checkpoint, state="verified", objects=1, bytes=incoming.size)
+            try:
+                left = prune(target, made, policy, [str(group) for group in told.get("groups", [])])
+            except (EvenkeelError, OSError) as error:
+                left = [f"old copies in {target.root} were not forgotten: {error}"]
+    return Copied(id=checkpoint, state="verified", objects=1, bytes=incoming.size, left=left)
 
 
 def _take(target: Store, checkpoint: str, incoming: replicas.Incoming, told: Mapping[str, Any]) -> Record:
@@ -290,15 +294,19 @@ def _build_on(target: Store, base: str) -> None:
         raise Damaged(f"the encrypted bundle cannot build on {base[:12]}: {why}. Send it again, whole")
 
 
-def _prune(target: Store, newest: Record, policy: keeping.Policy, groups: Sequence[str]) -> None:
+def prune(target: Store, newest: Record, policy: keeping.Policy, groups: Sequence[str]) -> list[str]:
     """Forget the bundles of these groups that the policy does not keep and on which no kept bundle builds.
 
-    Nothing is forgotten while a record cannot be read: nobody can tell what it needs. A scrub names it, and puts it
-    aside.
+    Nothing is forgotten while a record cannot be read: nobody can tell what it needs. That is told in words. A scrub
+    puts such a record aside.
     """
     known = records(target)
-    if len(known) < len(shas(target)):
-        return
+    lost = len(shas(target)) - len(known)
+    if lost > 0:
+        return [
+            f"old copies in {target.root} were not forgotten: {lost} records of encrypted bundles are damaged. "
+            "A scrub (ft_scrub) puts them aside"
+        ]
     of_name = {one.id: time_of(one.created) for one in known.values() if one.group in groups}
     now = target.system.now()
     kept = keeping.keep(list(of_name.items()), policy, datetime.datetime.fromtimestamp(now, datetime.timezone.utc))
@@ -312,6 +320,7 @@ def _prune(target: Store, newest: Record, policy: keeping.Policy, groups: Sequen
         target.objects.throw_away([path for path in paths if os.path.exists(path)], now)
     held = {known[sha].id for sha in needed} | {one for ids in target.refs().values() for one in ids}
     replicas.forget_macs(target, held)
+    return []
 
 
 def candidates(store: Store, host: str) -> list[Candidate]:

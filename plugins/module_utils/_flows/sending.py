@@ -62,13 +62,14 @@ class Target:
 # -- the sender
 
 
-def make_key(system: System, run: str, address: str, port: int) -> Hop:
-    """A key for one transfer, in a scratch directory of ours, and the address from which this host reaches the target,
-    where it tells. EvenkeelError where this host has no OpenSSH client."""
+def make_key(system: System, run: str, address: str, port: int, seconds: float = 0.0) -> Hop:
+    """A key for one transfer within these seconds, in a scratch directory of ours, and the address from which this host
+    reaches the target, where it tells. EvenkeelError where this host has no OpenSSH client."""
     if not shutil.which("ssh", path=environment()["PATH"]):
         raise EvenkeelError("this host has no ssh client")
     path = scratch.new(run, os.geteuid())
     try:
+        scratch.keep(path, system.now() + seconds)
         made = system.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", path], 60.0)
         if made.rc != 0:
             raise EvenkeelError(f"ssh-keygen made no key: {made.words}")
@@ -220,6 +221,7 @@ def open_for(system: System, admission: Admission, user: pwd.struct_passwd, room
     now = system.now()
     path = scratch.new(admission.run, owner)
     try:
+        scratch.keep(path, now + admission.seconds)
         scratch.make_pipe(path, owner)
         # By sh: the login shell may be one in which a redirection means something else.
         # Nobody may ever read the FIFO: to open it takes part of the time.
@@ -294,7 +296,7 @@ def receive(path: str, size: int, store: Callable[[BinaryIO], Copied], onward: T
     finally:
         next_one.stop()
         os.close(fd)
-    return Received(id=found.id, state=found.state, objects=found.objects, bytes=found.bytes, onward=next_one.why)
+    return Received(**vars(found), onward=next_one.why)
 
 
 def _await(fd: int, path: str) -> None:

@@ -29,6 +29,10 @@ _PREFIX = "evenkeel-bundle-"
 # In the directory of a bundle: the line that lets the sender in. At the end of the name of one that is being removed.
 _ENTRY = "entry"
 _OVER = "-over"
+# In the directory of a transfer: the time until which it may wait for other hosts (epoch seconds). Times that are
+# further away were written by a clock that was wrong.
+_UNTIL = "until"
+_LONGEST = 7 * 86400.0
 # Seconds that may pass between two steps of another run: the call of a module, and the opening of the file.
 _STEP_LIMIT = 15.0
 
@@ -58,6 +62,11 @@ def make_pipe(path: str, owner: int) -> None:
     """Make a FIFO into which this user writes the bundle."""
     os.mkfifo(path, 0o600)
     hand_over(path, owner)
+
+
+def keep(path: str, until: float) -> None:
+    """Let no other run remove the directory of the bundle before this time: its transfer may wait for other hosts."""
+    write_file(os.path.join(os.path.dirname(path), _UNTIL), f"{until}\n".encode("ascii"))
 
 
 def admit(path: str, entry: authorized.Entry, now: float) -> None:
@@ -103,9 +112,9 @@ def _remove(folder: str) -> None:
 
 
 def reclaim(run: str, now: float) -> None:
-    """Remove bundles of killed runs. Bundles of this ``run``, bundles that a process has open, and bundles that changed
-    a moment ago stay."""
-    left = [found for found in _left(run) if abs(now - _last_change(found)) > _STEP_LIMIT]
+    """Remove bundles of killed runs. Bundles of this ``run``, bundles that a process has open, bundles that changed a
+    moment ago, and transfers whose time is not over stay."""
+    left = [found for found in _left(run) if abs(now - _last_change(found)) > _STEP_LIMIT and not _waits(found, now)]
     if left:
         used = set(_opened())
         for folder in left:
@@ -124,6 +133,14 @@ def _left(run: str) -> Iterator[str]:
                 and entry.stat(follow_symlinks=False).st_uid == os.geteuid()
             ):
                 yield entry.path
+
+
+def _waits(folder: str, now: float) -> bool:
+    """Whether its transfer may still wait (see ``keep``)."""
+    with suppress(OSError, ValueError):
+        until = float(read_small(os.path.join(folder, _UNTIL), 100)[0])
+        return now < until < now + _LONGEST and not folder.endswith(_OVER)
+    return False
 
 
 def _last_change(folder: str) -> float:

@@ -33,7 +33,8 @@ class Held:
     that stands alone (no undo, and no checkpoint of logs alone).
 
     ``mac``: whether the newest has a MAC. ``verified``: by when each content was hashed last, in epoch seconds; None
-    without a checkpoint. ``damaged``: contents and checkpoints that are known to be damaged and did not arrive again.
+    without a checkpoint. ``damaged``: checkpoints, and contents that checkpoints here need, that are known to be
+    damaged and did not arrive again.
     """
 
     host: str

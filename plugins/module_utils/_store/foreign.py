@@ -10,10 +10,9 @@ import re
 
 from .._errors import Damaged, Refused, UsageError
 from .manifest import Manifest
+from .retention import SKEW
 from .store import check_name, time_of
 
-# The difference that the clocks of two hosts may have.
-SKEW = datetime.timedelta(days=1)
 # Bytes and lines of all manifests of a bundle: some millions of files.
 MANIFESTS = 1024 * 1024 * 1024
 LINES = 8 * 1024 * 1024

@@ -419,6 +419,9 @@ class Writer:
         try:
             sha, written = hash_of(_copying(_limited(stream, size), target))
             os.ftruncate(target, written)
+        except BaseException:
+            os.unlink(temporary)
+            raise
         finally:
             os.close(target)
         if self.has(sha):

@@ -5,7 +5,7 @@
 The rules are those of ``restic forget`` and ``borg prune``. Each rule applies on its own, from the newest checkpoint
 on, and a checkpoint stays if any rule keeps it. Periods without a checkpoint do not count. While a rule has not found
 as many periods as it asks for, it keeps the oldest checkpoint too, so that a history grows to its length. Periods are
-of UTC, weeks are those of ISO 8601.
+of UTC, weeks are those of ISO 8601. Ages are counted from the newest checkpoint on.
 """
 
 from __future__ import annotations
@@ -35,12 +35,14 @@ OPTION = mapping(
         "grace": {"type": "str", "default": "1d"},
     }
 )
+# The difference that two clocks may have. A checkpoint with a date further ahead was taken by a clock that was wrong.
+SKEW = datetime.timedelta(days=1)
 EXAMPLE = "for example {last: 10}, or {within: 2d, daily: 7, weekly: 4, monthly: 12}"
 
 
 class Policy(NamedTuple):
-    """The number of periods that each rule keeps (its name in ``PERIODS``), and the age in seconds up to which all
-    checkpoints are kept.
+    """The number of periods that each rule keeps (its name in ``PERIODS``), and the age in seconds, at the time of
+    the newest, up to which all checkpoints are kept.
 
     ``grace``: seconds for which forgotten data lies in the trash before it is deleted.
     """
@@ -69,7 +71,18 @@ def check(declared: Mapping[str, object] | None) -> Policy | None:
 def keep(
     taken: Sequence[tuple[str, datetime.datetime]], policy: Policy, now: datetime.datetime
 ) -> dict[str, list[str]]:
-    """id -> the rules that keep it, of (id, time of taking) in any order. Times are aware; other checkpoints may go."""
+    """id -> the rules that keep it, of (id, time of taking) in any order. Times are aware; other checkpoints may go.
+
+    Either our clock is wrong, or the dates that lie ahead of it are: neither may cost the others their places.
+    """
+    latest = now + SKEW
+    ahead, others = [pair for pair in taken if pair[1] > latest], [pair for pair in taken if pair[1] <= latest]
+    return {**_keep(ahead, policy, now), **_keep(others, policy, now)}
+
+
+def _keep(
+    taken: Sequence[tuple[str, datetime.datetime]], policy: Policy, now: datetime.datetime
+) -> dict[str, list[str]]:
     ordered = sorted(taken, key=lambda pair: (pair[1], pair[0]), reverse=True)
     kept: dict[str, list[str]] = {}
     for rule, count in policy.counts.items():
@@ -80,8 +93,10 @@ def keep(
             if left and (period != before or number == len(ordered)):
                 left, before = left - 1, period
                 kept.setdefault(checkpoint, []).append(f"{rule} {period}" if PERIODS[rule] else rule)
-    if policy.within is not None:
+    if policy.within is not None and ordered:
+        # A clock that runs ahead must not make a whole history old.
+        latest = min(now, ordered[0][1])
         for checkpoint, created in ordered:
-            if (now - created).total_seconds() <= policy.within:
+            if (latest - created).total_seconds() <= policy.within:
                 kept.setdefault(checkpoint, []).append("within")
     return kept

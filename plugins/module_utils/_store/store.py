@@ -55,6 +55,8 @@ _LONGEST = 255 - len(TEMPORARY) - 10
 # After this number of log records the next checkpoint is whole again, so that reading a log takes bounded time.
 CHAIN = 100
 _ID = re.compile("[0-9a-f]{64}")
+# The date of a checkpoint.
+_DATE = "%Y-%m-%dT%H:%M:%S.%fZ"
 # The words of a line that name a content begin so.
 _NAMING = ("sha256=", "beside=")
 # The number of digits at the beginning of an id that may stand for it.
@@ -316,7 +318,8 @@ class Store:
             found.append(
                 Checkpoint(checkpoint, manifest.name, current, manifest.kind, manifest.created, manifest.host, kinds)
             )
-        return sorted(found, key=lambda checkpoint: (checkpoint.created, checkpoint.id))
+        now = self.system.now()
+        return sorted(found, key=lambda checkpoint: (order_of(checkpoint.created, now), checkpoint.id))
 
     def _usable(self, checkpoint: str, seen: dict[str, Manifest | None], by_head: bool = False) -> Manifest | None:
         """The record without its lines, if it and all records that it follows can be read. ``seen``: known answers."""
@@ -346,7 +349,9 @@ class Store:
         refs = self.own_refs()
         held = [(name, checkpoint) for name, ids in refs.items() for checkpoint in ids]
         if wanted == LATEST:  # Checkpoints of several names are in the order of their dates.
-            dated = [(self.record(id_, whole=False).created, id_, name) for name, id_ in held if name not in _APART]
+            now = self.system.now()
+            named = [(name, id_) for name, id_ in held if name not in _APART]
+            dated = [(order_of(self.record(id_, whole=False).created, now), id_, name) for name, id_ in named]
             held = [(name, checkpoint) for _created, checkpoint, name in sorted(dated)]
         found = meant(wanted, held)
         if found:
@@ -379,7 +384,7 @@ class Store:
         """
         check_name(name)
         newest = self._newest()
-        text = self._next_time(newest).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        text = self._next_time(newest).strftime(_DATE)
         manifest, pieces = Manifest.of(text, host, name, sections, newest.id if newest else None, base)
         writer.publish()
         self.add_manifest(pieces, manifest)
@@ -397,7 +402,8 @@ class Store:
             newest = self.manifest(ids[-1])
         except Damaged:
             return None
-        return newest if Manifest("", host, name, sections).can_follow(newest) else None
+        follows = Manifest("", host, name, sections).can_follow(newest)
+        return newest if follows and not is_ahead(newest.created, self.system.now()) else None
 
     def _newest(self) -> Manifest | None:
         """The newest checkpoint that can be read, without its lines."""
@@ -405,18 +411,22 @@ class Store:
         for checkpoint in {id_ for ids in self.refs().values() for id_ in ids}:
             with suppress(OSError), open(self.join("manifests", checkpoint), "rb") as stream:
                 # The date is not trusted yet: hashes are checked from the newest on, until one is right.
-                taken.append((stream.read(512).partition(b"\ncreated ")[2].partition(b"\n")[0], checkpoint))
+                created = stream.read(512).partition(b"\ncreated ")[2].partition(b"\n")[0].decode("latin-1")
+                taken.append((order_of(created, self.system.now()), checkpoint))
         seen: dict[str, Manifest | None] = {}
-        for _created, checkpoint in sorted(taken, reverse=True):
+        for _order, checkpoint in sorted(taken, reverse=True):
             found = self._usable(checkpoint, seen)
             if found is not None:
                 return found
         return None
 
     def _next_time(self, newest: Manifest | None) -> datetime.datetime:
-        """The time now, but later than the newest checkpoint even if the clock was set back."""
+        """The time now, but later than the newest checkpoint even if the clock was set back. A date that lies far ahead
+        counts for nothing: all dates to come would be wrong, and no other host would take copies."""
         now = datetime.datetime.fromtimestamp(self.system.now(), datetime.timezone.utc)
-        return max(now, time_of(newest.created) + datetime.timedelta(microseconds=1)) if newest else now
+        if newest is None or is_ahead(newest.created, self.system.now()):
+            return now
+        return max(now, time_of(newest.created) + datetime.timedelta(microseconds=1))
 
     def add_manifest(self, pieces: Iterable[bytes], manifest: Manifest, name: str = "") -> None:
         """Store a manifest whose objects are durable, given its file in pieces, and add it to its name, or ``name``."""
@@ -454,8 +464,9 @@ class Store:
                     manifests[follower.id] = follower
         except Damaged as error:
             raise Damaged(
-                f"nothing was pruned: {error.message}. Recover that checkpoint from a replica (ft_recover), or give it "
-                f"up by taking its line out of the file that names it in {self.join('refs')}"
+                f"nothing was pruned: {error.message}. evenkeel heal (ft_heal) brings that checkpoint back from a "
+                "plain copy on another host, and changes nothing but the store. Or give it up by taking its line out "
+                f"of the file that names it in {self.join('refs')}"
             ) from error
         now = datetime.datetime.fromtimestamp(self.system.now(), datetime.timezone.utc)
         prunes = (name, UNDO, FOREIGN)
@@ -613,6 +624,18 @@ class Store:
 def time_of(created: str) -> datetime.datetime:
     """The time that a manifest names, aware, in UTC."""
     return datetime.datetime.fromisoformat(created.replace("Z", "+00:00"))
+
+
+def is_ahead(created: str, now: float) -> bool:
+    """Whether a date lies so far ahead of the clock that one of them is wrong."""
+    latest = datetime.datetime.fromtimestamp(now, datetime.timezone.utc) + retention.SKEW
+    return created > latest.strftime(_DATE)
+
+
+def order_of(created: str, now: float) -> tuple[bool, str]:
+    """The key by which dates sort, the oldest first. Dates that are ahead of the clock come before all others: they
+    were written while it was wrong, and checkpoints since then are newer."""
+    return not is_ahead(created, now), created
 
 
 def paths_of(manifest: Manifest) -> list[tuple[str, str]]:

@@ -29,6 +29,8 @@ class Heal(PlaybookCommand):
 
     def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--copies", type=int, metavar="N", help="number of other hosts that hold a copy")
+        least = "number of copies that is enough, with a warning where it is fewer than --copies"
+        parser.add_argument("--min-copies", type=int, metavar="N", help=least)
         parser.add_argument("--peers", metavar="PATTERN", help="hosts that may hold copies (all of the inventory)")
         parser.add_argument("--failure-domain", metavar="VAR", help="at most one copy in each of its values")
         time_limit = "how long each host may read; the next run reads other parts (10m)"
@@ -39,6 +41,7 @@ class Heal(PlaybookCommand):
     def variables(self, args: argparse.Namespace) -> Variables:
         return given(
             copies=args.copies,
+            min_copies=args.min_copies,
             peers=args.peers,
             failure_domain=args.failure_domain,
             scrub_time_limit=args.time_limit,

@@ -135,7 +135,10 @@ def _owner(
     """A host, given its own answer and what its peers hold of it."""
     points = [one for one in row.get("checkpoints") or [] if one.get("name") not in (UNDO, LOGS)]
     dated = points or [one for one in held.values() if one.get("id")]
-    newest: Mapping[str, Any] = max(dated, key=lambda one: str(one.get("created")), default={})
+    # A host tells its own checkpoints the oldest first, and knows of dates that were wrong.
+    newest: Mapping[str, Any] = (
+        points[-1] if points else max(dated, key=lambda one: str(one.get("created")), default={})
+    )
     date = _epoch(newest.get("created"))
     own = {str(one.get("id")): _epoch(one.get("created")) for one in points}
     copies = []

@@ -57,10 +57,11 @@ def _print_unknown(found: Redundancy, console: Console) -> None:
 
 
 def print_spot_checks(rows: Mapping[str, Mapping[str, Any]], console: Console) -> None:
-    """Print what hosts miss in their newest checkpoint; hosts that miss the same share a line."""
+    """Print what hosts miss in their newest checkpoint, and copies that they could not look at; hosts with the same
+    sentence share a line."""
     hosts_of: dict[str, list[str]] = {}
     for host, row in rows.items():
-        for sentence in row.get("spot_check") or []:
+        for sentence in [*(row.get("spot_check") or []), *(row.get("left") or [])]:
             hosts_of.setdefault(sentence, []).append(host)
     for sentence, hosts in list(hosts_of.items())[:_SENTENCES]:
         console.print(Text(text(f"{some_of(hosts)}: {sentence}", 600), style="yellow"))

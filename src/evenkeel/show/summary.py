@@ -277,9 +277,7 @@ def status_cells(row: Mapping[str, Any], at: float) -> tuple[Text, Text, Text, T
     found = row.get("checkpoints") or []
     newest = found[-1] if found else {}
     names = ", ".join(newest.get("names") or [newest.get("name") or ""]) if newest else ""
-    lost = newest.get("left") or row.get("left") or []
     checkpoints = f"{len(found)}{f', newest {text(names)}' if names else ''}"
-    checkpoints += f"; cannot bring back: {_some(lost)}" if lost else ""
     checkpoints += "".join(f"; {text(one.get('name'))}: {_lag(one)}" for one in row.get("logs") or [])
     return _now(row, at), ended, Text(checkpoints), _owed(row)
 

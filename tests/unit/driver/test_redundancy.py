@@ -194,9 +194,12 @@ def test_names_of_others_are_shown_as_harmless_text() -> None:
 def test_status_shows_copies_and_spot_checks_and_its_document_holds_them() -> None:
     missed = {"spot_check": ["/srv/www: it exists, and nothing of it was recorded"]}
     rows = {host: {**one, **missed} if host != "web3" else one for host, one in fleet().items()}
+    rows["web3"] = {**rows["web3"], "left": ["the copies of db9 could not be looked at"]}
     stream = io.StringIO()
     print_status(RunResult("status", Exit.DONE, "", rows, [], 1.0), Console(file=stream, width=120), Options())
     assert "web1, web2: /srv/www: it exists, and nothing of it was recorded\n" in stream.getvalue()
+    assert "web3: the copies of db9 could not be looked at\n" in stream.getvalue()
+    assert "cannot bring back" not in stream.getvalue()
     assert "copies of" in stream.getvalue()
     whole = StatusResult("status", Exit.DONE, "", rows, [], 1.0, redundancy=redundancy(rows))
     document = json.loads(json.dumps(whole.to_dict()))

@@ -24,6 +24,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import EvenkeelError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Objects
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._key import Keys
@@ -134,11 +135,11 @@ class Small:
     def copy(self, peer: str, owner: str = "h1") -> Path:
         return self.home / peer / "replicas" / owner
 
-    def take(self, owner: str = "h1") -> str:
+    def take(self, owner: str = "h1", name: str = "base") -> str:
         """A checkpoint of small contents and large ones."""
         store = Store(str(self.home / owner), System())
         paths = [str(self.home / f"data-{owner}")]
-        return str(checkpoint(store, "base", [{"files": {"paths": paths}}], host=owner)["id"])
+        return str(checkpoint(store, name, [{"files": {"paths": paths}}], host=owner)["id"])
 
     def holders(self, one: str, owner: str = "h1") -> list[str]:
         """The peers that would offer this checkpoint for a recovery, each after a reading of its own."""
@@ -510,6 +511,34 @@ def test_too_few_domains_are_named_and_whatever_can_be_is_done(small: Small) -> 
     result = small.heal()
     assert result["failed"] and result["error"] == "EvenkeelError" and "1 of 2 copies of base" in result["msg"]
     assert small.holders(newest) == ["h2"]
+
+
+def test_fewer_copies_than_wanted_are_a_warning_where_they_are_enough(small: Small) -> None:
+    found = small.heal(copies=4, min_copies=3)
+    assert not found.get("failed") and "3 of 4 copies" in found["warnings"][0] and found["warnings"] == found["left"]
+    assert small.heal(copies=4, min_copies=4)["failed"] and small.heal(copies=4)["failed"]
+    with pytest.raises(ValueError, match="min_copies: 5"):
+        small.heal(copies=4, min_copies=5)
+
+
+def test_a_checkpoint_of_a_change_gets_no_copies(small: Small) -> None:
+    (small.home / "data-h1" / "name").write_text("changed\n")
+    change = small.take(name="before-change")
+    small.heal()
+    assert small.holders(change) == [] and len(small.holders(small.newest())) == 2
+    (small.home / "data-h1" / "name").write_text("protected\n")
+    protected = small.take()
+    small.heal()
+    assert small.holders(change) == [] and len(small.holders(protected)) == 2
+
+
+def test_a_heal_says_what_a_copy_from_the_owner_lacks(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "not_carried", lambda sections: ["postgresql: another program backs it up"])
+    newest, holders = ids(small)
+    assert small.heal()["left"] == []
+    for peer in holders:
+        shutil.rmtree(small.copy(peer))
+    assert small.heal()["left"] == [f"copies of {newest[:12]}: postgresql: another program backs it up"]
 
 
 def test_an_owner_that_cannot_be_reached_is_told_and_its_copies_are_healed_from_peer_to_peer(small: Small) -> None:

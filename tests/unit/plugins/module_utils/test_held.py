@@ -27,13 +27,13 @@ def peer(tmp_path: Path, store: Store) -> Store:
     return Store(str(tmp_path / "peer"), store.system)
 
 
-def send(store: Store, peer: Store, tree: Path, name: str = "protected", **options: Any) -> str:
+def send(store: Store, peer: Store, tree: Path, name: str = "protected", retention: Any = None, **options: Any) -> str:
     """Take a checkpoint, and bring a copy of it to the peer."""
     found = str(checkpoint(store, name, [{"files": {"paths": [str(tree)]}}], **options)["id"])
     bundle = f"{store.root}.bundle"
     held = replicas.have(peer, "web1").ids
     replicas.export(store, "web1", found, held, bundle, from_replica=False)
-    receive(peer, "web1", found, bundle, mac=MAC)
+    receive(peer, "web1", found, bundle, retention=retention, mac=MAC)
     os.unlink(bundle)
     return found
 
@@ -102,6 +102,32 @@ def test_damage_is_told_until_the_contents_are_back(store: Store, peer: Store, t
     Path(peer.join("replicas/web1/manifests", newest)).unlink()
     one = held(peer)
     assert (one.id, one.count, one.damaged, one.verified) == ("", 0, 1, None)
+
+
+def test_damage_counts_as_long_as_a_checkpoint_here_needs_the_content(store: Store, peer: Store, tree: Path) -> None:
+    send(store, peer, tree)
+    (large,) = [one for one in Path(peer.join("replicas/web1/objects")).glob("*/*") if one.stat().st_size == 200_000]
+    large.chmod(0o600)
+    large.write_bytes(b"")
+    with pytest.raises(Damaged):
+        scrub(peer)
+    assert held(peer).damaged == 1
+    (tree / "sub" / "large").write_text("small")
+    send(store, peer, tree)
+    assert held(peer).damaged == 1
+    (tree / "a").write_text("new")
+    send(store, peer, tree, retention={"last": 1})
+    assert (held(peer).count, held(peer).damaged) == (1, 0)
+
+
+def test_copies_that_cannot_be_looked_at_hinder_no_answer_about_the_host(store: Store, peer: Store, tree: Path) -> None:
+    newest = send(store, peer, tree)
+    os.makedirs(peer.join("replicas/db9/refs/odd"), 0o700)
+    Path(peer.join("replicas/file")).write_text("no store")
+    found = info(peer)
+    assert {one["host"]: one["id"] for one in found["holds"]} == {"web1": newest, "db9": "", "file": ""}
+    assert found["replicas"] == {"web1": [newest], "db9": [], "file": []}
+    assert [said.split(" in ")[0] for said in found["left"]] == ["the copies of db9", "the copies of file"]
 
 
 def test_a_log_whose_beginning_is_missing_is_no_copy(store: Store, peer: Store, tree: Path) -> None:

@@ -170,8 +170,8 @@ def test_a_broken_log_is_named_and_what_is_before_the_break_stays_usable(
     for number in range(at):
         rollback(store, log[number])
         assert differences(tmp_path / f"copy-{number}", tree) == ""
-    with pytest.raises(Damaged, match="nothing was pruned"):
-        take(store, tree, retention={"last": 1})
+    (said,) = take(store, tree, retention={"last": 1})["warnings"]
+    assert "nothing was pruned" in said
     with pytest.raises(Damaged) as found:
         scrub(store)
     assert [one["id"] for one in found.value.result["damaged"]] == log[at:]

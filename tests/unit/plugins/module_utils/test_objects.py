@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.hashing import CHUNK
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import (
     SMALL,
@@ -60,3 +62,10 @@ def test_what_is_added_to_a_file_as_it_is_read_is_not_read(
     if isinstance(writer, Writer):
         writer.publish()
         assert objects.verify(sha) is None and objects.size(sha) == size
+
+
+def test_a_content_that_breaks_off_leaves_no_file(tmp_path: Path) -> None:
+    writer = Writer(Objects(str(tmp_path)))
+    with pytest.raises(Damaged, match="too early"):
+        writer.add_stream(io.BytesIO(b"x" * 100_000), 200_000)
+    assert list((tmp_path / "tmp").iterdir()) == []

@@ -27,6 +27,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows im
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.offsite import Repository
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import commands
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import foreign
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, fetch, push, rollback
@@ -49,13 +50,15 @@ def files(tree: Path) -> list[dict[str, Any]]:
 
 
 def test_a_host_that_lost_its_store_comes_back(
-    store: Store, tree: Path, repository: Repository, tmp_path: Path
+    store: Store, tree: Path, repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = copy_of(tree)
     taken = checkpoint(store, "before", files(tree), host="web1")
     foreseen = push(store, repository, "web1", "latest", check_mode=True)
     assert foreseen["changed"] and foreseen["held"] == []
+    monkeypatch.setattr(registry, "not_carried", lambda sections: ["postgresql: another program backs it up"])
     pushed = push(store, repository, "web1", "latest")
+    assert pushed["left"] == push(store, repository, "web1", "latest")["left"] == registry.not_carried([])
     assert pushed["changed"] and [one["checkpoint"] for one in pushed["held"]] == [taken["id"]]
     assert not push(store, repository, "web1", "before")["changed"]
     assert os.listdir(store.join("offsite")) == []

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -15,9 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, Refused, UsageError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import retention
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import changes
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
+    Damaged,
+    EvenkeelError,
+    Refused,
+    UsageError,
+)
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import proving, replicas
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.making_room import make_room
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import foreign, retention
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Writer
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, receive
 from hypothesis import given, settings
@@ -92,7 +101,13 @@ def test_within_keeps_all_up_to_an_age_and_adds_to_the_rules() -> None:
     assert set(kept([0, 10, 24, 25, 100, 200], within="1d")) == {0, 10, 24}
     assert set(kept([0, 10, 24, 25, 100, 200], within="1d", yearly=1)) == {0, 10, 24}
     assert set(kept([30, 100], within="1d", last=1)) == {30}
-    assert kept([30, 100], within="1d") == {}
+    assert kept([30, 50, 100], within="1d") == {30: ["within"], 50: ["within"]}, "the age is that at the newest"
+
+
+def test_dates_ahead_of_the_clock_cost_the_others_no_places() -> None:
+    assert set(kept([-1000, -999, -998, 1, 2, 3], last=2)) == {-1000, -999, 1, 2}
+    assert set(kept([-1000, -999, 1, 30], within="1d")) == {-1000, -999, 1}
+    assert set(kept([-20, 1, 2], last=2)) == {-20, 1}, "clocks differ by so much"
 
 
 def test_periods_are_those_of_utc_whatever_the_zone() -> None:
@@ -188,11 +203,38 @@ def test_check_mode_foretells_what_is_forgotten(timed: Store, tree: Path, clock:
 def test_the_last_good_checkpoint_is_never_dropped(timed: Store, tree: Path, clock: Clock) -> None:
     series(timed, tree, clock, 2, 100 * 24 * HOUR)
     before = sorted(files(timed))
-    with pytest.raises(Refused, match="last good checkpoint of before"):
-        timed.prune("before", policy(within="1d"), set())
+    assert timed.plan_prune("before", policy(within="1d"), set()).kept.keys() == {timed.resolve("before")}
+    with pytest.raises(Refused, match="last good checkpoint of other"):
+        timed.prune("other", policy(within="1d"), set())
     assert sorted(files(timed)) == before
     unchanged = checkpoint(timed, "before", [{"files": {"paths": [str(tree)]}}], retention={"within": "1d"})
     assert list(unchanged["kept"]) == [unchanged["id"]] == [one.id for one in timed.checkpoints()]
+
+
+def test_a_clock_that_was_ahead_once_dates_no_later_checkpoint(
+    timed: Store, tree: Path, clock: Clock, tmp_path: Path
+) -> None:
+    resources = [{"files": {"paths": [str(tree)]}}]
+    ids, year = series(timed, tree, clock, 2, HOUR), 365 * 24 * HOUR
+    clock.at += year
+    ahead = protect(timed, tree, "ahead")["id"]
+    assert timed.resolve("latest") == ahead
+    clock.at -= year
+    foretold = checkpoint(timed, "before", resources, check_mode=True)
+    taken = checkpoint(timed, "before", resources)
+    assert taken["changed"] and taken["id"] != ahead, "no other host would take a copy of that"
+    assert foretold["warnings"] == taken["warnings"] and ahead[:12] in taken["warnings"][0]
+    clock.at += HOUR
+    other = checkpoint(timed, "other", resources)["id"]
+    assert [one.id for one in timed.checkpoints()] == [ahead, *ids, taken["id"], other]
+    assert timed.resolve("latest") == other and timed.resolve("before") == taken["id"]
+    assert "warnings" not in checkpoint(timed, "before", resources)
+    challenge = proving.Challenge(b"n" * 32, 10.0, own=True)
+    assert proving.prove(timed, "web1", challenge).latest == other
+    log = checkpoint(timed, "before", resources, kind="log", retention={"last": 2})
+    assert set(log["kept"]) == {ahead, ids[-1], taken["id"]}
+    replicas.export(timed, "web1", taken["id"], [], str(tmp_path / "bundle"), from_replica=False)
+    assert receive(Store(str(tmp_path / "peer"), timed.system), "web1", taken["id"], str(tmp_path / "bundle")).state
 
 
 @pytest.mark.parametrize("harm", ["missing", "damaged", "garbled ref"])
@@ -213,11 +255,79 @@ def test_nothing_is_deleted_while_a_manifest_cannot_be_read(
         ref.write_text(ref.read_text().replace(ids[which], ids[which][:-1] + "G"))
     before = sorted(files(timed))
     for name in ("before", "other"):
-        with pytest.raises(Damaged, match="nothing was pruned: .*ft_recover"):
+        with pytest.raises(Damaged, match="nothing was pruned: .*ft_heal"):
             timed.prune(name, policy(last=1), set())
         with pytest.raises(Damaged, match="nothing was pruned"):
             timed.plan_prune(name, policy(last=1), set())
     assert sorted(files(timed)) == before
+
+
+def test_a_checkpoint_and_a_copy_count_although_an_old_manifest_is_damaged(
+    timed: Store, tree: Path, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer, resources = Store(str(tmp_path / "peer"), timed.system), [{"files": {"paths": [str(tree)]}}]
+    old = protect(timed, tree, "first")["id"]
+    replicas.export(timed, "web1", old, [], str(tmp_path / "first"), from_replica=False)
+    receive(peer, "web1", old, str(tmp_path / "first"))
+    for store in (timed, replicas.replica(peer, "web1")):
+        Path(store.join("manifests", old)).unlink()
+    clock.at += HOUR
+    foretold = checkpoint(timed, "before", resources, check_mode=True, retention={"last": 1})
+    new = checkpoint(timed, "before", resources, retention={"last": 1})
+    assert new["id"] in [one.id for one in timed.checkpoints()] and new["warnings"] == foretold["warnings"]
+    assert "nothing was pruned" in new["warnings"][0] and old in new["warnings"][0]
+    replicas.export(timed, "web1", new["id"], [], str(tmp_path / "second"), from_replica=False)
+    copied = receive(peer, "web1", new["id"], str(tmp_path / "second"), {"last": 1})
+    assert copied.state == "verified" and "nothing was pruned" in copied.left[0]
+
+    def broken(*_args: object) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(changes, "arm", broken)
+    (tree / "a").write_text("third")
+    with pytest.raises(EvenkeelError, match="the disk is full") as found:
+        checkpoint(timed, "before", resources, within=60, retention={"last": 1})
+    taken = found.value.result["id"]
+    assert taken == timed.resolve("before") and found.value.result["done"] == [f"checkpoint before ({taken[:12]})"]
+    monkeypatch.setattr(Store, "prune", broken)
+    with pytest.raises(EvenkeelError, match="the disk is full") as found:
+        checkpoint(timed, "before", resources, retention={"last": 1})
+    assert found.value.result["id"] == taken
+
+
+def test_retention_frees_a_full_disk_before_what_needs_the_room(
+    timed: Store, tree: Path, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer = Store(str(tmp_path / "peer"), timed.system)
+    for content in ("first", "second"):
+        one = protect(timed, tree, content)["id"]
+        replicas.export(timed, "web1", one, [], str(tmp_path / content), from_replica=False)
+        receive(peer, "web1", one, str(tmp_path / content))
+        clock.at += HOUR
+    copies = replicas.replica(peer, "web1")
+    leftover = Path(copies.join("tmp", "new-1-1"))
+    leftover.write_text("of a transfer that broke")
+    monkeypatch.setattr(foreign, "room", lambda place: 0 if len(copies.checkpoints()) > 1 else 1000)
+    make_room(peer, "web1", 10)
+    assert not leftover.exists() and len(copies.checkpoints()) == 2
+    make_room(peer, "web1", 0, {"last": 1, "grace": 0})
+    assert len(copies.checkpoints()) == 2
+    make_room(peer, "web1", 10, {"last": 1, "grace": 0})
+    assert [found.id for found in copies.checkpoints()] == [one]
+
+    add = Writer.add
+
+    def full(self: Writer, data: bytes) -> str:
+        if len(timed.checkpoints()) > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return add(self, data)
+
+    monkeypatch.setattr(Writer, "add", full)
+    with pytest.raises(OSError, match="No space left"):
+        protect(timed, tree, "third")
+    assert os.listdir(timed.join("tmp")) == [] and len(timed.checkpoints()) == 2
+    third = protect(timed, tree, "third", last=1)["id"]
+    assert [found.id for found in timed.checkpoints()] == [third]
 
 
 # -- the trash

@@ -18,10 +18,16 @@ from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas, sealed, sealed_record
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import (
+    making_room,
+    replicas,
+    sealed,
+    sealed_record,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.held import held
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import openssl
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.copies import Copied
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import foreign
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.proof import LONGEST
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, rollback, scrub
@@ -356,13 +362,39 @@ def test_a_peer_tells_of_encrypted_copies_without_a_key(fleet: Fleet) -> None:
     (fleet.tree / "a").write_text("new")
     newest = fleet.take()
     fleet.send()
-    ids, (one,) = held(fleet.peer)
-    assert ids.keys() == {"web1"} and set(ids["web1"]) == {first, newest}
+    ids, (one,), left = held(fleet.peer)
+    assert left == [] and ids.keys() == {"web1"} and set(ids["web1"]) == {first, newest}
     assert (one.id, one.name, one.count, one.damaged) == (newest, "", 2, 0) and one.verified
     for bundle in Path(fleet.peer.join("replicas/web1/sealed")).iterdir():
         bundle.unlink()
-    _ids, (one,) = held(fleet.peer)
+    _ids, (one,), _left = held(fleet.peer)
     assert (one.id, one.damaged) == ("", 2)
+
+
+def test_retention_frees_room_for_an_encrypted_copy_before_it_comes(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(2):
+        (fleet.tree / "a").write_text(str(number))
+        newest = fleet.take()
+        fleet.receive(fleet.made())
+    monkeypatch.setattr(foreign, "room", lambda place: 0)
+    making_room.make_room(fleet.peer, "web1", 10, {"last": 1})
+    assert held(fleet.peer)[0] == {"web1": [newest]}
+
+
+def test_a_peer_tells_of_its_state_after_it_put_an_encrypted_bundle_aside(fleet: Fleet) -> None:
+    taken = fleet.take()
+    fleet.send()
+    (bundle,) = (fleet.copies / "sealed").iterdir()
+    bundle.chmod(0o600)
+    bundle.write_bytes(b"")
+    assert fleet.state(taken) == "damaged" and not bundle.exists()
+    _ids, (one,), left = held(fleet.peer)
+    assert (one.id, one.count, one.damaged, left) == ("", 0, 0, [])
+    fleet.send()
+    _ids, (one,), left = held(fleet.peer)
+    assert (one.id, one.count, one.damaged, left) == (taken, 1, 0, [])
 
 
 def test_a_bundle_that_needs_no_old_content_is_sent_where_an_old_one_is_lost_here(fleet: Fleet) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.errors import AnsibleError
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _carry
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._carry import Carrier
 
@@ -31,8 +32,11 @@ class Peer:
     endless: bool = False
     name: str = "h2"
     put_: list[str] = field(default_factory=list)
+    asked: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
+    breaks: bool = False
 
     def module(self, _name: str, **arguments: Any) -> dict[str, Any]:
+        self.asked.append((arguments["_phase"], arguments["_values"]))
         return self.answers.get(arguments["_phase"], {})
 
     def directory(self) -> str:
@@ -46,6 +50,8 @@ class Peer:
 
     def put(self, local: str, remote: str) -> None:
         self.put_.append(remote)
+        if self.breaks:
+            raise AnsibleError("no room left")
 
 
 def fetch(peer: Peer, local: Path) -> Mapping[str, Any]:
@@ -62,6 +68,7 @@ def test_what_was_announced_is_taken(tmp_path: Path) -> None:
     assert fetch(announcing(10, sent=10), tmp_path / "b") == {
         "path": "/var/tmp/evenkeel-bundle-1/bundle",
         "bytes": 10,
+        "left": "",
     }
 
 
@@ -99,3 +106,16 @@ def test_a_bundle_goes_only_where_there_is_room_for_it(tmp_path: Path, room: Any
     found = carrier.deliver(host, "receive", "a" * 64, str(tmp_path / "bundle-0"))
     assert bool(peer.put_) is sends and bool(found.get("failed")) is not sends
     assert found.get("no_room", False) is (room == 9)
+
+
+def test_a_part_of_a_bundle_does_not_stay_where_it_could_not_be_sent_whole(tmp_path: Path) -> None:
+    (tmp_path / "bundle-0").write_bytes(b"x" * 10)
+    peer = Peer({"land": {"path": "/var/tmp/evenkeel-bundle-1/bundle", "room": 10}}, breaks=True)
+    host: Any = peer
+    with pytest.raises(AnsibleError, match="no room left"):
+        Carrier("ft_replicate", "h1", lambda _host: "/store").deliver(
+            host, "receive", "a" * 64, str(tmp_path / "bundle-0")
+        )
+    assert [phase for phase, _values in peer.asked] == ["land", "discard"]
+    assert peer.asked[0][1]["size"] == 10, "the peer makes room for it"
+    assert peer.asked[1][1]["path"] == "/var/tmp/evenkeel-bundle-1/bundle"

@@ -149,7 +149,7 @@ def test_what_the_retention_keeps_is_wanted_and_the_newest_always() -> None:
     known = {one.id: one for one in [at(9, "a"), at(1, "a"), at(5, "a"), at(7, "b"), at(30, "b")]}
     assert wanted(known, None, now) == ["b30", "a9", "b7", "a5", "a1"]
     assert wanted(known, retention.check({"last": 1}), now) == ["b7", "a1"]
-    assert wanted(known, retention.check({"within": "1h"}), now) == ["a1"]
+    assert wanted(known, retention.check({"within": "1h"}), now) == ["b7", "a1"], "ages are those at the newest"
     assert wanted({}, None, now) == []
 
 
