@@ -144,7 +144,7 @@ class Recovery:
             *_warnings(newest, self._owner, self._wanted, proved, self._declared),
         ]
         self._left += self._warnings
-        # One peer cannot make a checkpoint too large.
+        # The smallest size counts: no peer alone makes a checkpoint too large.
         first = replace(newest[0], bytes=min(copy.bytes for copy in newest))
         if self._onto:
             return self._chosen(first)
