@@ -67,7 +67,7 @@ def run(request: Request, caller: Caller) -> ChangeResult:
         raise UsageError(f"--tags and --skip-tags leave no task of {request.playbook}")
     secrets = caller.passwords(options)
     targets = caller.controller.find_targets(request.playbook, options, ansible, secrets)
-    with caller.controller.open_session(ansible, options, secrets, path.resolve().parent) as session:
+    with caller.controller.open_session(ansible, options, secrets, Path(os.path.abspath(path)).parent) as session:
         whole = _prepare(session, request, targets, caller)
         with under_way(), whole.context.stop_if or nullcontext():
             gathering = str(ansible.settings.get("DEFAULT_GATHERING", "implicit"))

@@ -394,6 +394,18 @@ def test_a_play_that_was_left_out_is_no_success_and_a_host_touched_outside_is_na
     assert one.touched == {"lb"} and list(one.left_out) == ["fresh1"]
 
 
+def test_a_host_for_which_no_play_came_does_not_keep_the_change() -> None:
+    one = change(
+        ("begin", [*play(), armed("web1")], 0),
+        ("users", [*play(), stats()], 0),
+        ("settle", [settled("web1", "rolled_back")], 2),
+        hosts=1,
+        missed=["web1", "localhost"],
+    )
+    reason, _ = one.run(gather=False)
+    assert reason and script_of(one).asked[-1][1]["evenkeel_verdicts"] == {"web1": "roll_back"}
+
+
 def test_what_the_users_own_limit_leaves_out_is_meant_so() -> None:
     one = change(*alone("web1"), hosts=1, limit="web1", left_out={"fresh1": "Set up"})
     assert one.run(gather=False) == ("", False) and one.left_out == {}

@@ -375,6 +375,24 @@ def test_a_host_that_changes_gathers_its_facts_anew(root: Path, tmp_path: Path) 
         assert {path.name for path in (one.scratch / "facts").iterdir()} == {"s1_web3", "s1_s1_web1"}
 
 
+def test_a_run_of_the_users_playbook_knows_their_limit_and_every_run_their_directory(
+    root: Path, tmp_path: Path
+) -> None:
+    seen: list[dict[str, str]] = []
+
+    def play(job: Job, on_event: OnEvent, stop: Stop) -> Ended:
+        seen.append(dict(job.env))
+        return Ended(0)
+
+    with open_session(Ansible("/", {}, ""), Options(limit="web*"), Secrets(), tmp_path) as one:
+        one.start = play
+        one.run_users("site.yml", ["web1"], ["web1"], "mark", lambda event: None, lambda: "")
+        one.run_own(OwnRun("status", {}, ["web1"]), lambda event: None, lambda: "")
+    assert [env.get("EVENKEEL_LIMIT") for env in seen] == ["web*", None]
+    assert {env["EVENKEEL_PLAYBOOK_DIR"] for env in seen} == {str(tmp_path)}
+    assert all(env["ANSIBLE_CALLBACKS_ENABLED"] == "evenkeel.fault_tolerance.witness" for env in seen)
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"touched": 3}', '{"touched": [], "left_out": 5}', "[" * 100_000])
 def test_what_cannot_be_read_of_a_run_was_not_seen(text: str, root: Path, tmp_path: Path) -> None:
     with open_session(Ansible("/", {}, ""), Options(), Secrets(), tmp_path) as one:
