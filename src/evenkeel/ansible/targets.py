@@ -47,9 +47,14 @@ class Targets:
     notes: tuple[str, ...] = field(default=())
 
 
+def directory_of(playbook: str, cwd: str) -> str:
+    """The directory of a playbook as Ansible has it: a playbook that is a link has the directory of the link."""
+    return os.path.dirname(os.path.abspath(os.path.join(cwd, playbook)))
+
+
 def find_targets(playbook: str, options: Options, ansible: Ansible, secrets: Secrets) -> Targets:
     """Ask Ansible for the hosts of ``playbook``. Raises UsageError when it does not parse or finds no host."""
-    base = os.path.dirname(os.path.abspath(os.path.join(ansible.cwd, playbook)))
+    base = directory_of(playbook, ansible.cwd)
 
     def hosts(limit: str) -> tuple[list[tuple[str, frozenset[str]]], frozenset[str]]:
         return list_hosts(playbook, limit, options, ansible, secrets)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -255,9 +254,10 @@ def run(command: str, options: Options, caller: Caller, ident: str = "") -> Chan
         raise UsageError("; ".join(wrong))
     secrets = caller.passwords(options)
     reason, results, waves, notes = "", [], [], []
-    with caller.controller.open_session(ansible, options, secrets, Path(ansible.cwd)) as session:
+    base = options.base(ansible.cwd)
+    with caller.controller.open_session(ansible, options, secrets, Path(base)) as session:
         hosts = session.list_own("status", {}, options.limit)
-        inventory = caller.controller.find_inventory(options, ansible, secrets, os.fspath(ansible.cwd))
+        inventory = caller.controller.find_inventory(options, ansible, secrets, base)
         targets = Targets(hosts, hosts, (), Inventory(hosts, {}, inventory.variables))
         context = Context(session, Request("", options), targets, {}, caller=caller)
         caller.report(Progress(Kind.PLAN, f"{command}: asks {len(hosts)} {'host' if len(hosts) == 1 else 'hosts'}"))

@@ -287,10 +287,11 @@ def test_a_host_that_is_armed_by_itself_is_named(
     script.list_own = lambda *_: ("web1",)
     controller = Controller(
         ask_ansible=lambda cwd: Ansible(cwd, {}, ""),
-        find_inventory=lambda *_: Inventory(("web1",), {}, {}),
-        open_session=lambda *_: cast(Any, contextlib.nullcontext(script)),
+        find_inventory=lambda *words: Inventory(("web1",), {}, {words[3]: {}}),
+        open_session=lambda *words: cast(Any, contextlib.nullcontext(script if str(words[3]) == "/usr" else None)),
     )
-    result = resume.run(command, Options(), Caller(secrets=Secrets(), controller=controller), ident)
+    caller = Caller(secrets=Secrets(), controller=controller, cwd="/")
+    result = resume.run(command, Options(playbook_dir="usr"), caller, ident)
     assert result.exit_code is code and said in result.reason
 
 
