@@ -63,6 +63,7 @@ def run(request: Request, caller: Caller) -> ChangeResult:
     options = request.options.with_configuration(ansible.settings)
     path = Path(os.path.join(ansible.cwd, request.playbook))
     plays.no_prompts(request.playbook, path, options.common)
+    plays.no_debugger(request.playbook, path, str(ansible.settings.get("DEFAULT_STRATEGY", "linear")))
     if options.tags(ansible.settings) is None:
         raise UsageError(f"--tags and --skip-tags leave no task of {request.playbook}")
     secrets = caller.passwords(options)

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
 
-from evenkeel.ansible.plays import Prompt, extra_names, gathers, no_prompts, prompts
+from evenkeel.ansible.plays import Prompt, extra_names, gathers, no_debugger, no_prompts, prompts
 from evenkeel.outcome import UsageError
 
 ASKS = """
@@ -39,6 +40,23 @@ def test_who_would_be_asked_is_told_what_to_give_and_how(playbook: Path) -> None
     with pytest.raises(UsageError, match="version, password.*-e version=….*-e @FILE"):
         no_prompts("site.yml", playbook, [])
     no_prompts("site.yml", playbook, ["--extra-vars={version: 2}", "--extra-vars=password=x y=z"])
+
+
+@pytest.mark.parametrize(
+    ("text", "strategy", "refused"),
+    [
+        ("- {hosts: web, strategy: ansible.builtin.debug}", "linear", True),
+        ("- {hosts: web}", "debug", True),
+        ("- {hosts: web, strategy: free}", "debug", False),
+        ("- {hosts: web, debugger: on_failed}", "linear", True),
+        ("- {hosts: web, tasks: [{block: [{ping: , debugger: always}]}]}", "linear", True),
+        ("- {hosts: web, debugger: never, tasks: [{debug: }]}", "linear", False),
+    ],
+)
+def test_nobody_is_there_for_a_debugger(tmp_path: Path, text: str, strategy: str, refused: bool) -> None:
+    (tmp_path / "site.yml").write_text(text)
+    with pytest.raises(UsageError, match="debugger") if refused else contextlib.nullcontext():
+        no_debugger("site.yml", tmp_path / "site.yml", strategy)
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,15 @@ def test_the_users_configuration_is_kept_and_added_to(tmp_path: Path, monkeypatc
     assert Options().with_configuration(dict(ansible.settings)).ask_pass
 
 
+def test_no_setting_of_the_users_lets_a_run_wait_or_an_answer_lose_the_variables_of_groups(tmp_path: Path) -> None:
+    (tmp_path / "ansible.cfg").write_text("[defaults]\nenable_task_debugger = True\n[inventory]\nexport = True\n")
+    (tmp_path / "inv.yml").write_text("all: {children: {web: {hosts: {web1: }, vars: {evenkeel_waves: '1'}}}}")
+    ansible = ask_ansible(str(tmp_path))
+    assert ansible.environment()["ANSIBLE_ENABLE_TASK_DEBUGGER"] == "False"
+    found = find_inventory(Options(inventory=("inv.yml",)), ansible, Secrets(), str(tmp_path))
+    assert found.variables["web1"]["evenkeel_waves"] == "1"
+
+
 def test_host_keys_are_checked_unless_the_user_says_otherwise() -> None:
     assert Ansible("/", {}, "").environment()["ANSIBLE_HOST_KEY_CHECKING"] == "True"
 
