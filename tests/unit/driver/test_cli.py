@@ -152,6 +152,21 @@ def test_text_of_others_in_an_error_is_shown_and_does_nothing(
         assert json.loads(out)["reason"] == HOSTILE
 
 
+@pytest.mark.parametrize(("before", "stopped"), [(signal.SIG_IGN, 0), (signal.SIG_DFL, 1)])
+def test_a_lost_terminal_stops_a_command_unless_it_runs_under_nohup(before: signal.Handlers, stopped: int) -> None:
+    asked: list[int] = []
+
+    class Loses(Status):
+        def run(self, _args: Any, _given: Options, caller: Caller) -> RunResult:
+            os.kill(os.getpid(), signal.SIGHUP)
+            asked.append(caller.asked_to_stop())
+            return RunResult("status", Exit.DONE, "", {}, [], 0.0)
+
+    signal.signal(signal.SIGHUP, before)
+    cli.main(["status"], [Loses()])
+    assert asked == [stopped]
+
+
 @pytest.mark.parametrize("as_json", [False, True])
 def test_an_error_of_our_own_never_looks_as_if_nothing_had_been_touched(
     as_json: bool, capsys: pytest.CaptureFixture[str]
