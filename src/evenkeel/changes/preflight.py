@@ -91,7 +91,8 @@ def agreed(given: str | None, variable: str, default: str, targets: Targets) -> 
     if given is not None:
         return given
     variables = [targets.inventory.variables.get(host, {}) for host in targets.hosts]
-    found = {str(own[variable]) for own in variables if variable in own}
+    said = [own[variable] for own in variables if variable in own]
+    found = {",".join(map(str, one)) if isinstance(one, list) else str(one) for one in said}
     if len(found) > 1:
         raise UsageError(f"{variable} differs between hosts ({', '.join(sorted(found))}): say it on the command line")
     return found.pop() if found else default
@@ -276,8 +277,11 @@ def _where(host: str, variables: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _is_template(value: Any) -> bool:
+    """Whether Ansible has to resolve the value: it has a template or a tag (!vault, !unsafe), in whole or in part."""
     if isinstance(value, Mapping):
-        return any(_is_template(item) for item in value.values())
+        return any(str(key).startswith("__ansible_") for key in value) or any(
+            _is_template(item) for item in value.values()
+        )
     if isinstance(value, list):
         return any(_is_template(item) for item in value)
     return isinstance(value, str) and ("{{" in value or "{%" in value)
