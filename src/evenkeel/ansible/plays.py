@@ -109,7 +109,7 @@ def no_debugger(playbook: str, path: Path, strategy: str) -> None:
     """
 
     def waits(entry: Mapping[str, Any]) -> bool:
-        return entry.get("debugger", "never") != "never"
+        return str(entry.get("debugger", "never")) != "never"
 
     for play in plays(path):
         if waits(play) or any(map(waits, _tasks(play))):

@@ -190,8 +190,16 @@ def extended(result: Mapping[str, Any], before: Armed, started: float | None, no
     return replace(before, earliest=(started if started is not None else now) + remaining, latest=now + remaining)
 
 
+def remaining(armed: Mapping[str, Any], now: float) -> float:
+    """Seconds until the deadline of a change, from the answer of ft_info. The clock of the host may be wrong, so that
+    its date counts only where it says no seconds."""
+    left = armed.get("remaining")
+    left = float(armed.get("until") or 0) - now if left is None else float(left)
+    return min(max(left, 0.0), _LONGEST)
+
+
 def waiting(generation: int, checkpoint: str, until: float, within: float, now: float) -> Armed:
-    """The dead-man of a change that another run began. until, within: what the host says, whose clock may be wrong."""
+    """The dead-man of a change that another run began. until: by this machine's clock. within: as the host says."""
     within = min(within or _LONGEST, _LONGEST)
     left = min(max(until - now, 0.0), within + _SKEW, _LONGEST)
     return Armed(generation, checkpoint, within, now + left, now + left)
