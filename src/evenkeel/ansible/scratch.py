@@ -36,7 +36,7 @@ def scratch_directory(local_tmp: object) -> Iterator[Path]:
     try:
         yield scratch
     finally:
-        _hang_up(scratch)
+        hang_up(scratch)
         shutil.rmtree(scratch, ignore_errors=True)
         os.close(lock)
 
@@ -63,10 +63,10 @@ def reclaim(root: Path) -> None:
                 os.close(lock)
 
 
-def _hang_up(scratch: Path) -> None:
-    """End the SSH masters whose sockets lie in ``scratch``; they would linger for a minute."""
+def hang_up(directory: Path) -> None:
+    """End the SSH masters whose sockets lie below the directory; they would linger for a minute."""
     for process in psutil.process_iter(["name", "cmdline"]):
         with contextlib.suppress(psutil.Error):
             line = process.info["cmdline"] or []
-            if process.info["name"] == "ssh" and any(str(scratch) in word for word in line):
+            if process.info["name"] == "ssh" and any(f"{directory}/" in word for word in line):
                 process.terminate()

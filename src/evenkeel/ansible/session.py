@@ -21,7 +21,7 @@ from evenkeel.ansible.event import Event, mapping
 from evenkeel.ansible.events import AGAIN, PREFIX
 from evenkeel.ansible.options import Options, Secrets
 from evenkeel.ansible.runner import Ended, Job, execute
-from evenkeel.ansible.scratch import scratch_directory
+from evenkeel.ansible.scratch import hang_up, scratch_directory
 from evenkeel.ansible.targets import chosen_hosts
 from evenkeel.ansible.wrapper import wrapped
 from evenkeel.collection import FQCN, collections_path
@@ -206,14 +206,19 @@ class Session:
         sockets = self.scratch / (f"c{next(self._numbers)}" if fresh else "c")
         enabled = [*(self.ansible.settings.get("CALLBACKS_ENABLED") or []), WITNESS]
         ours = {"ANSIBLE_CALLBACKS_ENABLED": ",".join(enabled), "EVENKEEL_WITNESS": ""}
-        ours["EVENKEEL_PLAYBOOK_DIR"] = str(self.base)
+        ours |= {"EVENKEEL_PLAYBOOK_DIR": str(self.base), "EVENKEEL_SOCKETS": ""}
         env = {**self.ansible.environment(), **ours, **env}
         if len(str(sockets)) <= _LONGEST_SOCKET_DIRECTORY:
             # We open connections of our own: an older open connection has no keep-alive, and may already be dead.
             sockets.mkdir(mode=0o700, exist_ok=True)
             env["ANSIBLE_SSH_CONTROL_PATH_DIR"] = str(sockets)
+            env["EVENKEEL_SOCKETS"] = str(sockets) if fresh else ""
         job = Job(argv, self.ansible.cwd, env, self.secrets.answers(), self.scratch)
-        return self.start(job, on_event, stop)
+        try:
+            return self.start(job, on_event, stop)
+        finally:
+            if fresh:
+                hang_up(sockets)
 
     def _limit(self, hosts: Sequence[str], limit: str) -> list[str]:
         if hosts:  # in a file: a thousand names do not fit every command line

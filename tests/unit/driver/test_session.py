@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
 import pytest
 
-from evenkeel.ansible import configuration
+from evenkeel.ansible import configuration, session
 from evenkeel.ansible.configuration import KEEP_ALIVE, NO_TERMINAL, Ansible, ask_ansible, document, listing, program
 from evenkeel.ansible.event import Event, mapping
 from evenkeel.ansible.events import AGAIN
@@ -400,6 +402,33 @@ def test_a_run_of_the_users_playbook_knows_their_limit_and_every_run_their_direc
     assert [env.get("EVENKEEL_LIMIT") for env in seen] == ["web*", None]
     assert {env["EVENKEEL_PLAYBOOK_DIR"] for env in seen} == {str(tmp_path)}
     assert all(env["ANSIBLE_CALLBACKS_ENABLED"] == "evenkeel.fault_tolerance.witness" for env in seen)
+
+
+def test_the_login_that_a_fresh_run_shares_is_its_own_and_ends_with_it(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_LONGEST_SOCKET_DIRECTORY", 1000)
+    seen: list[str] = []
+    masters: list[subprocess.Popen[bytes]] = []
+    ssh = tmp_path / "ssh"  # stands for a master, by its name and its words
+    shutil.copy(shutil.which("sleep") or "", ssh)
+
+    def play(job: Job, on_event: OnEvent, stop: Stop) -> Ended:
+        seen.append(job.env["EVENKEEL_SOCKETS"])
+        words = [f"ssh: {seen[-1]}/0123 [mux]" if seen[-1] else "ssh", "300"]
+        masters.append(subprocess.Popen(words, executable=str(ssh)))
+        return Ended(0)
+
+    with open_session(Ansible("/", {}, ""), Options(), Secrets(), tmp_path) as one:
+        one.start = play
+        for fresh in (True, False, True):
+            one.run_own(OwnRun("settle", {}, ["web1"], fresh=fresh), lambda event: None, lambda: "")
+        one.run_users("site.yml", ["web1"], ["web1"], "mark", lambda event: None, lambda: "")
+        assert seen[1] == seen[3] == "" and seen[0] != seen[2] and Path(seen[0]).parent == one.scratch
+        assert [master.poll() is None for master in masters] == [False, True, False, True]
+    for master in masters:
+        master.kill()
+        master.wait()
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"touched": 3}', '{"touched": [], "left_out": 5}', "[" * 100_000])
