@@ -75,6 +75,12 @@ class Context:
         """``until``, for a question to which each of the hosts that are asked at the same time has so many seconds."""
         return self.until(self.clock.now() + seconds * self.session.rounds(len(hosts)))
 
+    def rest(self, seconds: float) -> None:
+        """Wait for so long, or until the caller asked twice to stop."""
+        until = self.clock.now() + seconds
+        while self.clock.now() < until and self.stops() < 2:
+            self.clock.sleep(0.2)
+
     def tell(self, phase: Phase, *hosts: str, text: str = "", until: float | None = None) -> None:
         """Report the phase of hosts."""
         self.caller.report(Progress(Kind.HOST, text, hosts, phase, until=until))
