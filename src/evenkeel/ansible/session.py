@@ -225,8 +225,17 @@ class Session:
             return ["--limit", f"@{self._write('limit', ''.join(f'{host}{chr(10)}' for host in hosts))}"]
         return ["--limit", limit] if limit else []
 
+    def _there(self) -> Path:
+        """The private directory, made anew where somebody has removed it, as cleaners of temporary files may."""
+        try:
+            self.scratch.mkdir(mode=0o700)
+        except FileExistsError:
+            if self.scratch.lstat().st_uid != os.getuid():
+                raise PermissionError(f"{self.scratch} was removed, and is somebody else's now") from None
+        return self.scratch
+
     def _write(self, name: str, text: str) -> Path:
-        path = self.scratch / f"{next(self._numbers)}-{name}"
+        path = self._there() / f"{next(self._numbers)}-{name}"
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
             stream.write(text.encode("utf-8", "surrogateescape"))
         return path
@@ -243,7 +252,7 @@ class Session:
     def _beside(self, without: str = "") -> Path:
         """A directory of links to the files beside the user's playbook, but one: Ansible searches beside a running
         playbook."""
-        directory = self.scratch / f"beside{without}"
+        directory = self._there() / f"beside{without}"
         if not directory.is_dir():
             directory.mkdir(mode=0o700)
             for entry in self.base.iterdir():

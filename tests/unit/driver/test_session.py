@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shutil
 import stat
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
-from evenkeel.ansible import configuration, session
+from evenkeel.ansible import configuration, scratch, session
 from evenkeel.ansible.configuration import KEEP_ALIVE, NO_TERMINAL, Ansible, ask_ansible, document, listing, program
 from evenkeel.ansible.event import Event, mapping
 from evenkeel.ansible.events import AGAIN
@@ -33,7 +36,9 @@ from evenkeel.outcome import UsageError
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     memory = tmp_path / "memory"
     memory.mkdir()
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(memory))
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setattr(scratch, "_MEMORY", str(memory))
+    monkeypatch.setattr(scratch, "_USERS", str(tmp_path / "no logind"))
     return memory
 
 
@@ -89,6 +94,45 @@ def test_the_scratch_directory_is_private_and_goes_with_the_session(root: Path, 
         assert stat.S_IMODE(one.scratch.stat().st_mode) == 0o700
         written = one._write("vars.json", "{}")
         assert stat.S_IMODE(written.stat().st_mode) == 0o600
+    assert list(root.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("uid", "logind", "lingers", "in_memory"),
+    [(0, True, False, True), (999, True, False, True), (1000, True, False, False), (1000, True, True, True)]
+    + [(1000, False, False, True)],
+)
+def test_the_scratch_directory_of_a_service_outlives_each_login_of_its_user(
+    uid: int, logind: bool, lingers: bool, in_memory: bool, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, wanted in (("users", logind), ("linger", True), ("tmp", True), ("linger/me", lingers)):
+        if wanted:
+            (tmp_path / name).mkdir()
+    monkeypatch.setattr(scratch, "_USERS", str(tmp_path / "users"))
+    monkeypatch.setattr(scratch, "_LINGER", str(tmp_path / "linger"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setattr(os, "getuid", lambda: uid)
+    monkeypatch.setattr(pwd, "getpwuid", lambda _uid: SimpleNamespace(pw_name="me"))
+    with scratch.scratch_directory(None) as one:
+        assert one.parent == (root if in_memory else tmp_path / "tmp")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "linger"))
+    with scratch.scratch_directory(None) as one:
+        assert one.parent == tmp_path / "linger", "that of its own login"
+
+
+def test_a_private_directory_that_was_removed_is_made_anew_unless_it_is_of_another(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_session(Ansible("/", {}, ""), Options(), Secrets(), tmp_path) as one:
+        shutil.rmtree(one.scratch)
+        one.start = lambda *_: Ended(0)
+        one.run_users("site.yml", ["web1"], ["web1"], "mark", lambda event: None, lambda: "")
+        shutil.rmtree(one.scratch)
+        one.run_own(OwnRun("settle", {}, ["web1"], fresh=True), lambda event: None, lambda: "")
+        assert stat.S_IMODE(one.scratch.stat().st_mode) == 0o700
+        monkeypatch.setattr(os, "getuid", lambda: 12345)
+        with pytest.raises(PermissionError, match="somebody else's"):
+            one._write("vars.json", "{}")
     assert list(root.iterdir()) == []
 
 
