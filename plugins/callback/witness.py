@@ -18,8 +18,9 @@ description:
   - It does nothing unless the driver sets these options.
 options:
   directory:
-    description: Private directory of the driver.
-    type: path
+    description: Private directory of the driver; empty for none. It is absolute, and no path for Ansible, to which an
+      empty path is the current directory.
+    type: str
     env:
       - name: EVENKEEL_WITNESS
   limit:
@@ -28,8 +29,8 @@ options:
     env:
       - name: EVENKEEL_LIMIT
   playbook_dir:
-    description: Directory of the playbook of the user.
-    type: path
+    description: Directory of the playbook of the user; empty for that of the playbook that runs.
+    type: str
     env:
       - name: EVENKEEL_PLAYBOOK_DIR
 """

@@ -191,6 +191,38 @@ def test_no_log_and_no_callback_of_the_users_sees_the_values_of_variables(
             one.run_own(OwnRun("variables", wanted, ["web1"], unseen=unseen), seen.append, lambda: "")
             assert "hunter2" in json.dumps(seen)
     assert "hunter2" in spied.read_text() and "hunter2" in log.read_text(), "as those of any other run"
+    assert not {"seen.json", "carried.json"} & {path.name for path in base.iterdir()}, "nothing is left there"
+
+
+@pytest.mark.long
+def test_a_wave_sees_the_limit_and_the_directory_of_a_run_without_the_driver(root: Path, tmp_path: Path) -> None:
+    for name in ("common", "prod/group_vars"):
+        (tmp_path / name).mkdir(parents=True)
+    play = "- hosts: \"{{ ansible_limit | default('web') }}\"\n  gather_facts: false\n  tasks: [debug: {var: told}]\n"
+    (tmp_path / "common" / "site.yml").write_text(play)
+    (tmp_path / "prod" / "site.yml").symlink_to("../common/site.yml")
+    told = "told: \"{{ ansible_limit | default('no limit') }} {{ playbook_dir }}\"\n"
+    (tmp_path / "prod" / "group_vars" / "all.yml").write_text(told)
+    (tmp_path / "inv").write_text("[web]\nweb1\nweb2\n[all:vars]\nansible_connection=local\n")
+    base, found = tmp_path / "prod", list[tuple[str, object]]()
+
+    def on_event(event: Event) -> None:
+        if event.get("event") == "runner_on_ok":
+            data = mapping(event["event_data"])
+            res = mapping(data["res"])
+            found.append((str(data["host"]), res.get("told") or mapping(res.get("msg") or {}).get("told")))
+
+    for limit, ran in (("", ["web1"]), ("web2", [])):
+        options = Options(inventory=(str(tmp_path / "inv"),), limit=limit)
+        with open_session(ask_ansible(str(base)), options, Secrets(), base) as one:
+            one.run_users("site.yml", ["web1"], ["web1"], "mark", on_event, lambda: "")
+            seen = one.seen()
+            assert seen is not None and list(seen.missed) == (["web1"] if limit else [])
+            assert [told for told in found if told[1]] == [(host, f"no limit {base}") for host in ran]
+            found.clear()
+            wanted = {"evenkeel_hosts": ["web1"], "evenkeel_asked": {"web1": ["told"]}}
+            one.run_own(OwnRun("variables", wanted, ["web1"]), on_event, lambda: "")
+            assert str(found.pop()[1]).endswith(f" {base}"), "a run of ours sees what the playbook sees"
 
 
 def test_the_values_of_variables_are_resolved_unseen() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
 from ansible.playbook import Playbook
@@ -103,6 +104,11 @@ def test_the_limit_is_the_users_and_hosts_for_which_no_play_came_are_noted(
     one.v2_playbook_on_stats(None)
     assert [play._included_path for play in playbook.get_plays()] == ["/imported", "/project"]
     assert json.loads((tmp_path / "seen.json").read_text())["missed"] == missed
+
+
+def test_an_option_that_is_empty_stays_so() -> None:
+    options = yaml.safe_load(witness.DOCUMENTATION)["options"]
+    assert {option["type"] for option in options.values()} == {"str"}, "an empty path is the current directory"
 
 
 def test_a_playbook_of_ours_has_the_directory_of_the_users_and_its_own_limit(
