@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from evenkeel.ansible import answers
+from evenkeel.ansible import answers, clock
 from evenkeel.ansible.event import Event, mapping
 from evenkeel.shared import USAGE
 
@@ -37,7 +37,7 @@ _LONGEST, _LINE = 20_000, 400
 
 @dataclass(frozen=True)
 class Result:
-    """The result of one of our own tasks on a host. status: ok, failed or unreachable. started: epoch seconds."""
+    """The result of one of our own tasks on a host. status: ok, failed or unreachable. started: see clock.py."""
 
     task: str
     status: str
@@ -146,7 +146,7 @@ def _taken(status: str, said: object, ours: bool) -> tuple[str, Mapping[str, Any
 
 def _epoch(text: object) -> float | None:
     try:
-        return datetime.fromisoformat(str(text)).timestamp()
+        return clock.counted(datetime.fromisoformat(str(text)).timestamp())
     except ValueError:
         return None
 

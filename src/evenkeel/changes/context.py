@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from evenkeel.ansible import clock
 from evenkeel.ansible.caller import Caller
 from evenkeel.ansible.session import Session
 from evenkeel.ansible.targets import Targets
@@ -25,9 +26,9 @@ STOPPED = "stopped by the user"
 
 @dataclass(frozen=True)
 class Clock:
-    """now: the time, in epoch seconds. sleep: waits so many seconds."""
+    """now: the time, in epoch seconds that nobody can set. sleep: waits so many seconds."""
 
-    now: Callable[[], float] = time.time
+    now: Callable[[], float] = clock.now
     sleep: Callable[[float], None] = time.sleep
 
 
