@@ -87,8 +87,8 @@ class CallbackModule(CallbackBase):
         if self._manager is None:
             self._manager = play.get_variable_manager()
             self._restore(inventory)
-        if play._uuid not in self._ours:
-            self._played.update(_names(inventory.get_hosts(play.hosts)))
+        if play._uuid not in self._ours:  # with later batches of serial, which the play may leave out (end_play)
+            self._played.update(_names(inventory.get_hosts(play.hosts, ignore_restrictions=True)))
         ours = _names(inventory.get_hosts(ignore_restrictions=True))
         meant = inventory.get_hosts(play.hosts, ignore_limits=True, ignore_restrictions=True)
         self._left_out.update({host: play.get_name() for host in _names(meant) if host not in (*ours, *LOCAL)})
