@@ -100,7 +100,9 @@ def test_the_limit_is_the_users_and_hosts_for_which_no_play_came_are_noted(
     one.v2_playbook_on_start(playbook)
     for play in playbook.get_plays():
         play.post_validate(Templar(manager.loader, manager.get_vars(play=play)))
-        manager._inventory.restrict_to_hosts(["web2"])  # a batch of serial, after which end_play may end the play
+        manager._inventory.restrict_to_hosts(
+            [manager._inventory.get_host("web2")]
+        )  # a batch of serial, after which end_play may end the play
         one.v2_playbook_on_play_start(play)
     one.v2_playbook_on_stats(None)
     assert [play._included_path for play in playbook.get_plays()] == ["/imported", "/project"]
