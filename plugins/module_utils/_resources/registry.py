@@ -127,7 +127,7 @@ def _with_stand_ins(sections: list[Section]) -> list[Section]:
             spec, more = kind.for_plain_host(beside, taken(mine))
             found += [Section(name, kind.check(spec))] if spec is not None else []
             left += [f"{name}: {words}" for words in more]
-        except (UsageError, Refused) as error:  # A plain host need not have state of this kind.
+        except UsageError as error:  # A plain host need not have state of this kind.
             left.append(f"{error.message.removeprefix(name + ': ')} ({name} is not protected)")
     (alone,) = {section.kind for section in sections} - {section.kind for section in mine}
     return [*mine, *found, Section(alone, {"for": list(map(_declaration, found)), "not": left})]

@@ -66,8 +66,6 @@ _LARGEST = 1 << 24
 _NAME = r"[^\s/:-][^\s/:]{0,14}"
 _WORD = r"[A-Za-z0-9_.:/@+][A-Za-z0-9_.:/@+%-]{0,253}"
 _FAMILIES = {"inet": "-4", "inet6": "-6"}
-# A kernel without IPv6 (ipv6.disable=1) lacks this file, and ip fails when it is asked for that family.
-_IF_INET6 = "/proc/net/if_inet6"
 
 
 class State(NamedTuple):
@@ -162,8 +160,7 @@ def _facts(only: Sequence[str], system: System) -> Iterator[tuple[str, Record]]:
                 lasting |= {str(address["local"]), _network_of(address)}
                 yield ADDRESS, _address(str(link["ifname"]), family, address)
     programs: set[str] = set()
-    families = {one: option for one, option in _FAMILIES.items() if one != "inet6" or os.path.exists(_IF_INET6)}
-    for family, option in families.items():
+    for family, option in _FAMILIES.items():
         for route in _ask(system, option, "route", "show", "table", "all"):
             devices = _devices(route)
             if devices and not devices & names:
@@ -171,7 +168,7 @@ def _facts(only: Sequence[str], system: System) -> Iterator[tuple[str, Record]]:
             elif _is_ours(route, lasting, leases, family):
                 yield ROUTE, _route(route, family)
     yield from ((LEASE, one) for one in leases.values())
-    for family, option in families.items():
+    for family, option in _FAMILIES.items():
         yield from ((RULE, {"family": family, **one}) for one in _rules(_ask(system, option, "rule", "show"), programs))
 
 
