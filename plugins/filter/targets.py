@@ -12,6 +12,9 @@ from ansible import context
 from ansible.errors import AnsibleError, AnsibleFilterError
 from ansible.inventory.manager import InventoryManager, split_host_pattern
 
+# Where nobody says how many hosts change at the same time; as the driver has it.
+DEFAULT_WAVES = "1,25%,100%"
+
 
 def targets(pattern: str | Sequence[str] | None, groups: Mapping[str, Sequence[str]], limit: str = "") -> list[str]:
     """The pattern, once every part of it and of the limit names a host of ``groups`` and together they leave one.
@@ -19,10 +22,47 @@ def targets(pattern: str | Sequence[str] | None, groups: Mapping[str, Sequence[s
     pattern: of hosts, a text or a list. None where it was not given: then the limit selects the hosts, and a missing
     limit is an error. limit: the value of --limit. Raises AnsibleFilterError.
     """
+    return _checked(pattern, groups, limit)[0]
+
+
+def batches(
+    waves: object,
+    hostvars: Mapping[str, Mapping[str, Any]],
+    groups: Mapping[str, Sequence[str]],
+    pattern: str | Sequence[str] | None = None,
+    limit: str = "",
+) -> list[str]:
+    """The sizes of the batches of a play: those of the whole run, or those of the variable of its hosts, which then
+    must agree.
+
+    waves: numbers and percentages, a text or a list; None where they were not given. hostvars is empty before the first
+    play. pattern, limit: see ``targets``. Raises AnsibleFilterError.
+    """
+    if waves is None:
+        hosts = sorted(_checked(pattern, groups, limit)[1]) if hostvars else []
+        variables = [hostvars.get(host) or {} for host in hosts]
+        said = [own["evenkeel_waves"] for own in variables if "evenkeel_waves" in own]
+        found = list(dict.fromkeys(tuple(_sizes(one)) for one in said)) or [tuple(_sizes(DEFAULT_WAVES))]
+        if len(found) > 1:
+            each = " and ".join(repr(",".join(one)) for one in found[:2])
+            raise AnsibleFilterError(f"evenkeel_waves differs between hosts ({each}): give it with -e evenkeel_waves=…")
+        return list(found[0])
+    return _sizes(waves)
+
+
+def _sizes(waves: object) -> list[str]:
+    parts = waves if isinstance(waves, (list, tuple)) else [waves]
+    return [size.strip() for part in parts for size in str(part).split(",")]
+
+
+def _checked(
+    pattern: str | Sequence[str] | None, groups: Mapping[str, Sequence[str]], limit: str
+) -> tuple[list[str], set[str]]:
+    """The patterns of a play, and the names of its hosts. Raises AnsibleFilterError."""
     wanted = ["all"] if pattern is None else [pattern] if isinstance(pattern, str) else [str(one) for one in pattern]
     limits = _limits(limit)
     if context.CLIARGS.get("syntax"):
-        return wanted  # checked without an inventory
+        return wanted, set()  # checked without an inventory
     if pattern is None and not limits:
         raise AnsibleFilterError("no target: name the hosts with evenkeel_hosts, or with --limit")
     inventory = InventoryManager(loader=None, parse=False)
@@ -45,10 +85,11 @@ def targets(pattern: str | Sequence[str] | None, groups: Mapping[str, Sequence[s
                 raise AnsibleFilterError(
                     f"{part!r} in the {where} names no host of the inventory: correct it. Nothing was touched"
                 )
-    if not split_host_pattern(wanted) or not (names(wanted) & names(limits) if limits else names(wanted)):
+    chosen = names(wanted) & names(limits) if limits else names(wanted)
+    if not split_host_pattern(wanted) or not chosen:
         within = f" within the limit {limit!r}" if limits else ""
         raise AnsibleFilterError(f"the target {', '.join(wanted)!r} leaves no host{within}. Nothing was touched")
-    return wanted
+    return wanted, chosen
 
 
 def _limits(limit: str) -> list[str]:
@@ -95,4 +136,4 @@ class FilterModule:
     """The filters, by the names that playbooks use."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"targets": targets, "planned": planned}
+        return {"targets": targets, "batches": batches, "planned": planned}

@@ -1,9 +1,10 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bound the answer of a host to a module: in memory, and to harmless text.
+"""A module runs on the host that is named, or not at all. Its answer is bounded in memory, and is harmless text.
 
-A host that was taken over can print any amount where a result is expected, and Ansible reads all of it.
+A host that was taken over can print any amount where a result is expected, and Ansible reads all of it. Every module of
+ours that an action starts, on any host, is started here.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ _REMOTE = ("ssh", "paramiko", "paramiko_ssh")
 
 def answer(connection: Any, execute: Callable[[], Answer]) -> dict[str, object]:
     """The result of ``execute``, a module on the host of ``connection``."""
+    if why := elsewhere(connection):
+        return {"failed": True, "changed": False, "error": "UsageError", "msg": why}
     remote = getattr(connection, "transport", "") in _REMOTE
     try:
         with little_memory() if remote else contextlib.nullcontext():
@@ -45,6 +48,22 @@ def answer(connection: Any, execute: Callable[[], Answer]) -> dict[str, object]:
             " run something else",
         }
     return result
+
+
+def elsewhere(connection: Any) -> str:
+    """Why a module would not run on the host of this connection; empty where it would.
+
+    Over the connections of network devices (network_cli, netconf, httpapi) Ansible runs modules on the controller.
+    """
+    how = getattr(connection, "ansible_name", "") or getattr(connection, "transport", "") or "this connection"
+    if getattr(connection, "_remote_is_local", False):
+        return (
+            f"modules do not run on this host, but on the controller (ansible_connection: {how}): Evenkeel protects"
+            " hosts on which its modules run. Leave network devices out"
+        )
+    if getattr(getattr(connection, "_shell", None), "_IS_WINDOWS", False):
+        return f"this host has a shell of Windows (ansible_connection: {how}): Evenkeel protects hosts with Linux"
+    return ""
 
 
 def shown(result: Answer) -> dict[str, Any]:

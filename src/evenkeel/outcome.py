@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum, StrEnum
@@ -20,8 +20,12 @@ class UsageError(Exception):
 
 
 @contextmanager
-def under_way() -> Iterator[None]:
-    """Wrap everything that happens once hosts may have been touched: no later error may say that none was touched."""
+def under_way(begins: Callable[[], None]) -> Iterator[None]:
+    """Wrap everything that happens once hosts may have been touched: no later error may say that none was touched.
+
+    begins: is told that it begins.
+    """
+    begins()
     try:
         yield
     except UsageError as error:

@@ -236,7 +236,7 @@ def begin(master: Path, tmp_path: Path) -> Path:
     return saved
 
 
-def points(found: list[tuple[str, int]], every: int = 3) -> list[tuple[str, int]]:
+def points(found: list[tuple[str, int]], every: int = 5) -> list[tuple[str, int]]:
     """All of them in the long run (EVENKEEL_CRASH=all); otherwise one in so many, renames, links, the last of each."""
     if LONG:
         return found
@@ -252,7 +252,7 @@ def test_kill_at_every_syscall_of_a_rollback_leaves_old_or_new(work: Path, tmp_p
     found = calls(what, work)
     ends = {"old": 0, "new": 0}
     assert len(found) > 60
-    for call, number in points(found, 6 if what == "swap" else 3):
+    for call, number in points(found, 10 if what == "swap" else 5):
         fresh(saved, work)
         assert killed(what, work, call, number), (call, number)
         if what == "swap":
@@ -361,7 +361,7 @@ def test_kill_at_every_syscall_of_the_recovery_is_mended_by_the_next(work: Path,
         found = calls(then, work, name)
         old = same(work / "old", work / "live")
         ends.add(old)
-        for call, number in found if LONG else found[::12]:
+        for call, number in found if LONG else found[::20]:
             where = (start, call, number)
             fresh(saved, work)
             assert killed(what, work, *start, name) and killed(then, work, call, number, name), where

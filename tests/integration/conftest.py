@@ -204,12 +204,20 @@ def lab() -> Iterator[Lab]:
         yield started
 
 
+@pytest.fixture(scope="session")
+def pristine() -> dict[str, tuple[object, ...]]:
+    """How each host that was put back to its first state was found right afterwards."""
+    return {}
+
+
 @pytest.fixture
-def fleet(lab: Lab, tmp_path: Path) -> Iterator[Fleet]:
+def fleet(lab: Lab, tmp_path: Path, pristine: dict[str, tuple[object, ...]]) -> Iterator[Fleet]:
     """Five hosts web1 … web5 with nginx serving version 1, and a fresh directory with an inventory. web6 is a spare."""
     names = [host.name for host in lab.hosts]
-    running = [subprocess.Popen([*_exec(lab, name), "sh", "-c", _PRISTINE]) for name in names]
+    used = [name for name in names if lab.traffic(name) != pristine.get(name)]
+    running = [subprocess.Popen([*_exec(lab, name), "sh", "-c", _PRISTINE]) for name in used]
     assert all(process.wait(timeout=60) == 0 for process in running)
+    pristine.update({name: lab.traffic(name) for name in used})
     inventory = tmp_path / "inventory"
     (inventory / "group_vars").mkdir(parents=True)
     (inventory / "hosts.yml").write_text(lab.inventory.read_text())
@@ -223,4 +231,5 @@ def fleet(lab: Lab, tmp_path: Path) -> Iterator[Fleet]:
 def _exec(lab: Lab, host: str) -> list[str]:
     from lab import engine
 
+    lab.entered[host] += 1
     return [*engine(), "exec", lab._container(host)]

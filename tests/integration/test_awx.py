@@ -167,9 +167,11 @@ def awx(fleet: Fleet, artifact: Path, place: Path) -> Awx:
 
 def test_a_good_change_is_confirmed(awx: Awx) -> None:
     fleet = awx.fleet
-    status, code, _ = awx.run("change", evenkeel_hosts="site", evenkeel_tasks="good.yml")
+    status, code, _ = awx.run("change", "web1,web2", evenkeel_hosts="site", evenkeel_tasks="good.yml")
     assert (status, code) == ("successful", 0)
-    assert all(fleet.serves(host, "version 2") and fleet.state(host)["outcome"] == "confirmed" for host in fleet.names)
+    changed = [host for host in fleet.names if fleet.touched(host)]
+    assert changed == ["web1", "web2"], "the hosts of the job's limit"
+    assert all(fleet.serves(host, "version 2") and fleet.state(host)["outcome"] == "confirmed" for host in changed)
 
 
 def test_a_broken_change_fails_and_is_undone(awx: Awx) -> None:

@@ -16,7 +16,7 @@ import pytest
 from .conftest import Fleet
 
 HOST = "web1"
-UNIT = "[Service]\nExecStart={command}\n{more}[Install]\nWantedBy=multi-user.target\n"
+UNIT = "[Service]\nExecStart={command}\nTimeoutStopSec=5s\n{more}[Install]\nWantedBy=multi-user.target\n"
 # Units of these tests; every test begins without them.
 NAMES = ("ek-a", "ek-b", "ek-new", "ek-loop", "ek-plain", "ek-stop")
 

@@ -261,7 +261,7 @@ def test_a_host_that_falls_ill_after_its_wave_stops_the_next(folders: Folders) -
 @pytest.mark.parametrize(
     ("playbook", "words", "probes", "end"),
     [
-        (play(RESCUE, LAST), (), True, ["confirmed"] * 3),
+        pytest.param(play(RESCUE, LAST), (), True, ["confirmed"] * 3, marks=pytest.mark.long),
         pytest.param(
             play(RESCUE, LAST),
             ("-e", "evenkeel_rescued=fail"),

@@ -136,6 +136,15 @@ def test_a_reboot_is_a_real_one(fleet: Lab) -> None:
     until(lambda: fleet.ssh("web2", ["true"], check=False).returncode == 0)
 
 
+def test_a_host_that_was_used_is_known_and_one_that_was_not_as_well(fleet: Lab) -> None:
+    fleet.ssh("web1", ["true"])
+    before = {name: fleet.traffic(name) for name in ("web1", "web2")}
+    assert {name: fleet.traffic(name) for name in before} == before
+    fleet.ssh("web1", ["true"])
+    out(fleet, "web2", "true")
+    assert all(fleet.traffic(name) != before[name] for name in before)
+
+
 def test_an_enabled_unit_runs_at_boot(fleet: Lab) -> None:
     unit = "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'echo x >>/var/lib/boots'\n"
     unit += "[Install]\nWantedBy=multi-user.target\n"

@@ -165,7 +165,8 @@ def test_options_of_the_command_line_have_the_names_of_the_variables() -> None:
 
 def test_the_defaults_of_the_command_line_are_those_of_roles_and_playbooks() -> None:
     assert options_of("begin")["evenkeel_confirm_within"]["default"] == DEFAULT_CONFIRM_WITHIN
-    assert f"default('{DEFAULT_WAVES}')" in (ROOT / "playbooks/change.yml").read_text()
+    targets = import_module("ansible_collections.evenkeel.fault_tolerance.plugins.filter.targets")
+    assert targets.DEFAULT_WAVES == DEFAULT_WAVES and "batches(" in (ROOT / "playbooks/change.yml").read_text()
     assert f"| `{DEFAULT_WAVES}` |" in (ROOT / "docs/playbooks.md").read_text()
 
 

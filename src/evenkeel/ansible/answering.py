@@ -33,6 +33,11 @@ def main() -> None:
 
     # As ANSIBLE_COLLECTIONS_PATH sets it, which would hide the user's own value from ansible-config.
     constants.COLLECTIONS_PATHS = [collections, *constants.COLLECTIONS_PATHS]
+    # The driver has asked for these passwords, and hands them on; nobody could answer here.
+    constants.DEFAULT_ASK_VAULT_PASS = False
+    constants.DEFAULT_VAULT_IDENTITY_LIST = [
+        one for one in constants.DEFAULT_VAULT_IDENTITY_LIST if one and not one.rpartition("@")[2].startswith("prompt")
+    ]
     for name in ("config", "inventory", "playbook"):
         import_module(f"ansible.cli.{name}")
 

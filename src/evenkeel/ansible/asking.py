@@ -24,28 +24,56 @@ from contextlib import contextmanager
 
 from evenkeel.ansible import answering
 from evenkeel.collection import collections_path
+from evenkeel.outcome import UsageError
 
 # Without a question for so many seconds the process ends.
 IDLE = 10.0
 
+# Seconds between two looks whether the caller stops.
+_LOOK = 0.2
+_STOPPED = "stopped before anything was touched"
+
 Done = subprocess.CompletedProcess[str]
+# Waits for the answer of a program; it is given the wish of the caller to stop.
+Answered = Callable[[Callable[[], int]], Done | None]
 
 
-def start(argv: Sequence[str], cwd: str, env: Mapping[str, str], vault: Mapping[str, str]) -> Done:
-    """Start the program and wait for its end. vault: vault id -> password, which is in no argv and on no disk."""
+def never() -> int:
+    """The wish to stop of somebody who never stops."""
+    return 0
+
+
+def start(
+    argv: Sequence[str],
+    cwd: str,
+    env: Mapping[str, str],
+    vault: Mapping[str, str],
+    asked_to_stop: Callable[[], int] = never,
+) -> Done:
+    """Start the program and wait for its end. vault: vault id -> password, which is in no argv and on no disk.
+
+    Raises UsageError when the caller stops."""
     with _pipes(vault) as ends:
         words = [f"--vault-id={name}@/dev/fd/{end}" for name, end in zip(vault, ends, strict=True)]
-        return subprocess.run(
+        with subprocess.Popen(
             [*argv, *words],
             cwd=cwd,
             env=env,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             encoding="utf-8",
             errors="replace",
             pass_fds=ends,
-            check=False,
-        )
+        ) as process:
+            while True:
+                try:
+                    output, errors = process.communicate(timeout=_LOOK)
+                    return Done(argv, process.returncode, output, errors)
+                except subprocess.TimeoutExpired:
+                    if asked_to_stop():
+                        process.kill()
+                        raise UsageError(_STOPPED) from None
 
 
 class Ready:
@@ -55,27 +83,26 @@ class Ready:
         self._turn = threading.Lock()
         self._process: _Process | None = None
         self._usable = True
+        self.asked_to_stop: Callable[[], int] = never
 
     def run(self, argv: Sequence[str], cwd: str, env: Mapping[str, str], vault: Mapping[str, str]) -> Done:
         """The same as ``start``, sooner; cwd is that of the first question. A program without an answer is started."""
         with self._turn:
             read = self._ask(argv, cwd, env, vault) if self._usable else None
-        done = read() if read else None
+        done = read(self.asked_to_stop) if read else None
         if done is None:
             self._usable = False
-            done = start(argv, cwd, env, vault)
+            done = start(argv, cwd, env, vault, self.asked_to_stop)
         return done
 
-    def _ask(
-        self, argv: Sequence[str], cwd: str, env: Mapping[str, str], vault: Mapping[str, str]
-    ) -> Callable[[], Done | None]:
+    def _ask(self, argv: Sequence[str], cwd: str, env: Mapping[str, str], vault: Mapping[str, str]) -> Answered:
         python = interpreter(argv[0])
         if self._process is None or not self._process.runs():
             if not python:
-                return lambda: None
+                return lambda _asked_to_stop: None
             self._process = _Process(python, argv[0], cwd, env)
         elif python != self._process.python:  # a program of another Ansible
-            return lambda: None
+            return lambda _asked_to_stop: None
         return self._process.ask(argv, env, vault)
 
 
@@ -100,7 +127,7 @@ class _Process:
     def runs(self) -> bool:
         return self._process.poll() is None
 
-    def ask(self, argv: Sequence[str], env: Mapping[str, str], vault: Mapping[str, str]) -> Callable[[], Done | None]:
+    def ask(self, argv: Sequence[str], env: Mapping[str, str], vault: Mapping[str, str]) -> Answered:
         """Hand over a program; the function that waits for its answer, which is None where it gave none."""
         request = json.dumps({"argv": list(argv), "env": dict(env), "vault": list(vault)}).encode() + b"\n"
         reads, writes = zip(*(os.pipe() for _ in ("output", "errors", "code")), strict=True)
@@ -112,8 +139,8 @@ class _Process:
             for one in writes:
                 os.close(one)
 
-        def read() -> Done | None:
-            output, errors, code = (data.decode("utf-8", "replace") for data in _read(reads))
+        def read(asked_to_stop: Callable[[], int]) -> Done | None:
+            output, errors, code = (data.decode("utf-8", "replace") for data in _read(reads, asked_to_stop))
             return Done(list(argv), int(code), output, errors) if code.strip() else None
 
         return read
@@ -144,14 +171,18 @@ def _pipes(vault: Mapping[str, str]) -> Iterator[list[int]]:
         yield ends
 
 
-def _read(pipes: Sequence[int]) -> list[bytes]:
-    """All that comes through each of the pipes, which are closed then."""
+def _read(pipes: Sequence[int], asked_to_stop: Callable[[], int]) -> list[bytes]:
+    """All that comes through each of the pipes, which are closed then. Raises UsageError when the caller stops."""
     found: dict[int, list[bytes]] = {one: [] for one in pipes}
     with selectors.DefaultSelector() as selector:
         for one in pipes:
             selector.register(one, selectors.EVENT_READ)
         while selector.get_map():
-            for key, _events in selector.select():
+            if asked_to_stop():
+                for key in list(selector.get_map().values()):
+                    os.close(key.fd)
+                raise UsageError(_STOPPED)
+            for key, _events in selector.select(_LOOK):
                 data = os.read(key.fd, 1 << 16)
                 found[key.fd].append(data)
                 if not data:

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
+from evenkeel.ansible.asking import never
 from evenkeel.ansible.configuration import Ansible, ask_ansible
 from evenkeel.ansible.options import Options, Secrets, ask
 from evenkeel.ansible.session import Session, open_session
 from evenkeel.ansible.targets import Inventory, Targets, find_inventory, find_targets
-from evenkeel.progress import Report, ignore
+from evenkeel.outcome import UsageError
+from evenkeel.progress import Kind, Progress, Report, ignore
 
 
 class CallerArguments(TypedDict, total=False):
@@ -38,14 +40,13 @@ class Controller:
     open_session: Callable[[Ansible, Options, Secrets, Path], AbstractContextManager[Session]] = open_session
 
 
-def never() -> int:
-    """The wish to stop of a caller that never stops."""
-    return 0
+def nothing() -> None:
+    """The beginning, for a caller whom it does not concern."""
 
 
 @dataclass(frozen=True)
 class Caller:
-    """A program that runs a command, and the person behind it.
+    """A program that runs a command, and the person behind it. Errors before ``begins`` is called touched no host.
 
     secrets: passwords; None asks for them at the terminal. report: receives progress. asked_to_stop: the number of
     requests to stop: from 1 on the hosts in flight are rolled back, from 2 on they are left to their dead-men. cwd: the
@@ -57,11 +58,20 @@ class Caller:
     asked_to_stop: Callable[[], int] = never
     cwd: str | None = None
     controller: Controller = Controller()
+    begins: Callable[[], None] = nothing
 
     def ansible(self) -> Ansible:
-        """The user's Ansible. Raises UsageError."""
-        return self.controller.ask_ansible(self.cwd or os.getcwd())
+        """The user's Ansible, whose questions end when the caller stops. Raises UsageError."""
+        try:
+            cwd = self.cwd or os.getcwd()
+        except OSError as error:
+            raise UsageError(f"the directory from which you call is gone: {error.strerror}; go to another") from error
+        found = self.controller.ask_ansible(cwd)
+        found.ready.asked_to_stop = self.asked_to_stop
+        return found
 
     def passwords(self, options: Options) -> Secrets:
         """The passwords that these options need. Raises UsageError where nobody can be asked."""
-        return ask(options) if self.secrets is None else self.secrets
+        secrets = ask(options) if self.secrets is None else self.secrets
+        self.report(Progress(Kind.TASK))  # from now on the terminal is free for a table
+        return secrets

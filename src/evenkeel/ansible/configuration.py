@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from evenkeel.ansible.asking import Done, Ready
+from evenkeel.ansible.options import prompts_for
 from evenkeel.collection import collections_path
 from evenkeel.outcome import UsageError
 
@@ -145,10 +146,21 @@ def listing(
     """
     # The answer holds variables of hosts, secrets among them, and Ansible would write it to the user's log as well.
     quiet = {**_QUIET, "ANSIBLE_LOG_PATH": os.devnull}
+    quiet |= _without_questions(ansible.settings)
     done = ansible.ready.run(argv, ansible.cwd, {**os.environ, **env, **quiet}, vault or {})
     if done.returncode:
         raise UsageError(f"{Path(argv[0]).name}: {_point(done.stderr or done.stdout)}")
     return done
+
+
+def _without_questions(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Settings with which Ansible asks nobody for a password of a vault, as it has no terminal here: the driver has
+    asked once, and hands it on."""
+    listed = [str(one) for one in settings.get("DEFAULT_VAULT_IDENTITY_LIST") or []]
+    found = {"ANSIBLE_ASK_VAULT_PASS": "False"} if settings.get("DEFAULT_ASK_VAULT_PASS") else {}
+    if any(map(prompts_for, listed)):
+        found["ANSIBLE_VAULT_IDENTITY_LIST"] = ",".join(one for one in listed if not prompts_for(one))
+    return found
 
 
 def _point(text: str) -> str:

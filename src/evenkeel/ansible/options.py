@@ -9,7 +9,10 @@ import argparse
 import getpass
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -58,7 +61,7 @@ _LISTING = ("--extra-vars", "--vault-id", "--vault-password-file")
 
 
 # An extra variable for reaching a host or its store that holds no secret.
-_REACHING = re.compile(r"(?!\w*(?:pass|secret|token|private_key\b))(?:ansible|evenkeel)_\w+=\S+", re.IGNORECASE)
+_REACHING = re.compile(r"(?!\w*(?:pass|secret|token|private_key\b))(?:ansible_\w+|evenkeel_store)=\S+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -221,12 +224,36 @@ def _words(given: Mapping[str, Any], table: Sequence[_Flags]) -> tuple[str, ...]
 
 def _prompting(vault_ids: Iterable[str]) -> tuple[str, ...]:
     """The names of the vault ids whose source is a prompt, as in ``dev@prompt``."""
-    pairs = [ident.rpartition("@") for ident in vault_ids]
-    return tuple(name or "default" for name, _, source in pairs if source == "prompt")
+    return tuple(ident.rpartition("@")[0] or "default" for ident in vault_ids if prompts_for(ident))
+
+
+def prompts_for(vault_id: str) -> bool:
+    """Whether Ansible asks a person for the password of this vault id: ``dev@prompt``, or ``prompt`` alone."""
+    return vault_id.rpartition("@")[2] in ("prompt", "prompt_ask_vault_pass")
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let signals end the process or the question as usual, in place of handlers that only note them."""
+    here = threading.current_thread() is threading.main_thread()
+    known = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if here}
+    ours = {number: handler for number, handler in known.items() if callable(handler)}
+    for number in ours:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in ours.items():
+            signal.signal(number, handler)
 
 
 def ask(options: Options, prompt: Callable[[str], str] = getpass.getpass) -> Secrets:
     """Ask the user, once, for every password that Ansible would ask for in each run."""
+    with _interruptible():
+        return _asked(options, prompt)
+
+
+def _asked(options: Options, prompt: Callable[[str], str]) -> Secrets:
     try:
         connection = prompt("SSH password: ") if options.ask_pass else None
         hint = "[defaults to SSH password]" if connection is not None else ""
@@ -235,4 +262,6 @@ def ask(options: Options, prompt: Callable[[str], str] = getpass.getpass) -> Sec
         vault |= {name: prompt(f"Vault password ({name}): ") for name in options.prompts if name not in vault}
     except EOFError:
         raise UsageError("a password is needed and there is no terminal to ask for it: use a password file") from None
+    except KeyboardInterrupt:
+        raise UsageError("stopped at the question for a password") from None
     return Secrets(connection, become, vault)

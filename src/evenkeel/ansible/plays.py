@@ -9,6 +9,7 @@ collection, an encrypted file, an import whose name is a template) is left to th
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -92,9 +93,12 @@ def prompts(path: Path, given: Sequence[str]) -> list[Prompt]:
 
 
 def no_prompts(playbook: str, path: Path, given: Sequence[str]) -> None:
-    """Raises UsageError where the playbook would ask: nobody is there to answer in the middle of a wave."""
+    """Raises UsageError where the playbook would ask: nobody is there to answer in the middle of a wave.
+
+    A file of variables that cannot be read here (a vault) may give them, and is left to the run."""
     found = prompts(path, given)
-    if found:
+    files = [word.partition("@")[2] for word in given if word.startswith("--extra-vars=@")]
+    if found and all(isinstance(_variables(file), dict) for file in files):
         how = " ".join(f"-e {prompt.name}=…" for prompt in found if not prompt.private)
         secret = ", ".join(prompt.name for prompt in found if prompt.private)
         ways = [f"with {how}" if how else "", f"in a file for secrets ({secret}): -e @FILE" if secret else ""]
@@ -125,12 +129,17 @@ def extra_names(words: Sequence[str]) -> set[str]:
         name, _, text = word.partition("=")
         if name != "--extra-vars":
             continue
-        found = _read(Path(text[1:])) if text.startswith("@") else _parse(text) if text[:1] in ("{", "[") else None
+        found = _variables(text[1:]) if text.startswith("@") else _parse(text) if text[:1] in ("{", "[") else None
         if isinstance(found, dict):
             names |= {str(key) for key in found}
         elif found is None and not text.startswith("@"):
             names |= {pair.partition("=")[0] for pair in _split(text)}
     return names
+
+
+def _variables(file: str) -> Any:
+    """The content of a file of variables, named as on a command line."""
+    return _read(Path(os.path.expanduser(file)))
 
 
 def _tasks(node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -147,7 +156,15 @@ def _gathers(task: Mapping[str, Any]) -> bool:
 
 def _beside_gathers(directory: Path) -> bool:
     files = (path for name in ("roles", "tasks") for path in (directory / name).rglob("*.y*ml"))
-    return any(_SETUP.search(path.read_text(encoding="utf-8", errors="replace")) for path in files if path.is_file())
+    return any(_SETUP.search(_text(path)) for path in files if path.is_file())
+
+
+def _text(path: Path) -> str:
+    """The text of a file; empty where it may not be read: if Ansible needs it, Ansible says so."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def _split(text: str) -> list[str]:

@@ -50,7 +50,8 @@ def scratch_directory(local_tmp: object) -> Iterator[Path]:
 def _root() -> Path:
     """A directory in memory in which we can write; the usual temporary directory where there is no such directory that
     stays. The runtime directory of a login lasts as long as a process of that login."""
-    for candidate in (os.environ.get("XDG_RUNTIME_DIR"), _MEMORY if _stays() else None):
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    for candidate in (runtime if _ours(runtime) else "", _MEMORY if _stays() else ""):
         if candidate and os.access(candidate, os.W_OK | os.X_OK):
             return Path(candidate)
     return Path(tempfile.gettempdir())
@@ -65,6 +66,15 @@ def _stays() -> bool:
         return os.path.exists(os.path.join(_LINGER, pwd.getpwuid(os.getuid()).pw_name))
     except KeyError:
         return False
+
+
+def _ours(path: str) -> bool:
+    """Whether nobody but us can rename what lies in a directory. Under su and sudo -E it is that of another user."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return False
+    return found.st_uid == os.getuid() and not found.st_mode & 0o077
 
 
 def reclaim(root: Path) -> None:

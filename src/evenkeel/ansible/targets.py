@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evenkeel.ansible.configuration import Ansible, document, listing, program
-from evenkeel.ansible.options import Options, Secrets
+from evenkeel.ansible.options import Options, Secrets, prompts_for
 from evenkeel.outcome import UsageError
 
 # The controller itself is never a host of the fleet, whatever a play does on it.
 LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 _UNMATCHED = re.compile(r"Could not match supplied host pattern, ignoring: (\S+)")
+# The signs that make a text a template for Ansible, wherever in the text they stand.
+_TEMPLATE = re.compile(r"\{[{%#]|#jinja2:")
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,29 @@ def parse_plays(text: str) -> list[tuple[str, frozenset[str]]]:
             plays.append((play[1], set()))
         elif host and plays:
             plays[-1][1].add(host[1].strip())
+    _no_templates(host for _, hosts in plays for host in hosts)
     return [(name, frozenset(hosts)) for name, hosts in plays]
+
+
+def is_template(value: object) -> bool:
+    """Whether Ansible would run a part of the value as a template, in variables that we give it, or has to resolve a
+    part of it first: the inventory shows a value with a tag (!vault, !unsafe) as a mapping."""
+    if isinstance(value, Mapping):
+        tagged = any(str(key).startswith("__ansible_") for key in value)
+        return tagged or any(is_template(item) for item in value.values())
+    if isinstance(value, list):
+        return any(is_template(item) for item in value)
+    return isinstance(value, str) and _TEMPLATE.search(value) is not None
+
+
+def _no_templates(names: Iterable[str]) -> None:
+    """Raises UsageError for a name that is a template: names stand in variables of ours, and Ansible trusts these."""
+    for name in names:
+        if is_template(name):
+            raise UsageError(
+                f"the inventory holds a host or group with the name {name!r}, which is a template: Ansible would run it"
+                " on this machine. Find out who wrote that name, and take it out of the inventory"
+            )
 
 
 def in_order(sets: Iterable[frozenset[str]], order: Sequence[str]) -> tuple[str, ...]:
@@ -188,6 +212,7 @@ def parse_inventory(document: Mapping[str, Any]) -> Inventory:
         return groups[group]
 
     walk("all")
+    _no_templates([*order, *groups])
     hostvars = (document.get("_meta") or {}).get("hostvars") or {}
     return Inventory(tuple(order), groups, hostvars)
 
@@ -205,4 +230,4 @@ def undeclared(hosts: Iterable[str], inventory: Inventory) -> list[str]:
 
 def _without_prompts(words: Sequence[str]) -> list[str]:
     """The words without prompts: listing runs have no terminal, and get the passwords as vault ids of their own."""
-    return [word for word in words if not (word.startswith("--vault-id=") and word.endswith("@prompt"))]
+    return [word for word in words if not (word.startswith("--vault-id=") and prompts_for(word.partition("=")[2]))]

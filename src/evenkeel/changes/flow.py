@@ -71,10 +71,10 @@ def run(request: Request, caller: Caller) -> ChangeResult:
     base = Path(directory_of(request.playbook, ansible.cwd))
     with caller.controller.open_session(ansible, options, secrets, base) as session:
         whole = _prepare(session, request, targets, caller)
-        with under_way(), whole.context.stop_if or nullcontext():
-            gathering = str(ansible.settings.get("DEFAULT_GATHERING", "implicit"))
+        gather = plays.gathers(path, str(ansible.settings.get("DEFAULT_GATHERING", "implicit")))
+        with under_way(caller.begins), whole.context.stop_if or nullcontext():
             try:
-                reason, usage = whole.run(gather=plays.gathers(path, gathering))
+                reason, usage = whole.run(gather=gather)
             finally:
                 whole.note(whole.notifier.close())
     code = exit_code([result.state for result in whole.hosts.values()], complete=not reason)
@@ -95,9 +95,13 @@ def run(request: Request, caller: Caller) -> ChangeResult:
 
 def _prepare(session: Session, request: Request, targets: Targets, caller: Caller) -> Change:
     """The change, after all checks that are possible before a host is armed. Raises UsageError."""
-    targets = preflight.resolved(session, targets)
+
+    def stop() -> str:
+        return STOPPED if caller.asked_to_stop() else ""
+
+    targets = preflight.resolved(session, targets, stop=stop)
     domain = preflight.agreed(request.guard_domain, "evenkeel_guard_domain", "", targets)
-    targets = preflight.resolved(session, targets, domain) if domain else targets
+    targets = preflight.resolved(session, targets, domain, stop=stop) if domain else targets
     targets = replace(targets, group=preflight.group(targets))
     preflight.well_written(request.options.common, targets)
     sizes = preflight.agreed(request.waves, "evenkeel_waves", DEFAULT_WAVES, targets)

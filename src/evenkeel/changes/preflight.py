@@ -15,8 +15,8 @@ from typing import Any
 from evenkeel.ansible.event import Event, about, mapping
 from evenkeel.ansible.events import Record, feed
 from evenkeel.ansible.plays import extra_names
-from evenkeel.ansible.session import OwnRun, Session
-from evenkeel.ansible.targets import Targets, undeclared, unprotected
+from evenkeel.ansible.session import OwnRun, Session, Stop
+from evenkeel.ansible.targets import Targets, is_template, undeclared, unprotected
 from evenkeel.changes.request import ALL, DEFAULT_AT_MOST, ON_FAILURE, STOP, Request, Terms
 from evenkeel.outcome import UsageError, some_of
 from evenkeel.shared import BadValue, declarations, misspelt, seconds
@@ -53,14 +53,14 @@ _SSH = ("", "ssh", "smart", "paramiko", "paramiko_ssh")
 _STORE = "/var/lib/evenkeel"
 
 
-def resolved(session: Session, targets: Targets, *more: str) -> Targets:
+def resolved(session: Session, targets: Targets, *more: str, stop: Stop) -> Targets:
     """The targets, with the templates in these variables resolved by Ansible. Raises UsageError where that fails.
 
-    more: names of further variables that are read.
+    more: names of further variables that are read. stop: why the question is to be ended early, or nothing.
     """
     known = targets.inventory.variables
     asked = {
-        host: [name for name in (*_READ, *_ADDRESS, *more) if _is_template(known.get(host, {}).get(name))]
+        host: [name for name in (*_READ, *_ADDRESS, *more) if is_template(known.get(host, {}).get(name))]
         for host in targets.hosts
     }
     asked = {host: names for host, names in asked.items() if names}
@@ -77,7 +77,9 @@ def resolved(session: Session, targets: Targets, *more: str) -> Targets:
 
     wanted = {"evenkeel_hosts": list(asked), "evenkeel_asked": asked}
     run = OwnRun("variables", wanted, list(asked), question=True, unseen=True)
-    ended = session.run_own(run, on_event, lambda: "")
+    ended = session.run_own(run, on_event, stop)
+    if ended.stopped:
+        raise UsageError(f"{ended.stopped} before anything was touched")
     for host, names in asked.items():
         if host not in found:
             why = record.failures.get(host) or record.messages() or ended.errors
@@ -87,12 +89,15 @@ def resolved(session: Session, targets: Targets, *more: str) -> Targets:
 
 
 def agreed(given: str | None, variable: str, default: str, targets: Targets) -> str:
-    """A value for the whole run: from the request, or from the variables of the hosts, which then must agree."""
+    """A value for the whole run: from the request, or from the variables of the hosts, which then must agree. It goes
+    into variables of ours, whose templates Ansible trusts, so that a text that still is one is refused."""
     if given is not None:
         return given
     variables = [targets.inventory.variables.get(host, {}) for host in targets.hosts]
     said = [own[variable] for own in variables if variable in own]
     found = {",".join(map(str, one)) if isinstance(one, list) else str(one) for one in said}
+    if any(map(is_template, found)):
+        raise UsageError(f"{variable} is a template that Ansible does not resolve: say it on the command line")
     if len(found) > 1:
         raise UsageError(f"{variable} differs between hosts ({', '.join(sorted(found))}): say it on the command line")
     return found.pop() if found else default
@@ -103,7 +108,10 @@ def notify_url(given: str | None, targets: Targets) -> str:
     try:
         return agreed(given, "evenkeel_notify", "", targets)
     except UsageError:
-        raise UsageError("evenkeel_notify differs between hosts: say it on the command line") from None
+        raise UsageError(
+            "evenkeel_notify differs between hosts, or is a template that Ansible does not resolve: say it on the"
+            " command line"
+        ) from None
 
 
 def terms(request: Request, targets: Targets, plan: Sequence[Sequence[str]]) -> Terms:
@@ -274,14 +282,3 @@ def _where(host: str, variables: Mapping[str, Any]) -> tuple[str, ...]:
     port = where["ansible_port"] or where["ansible_ssh_port"] or "22"
     reach = where["ansible_ssh_common_args"], where["ansible_ssh_extra_args"]
     return "" if connection in _SSH else connection, address, port, *reach, store
-
-
-def _is_template(value: Any) -> bool:
-    """Whether Ansible has to resolve the value: it has a template or a tag (!vault, !unsafe), in whole or in part."""
-    if isinstance(value, Mapping):
-        return any(str(key).startswith("__ansible_") for key in value) or any(
-            _is_template(item) for item in value.values()
-        )
-    if isinstance(value, list):
-        return any(_is_template(item) for item in value)
-    return isinstance(value, str) and ("{{" in value or "{%" in value)

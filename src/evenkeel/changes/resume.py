@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import calendar
 import contextlib
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -192,7 +193,7 @@ class Resumption:
             names, evenkeel_generations=generations, evenkeel_verdicts=dict.fromkeys(names, decide.APPROVE)
         )
         run = OwnRun("settle", variables, names, fresh=True)
-        ended = self.context.session.run_own(run, lambda event: feed(record, event), lambda: "")
+        ended = self.context.session.run_own(run, lambda event: feed(record, event), self.context.until(math.inf))
         results, reason = [], ""
         for member in (member for member in change.members if member.host in names):
             result = _result(member)
@@ -271,7 +272,7 @@ def run(command: str, options: Options, caller: Caller, ident: str = "") -> Chan
         silent = [host for host in hosts if told[host] is None]
         now = context.clock.now()
         changes, left = chosen(found(told, now), ident, now)
-        with under_way():
+        with under_way(caller.begins):
             resumption = Resumption(context, told)
             for change in changes:
                 end, why = verdict(change) if command == "resume" else (BACK, f"asked for by evenkeel {command}")

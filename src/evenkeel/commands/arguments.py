@@ -123,6 +123,8 @@ def _listed(path: str, option: str, example: str) -> list[Spec]:
         found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{option} file {path}: {error.strerror}") from error
+    except UnicodeError as error:
+        raise UsageError(f"{option} file {path} is not text in UTF-8: {error}") from error
     except yaml.YAMLError as error:
         raise UsageError(f"{option} file {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(found, list) or not found:

@@ -32,6 +32,11 @@ class Change(FleetCommand[ChangeResult]):
     name = "change"
     text = "run a playbook in waves; confirm each by its health, or roll it back"
     users_playbook = True
+    stopping = (
+        "stopping: the playbook is ended and the hosts in flight are rolled back now; once more leaves them to their"
+        " own dead-men",
+        "leaving: hosts in flight put themselves back when their time to confirm is over",
+    )
 
     def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("playbook", metavar="PLAYBOOK")

@@ -12,6 +12,7 @@ import os
 import shlex
 import signal
 import sys
+import threading
 import traceback
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -28,19 +29,17 @@ from evenkeel.commands.base import Command, refusal
 from evenkeel.outcome import ChangeResult, Exit, RunResult, UsageError
 from evenkeel.show import display
 
-_STOPPING = (
-    "stopping: the playbook is ended and the hosts in flight are rolled back now; once more leaves them to their"
-    " own dead-men"
-)
-_LEAVING = "leaving: hosts in flight put themselves back when their time to confirm is over"
-
 Result = TypeVar("Result", ChangeResult, RunResult)
 
 
 class Stop:
-    """The number of times that the user (by Ctrl-C) or a job scheduler (by SIGTERM) asked to stop."""
+    """The number of times that the user (by Ctrl-C) or a job scheduler (by SIGTERM) asked to stop.
 
-    def __init__(self, console: Console) -> None:
+    says: what the command does the first time, and the second.
+    """
+
+    def __init__(self, console: Console, says: tuple[str, str]) -> None:
+        self.says = says
         self.times = 0
         self.told = 0
         self.console = console
@@ -49,7 +48,7 @@ class Stop:
         if self.told < self.times:
             self.told = self.times
             with contextlib.suppress(OSError):
-                self.console.print(_STOPPING if self.times == 1 else _LEAVING, style="yellow")
+                self.console.print(self.says[min(self.times, 2) - 1], style="yellow", markup=False)
         return self.times
 
     def handle(self, number: int, frame: FrameType | None) -> None:
@@ -57,9 +56,17 @@ class Stop:
 
 
 class FleetCommand(Command, Generic[Result]):
-    """A command that reaches hosts. users_playbook: it takes the options of the user's own playbook as well."""
+    """A command that reaches hosts.
+
+    users_playbook: it takes the options of the user's own playbook as well. stopping: what it does with the hosts when
+    the user asks to stop, and what when they ask once more.
+    """
 
     users_playbook: ClassVar[bool] = False
+    stopping: ClassVar[tuple[str, str]] = (
+        "stopping: the run is ended; what a host has begun, it may go on with",
+        "the run is being ended",
+    )
 
     @abstractmethod
     def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -80,21 +87,19 @@ class FleetCommand(Command, Generic[Result]):
 
     def main(self, args: argparse.Namespace) -> int:
         console = display.Screen(stderr=args.json, highlight=False)
-        stop = Stop(console)
+        stop, begun = Stop(console, self.stopping), threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # else it is under nohup
                 signal.signal(number, stop.handle)
         given = options.from_arguments(args)
         try:
             with display.showing(console) as report:
-                result = self.run(args, given, Caller(report=report, asked_to_stop=stop))
+                result = self.run(args, given, Caller(report=report, asked_to_stop=stop, begins=begun.set))
         except UsageError as error:
-            with _readers():
-                if args.json:
-                    print(refusal(self.name, Exit.USAGE, str(error)))
-                console.print(f"{display.text(error)}\nNothing was touched.", style="red", markup=False)
-            return Exit.USAGE
+            return self._untouched(args, str(error), console)
         except Exception as error:  # hosts may be armed, so no error may look like "nothing was touched"
+            if isinstance(error, (OSError, UnicodeError)) and not begun.is_set():
+                return self._untouched(args, f"something on this machine is in the way: {error}", console)
             with _readers():
                 self._broken(args, given, error, console)
             return Exit.IN_DOUBT
@@ -109,6 +114,14 @@ class FleetCommand(Command, Generic[Result]):
                 self._broken(args, given, error, console)
             return max(result.exit_code, Exit.IN_DOUBT)
         return result.exit_code
+
+    def _untouched(self, args: argparse.Namespace, reason: str, console: Console) -> Exit:
+        """Print why no host was touched."""
+        with _readers():
+            if args.json:
+                print(refusal(self.name, Exit.USAGE, reason))
+            console.print(f"{display.text(reason)}\nNothing was touched.", style="red", markup=False)
+        return Exit.USAGE
 
     def _broken(self, args: argparse.Namespace, given: Options, error: Exception, console: Console) -> None:
         """Print an error of our own, and the command that asks the hosts, which take care of themselves."""

@@ -20,6 +20,11 @@ from evenkeel.show import summary
 class OpenChangeCommand(FleetCommand[ChangeResult]):
     """A command on open changes. The hosts themselves know their change, and its stage."""
 
+    stopping = (
+        "stopping: hosts that are asked or told now still come to their end; once more leaves them as they are",
+        "leaving: hosts that wait put themselves back when their time to confirm is over",
+    )
+
     def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the id of the change; the inventory and the limit select the hosts that are asked."""
         parser.add_argument("--change", default="", metavar="ID", help="only this change, however long ago it ended")

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from evenkeel.ansible.answers import BAD
 from evenkeel.ansible.caller import Caller
-from evenkeel.ansible.event import Event
+from evenkeel.ansible.event import Event, mapping
 from evenkeel.ansible.events import CHECKS_ARGUMENTS, Record, Result, feed, message
 from evenkeel.ansible.options import Options
 from evenkeel.ansible.plays import extra_names
@@ -102,7 +102,7 @@ class PlaybookCommand(FleetCommand[RunResult]):
             count = f"{len(hosts)} {'host' if len(hosts) == 1 else 'hosts'}"
             caller.report(Progress(Kind.PLAN, f"{self.name} on {count}"))
             caller.report(Progress(Kind.HOST, hosts=hosts, phase=Phase.RUN))
-            with under_way():
+            with under_way(caller.begins):
                 run = OwnRun(self.name, variables, limit=options.limit, question=self.question)
                 ended = session.run_own(run, on_event, stop)
         rows = self.rows(record, hosts, ended.stopped)
@@ -153,6 +153,8 @@ def _is_untouched(found: Mapping[str, Any]) -> bool:
 
 def _is_unsettled(found: Mapping[str, Any]) -> bool:
     """Whether a host was put back, and neither keeps that nor has taken it back: it may still take it back."""
+    if found.get("armed"):
+        return True
     return found.get("task") == "ft_settle" and bool(found.get("changed")) and not found.get("outcome")
 
 
@@ -163,6 +165,17 @@ def _is_decision(result: Result) -> bool:
 
 def _confirmation(result: Result) -> bool:
     return result.task == "ft_settle" and result.status == "ok"
+
+
+def _unconfirmed(result: Result, stopped: str) -> str:
+    """Why a host that was put back, and is armed, has not ended well; empty where it waits for nobody."""
+    armed = mapping(result.result.get("armed"))
+    if result.task != "ft_rollback" or not armed:
+        return ""
+    until = armed.get("until")
+    due = f"at {time.strftime('%H:%M:%S', time.localtime(until))}" if isinstance(until, (int, float)) else "in time"
+    why = f"{stopped}: " if stopped else ""
+    return f"{why}it was put back, and nobody confirmed that: it takes it back {due} unless somebody does, there"
 
 
 def row(record: Record, host: str, stopped: str = "") -> dict[str, object]:
@@ -188,4 +201,6 @@ def row(record: Record, host: str, stopped: str = "") -> dict[str, object]:
     if last.status == "ok" and later:
         state = "failed" if host in record.failures else "unreachable"
         return {**told, "state": state, "msg": record.failures.get(host) or record.unreachable.get(host)}
+    if last.status == "ok" and (open_end := _unconfirmed(results[-1], stopped)):
+        return {**told, "task": last.task, "state": "failed", "changed": True, "msg": open_end}
     return {**told, "task": last.task, "state": last.status, "msg": "" if last.status == "ok" else message(last.result)}

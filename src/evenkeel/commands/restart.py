@@ -31,6 +31,10 @@ class Restart(PlaybookCommand):
 
     name = "restart"
     text = "restart a service or hosts, wave by wave, drained, proved, and only as health allows"
+    stopping = (
+        "stopping: no further host begins; a restart that has begun may go on, or be left in the middle",
+        "the run is being ended",
+    )
     _plan_only = False
 
     def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -83,6 +87,11 @@ class Restart(PlaybookCommand):
             probes=specs(args.probes, "probes"),
         )
 
+    def run_playbook(self, options: Options, variables: Mapping[str, object], caller: Caller) -> RunResult:
+        said = str(variables.get("evenkeel_plan_only", False)).lower()
+        self._plan_only = said in ("yes", "on", "1", "true")  # as Ansible reads it
+        return super().run_playbook(options, variables, caller)
+
     def told(self, event: Event, record: Record, caller: Caller) -> None:
         data = mapping(event.get("event_data"))
         if event.get("event") not in ("runner_on_ok", "runner_on_failed", "runner_on_unreachable"):
@@ -109,6 +118,9 @@ class Restart(PlaybookCommand):
                 found[host] = {"state": "ok", "msg": "", "changed": False, "idle": True, "done": said}
             elif self._plan_only and (wave := roll.wave_of(plan, host)):
                 found[host] = {"state": "ok", "msg": "", "changed": False, "wave": wave, "done": []}
+            elif found[host]["state"] == "missing" and _let_through(record, plan, host):
+                why = f"{found[host]['msg']}: its restart may have begun, and nobody knows how it ended"
+                found[host] = {**found[host], "msg": why, "lost": True}
         against = self._refused(record)
         for host in hosts if against else ():
             why = against.get(host) or against.get("") or "nothing was restarted, because of other hosts"
@@ -119,7 +131,7 @@ class Restart(PlaybookCommand):
         """As for other commands. Hosts that were to be left out count for nothing; a host that was lost on the way, or
         that is not as it was to be, needs somebody to look."""
         code = super().exit_code([found for found in rows if not found.get("idle")] or rows)
-        lost = any(found["state"] == "unreachable" or _is_left(found) for found in rows)
+        lost = any(found["state"] == "unreachable" or found.get("lost") or _is_left(found) for found in rows)
         return Exit.IN_DOUBT if lost and code in (Exit.FAILED, Exit.REFUSED) else code
 
     def notes(self, record: Record) -> list[str]:
@@ -151,6 +163,13 @@ class Restart(PlaybookCommand):
             roll.print_plan(result, console)
         else:
             summary.print_run(result, console)
+
+
+def _let_through(record: Record, plan: roll.Plan, host: str) -> bool:
+    """Whether the guard let the wave of ``host`` begin. Ansible reports its decision for one host of the wave."""
+    wave = next((wave for wave in roll.waves(plan) if host in wave), ())
+    told = (record.of(other, "ft_guard") for other in wave)
+    return any(one is not None and one.status == "ok" for one in told)
 
 
 def _is_left(found: Mapping[str, Any]) -> bool:

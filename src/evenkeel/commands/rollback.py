@@ -24,6 +24,11 @@ class Rollback(PlaybookCommand):
     name = "rollback"
     text = "put hosts back to a checkpoint of their own"
     lost_is_doubt = True
+    stopping = (
+        "stopping: the run is ended; a host that has begun goes on by itself, and takes its rollback back unless it is"
+        " confirmed in time",
+        "the run is being ended",
+    )
 
     def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:
         text = "latest (the default), a name or an id; or for each host HOST=ID,… or @FILE with lines 'HOST ID'"

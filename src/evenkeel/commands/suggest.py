@@ -20,6 +20,7 @@ class Suggest(PlaybookCommand):
     text = "resources that would have covered the paths that the last change changed outside of the declared resources"
     lost_is_doubt = True
     question = True
+    stopping = ("stopping: no host is asked any more", "the run is being ended")
 
     def show(self, result: RunResult, given: Options, console: Console) -> None:
         if any(row["state"] != "ok" for row in result.hosts.values()):

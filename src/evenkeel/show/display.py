@@ -202,7 +202,8 @@ class Log:
 
 @contextmanager
 def showing(console: Console) -> Iterator[Report]:
-    """Show progress on ``console`` for as long as this lasts."""
+    """Show progress on ``console`` for as long as this lasts. The table stands from the first report on: before that, a
+    password may be asked for."""
     if not console.is_terminal:
         lines = Log()
 
@@ -225,13 +226,12 @@ def showing(console: Console) -> Iterator[Report]:
 
     def update(progress: Progress) -> None:
         with suppress(OSError):
+            live.start()  # which does nothing from the second time on
             if progress.kind in (Kind.NOTE, Kind.OUTPUT):
                 live.console.print(Text(line(progress), style="yellow" if progress.kind is Kind.NOTE else ""))
         board.take(progress)
 
     try:
-        with suppress(OSError):
-            live.start()
         yield update
     finally:
         with suppress(OSError):

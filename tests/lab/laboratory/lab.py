@@ -14,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -81,6 +82,7 @@ class Lab:
         self._release = release
         self._owner: str | None = None
         self._existed = False
+        self.entered: Counter[str] = Counter()  # host -> commands that were run there from its console
         self._pid_files: dict[str, tuple[str, Path]] = {}  # host -> id of its container, file with its pid
 
     # How a test or a person reaches the hosts.
@@ -217,6 +219,7 @@ class Lab:
         With ``check`` a return code other than 0 is a LabError.
         """
         self.host(host)
+        self.entered[host] += 1
         interactive = () if input is None else ("--interactive",)
         through_podman = [*engine(), "exec", *interactive, self._container(host)]
         done = run([*(self._inside(host) or through_podman), *argv], check=check, input=input, timeout=timeout)
@@ -249,6 +252,18 @@ class Lab:
         pid = self._pid(self.host(host).name)
         identity = process_identity(pid) if pid else None
         return int(identity.partition(":")[2]) if identity else None
+
+    def traffic(self, host: str) -> tuple[object, ...]:
+        """What differs once somebody was on a host: its start, the commands of ``exec``, and the TCP that it received.
+
+        A host that has the same as before was neither entered nor asked anything since.
+        """
+        pid, segments = self._pid(self.host(host).name), None
+        with suppress(OSError, StopIteration):
+            lines = Path(f"/proc/{pid}/net/snmp").read_text().splitlines()
+            names, values = (line.split() for line in lines if line.startswith("Tcp:"))
+            segments = values[names.index("InSegs")]
+        return self.started(host), self.entered[host], segments
 
     def reboot(self, host: str, *, timeout: float = PATIENCE) -> float:
         """Reboot a host from inside and wait until it has booted again. Seconds it took.

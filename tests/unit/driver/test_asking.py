@@ -17,7 +17,8 @@ import pytest
 
 from evenkeel.ansible import answering, asking
 from evenkeel.ansible.asking import Done, Ready, interpreter, start
-from evenkeel.ansible.configuration import program
+from evenkeel.ansible.configuration import ask_ansible, listing, program
+from evenkeel.outcome import UsageError
 
 PLAYBOOK = "- hosts: all\n  tasks: []\n"
 
@@ -158,3 +159,27 @@ def test_the_python_of_a_program_stands_in_its_first_line(tmp_path: Path, line: 
     path.write_text(f"{line}\nrest")
     assert interpreter(str(path)) == words
     assert interpreter(str(tmp_path / "none")) == []
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_question_without_an_answer_ends_when_the_caller_stops(alone: bool, tmp_path: Path) -> None:
+    inventory = tmp_path / "hangs.py"
+    inventory.write_text("#!/bin/sh\nexec sleep 60\n")
+    inventory.chmod(0o755)
+    argv, ready = [program("ansible-inventory"), "--list", "-i", str(inventory)], Ready()
+    ready._usable = not alone
+    begun = time.monotonic()
+    ready.asked_to_stop = lambda: int(time.monotonic() > begun + 0.5)
+    with pytest.raises(UsageError, match="stopped before anything was touched"):
+        ready.run(argv, str(tmp_path), os.environ, {})
+    assert time.monotonic() < begun + 30
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_the_passwords_of_vaults_that_the_configuration_asks_for_are_handed_on(alone: bool, tmp_path: Path) -> None:
+    (tmp_path / "ansible.cfg").write_text("[defaults]\nask_vault_pass = true\nvault_identity_list = dev@prompt\n")
+    ansible = ask_ansible(str(tmp_path))
+    assert ansible.settings["DEFAULT_ASK_VAULT_PASS"] is True, "it is known, so that the driver asks"
+    ansible.ready._usable = not alone
+    argv, vault = [program("ansible-inventory"), "--list", "-i", "web1,"], {"dev": "one", "default": "two"}
+    assert "web1" in listing(argv, ansible, ansible.environment(), vault).stdout

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -26,13 +27,16 @@ from evenkeel.ansible.options import Options, Secrets
 from evenkeel.ansible.targets import Inventory, Targets
 from evenkeel.changes.request import DEFAULT_WAVES
 from evenkeel.collection import collections_path
+from evenkeel.commands.arguments import specs
 from evenkeel.commands.base import Command
 from evenkeel.commands.change import Change
+from evenkeel.commands.fleet import FleetCommand, Stop
 from evenkeel.commands.registry import COMMANDS as ALL
 from evenkeel.commands.registry import PLAYBOOKS
 from evenkeel.commands.rollback import FOR_EACH, Rollback
 from evenkeel.commands.status import Status
-from evenkeel.outcome import ChangeResult, Exit, RunResult, UsageError
+from evenkeel.outcome import ChangeResult, Exit, RunResult, UsageError, under_way
+from evenkeel.show.display import Screen
 
 COMMANDS = [
     "change",
@@ -355,3 +359,62 @@ def test_a_recovery_names_the_spare_its_identity_and_the_part() -> None:
         "evenkeel_kinds": ["files", "users"],
         "evenkeel_paths": ["/etc", "/srv"],
     }
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_closed_streams_change_no_exit_code(closed: str, as_json: bool) -> None:
+    words = ["status", *(["--json"] if as_json else [])]
+    program = (
+        "import sys; from evenkeel import cli; from evenkeel.commands.status import Status\n"
+        "from evenkeel.outcome import RunResult, Exit\n"
+        "class Told(Status):\n"
+        "    def run(self, args, given, caller): return RunResult('status', Exit.REFUSED, '', {}, [], 0.0)\n"
+        f"sys.exit(cli.main({words!r}, [Told()]))"
+    )
+    line = shlex.join([sys.executable, "-c", program])
+    assert subprocess.run(["sh", "-c", f"{line} {closed}"], capture_output=True, check=False).returncode == 3
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "no", "/x"), UnicodeDecodeError("utf-8", b"", 0, 1, "odd")])
+def test_only_what_goes_wrong_once_hosts_may_be_touched_is_doubt(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Fails(Status):
+        touches = False
+
+        def run(self, args: Any, given: Options, caller: Caller) -> RunResult:
+            with under_way(caller.begins) if self.touches else contextlib.nullcontext():
+                raise error
+
+    assert cli.main(["status"], [Fails()]) == Exit.USAGE
+    said = "".join(capsys.readouterr())
+    assert "Nothing was touched" in said and "Traceback" not in said
+    Fails.touches = True
+    assert cli.main(["status"], [Fails()]) == Exit.IN_DOUBT
+    assert "Nothing was touched" not in "".join(capsys.readouterr())
+
+
+def test_a_directory_that_is_gone_and_a_file_in_another_encoding_are_told_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "probes.yml").write_bytes(b"- command: {argv: [\xe4]}\n")
+    with pytest.raises(UsageError, match="probes.yml is not text in UTF-8"):
+        specs(str(tmp_path / "probes.yml"), "probes")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(UsageError, match="directory from which you call is gone"):
+        Caller().ansible()
+
+
+@pytest.mark.parametrize("command", [one for one in ALL if isinstance(one, FleetCommand)], ids=lambda one: one.name)
+def test_who_stops_is_promised_a_rollback_by_the_command_that_does_it_alone(
+    command: FleetCommand[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ("rolled back now" in command.stopping[0]) == (command.name == "change")
+    stop = Stop(Screen(), command.stopping)
+    for _time in range(3):
+        stop.handle(2, None)
+        stop()
+    assert " ".join(capsys.readouterr().out.split()) == " ".join([*command.stopping, command.stopping[1]])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from typing import Any
 
 import pytest
@@ -74,6 +75,15 @@ def test_elsewhere_than_at_a_terminal_progress_is_lines_with_all_that_matters() 
     assert "web1: armed (dead-man due at" in first
     assert second.endswith(f"[web1]: failed ({LONG * 2})")
     assert line(Progress(Kind.TASK, "ours", phase=Phase.BEGIN)) == ""
+
+
+def test_nothing_is_drawn_over_a_question_that_comes_before_the_first_report() -> None:
+    stream = io.StringIO()
+    with showing(Console(file=stream, width=80, force_terminal=True)) as report:
+        time.sleep(0.3)  # more than one picture of a table that is drawn
+        assert stream.getvalue() == ""
+        report(Progress(Kind.TASK))
+    assert stream.getvalue() != ""
 
 
 def test_success_says_how_many_changed() -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import Any, cast
 
 import pytest
@@ -22,7 +23,7 @@ from evenkeel.commands.protect import peers
 from evenkeel.commands.recover import Recover
 from evenkeel.commands.registry import PLAYBOOKS, run
 from evenkeel.commands.rollback import Rollback
-from evenkeel.outcome import Exit, UsageError
+from evenkeel.outcome import Exit, RunResult, UsageError
 
 OK: dict[str, Any] = {"state": "ok"}
 LOST: dict[str, Any] = {"state": "unreachable"}
@@ -42,6 +43,10 @@ def failed(error: str = "", **more: Any) -> dict[str, Any]:
         ("rollback", [OK, failed("RestoreFailed")], Exit.IN_DOUBT),
         ("rollback", [OK, LOST], Exit.IN_DOUBT),
         ("status", [OK, LOST], Exit.IN_DOUBT),
+        ("status", [OK, {**OK, "doubt": {"at": 1.0}}], Exit.IN_DOUBT),
+        ("status", [{**OK, "armed": {"overdue": 600.0}}], Exit.IN_DOUBT),
+        ("status", [{**OK, "armed": {"overdue": 600.0, "back": "deadline"}}], Exit.DONE),
+        ("status", [{**OK, "armed": {"overdue": None}, "doubt": None}], Exit.DONE),
         ("scrub", [OK, LOST], Exit.IN_DOUBT),
         ("scrub", [OK, failed("Damaged")], Exit.IN_DOUBT),
         ("scrub", [OK, failed("EvenkeelError")], Exit.FAILED),
@@ -103,6 +108,16 @@ def test_a_rollback_that_was_confirmed_tells_what_it_did_and_one_that_locked_us_
     told = row(record(back, ("ft_settle", "unreachable", {"msg": "timed out"})), "web1")
     assert told["state"] == "unreachable" and "timed out" in str(told["msg"])
     assert Rollback().exit_code([told]) is Exit.IN_DOUBT
+
+
+def test_a_rollback_that_nobody_confirmed_any_more_is_in_doubt_with_its_deadline() -> None:
+    armed = {"generation": 3, "until": 90_000.0}
+    told = row(record(("ft_rollback", "ok", {"done": ["put back"], "armed": armed})), "web1", "stopped by the user")
+    due = time.strftime("%H:%M:%S", time.localtime(90_000.0))
+    assert "stopped by the user: " in str(told["msg"]) and f"takes it back at {due}" in str(told["msg"])
+    assert Rollback().exit_code([OK, told]) is Exit.IN_DOUBT
+    told = row(record(("ft_rollback", "ok", {"done": ["put back"], "armed": None})), "web1")
+    assert Rollback().exit_code([told]) is Exit.DONE, "without a time to confirm there is nothing to wait for"
 
 
 @pytest.mark.parametrize("error", ["UsageError", "Refused", "Busy"])
@@ -190,3 +205,38 @@ def test_a_command_that_only_asks_waits_for_minutes_and_every_other_for_hours(na
     assert bases == {"/usr"}, "the variables beside the playbook count"
     assert result.hosts["web1"]["state"] == "missing", "nothing ran on it, and that is never a success"
     assert (seen[0].name, seen[0].limit, seen[0].question) == (name, "web*", name in ("status", "suggest", "accept"))
+
+
+class Session:
+    """A session of one host. answers: (task, result) of the host, in order."""
+
+    def __init__(self, *answers: tuple[str, dict[str, Any]]) -> None:
+        self.answers = answers
+
+    def list_own(self, *_words: Any) -> tuple[str, ...]:
+        return ("web1",)
+
+    def run_own(self, run: OwnRun, on_event: Any, stop: Any) -> Ended:
+        for task, result in self.answers:
+            data = {"host": "web1", "task": "Do", "resolved_action": PREFIX + task, "res": result}
+            on_event({"event": "runner_on_ok", "event_data": data})
+        return Ended(0)
+
+
+def answered(command: str, variables: dict[str, object], *answers: tuple[str, dict[str, Any]]) -> RunResult:
+    def session(*_words: Any) -> Any:
+        return contextlib.nullcontext(Session(*answers))
+
+    controller = Controller(ask_ansible=lambda cwd: Ansible(cwd, {}, ""), open_session=session)
+    return PLAYBOOKS[command].run_playbook(Options(), variables, Caller(secrets=Secrets(), controller=controller))
+
+
+def test_a_host_in_doubt_is_the_reason_of_a_status() -> None:
+    found = answered("status", {}, ("ft_info", {"doubt": {"at": 1.0}}))
+    assert found.exit_code is Exit.IN_DOUBT and found.reason.startswith("web1: in doubt")
+
+
+@pytest.mark.parametrize(("said", "code"), [(True, Exit.DONE), ("yes", Exit.DONE), ("no", Exit.FAILED)])
+def test_a_plan_alone_that_a_program_asks_for_is_no_failure(said: object, code: Exit) -> None:
+    plan = ("ft_roll", {"waves": [["web1"]], "left_out": {}})
+    assert answered("restart", {"evenkeel_service": "nginx", "evenkeel_plan_only": said}, plan).exit_code is code

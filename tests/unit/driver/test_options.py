@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import re
+import signal
 from pathlib import Path
 
 import pytest
 
 from evenkeel.ansible import options
 from evenkeel.ansible.options import Options, Secrets
+from evenkeel.ansible.targets import _without_prompts
 from evenkeel.cli import parser
 from evenkeel.outcome import UsageError
 
@@ -98,3 +100,42 @@ def test_a_wrong_command_line_leaves_with_1_because_2_means_rolled_back(words: l
 def test_passwords_that_the_configuration_makes_ansible_ask_for_are_asked() -> None:
     found = Options().with_configuration({"DEFAULT_ASK_PASS": True, "DEFAULT_VAULT_IDENTITY_LIST": ["dev@prompt"]})
     assert found.ask_pass and found.prompts == ("dev",) and not found.ask_become_pass
+
+
+def test_a_vault_id_without_a_name_is_asked_for_as_well() -> None:
+    found = parsed("--vault-id", "prompt", "--vault-id", "dev@prompt", "--vault-id", "x@file")
+    assert found.prompts == ("default", "dev")
+    assert _without_prompts(found.listing) == ["--vault-id=x@file"]
+
+
+def test_who_interrupts_the_question_for_a_password_is_heard() -> None:
+    noted: list[int] = []
+
+    def interrupted(text: str) -> str:
+        signal.raise_signal(signal.SIGINT)
+        return text
+
+    before = signal.signal(signal.SIGINT, lambda number, frame: noted.append(number))
+    try:
+        with pytest.raises(UsageError, match="stopped at the question"):
+            options.ask(parsed("-K"), interrupted)
+        signal.raise_signal(signal.SIGINT)
+        assert noted == [signal.SIGINT], "behind the question it is noted again"
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    ("variable", "shown"),
+    [
+        ("ansible_port=2222", True),
+        ("evenkeel_store=/srv/store", True),
+        ("@more.yml", True),
+        ("evenkeel_notify=https://hooks.example.org/SECRET", False),
+        ("evenkeel_probes=[{http:{url:https://x:y@z}}]", False),
+        ("ansible_become_pass=x", False),
+    ],
+)
+def test_advice_repeats_what_reaches_hosts_and_no_other_value(variable: str, shown: bool) -> None:
+    words, missing = parsed("-e", variable).words_to_reach()
+    assert (words, missing) == ([f"--extra-vars={variable}"] if shown else [], not shown)

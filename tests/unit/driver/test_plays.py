@@ -42,6 +42,18 @@ def test_who_would_be_asked_is_told_what_to_give_and_how(playbook: Path) -> None
     no_prompts("site.yml", playbook, ["--extra-vars={version: 2}", "--extra-vars=password=x y=z"])
 
 
+def test_what_a_file_of_variables_gives_is_known_from_a_home_and_left_open_from_a_vault(
+    playbook: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(playbook.parent))
+    (playbook.parent / "x.yml").write_text("version: 2\n")
+    assert prompts(playbook, ["--extra-vars=@~/x.yml"]) == [Prompt("password", True)]
+    with pytest.raises(UsageError, match="asks for password"):
+        no_prompts("site.yml", playbook, ["--extra-vars=@~/x.yml"])
+    (playbook.parent / "secret.yml").write_text("$ANSIBLE_VAULT;1.1;AES256\n6162\n")
+    no_prompts("site.yml", playbook, ["--extra-vars=@~/x.yml", "--extra-vars=@~/secret.yml"])
+
+
 @pytest.mark.parametrize(
     ("text", "strategy", "refused"),
     [

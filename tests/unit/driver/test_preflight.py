@@ -75,7 +75,7 @@ def test_a_value_that_only_ansible_can_read_is_asked_of_it(said: Any) -> None:
             on_event({"event": "runner_on_ok", "event_data": told})
             return Ended(0)
 
-    found = preflight.resolved(cast(Session, Answers()), fleet(web1={"evenkeel_notify": said}))
+    found = preflight.resolved(cast(Session, Answers()), fleet(web1={"evenkeel_notify": said}), stop=lambda: "")
     assert asked == [{"web1": ["evenkeel_notify"]}] and preflight.notify_url(None, found) == "http://x"
 
 
@@ -206,3 +206,12 @@ def test_waves_are_split_by_the_failure_domain_of_the_inventory_as_by_the_one_of
     declared["web2"]["evenkeel_guard_domain"] = "zone"
     with pytest.raises(UsageError, match="evenkeel_guard_domain differs between hosts"):
         prepared(*WEB[:3], request=asked, **declared)
+
+
+@pytest.mark.parametrize("name", ["confirm_within", "guard_domain", "waves", "notify"])
+def test_no_value_of_the_inventory_goes_on_as_a_template(name: str) -> None:
+    targets = fleet(web1={f"evenkeel_{name}": "{{ lookup('pipe', 'id') }}"})
+    with pytest.raises(UsageError, match=f"evenkeel_{name}.* is a template"):
+        preflight.notify_url(None, targets) if name == "notify" else preflight.agreed(
+            None, f"evenkeel_{name}", "", targets
+        )

@@ -35,10 +35,8 @@ from evenkeel.outcome import UsageError
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     memory = tmp_path / "memory"
-    memory.mkdir()
-    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
-    monkeypatch.setattr(scratch, "_MEMORY", str(memory))
-    monkeypatch.setattr(scratch, "_USERS", str(tmp_path / "no logind"))
+    memory.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(memory))
     return memory
 
 
@@ -108,6 +106,8 @@ def test_the_scratch_directory_of_a_service_outlives_each_login_of_its_user(
     for name, wanted in (("users", logind), ("linger", True), ("tmp", True), ("linger/me", lingers)):
         if wanted:
             (tmp_path / name).mkdir()
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    monkeypatch.setattr(scratch, "_MEMORY", str(root))
     monkeypatch.setattr(scratch, "_USERS", str(tmp_path / "users"))
     monkeypatch.setattr(scratch, "_LINGER", str(tmp_path / "linger"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
@@ -115,9 +115,6 @@ def test_the_scratch_directory_of_a_service_outlives_each_login_of_its_user(
     monkeypatch.setattr(pwd, "getpwuid", lambda _uid: SimpleNamespace(pw_name="me"))
     with scratch.scratch_directory(None) as one:
         assert one.parent == (root if in_memory else tmp_path / "tmp")
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "linger"))
-    with scratch.scratch_directory(None) as one:
-        assert one.parent == tmp_path / "linger", "that of its own login"
 
 
 def test_a_private_directory_that_was_removed_is_made_anew_unless_it_is_of_another(
@@ -134,6 +131,18 @@ def test_a_private_directory_that_was_removed_is_made_anew_unless_it_is_of_anoth
         with pytest.raises(PermissionError, match="somebody else's"):
             one._write("vars.json", "{}")
     assert list(root.iterdir()) == []
+
+
+@pytest.mark.parametrize(("other", "mode"), [(1, 0o700), (0, 0o755)])
+def test_no_directory_of_another_user_holds_the_scratch_directory(
+    root: Path, other: int, mode: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the XDG_RUNTIME_DIR of the user who called su or sudo -E."""
+    root.chmod(mode)
+    user = os.getuid() + other
+    monkeypatch.setattr(os, "getuid", lambda: user)
+    with open_session(Ansible("/", {}, ""), Options(), Secrets(), root) as one:
+        assert one.scratch.parent != root
 
 
 def test_what_a_killed_session_left_is_removed_and_what_a_living_one_uses_is_not(root: Path, tmp_path: Path) -> None:
@@ -236,7 +245,7 @@ def test_the_values_of_variables_are_resolved_unseen() -> None:
 
     known = {"web1": {"evenkeel_waves": "{{ waves }}"}}
     targets = Targets(("web1",), ("web1",), (), Inventory(("web1",), {}, known))
-    found = resolved(cast(Session, Asked()), targets)
+    found = resolved(cast(Session, Asked()), targets, stop=lambda: "")
     assert found.inventory.variables["web1"]["evenkeel_waves"] == "1" and [run.unseen for run in asked] == [True]
 
 

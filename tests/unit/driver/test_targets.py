@@ -136,3 +136,13 @@ def test_a_file_that_is_not_a_list_of_specs_is_an_error_that_names_the_place(
 def test_a_file_that_is_not_there_is_an_error() -> None:
     with pytest.raises(UsageError, match="No such file"):
         specs("/nowhere/specs.yml", "probes")
+
+
+@pytest.mark.parametrize("name", ["{{ lookup('pipe', 'id') }}", "a{% if 1 %}b", "{# c #}", "#jinja2: x"])
+def test_no_name_of_the_inventory_is_run_as_a_template(name: str) -> None:
+    listed = f"  play #1 (all): x\tTAGS: []\n    hosts (1):\n      {name}\n"
+    for document in ({"all": {"hosts": ["web1", name]}}, {"all": {"children": [name]}, name: {"hosts": ["web1"]}}):
+        with pytest.raises(UsageError, match="is a template"):
+            parse_inventory(document)
+    with pytest.raises(UsageError, match="is a template"):
+        parse_plays(listed)

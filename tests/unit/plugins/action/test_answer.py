@@ -120,6 +120,62 @@ def test_a_module_that_runs_on_this_machine_has_all_the_memory_there_is() -> Non
     assert answer(Remote(), much)["error"] == "BadAnswer"
 
 
+def test_no_module_runs_where_the_connection_would_run_it_on_the_controller() -> None:
+    from ansible.plugins.connection import NetworkConnectionBase
+    from ansible.plugins.connection.local import Connection as Local
+    from ansible.plugins.shell.powershell import ShellModule as PowerShell
+    from ansible.plugins.shell.sh import ShellModule as Shell
+
+    ran: list[str] = []
+
+    def execute() -> dict[str, Any]:
+        ran.append("on the controller")
+        return {}
+
+    def over(kind: Any, shell: Any = Shell) -> Any:
+        connection = kind.__new__(kind)
+        connection._shell = shell.__new__(shell)
+        return connection
+
+    class Network(NetworkConnectionBase):
+        transport = "network_cli"
+
+        def _connect(self) -> None:
+            raise AssertionError
+
+    for connection in (over(Network), over(Remote, PowerShell)):
+        said = answer(connection, execute)
+        assert (said["failed"], said["error"], ran) == (True, "UsageError", [])
+    assert answer(over(Local), execute) == {} and ran
+
+
+# A connection plugin like those of network devices: what it is given runs on the controller.
+DEVICE = """
+DOCUMENTATION = '''
+name: device
+short_description: a device
+description: [a device]
+options: {pipelining: {description: [faster], type: bool, default: false, vars: [{name: ansible_pipelining}]}}
+'''
+from ansible.plugins.connection import local
+class Connection(local.Connection):
+    transport, _remote_is_local = "device", True
+"""
+
+
+def test_a_network_device_is_refused_and_the_controller_stays_untouched(fleet: Fleet) -> None:
+    plugins = fleet.home / "connection_plugins"
+    plugins.mkdir()
+    (plugins / "device.py").write_text(DEVICE)
+    fleet.hosts["h1"]["ansible_connection"] = "device"
+    begin = {"name": "n", "resources": "{{ evenkeel_resources }}", "store": "{{ evenkeel_store }}"}
+    run = fleet.play([{f"{OURS}ft_checkpoint": begin}], "h1")
+    assert "on the controller" in run.results["h1"]["msg"] and fleet.kept("h1") == []
+    guard = {"group": ["h1", "h2"], "wave": ["h2"], "min_healthy": "2", "store": "{{ evenkeel_store }}"}
+    run = fleet.play([{f"{OURS}ft_guard": guard}], "h2")
+    assert run.rc != 0 and run.results["h2"]["unknown"] == ["h1"]
+
+
 def test_of_what_ansible_prints_or_compares_line_by_line_no_more_is_taken_than_somebody_reads() -> None:
     said = shown(
         {

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from ansible_collections.evenkeel.fault_tolerance.plugins.filter.targets import planned, targets
+from ansible_collections.evenkeel.fault_tolerance.plugins.filter.targets import batches, planned, targets
 
 GROUPS = {
     "all": ["web1", "web2", "db1"],
@@ -82,3 +83,16 @@ def test_the_spare_that_was_chosen_is_the_host_of_the_next_play() -> None:
     for choice in ({}, {"onto": ""}, {"onto": "db1", "failed": True}, "odd"):
         assert planned({"web1": {"recover_choice": choice}}, GROUPS, "onto") == no_host
     assert planned({"web2": {"recover_choice": {"onto": "db1"}}}, GROUPS, "onto") == ["db1"]
+
+
+def test_the_waves_of_the_inventory_count_where_the_run_gives_none() -> None:
+    said: dict[str, dict[str, Any]] = {
+        "web1": {"evenkeel_waves": "1,2"},
+        "web2": {"evenkeel_waves": [1, 2]},
+        "db1": {"evenkeel_waves": 7},
+    }
+    assert batches(None, said, GROUPS, "web") == ["1", "2"]
+    assert batches(None, said, GROUPS, "all", "db1") == batches(7, said, GROUPS, "web") == ["7"]
+    assert batches(None, {}, GROUPS, "web") == batches("1, 25%,100%", {}, GROUPS) == ["1", "25%", "100%"]
+    with pytest.raises(AnsibleFilterError, match="evenkeel_waves differs between hosts"):
+        batches(None, said, GROUPS, "all")
