@@ -3,6 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import hashlib
+import os
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +15,9 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch 
 
 # ssh takes the first value of an option, so these words stand before all settings of the user.
 _NEW_LOGIN = "-o ControlMaster=no -o ControlPath=none"
+# Where the driver names an empty directory for this run, its commands share one login: no login in it is older than the
+# run, and hosts may limit logins. The driver ends that login with the run, and ssh itself so many seconds after it.
+_SOCKETS, _PERSIST = "EVENKEEL_SOCKETS", 10
 
 
 class ActionModule(ProbingAction):
@@ -25,8 +31,18 @@ class ActionModule(ProbingAction):
         connection = self._connection
         if connection.has_option("ssh_args"):
             theirs = connection.get_option("ssh_args") or ""
-            connection.set_option("ssh_args", f"{_NEW_LOGIN} {theirs}".strip())
+            connection.set_option("ssh_args", f"{self._new_login()} {theirs}".strip())
         return super().run(tmp, task_vars)
+
+    def _new_login(self) -> str:
+        directory = os.environ.get(_SOCKETS, "")
+        if not directory:
+            return _NEW_LOGIN
+        host = [str(self._connection.get_option(name)) for name in ("host", "port", "remote_user")]
+        # As short as the names of Ansible, as the paths of sockets are limited. ssh expands the character %.
+        name = hashlib.sha256(" ".join(host).encode("utf-8", "surrogateescape")).hexdigest()[:10]
+        path = shlex.quote(f'ControlPath="{os.path.join(directory, name).replace("%", "%%")}"')
+        return f"-o ControlMaster=auto -o ControlPersist={_PERSIST} -o {path}"
 
     def is_measured(self, values: Mapping[str, Any]) -> bool:
         return values["verdict"] in MEASURING and not self._task.check_mode

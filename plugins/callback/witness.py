@@ -14,13 +14,25 @@ description:
   - The driver evenkeel runs a playbook wave by wave, each wave a run of Ansible that is limited to its hosts. This
     callback keeps what a single run with C(serial) would keep in memory - variables that tasks set on hosts of earlier
     waves, and the groups they put them into - and notes which hosts outside of the wave were touched or left out.
-  - It does nothing unless the driver names its directory.
+  - It also lets the variables C(ansible_limit) and C(playbook_dir) be those of a run without the driver.
+  - It does nothing unless the driver sets these options.
 options:
   directory:
-    description: Private directory of the driver.
-    type: path
+    description: Private directory of the driver; empty for none. It is absolute, and no path for Ansible, to which an
+      empty path is the current directory.
+    type: str
     env:
       - name: EVENKEEL_WITNESS
+  limit:
+    description: The limit that the user gave; empty for none.
+    type: str
+    env:
+      - name: EVENKEEL_LIMIT
+  playbook_dir:
+    description: Directory of the playbook of the user; empty for that of the playbook that runs.
+    type: str
+    env:
+      - name: EVENKEEL_PLAYBOOK_DIR
 """
 
 import json
@@ -41,7 +53,7 @@ IDLE = ("add_host", "assert", "debug", "fail", "gather_facts", "group_by", "incl
 
 class CallbackModule(CallbackBase):
     """carried.json: host -> its variables (set by tasks, and included from files) and groups, from wave to wave.
-    seen.json: the hosts that this run reached."""
+    seen.json: the hosts that this run reached, and the hosts of its limit for which no play of the user's came."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"
@@ -53,6 +65,19 @@ class CallbackModule(CallbackBase):
         self._manager: Any = None
         self._touched: dict[str, None] = {}
         self._left_out: dict[str, str] = {}
+        self._played: set[str] = set()
+        self._ours: set[str] = set()
+
+    def v2_playbook_on_start(self, playbook: Any) -> None:
+        limit, beside = self.get_option("limit"), self.get_option("playbook_dir")
+        for play in playbook.get_plays():
+            if self.get_option("directory"):  # the limit of a wave is a file of ours
+                known = play.get_variable_manager()._options_vars
+                known.pop("ansible_limit", None)
+                known.update({"ansible_limit": limit} if limit else {})
+            if play._included_path is None:  # a play of the driver's, whose file lies in its own directory
+                self._ours.add(play._uuid)
+                play._included_path = beside or None
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
         if not self.get_option("directory"):
@@ -62,6 +87,8 @@ class CallbackModule(CallbackBase):
         if self._manager is None:
             self._manager = play.get_variable_manager()
             self._restore(inventory)
+        if play._uuid not in self._ours:  # with later batches of serial, which the play may leave out (end_play)
+            self._played.update(_names(inventory.get_hosts(play.hosts, ignore_restrictions=True)))
         ours = _names(inventory.get_hosts(ignore_restrictions=True))
         meant = inventory.get_hosts(play.hosts, ignore_limits=True, ignore_restrictions=True)
         self._left_out.update({host: play.get_name() for host in _names(meant) if host not in (*ours, *LOCAL)})
@@ -84,7 +111,8 @@ class CallbackModule(CallbackBase):
         inventory = self._manager._inventory
         ours = _names(inventory.get_hosts(ignore_restrictions=True))
         touched = [host for host in self._touched if host not in (*ours, *LOCAL)]
-        self._write("seen.json", json.dumps({"touched": touched, "left_out": self._left_out}))
+        missed = [host for host in ours if host not in self._played]
+        self._write("seen.json", json.dumps({"touched": touched, "left_out": self._left_out, "missed": missed}))
         carried = self._carried()
         # Tasks set variables and groups on others as well (delegate_facts, add_host).
         for host in [*inventory.hosts.values(), *([inventory.localhost] if inventory.localhost else [])]:

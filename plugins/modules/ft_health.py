@@ -178,6 +178,9 @@ host_state:
             - V(held) once the host is healthy and waits for the others of that change, V(approved) once a person has
               let it go on, V(decided) once all are to keep it. Absent before.
           type: str
+        remaining:
+          description: Seconds until the time to confirm ends, whatever the clock of the host says; 0 once it is over.
+          type: float
         overdue:
           description: For how many seconds the host should have been going back; null while there is time.
           type: float

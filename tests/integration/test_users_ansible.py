@@ -309,8 +309,9 @@ class InventoryModule(BaseInventoryPlugin):
             {
                 "defaults": "strategy=free\nany_errors_fatal=True\ntask_timeout=30\ngathering=smart\n"
                 "fact_caching=jsonfile\nfact_caching_connection=./facts\nhash_behaviour=merge\n"
-                "vault_password_file=./password\nvault_identity_list=dev@./password",
+                "vault_password_file=./password\nvault_identity_list=dev@./password\nenable_task_debugger=True",
                 "tags": "skip=always",
+                "inventory": "export=True",
             },
             {
                 "ANSIBLE_NO_LOG": "true",
@@ -341,7 +342,7 @@ def test_what_ansible_can_be_set_to_does_not_break_a_change_or_a_status(
 ) -> None:
     text = "".join(f"[{section}]\n{lines}\n" for section, lines in settings.items())
     (directories.home / "ansible.cfg").write_text(text)
-    inventory = [] if "inventory" in settings else ["-i", "inventory.yml"]
+    inventory = [] if "inventory=" in settings["defaults"] else ["-i", "inventory.yml"]
     code, result, err = directories.run(environment, "change", "site.yml", *inventory)
     assert code == 0, (result, err)
     assert {one["state"] for one in result["hosts"]} == {"confirmed"} and "Traceback" not in err

@@ -31,6 +31,12 @@ def server(command: str = "", mode: str = "on", library: str | None = "", file: 
     return json.dumps({**known, "file": file or command or None})
 
 
+@pytest.mark.parametrize("path", sorted((ROLES.parent / "playbooks").glob("*.yml")), ids=lambda path: path.stem)
+def test_a_play_of_ours_keeps_to_its_strategy_whatever_the_configuration_says(path: Path) -> None:
+    strategies = [play.get("strategy") for play in yaml.safe_load(path.read_text())]
+    assert set(strategies) == {"ansible.builtin.linear"}, "the guard runs once for all hosts, and no play may wait"
+
+
 def test_the_role_postgresql_replaces_no_command_of_others_unasked(tmp_path: Path) -> None:
     cases: dict[str, dict[str, Any]] = {
         "none": {"said": server()},

@@ -47,7 +47,7 @@ def host_state(root: str, system: System | None = None) -> HostState:
     change, last, doubt = changes.armed(store), changes.last_event(store), in_doubt(store)
     return HostState(
         generation=changes.generation(store),
-        armed=dict(change.shown(), overdue=_late(change, store.system)) if change else None,
+        armed=_under_way(change, store.system) if change else None,
         last=asdict(last) if last else None,
         doubt=asdict(doubt) if doubt else None,
         interrupted=any(map(os.path.exists, _wanted(store))),
@@ -58,6 +58,13 @@ def host_state(root: str, system: System | None = None) -> HostState:
 def _wanted(store: Store) -> list[str]:
     """The files that ask for an interrupted rollback to be carried on. A journal without COMMIT asks for nothing."""
     return [*(os.path.join(journal, "COMMIT") for journal in store.journals()), store.join("resume")]
+
+
+def _under_way(change: changes.Armed, system: System) -> dict[str, object]:
+    """The change under way, with its deadline as the monotonic clock has it: the date may be wrong."""
+    late = _late(change, system)
+    left = round(change.due - system.monotonic(), 3) if late is None else 0.0
+    return dict(change.shown(), remaining=left, overdue=late)
 
 
 def _late(change: changes.Armed, system: System) -> float | None:

@@ -167,6 +167,7 @@ _CHANGE: dict[str, _Form] = {
     "back": _text,
     "left": [_text],
     "tries_until": _number,
+    "remaining": _number,
     "overdue": _number,
     "change": _text,
     "hosts": _count,

@@ -31,6 +31,7 @@ _QUIET = {
     "ANSIBLE_DEBUG": "False",
     "ANSIBLE_DEPRECATION_WARNINGS": "False",
     "ANSIBLE_HOST_PATTERN_MISMATCH": "warning",
+    "ANSIBLE_INVENTORY_EXPORT": "False",  # else the variables of groups are missing at the hosts
 }
 # Settings that our own playbooks rely on, whatever the user's configuration says about their playbooks.
 _OWN = {
@@ -71,6 +72,7 @@ class Ansible:
             "ANSIBLE_HOST_KEY_CHECKING": str(self.settings.get("HOST_KEY_CHECKING", True)),
             "ANSIBLE_SSH_ARGS": f"{self.ssh_args} {KEEP_ALIVE}".strip(),
             "ANSIBLE_NOCOLOR": "True",
+            "ANSIBLE_ENABLE_TASK_DEBUGGER": "False",  # nobody is there to answer it
         }
         callbacks = self.settings.get("DEFAULT_CALLBACK_PLUGIN_PATH")
         if callbacks:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from evenkeel.ansible import answers
+from evenkeel.ansible import answers, clock
 from evenkeel.ansible.event import Event, mapping
 from evenkeel.shared import USAGE
 
@@ -37,7 +37,7 @@ _LONGEST, _LINE = 20_000, 400
 
 @dataclass(frozen=True)
 class Result:
-    """The result of one of our own tasks on a host. status: ok, failed or unreachable. started: epoch seconds."""
+    """The result of one of our own tasks on a host. status: ok, failed or unreachable. started: see clock.py."""
 
     task: str
     status: str
@@ -50,7 +50,8 @@ class Record:
     """A run so far, as its events show it.
 
     mark: the name of the task that ends the run; reached: the hosts that came to it. failures: why a host failed
-    last; caught: every failure of a host, in order, including failures that the playbook rescued.
+    last; caught: every failure of a host, in order, including failures that the playbook rescued. ignored: every
+    failure that the playbook ignored, and every time that a host was unreachable, which it may have ignored as well.
     """
 
     mark: str = ""
@@ -60,6 +61,7 @@ class Record:
     results: dict[str, list[Result]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     caught: dict[str, list[str]] = field(default_factory=dict)
+    ignored: dict[str, list[str]] = field(default_factory=dict)
     unreachable: dict[str, str] = field(default_factory=dict)
     stats: Mapping[str, Mapping[str, int]] | None = None
     asked: str = ""
@@ -108,7 +110,10 @@ def _task_ended(record: Record, status: str, data: Mapping[str, object]) -> None
     status, res = _taken(status, data.get("res"), ours)
     if status == "unreachable":
         record.unreachable[host] = f"unreachable in {name!r}: {message(res)}"
-    elif status == "failed" and not data.get("ignore_errors"):
+        record.ignored.setdefault(host, []).append(record.unreachable[host])
+    elif status == "failed" and data.get("ignore_errors"):
+        record.ignored.setdefault(host, []).append(f"failed in {name!r}: {message(res)}")
+    elif status == "failed":
         record.failures[host] = f"failed in {name!r}: {message(res)}"
         record.caught.setdefault(host, []).append(record.failures[host])
     elif status == "ok" and record.mark and name == record.mark:
@@ -141,7 +146,7 @@ def _taken(status: str, said: object, ours: bool) -> tuple[str, Mapping[str, Any
 
 def _epoch(text: object) -> float | None:
     try:
-        return datetime.fromisoformat(str(text)).timestamp()
+        return clock.counted(datetime.fromisoformat(str(text)).timestamp())
     except ValueError:
         return None
 
@@ -202,9 +207,12 @@ def judge(
 
 
 def rescued(record: Record, host: str) -> list[str]:
-    """The failures on ``host`` that the playbook rescued."""
+    """The failures on ``host`` that the playbook rescued, or ignored."""
     count = _counted(record, "rescued", host)
-    return record.caught.get(host, [])[-count:] or ["a failure without a result"] if count else []
+    found = record.caught.get(host, [])[-count:] or ["a failure without a result"] if count else []
+    # The host that is unreachable for good has its last entry for that.
+    ignored = record.ignored.get(host, [])[: _counted(record, "ignored", host)]
+    return [*found, *(f"{why} (ignored)" for why in ignored)]
 
 
 def _why(record: Record, host: str, strict: bool) -> str:
@@ -220,7 +228,7 @@ def _why(record: Record, host: str, strict: bool) -> str:
         said = _line(record.messages())
         return f"the playbook did not come to its end on it{after or (f': {said}' if said else '')}"
     if strict and (found := rescued(record, host)):
-        return f"{found[-1]} (rescued by the playbook, and no probe can tell whether the host is healthy)"
+        return f"{found[-1]} (caught by the playbook, and no probe can tell whether the host is healthy)"
     return ""
 
 

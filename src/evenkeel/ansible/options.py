@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import os
 import re
 import signal
 import threading
@@ -69,7 +70,8 @@ class Options:
 
     common: for every run. users: for the user's playbook alone. listing: for inventory and host lists.
     limit: the user's --limit, empty for none. prompts: vault ids for which Ansible asks. output: show the output of
-    Ansible. answer_within: the seconds that a task of ours may take on a host; None for the usual time.
+    Ansible. answer_within: the seconds that a task of ours may take on a host; None for the usual time. playbook_dir:
+    the directory whose variables and plugins count as those beside a playbook; empty for the current directory.
     """
 
     inventory: tuple[str, ...] = ()
@@ -83,6 +85,14 @@ class Options:
     prompts: tuple[str, ...] = ()
     output: bool = False
     answer_within: float | None = None
+    playbook_dir: str = ""
+
+    def base(self, cwd: str) -> str:
+        """The directory that stands for that of a playbook, for a command called in ``cwd``. Raises UsageError."""
+        found = os.path.abspath(os.path.join(cwd, self.playbook_dir))
+        if not os.path.isdir(found):
+            raise UsageError(f"--playbook-dir {self.playbook_dir}: there is no such directory")
+        return found
 
     def inventories(self) -> list[str]:
         """The words that name the inventories."""
@@ -94,6 +104,8 @@ class Options:
         Of extra variables only files and known harmless names are shown: any other value may be a secret.
         """
         words, missing = self.inventories(), False
+        if os.path.normpath(self.playbook_dir or ".") != ".":
+            words += ["--playbook-dir", self.playbook_dir]
         for word in self.common:
             name, _equals, value = word.partition("=")
             if name.startswith("-v"):
@@ -154,6 +166,9 @@ def add_arguments(parser: argparse.ArgumentParser, *, playbook: bool) -> None:
     group.add_argument("-l", "--limit", action="append", default=[], metavar="PATTERN", help="only these hosts")
     for flags, how in _EVERYWHERE + (_USERS_ONLY if playbook else []):
         group.add_argument(*flags, **how)
+    if not playbook:
+        text = "directory of the playbook, whose group_vars, host_vars and plugins count (.)"
+        group.add_argument("--playbook-dir", metavar="DIR", default="", help=text)
     text = "time that a task may take on a host until it counts as no answer (6h; 5m for tasks that only ask)"
     parser.add_argument("--answer-within", metavar="TIME", type=_time, help=text)
 
@@ -174,7 +189,13 @@ def from_arguments(args: argparse.Namespace) -> Options:
         prompts=_prompting(vault_ids),
         output=bool(given["verbose"] or given.get("diff")),
         answer_within=given.get("answer_within"),
+        playbook_dir=given["playbook_dir"] if "playbook_dir" in given else _beside(given.get("playbook") or ""),
     )
+
+
+def _beside(playbook: str) -> str:
+    """The directory of a playbook, as it is said; empty for a playbook of a collection."""
+    return os.path.dirname(playbook) if os.path.exists(playbook) else ""
 
 
 def _time(said: str) -> float:

@@ -106,6 +106,22 @@ def no_prompts(playbook: str, path: Path, given: Sequence[str]) -> None:
         raise UsageError(f"{playbook} asks for {names} (vars_prompt): give it {' and '.join(filter(None, ways))}")
 
 
+def no_debugger(playbook: str, path: Path, strategy: str) -> None:
+    """Raises UsageError where a play or a task of its own would wait for a person at Ansible's debugger.
+
+    strategy: the setting, which decides where a play does not. The setting enable_task_debugger is off in our runs.
+    """
+
+    def waits(entry: Mapping[str, Any]) -> bool:
+        return str(entry.get("debugger", "never")) != "never"
+
+    for play in plays(path):
+        if waits(play) or any(map(waits, _tasks(play))):
+            raise UsageError(f"{playbook} waits for a person at Ansible's debugger (debugger): take that out")
+        if str(play.get("strategy", strategy)).rpartition(".")[2] == "debug":
+            raise UsageError(f"{playbook} waits for a person at Ansible's debugger (strategy debug): use linear")
+
+
 def extra_names(words: Sequence[str]) -> set[str]:
     """The names of the variables that the words ``--extra-vars=…`` give, in all their forms."""
     names: set[str] = set()

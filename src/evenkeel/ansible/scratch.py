@@ -1,13 +1,14 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The private directory of a session: in memory where possible, and removed with its session, also after a kill."""
+"""The private directory of a session: in memory if it stays there, and removed with its session, also after a kill."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
+import pwd
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,11 @@ from pathlib import Path
 import psutil
 
 _PREFIX = "evenkeel-"
+_MEMORY = "/dev/shm"
+# logind keeps a file for each user who has logged in, and one for each user whose processes outlive the logout.
+_USERS, _LINGER = "/run/systemd/users", "/var/lib/systemd/linger"
+# The user ids of people begin here.
+_PEOPLE = 1000
 
 
 @contextmanager
@@ -25,7 +31,7 @@ def scratch_directory(local_tmp: object) -> Iterator[Path]:
 
     local_tmp: Ansible's setting of that name, the directory in which Ansible makes a directory for each of its runs.
     """
-    root = _memory()
+    root = _root()
     reclaim(root)
     if isinstance(local_tmp, str):
         reclaim(Path(local_tmp).parent)  # the bundles of our plugins lie there
@@ -36,18 +42,30 @@ def scratch_directory(local_tmp: object) -> Iterator[Path]:
     try:
         yield scratch
     finally:
-        _hang_up(scratch)
+        hang_up(scratch)
         shutil.rmtree(scratch, ignore_errors=True)
         os.close(lock)
 
 
-def _memory() -> Path:
-    """A directory in memory in which we can write; the usual temporary directory where there is no such directory."""
+def _root() -> Path:
+    """A directory in memory in which we can write; the usual temporary directory where there is no such directory that
+    stays. The runtime directory of a login lasts as long as a process of that login."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    for candidate in (runtime if _ours(runtime) else "", "/dev/shm"):
+    for candidate in (runtime if _ours(runtime) else "", _MEMORY if _stays() else ""):
         if candidate and os.access(candidate, os.W_OK | os.X_OK):
             return Path(candidate)
     return Path(tempfile.gettempdir())
+
+
+def _stays() -> bool:
+    """Whether files of this user stay in /dev/shm: logind removes those of a person who logs out (RemoveIPC), whatever
+    service of that person still runs."""
+    if os.getuid() < _PEOPLE or not os.path.isdir(_USERS):
+        return True
+    try:
+        return os.path.exists(os.path.join(_LINGER, pwd.getpwuid(os.getuid()).pw_name))
+    except KeyError:
+        return False
 
 
 def _ours(path: str) -> bool:
@@ -73,10 +91,10 @@ def reclaim(root: Path) -> None:
                 os.close(lock)
 
 
-def _hang_up(scratch: Path) -> None:
-    """End the SSH masters whose sockets lie in ``scratch``; they would linger for a minute."""
+def hang_up(directory: Path) -> None:
+    """End the SSH masters whose sockets lie below the directory; they would linger for a minute."""
     for process in psutil.process_iter(["name", "cmdline"]):
         with contextlib.suppress(psutil.Error):
             line = process.info["cmdline"] or []
-            if process.info["name"] == "ssh" and any(str(scratch) in word for word in line):
+            if process.info["name"] == "ssh" and any(f"{directory}/" in word for word in line):
                 process.terminate()

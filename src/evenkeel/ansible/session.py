@@ -21,18 +21,17 @@ from evenkeel.ansible.event import Event, mapping
 from evenkeel.ansible.events import AGAIN, PREFIX
 from evenkeel.ansible.options import Options, Secrets
 from evenkeel.ansible.runner import Ended, Job, execute
-from evenkeel.ansible.scratch import scratch_directory
+from evenkeel.ansible.scratch import hang_up, scratch_directory
 from evenkeel.ansible.targets import chosen_hosts
 from evenkeel.ansible.wrapper import wrapped
 from evenkeel.collection import FQCN, collections_path
 
 WITNESS = f"{FQCN}.witness"
-# The settings of a run whose results hold secrets. The callback is ours, and does nothing without its directory.
+# The settings of a run whose results hold secrets. The callback is ours, and reads no result without its directory.
 _UNSEEN = {
     "ANSIBLE_LOG_PATH": os.devnull,
     "ANSIBLE_CALLBACKS_ENABLED": WITNESS,
     "ANSIBLE_CALLBACK_PLUGINS": "",
-    "EVENKEEL_WITNESS": "",
 }
 # Modules that change nothing on a host.
 _READS = ("ft_guard", "ft_info", "ft_suggest")
@@ -74,14 +73,15 @@ class OwnRun:
 
 @dataclass(frozen=True)
 class Seen:
-    """Hosts outside of its wave that a run of the user's playbook reached.
+    """Hosts that a run of the user's playbook reached beyond its wave, or did not reach within it.
 
-    touched: hosts on which tasks ran by delegation. left_out: host -> the play that did not run there, as the host
-    was added while the playbook ran.
+    touched: hosts outside on which tasks ran by delegation. left_out: host -> the play that did not run there, as the
+    host was added while the playbook ran. missed: hosts of the wave for which no play came.
     """
 
     touched: Sequence[str] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
+    missed: Sequence[str] = ()
 
 
 @dataclass
@@ -169,8 +169,7 @@ class Session:
         around.write_text(wrapped(path, hosts, mark, self.options.tags(self.ansible.settings) or []))
         (self.scratch / "witness").mkdir(mode=0o700, exist_ok=True)
         (self.scratch / "witness" / "seen.json").unlink(missing_ok=True)
-        enabled = [*(self.ansible.settings.get("CALLBACKS_ENABLED") or []), WITNESS]
-        env = {"ANSIBLE_CALLBACKS_ENABLED": ",".join(enabled), "EVENKEEL_WITNESS": str(self.scratch / "witness")}
+        env = {"EVENKEEL_WITNESS": str(self.scratch / "witness"), "EVENKEEL_LIMIT": self.options.limit}
         for facts in (self.scratch / "facts").glob("*"):
             if facts.name in hosts or _host_of(facts) in hosts:  # a host that changes gathers its facts itself
                 facts.unlink()
@@ -185,6 +184,7 @@ class Session:
             return Seen(
                 [str(host) for host in found["touched"]],
                 {str(host): str(play) for host, play in found["left_out"].items()},
+                [str(host) for host in found["missed"]],
             )
         except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return None
@@ -204,21 +204,38 @@ class Session:
         self, argv: Sequence[str], env: Mapping[str, str], on_event: OnEvent, stop: Stop, *, fresh: bool = False
     ) -> Ended:
         sockets = self.scratch / (f"c{next(self._numbers)}" if fresh else "c")
-        env = {**self.ansible.environment(), **env}
+        enabled = [*(self.ansible.settings.get("CALLBACKS_ENABLED") or []), WITNESS]
+        ours = {"ANSIBLE_CALLBACKS_ENABLED": ",".join(enabled), "EVENKEEL_WITNESS": ""}
+        ours |= {"EVENKEEL_PLAYBOOK_DIR": str(self.base), "EVENKEEL_SOCKETS": ""}
+        env = {**self.ansible.environment(), **ours, **env}
         if len(str(sockets)) <= _LONGEST_SOCKET_DIRECTORY:
             # We open connections of our own: an older open connection has no keep-alive, and may already be dead.
             sockets.mkdir(mode=0o700, exist_ok=True)
             env["ANSIBLE_SSH_CONTROL_PATH_DIR"] = str(sockets)
+            env["EVENKEEL_SOCKETS"] = str(sockets) if fresh else ""
         job = Job(argv, self.ansible.cwd, env, self.secrets.answers(), self.scratch)
-        return self.start(job, on_event, stop)
+        try:
+            return self.start(job, on_event, stop)
+        finally:
+            if fresh:
+                hang_up(sockets)
 
     def _limit(self, hosts: Sequence[str], limit: str) -> list[str]:
         if hosts:  # in a file: a thousand names do not fit every command line
             return ["--limit", f"@{self._write('limit', ''.join(f'{host}{chr(10)}' for host in hosts))}"]
         return ["--limit", limit] if limit else []
 
+    def _there(self) -> Path:
+        """The private directory, made anew where somebody has removed it, as cleaners of temporary files may."""
+        try:
+            self.scratch.mkdir(mode=0o700)
+        except FileExistsError:
+            if self.scratch.lstat().st_uid != os.getuid():
+                raise PermissionError(f"{self.scratch} was removed, and is somebody else's now") from None
+        return self.scratch
+
     def _write(self, name: str, text: str) -> Path:
-        path = self.scratch / f"{next(self._numbers)}-{name}"
+        path = self._there() / f"{next(self._numbers)}-{name}"
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
             stream.write(text.encode("utf-8", "surrogateescape"))
         return path
@@ -235,7 +252,7 @@ class Session:
     def _beside(self, without: str = "") -> Path:
         """A directory of links to the files beside the user's playbook, but one: Ansible searches beside a running
         playbook."""
-        directory = self.scratch / f"beside{without}"
+        directory = self._there() / f"beside{without}"
         if not directory.is_dir():
             directory.mkdir(mode=0o700)
             for entry in self.base.iterdir():

@@ -49,9 +49,14 @@ class Targets:
     notes: tuple[str, ...] = field(default=())
 
 
+def directory_of(playbook: str, cwd: str) -> str:
+    """The directory of a playbook as Ansible has it: a playbook that is a link has the directory of the link."""
+    return os.path.dirname(os.path.abspath(os.path.join(cwd, playbook)))
+
+
 def find_targets(playbook: str, options: Options, ansible: Ansible, secrets: Secrets) -> Targets:
     """Ask Ansible for the hosts of ``playbook``. Raises UsageError when it does not parse or finds no host."""
-    base = os.path.dirname(os.path.abspath(os.path.join(ansible.cwd, playbook)))
+    base = directory_of(playbook, ansible.cwd)
 
     def hosts(limit: str) -> tuple[list[tuple[str, frozenset[str]]], frozenset[str]]:
         return list_hosts(playbook, limit, options, ansible, secrets)
@@ -157,9 +162,11 @@ def parse_plays(text: str) -> list[tuple[str, frozenset[str]]]:
 
 
 def is_template(value: object) -> bool:
-    """Whether Ansible would run a part of the value as a template, in variables that we give it."""
+    """Whether Ansible would run a part of the value as a template, in variables that we give it, or has to resolve a
+    part of it first: the inventory shows a value with a tag (!vault, !unsafe) as a mapping."""
     if isinstance(value, Mapping):
-        return any(is_template(item) for item in value.values())
+        tagged = any(str(key).startswith("__ansible_") for key in value)
+        return tagged or any(is_template(item) for item in value.values())
     if isinstance(value, list):
         return any(is_template(item) for item in value)
     return isinstance(value, str) and _TEMPLATE.search(value) is not None

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from evenkeel.ansible import clock
 from evenkeel.ansible.caller import Caller
 from evenkeel.ansible.session import Session
 from evenkeel.ansible.targets import Targets
@@ -25,9 +26,9 @@ STOPPED = "stopped by the user"
 
 @dataclass(frozen=True)
 class Clock:
-    """now: the time, in epoch seconds. sleep: waits so many seconds."""
+    """now: the time, in epoch seconds that nobody can set. sleep: waits so many seconds."""
 
-    now: Callable[[], float] = time.time
+    now: Callable[[], float] = clock.now
     sleep: Callable[[float], None] = time.sleep
 
 
@@ -74,6 +75,12 @@ class Context:
     def soon(self, hosts: Sequence[str], seconds: float) -> Callable[[], str]:
         """``until``, for a question to which each of the hosts that are asked at the same time has so many seconds."""
         return self.until(self.clock.now() + seconds * self.session.rounds(len(hosts)))
+
+    def rest(self, seconds: float) -> None:
+        """Wait for so long, or until the caller asked twice to stop."""
+        until = self.clock.now() + seconds
+        while self.clock.now() < until and self.stops() < 2:
+            self.clock.sleep(0.2)
 
     def tell(self, phase: Phase, *hosts: str, text: str = "", until: float | None = None) -> None:
         """Report the phase of hosts."""

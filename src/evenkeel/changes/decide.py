@@ -9,6 +9,7 @@ A wave goes begin (guard, checkpoint, arm) → the user's playbook → settle (p
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,6 +26,10 @@ ROLL_BACK, TAKE_BACK = "roll_back", "take_back"
 _OPEN = ("held", "approved", "decided")
 # The number of seconds by which the clocks of two machines may differ and can still be compared.
 _SKEW = 3.0
+# A host that turned a login away is left alone for so many seconds: it may count the logins of half a minute.
+QUIET = 31.0
+# The words of ssh for such a login, and for one that nobody answered.
+_TURNED_AWAY = r"[Cc]onnection (refused|reset|closed|timed out)|kex_exchange_identification|banner exchange"
 # No dead-man is waited for longer, in seconds, whatever a host says of it.
 _LONGEST = 86400.0
 
@@ -190,8 +195,16 @@ def extended(result: Mapping[str, Any], before: Armed, started: float | None, no
     return replace(before, earliest=(started if started is not None else now) + remaining, latest=now + remaining)
 
 
+def remaining(armed: Mapping[str, Any], now: float) -> float:
+    """Seconds until the deadline of a change, from the answer of ft_info. The clock of the host may be wrong, so that
+    its date counts only where it says no seconds."""
+    left = armed.get("remaining")
+    left = float(armed.get("until") or 0) - now if left is None else float(left)
+    return min(max(left, 0.0), _LONGEST)
+
+
 def waiting(generation: int, checkpoint: str, until: float, within: float, now: float) -> Armed:
-    """The dead-man of a change that another run began. until, within: what the host says, whose clock may be wrong."""
+    """The dead-man of a change that another run began. until: by this machine's clock. within: as the host says."""
     within = min(within or _LONGEST, _LONGEST)
     left = min(max(until - now, 0.0), within + _SKEW, _LONGEST)
     return Armed(generation, checkpoint, within, now + left, now + left)
@@ -229,6 +242,12 @@ def approved(result: Mapping[str, Any] | None) -> bool:
     """Whether a person has let the change go on, from the answer of ft_info."""
     armed = (result or {}).get("armed")
     return isinstance(armed, dict) and armed.get("stage") in ("approved", "decided")
+
+
+def may_ask_again(armed: Armed, why: str, now: float) -> bool:
+    """Whether a host without an answer is asked the same once more, after a while: its login was turned away, as hosts
+    do that limit logins, and more than half of its time to confirm is left then."""
+    return armed.earliest - now - QUIET > armed.within / 2 and re.search(_TURNED_AWAY, why) is not None
 
 
 def why_unsettled(record: Record, host: str) -> str:

@@ -62,6 +62,17 @@ class Ending:
 
     def _decide(self, names: Sequence[str]) -> str:
         """Write the decision to keep the change on every host. Returns why that could not be done, or nothing."""
+        text = "all are healthy: the decision to keep the change is written on each"
+        self.context.tell(Phase.SETTLE, *names, text=text)
+        whys, now = self._write(names), self.context.clock.now()
+        again = [host for host, why in whys.items() if decide.may_ask_again(self.armed[host], why, now)]
+        if again:
+            self.context.rest(decide.QUIET)
+            whys = {**{host: why for host, why in whys.items() if host not in again}, **self._write(again)}
+        return next((f"{host} could not be told to keep the change: {why}" for host, why in whys.items()), "")
+
+    def _write(self, names: Sequence[str]) -> dict[str, str]:
+        """Write the decision on these hosts, at the same time. Returns why that could not be done, host by host."""
         record, context = Record(), self.context
         run = OwnRun(
             "settle",
@@ -73,16 +84,15 @@ class Ending:
             list(names),
             fresh=True,
         )
-        context.tell(Phase.SETTLE, *names, text="all are healthy: the decision to keep the change is written on each")
         ended = context.session.run_own(run, lambda event: feed(record, event), self._in_time(names))
-        for host in names:  # each has a new deadline
-            self.armed[host] = decide.with_time(record, host, self.armed[host], context.clock.now())
+        whys = {}
         for host in names:
+            # It has a new deadline.
+            self.armed[host] = decide.with_time(record, host, self.armed[host], context.clock.now())
             answer = decide.settled(record, host)
             if answer is None or answer.state is not State.HELD:
-                why = decide.why_unsettled(record, host) or ended.stopped or ended.errors
-                return f"{host} could not be told to keep the change: {why}"
-        return ""
+                whys[host] = decide.why_unsettled(record, host) or ended.stopped or ended.errors
+        return whys
 
     def _settle(self, names: Sequence[str], how: str, variables: Mapping[str, object]) -> None:
         now, armed = self.context.clock.now(), {host: self.armed[host] for host in names}

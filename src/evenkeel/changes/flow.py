@@ -23,7 +23,7 @@ from evenkeel.ansible.caller import Caller, CallerArguments
 from evenkeel.ansible.event import Event
 from evenkeel.ansible.events import Record, feed
 from evenkeel.ansible.session import WITNESS, OwnRun, Seen, Session
-from evenkeel.ansible.targets import Targets
+from evenkeel.ansible.targets import Targets, directory_of
 from evenkeel.changes import decide, preflight, waves
 from evenkeel.changes.context import GRACE, SHORT_TIMEOUT, STOPPED, Context
 from evenkeel.changes.ending import Ending
@@ -63,11 +63,13 @@ def run(request: Request, caller: Caller) -> ChangeResult:
     options = request.options.with_configuration(ansible.settings)
     path = Path(os.path.join(ansible.cwd, request.playbook))
     plays.no_prompts(request.playbook, path, options.common)
+    plays.no_debugger(request.playbook, path, str(ansible.settings.get("DEFAULT_STRATEGY", "linear")))
     if options.tags(ansible.settings) is None:
         raise UsageError(f"--tags and --skip-tags leave no task of {request.playbook}")
     secrets = caller.passwords(options)
     targets = caller.controller.find_targets(request.playbook, options, ansible, secrets)
-    with caller.controller.open_session(ansible, options, secrets, path.resolve().parent) as session:
+    base = Path(directory_of(request.playbook, ansible.cwd))
+    with caller.controller.open_session(ansible, options, secrets, base) as session:
         whole = _prepare(session, request, targets, caller)
         gather = plays.gathers(path, str(ansible.settings.get("DEFAULT_GATHERING", "implicit")))
         with under_way(caller.begins), whole.context.stop_if or nullcontext():
@@ -256,9 +258,11 @@ class Change:
 
     def _wait_for_a_person(self, held: Sequence[str]) -> str:
         """Wait until somebody lets the change go on. Returns the reason to stop, or nothing."""
+        beside = self.context.request.options.playbook_dir
+        same = f"the same inventory, and --playbook-dir {beside}" if beside else "the same inventory"
         self.context.note(
             f"{some_of(held)} {'is' if len(held) == 1 else 'are'} healthy and held. To go on: evenkeel confirm; to take"
-            " the change back: evenkeel abort (the same inventory). Nothing is kept unless it is confirmed in time"
+            f" the change back: evenkeel abort ({same}). Nothing is kept unless it is confirmed in time"
         )
         told: dict[str, Mapping[str, Any] | None] = {}
 

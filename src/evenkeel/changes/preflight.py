@@ -94,7 +94,8 @@ def agreed(given: str | None, variable: str, default: str, targets: Targets) -> 
     if given is not None:
         return given
     variables = [targets.inventory.variables.get(host, {}) for host in targets.hosts]
-    found = {str(own[variable]) for own in variables if variable in own}
+    said = [own[variable] for own in variables if variable in own]
+    found = {",".join(map(str, one)) if isinstance(one, list) else str(one) for one in said}
     if any(map(is_template, found)):
         raise UsageError(f"{variable} is a template that Ansible does not resolve: say it on the command line")
     if len(found) > 1:

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import calendar
+import contextlib
 import math
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -46,7 +47,8 @@ class Member:
     """A host of a change, from its own memory.
 
     state: held, confirmed, rolled_back or in_doubt; held also while the user's playbook may still have run. stage: as
-    the host notes it. by, at: who ended it, and when in epoch seconds.
+    the host notes it. until: its deadline, in epoch seconds of this machine's clock. by, at: who ended it, and when in
+    epoch seconds of the host's clock.
     """
 
     host: str
@@ -86,8 +88,11 @@ class Found:
         return kept if self.total else []
 
     def is_old(self, now: float) -> bool:
-        """Whether all of it was over long ago, by the clocks of the hosts."""
-        return not self.hosts(State.HELD) and max(one.at for one in self.members) < now - _OLD
+        """Whether all of it was over long ago. The clock of a host may be slow, but it did not end before it began."""
+        ends = [one.at for one in self.members]
+        with contextlib.suppress(ValueError, OverflowError):  # the beginning of the id, by the clock of a controller
+            ends.append(calendar.timegm(time.strptime(self.ident.partition("-")[0], "%Y%m%dT%H%M%S")))
+        return not self.hosts(State.HELD) and max(ends) < now - _OLD
 
     @property
     def runs(self) -> bool:
@@ -104,21 +109,21 @@ class Found:
         return all(member.stage == "decided" for member in self.members if member.state is State.HELD)
 
 
-def found(told: Mapping[str, Mapping[str, Any] | None]) -> list[Found]:
-    """The changes over several hosts that are not over, from the answers of ft_info. Newest first."""
+def found(told: Mapping[str, Mapping[str, Any] | None], now: float) -> list[Found]:
+    """The changes over several hosts that are not over, from the answers of ft_info at ``now``. Newest first."""
     changes: dict[str, Found] = {}
     for host, info in told.items():
-        for member, ident, total in _members(host, info or {}):
+        for member, ident, total in _members(host, info or {}, now):
             changes.setdefault(ident, Found(ident, total)).members.append(member)
     return sorted((change for change in changes.values() if change.open), key=lambda change: change.ident, reverse=True)
 
 
-def _members(host: str, info: Mapping[str, Any]) -> Iterable[tuple[Member, str, int]]:
+def _members(host: str, info: Mapping[str, Any], now: float) -> Iterable[tuple[Member, str, int]]:
     armed, last = info.get("armed"), info.get("last")
     if isinstance(armed, dict) and armed.get("change"):
         goes_back = armed.get("back") or armed.get("overdue") is not None
         state = State.ROLLED_BACK if goes_back else State.HELD
-        until = float(armed.get("until") or 0)
+        until = now + decide.remaining(armed, now)
         stage = str(armed.get("stage") or "")
         checkpoint = str(armed.get("checkpoint") or "")
         within = float(armed.get("within") or 0)
@@ -256,15 +261,17 @@ def run(command: str, options: Options, caller: Caller, ident: str = "") -> Chan
         raise UsageError("; ".join(wrong))
     secrets = caller.passwords(options)
     reason, results, waves, notes = "", [], [], []
-    with caller.controller.open_session(ansible, options, secrets, Path(ansible.cwd)) as session:
+    base = options.base(ansible.cwd)
+    with caller.controller.open_session(ansible, options, secrets, Path(base)) as session:
         hosts = session.list_own("status", {}, options.limit)
-        inventory = caller.controller.find_inventory(options, ansible, secrets, os.fspath(ansible.cwd))
+        inventory = caller.controller.find_inventory(options, ansible, secrets, base)
         targets = Targets(hosts, hosts, (), Inventory(hosts, {}, inventory.variables))
         context = Context(session, Request("", options), targets, {}, caller=caller)
         caller.report(Progress(Kind.PLAN, f"{command}: asks {len(hosts)} {'host' if len(hosts) == 1 else 'hosts'}"))
         told = _ask(context, hosts)
         silent = [host for host in hosts if told[host] is None]
-        changes, left = chosen(found(told), ident, context.clock.now())
+        now = context.clock.now()
+        changes, left = chosen(found(told, now), ident, now)
         with under_way(caller.begins):
             resumption = Resumption(context, told)
             for change in changes:

@@ -44,7 +44,7 @@ class Settlement:
         mine = [host for host in self.hosts if host in self.armed]
         waiting = dict.fromkeys(mine, decide.ROLL_BACK) if self.halted else {}
         waiting = waiting or decide.verdicts(mine, self.whys, self.how)
-        again = False
+        again, may_spare = False, not self.halted and self.how in (decide.PROBE, decide.HOLD)
         while waiting and self.context.stops() < 2 and not (again and self._now() > self._last_call(waiting)):
             answered = self._ask(waiting, again=again)
             said = "" if again else self.context.must_stop()
@@ -54,12 +54,15 @@ class Settlement:
             for host, answer in answered.items():
                 missed = f"no login after the change: {self.silent[host]}" if host in self.silent else ""
                 self._ended(host, answer, self.whys.get(host) or missed)
-            # A host that could not be asked right after the change must not keep it.
+            # A host that could not be asked right after the change must not keep it, unless it limits logins.
             back = decide.TAKE_BACK if self.how == decide.TAKE_BACK else decide.ROLL_BACK
-            waiting = {host: back for host in waiting if host not in answered}
+            waiting = {host: verdict for host, verdict in waiting.items() if host not in answered}
+            spared = self._spared(waiting) if may_spare and not said else {}
+            waiting = {host: spared.get(host, back) for host in waiting}
             if waiting:
-                self._wait(waiting)
-                again = True
+                self._wait(waiting, decide.QUIET if spared else 0.0)
+                again, may_spare = not spared, False
+                self.silent = {host: why for host, why in self.silent.items() if host not in spared}
         for host in waiting:
             self._never_answered(host)
 
@@ -106,6 +109,15 @@ class Settlement:
             self.silent.setdefault(host, decide.why_unsettled(record, host) or ended.stopped or ended.errors)
         return answered
 
+    def _spared(self, waiting: Mapping[str, str]) -> dict[str, str]:
+        """The hosts that are asked the same once more, with the verdict."""
+        now = self._now()
+        return {
+            host: verdict
+            for host, verdict in waiting.items()
+            if verdict == self.how and decide.may_ask_again(self.armed[host], self.silent.get(host, ""), now)
+        }
+
     def _now(self) -> float:
         return self.context.clock.now()
 
@@ -113,15 +125,13 @@ class Settlement:
         grace = GRACE * self.context.session.rounds(len(waiting))
         return max(self.armed[host].latest for host in waiting) + grace
 
-    def _wait(self, waiting: Mapping[str, str]) -> None:
-        """Wait before asking again: shortly around the time a dead-man is due, longer before it."""
+    def _wait(self, waiting: Mapping[str, str], seconds: float) -> None:
+        """Wait for so long before asking again; for 0: shortly around the time a dead-man is due, longer before it."""
         for host in waiting:
             self.context.tell(Phase.WAIT, host, until=self.armed[host].latest, text=self.silent.get(host, ""))
         now = self._now()
         next_due = min((self.armed[host].latest for host in waiting if self.armed[host].latest > now), default=now)
-        until = now + min(15.0, max(2.0, (next_due - now) / 4))
-        while self._now() < until and self.context.stops() < 2:
-            self.context.clock.sleep(0.2)
+        self.context.rest(seconds or min(15.0, max(2.0, (next_due - now) / 4)))
 
     def _never_answered(self, host: str) -> None:
         latest, silent = self.armed[host].latest, self.silent.get(host, "not asked")

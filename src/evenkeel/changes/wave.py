@@ -183,7 +183,10 @@ class Wave:
             context.note(ended.stopped)
         for host, found in self.hosts.items():
             found.rescued = rescued(record, host)
-        return judge(record, hosts, rc=ended.rc, stopped=ended.stopped, strict=context.strict)
+        whys = judge(record, hosts, rc=ended.rc, stopped=ended.stopped, strict=context.strict)
+        seen = context.session.seen()
+        missed = "no play of the playbook came to it, although plays named it before the change"
+        return {host: why or (missed if seen and host in seen.missed else "") for host, why in whys.items()}
 
     def _output(self, event: Event) -> None:
         if self.context.request.options.output and event.get("stdout"):

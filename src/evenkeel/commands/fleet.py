@@ -89,7 +89,8 @@ class FleetCommand(Command, Generic[Result]):
         console = display.Screen(stderr=args.json, highlight=False)
         stop, begun = Stop(console, self.stopping), threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, stop.handle)
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # else it is under nohup
+                signal.signal(number, stop.handle)
         given = options.from_arguments(args)
         try:
             with display.showing(console) as report:

@@ -79,10 +79,11 @@ class PlaybookCommand(FleetCommand[RunResult]):
         if wrong := misspelt(extra_names(options.common)):
             raise UsageError("; ".join(wrong))
         secrets = caller.passwords(options)
+        base = options.base(ansible.cwd)
         record = Record()
 
         def inventory() -> Inventory:
-            return caller.controller.find_inventory(options, ansible, secrets, ansible.cwd)
+            return caller.controller.find_inventory(options, ansible, secrets, base)
 
         def on_event(event: Event) -> None:
             feed(record, event)
@@ -95,7 +96,7 @@ class PlaybookCommand(FleetCommand[RunResult]):
         def stop() -> str:
             return "stopped by the user" if caller.asked_to_stop() else ""
 
-        with caller.controller.open_session(ansible, options, secrets, Path(ansible.cwd)) as session:
+        with caller.controller.open_session(ansible, options, secrets, Path(base)) as session:
             hosts = session.list_own(self.name, variables, options.limit)
             variables = self.variables_of(hosts, variables, inventory)
             count = f"{len(hosts)} {'host' if len(hosts) == 1 else 'hosts'}"

@@ -19,6 +19,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from evenkeel.ansible import clock
 from evenkeel.progress import Kind, Phase, Progress, Report
 
 STYLES = {
@@ -219,7 +220,7 @@ def showing(console: Console) -> Iterator[Report]:
     board = Board()
 
     def draw() -> RenderableType:
-        return board.draw(console.width, console.height, time.time())
+        return board.draw(console.width, console.height, clock.now())
 
     live = Live(get_renderable=draw, console=console, refresh_per_second=4, transient=True)
 

@@ -313,7 +313,8 @@ def _now(row: Mapping[str, Any], at: float) -> Text:
         since = f"OVERDUE since {_clock(armed.get('until'))}: neither confirmed nor put back"
         return Text(f"{since} (generation {text(armed.get('generation'))})", style="bold red")
     if armed:
-        until = f"{text(armed.get('stage') or 'armed')} until {_clock(armed.get('until'))}"
+        due = armed.get("until") if armed.get("remaining") is None else at + armed["remaining"]
+        until = f"{text(armed.get('stage') or 'armed')} until {_clock(due)}"
         return Text(f"{until} (generation {text(armed.get('generation'))})", style="yellow")
     if doubt:
         left = f": {_some(doubt['left'])}" if doubt.get("left") else ""

@@ -156,6 +156,21 @@ def test_text_of_others_in_an_error_is_shown_and_does_nothing(
         assert json.loads(out)["reason"] == HOSTILE
 
 
+@pytest.mark.parametrize(("before", "stopped"), [(signal.SIG_IGN, 0), (signal.SIG_DFL, 1)])
+def test_a_lost_terminal_stops_a_command_unless_it_runs_under_nohup(before: signal.Handlers, stopped: int) -> None:
+    asked: list[int] = []
+
+    class Loses(Status):
+        def run(self, _args: Any, _given: Options, caller: Caller) -> RunResult:
+            os.kill(os.getpid(), signal.SIGHUP)
+            asked.append(caller.asked_to_stop())
+            return RunResult("status", Exit.DONE, "", {}, [], 0.0)
+
+    signal.signal(signal.SIGHUP, before)
+    cli.main(["status"], [Loses()])
+    assert asked == [stopped]
+
+
 @pytest.mark.parametrize("as_json", [False, True])
 def test_an_error_of_our_own_never_looks_as_if_nothing_had_been_touched(
     as_json: bool, capsys: pytest.CaptureFixture[str]
@@ -181,14 +196,15 @@ def test_nor_does_one_that_comes_when_the_result_is_shown(capsys: pytest.Capture
     assert "KeyError" in capsys.readouterr().out
 
 
-def late_refusal() -> Controller:
-    """A fleet of one host, whose first run ends with an error that should have come before it."""
+def late_refusal(base: Path) -> Controller:
+    """A fleet of one host, whose first run ends with an error that should have come before it. base: its directory."""
 
     def run_own(*_words: Any, **_how: Any) -> Any:
         raise UsageError("of the second wave")
 
     @contextlib.contextmanager
-    def session(*_words: Any) -> Iterator[Any]:
+    def session(*words: Any) -> Iterator[Any]:
+        assert words[3] == base
         yield SimpleNamespace(list_own=lambda *_words: ("web1",), run_own=run_own)
 
     inventory = Inventory(("web1",), {}, {"web1": {"evenkeel_resources": [{"files": {"paths": ["/srv"]}}]}})
@@ -202,7 +218,7 @@ def late_refusal() -> Controller:
 def test_a_usage_error_that_comes_when_hosts_were_touched_does_not_say_that_none_was(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    caller = Caller(secrets=Secrets(), controller=late_refusal())
+    caller = Caller(secrets=Secrets(), controller=late_refusal(tmp_path))
 
     class LateRollback(Rollback):
         def run(self, args: Any, given: Options, _caller: Caller) -> RunResult:
@@ -212,8 +228,11 @@ def test_a_usage_error_that_comes_when_hosts_were_touched_does_not_say_that_none
         def run(self, args: Any, given: Options, _caller: Caller) -> ChangeResult:
             return super().run(args, given, caller)
 
-    (tmp_path / "site.yml").write_text("[]")
-    for words, command in ((["rollback"], LateRollback()), (["change", str(tmp_path / "site.yml")], LateChange())):
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / "site.yml").write_text("[]")
+    (tmp_path / "site.yml").symlink_to("else/site.yml")
+    beside = ["rollback", "--playbook-dir", str(tmp_path)]
+    for words, command in ((beside, LateRollback()), (["change", str(tmp_path / "site.yml")], LateChange())):
         assert cli.main(words, [command]) == Exit.IN_DOUBT
         out = "".join(capsys.readouterr())
         assert "of the second wave" in out and "Nothing was touched" not in out

@@ -414,7 +414,8 @@ def test_in_a_log_a_host_that_is_waited_for_is_mentioned_once_a_minute_and_when_
     ("info", "shown"),
     [
         ({"armed": {"generation": 3, "until": 10.0, "overdue": 90.0}}, "OVERDUE since"),
-        ({"armed": {"generation": 3, "until": 10.0, "overdue": None}}, "armed until"),
+        ({"armed": {"generation": 3, "until": 10.0, "overdue": None}}, "armed until 1970-01-01"),
+        ({"armed": {"generation": 3, "until": 10.0, "overdue": None, "remaining": 1e8}}, "armed until 20"),
         (
             {"armed": {"generation": 3, "until": 10.0, "overdue": 90.0, "tries_until": 4000.0}},
             "going back, tried again until",

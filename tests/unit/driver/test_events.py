@@ -79,7 +79,28 @@ def test_a_rescued_failure_is_listed_and_counts_only_where_nothing_else_can_tell
     assert rc == 0
     assert [rescued(record, host) for host in WEB] == [[], ["failed in 'Breaks': broken"], [], []]
     whys = judge(record, WEB, rc=rc, strict=["web1", "web2"])
-    assert left(whys) == ["web2"] and "rescued" in whys["web2"] and "Breaks" in whys["web2"]
+    assert left(whys) == ["web2"] and "caught" in whys["web2"] and "Breaks" in whys["web2"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "why"),
+    [
+        ("runner_on_unreachable", {}, "unreachable in 'Task': gone (ignored)"),
+        ("runner_on_failed", {"ignore_errors": True}, "failed in 'Task': gone (ignored)"),
+    ],
+)
+def test_what_the_playbook_ignores_is_listed_and_counts_where_nothing_else_can_tell(
+    kind: str, more: dict[str, Any], why: str
+) -> None:
+    record, _, lines = read("well")
+    stats = lines[-1]["event_data"]
+    feed(record, {"event": kind, "event_data": {"host": "web1", "task": "Task", "res": {"msg": "gone"}, **more}})
+    feed(record, {"event": "playbook_on_stats", "event_data": {**stats, "ignored": {"web1": 1}}})
+    assert [rescued(record, host) for host in WEB[:2]] == [[why], []]
+    assert left(judge(record, WEB, rc=0)) == []
+    assert left(judge(record, WEB, rc=0, strict=WEB)) == ["web1"]
+    feed(record, {"event": "playbook_on_stats", "event_data": {**stats, "dark": {"web1": 1}}})
+    assert rescued(record, "web1") == [], "it is unreachable for good"
 
 
 def test_a_failure_on_the_controller_counts_against_the_whole_wave() -> None:

@@ -239,7 +239,7 @@ def info(stage: str = "", outcome: str = "", total: int = 3, **more: Any) -> dic
     ],
 )
 def test_the_end_that_a_change_is_brought_to(told: list[dict[str, Any] | None], end: str | None) -> None:
-    found = resume.found({f"web{number}": one for number, one in enumerate(told)})
+    found = resume.found({f"web{number}": one for number, one in enumerate(told)}, 0.0)
     assert [resume.verdict(change)[0] for change in found] == ([end] if end else [])
 
 
@@ -249,8 +249,8 @@ def by(operator: dict[str, Any], at: float = 1.0) -> dict[str, Any]:
 
 def test_a_host_on_which_a_person_confirmed_the_change_is_not_taken_back() -> None:
     settled, undone, kept = info(outcome="confirmed"), info(outcome="rolled_back"), by(info(outcome="confirmed"))
-    assert resume.found({"web1": kept, "web2": undone, "web3": kept}) == []
-    (change,) = resume.found({"web1": kept, "web2": undone, "web3": settled})
+    assert resume.found({"web1": kept, "web2": undone, "web3": kept}, 0.0) == []
+    (change,) = resume.found({"web1": kept, "web2": undone, "web3": settled}, 0.0)
     assert change.kept == ["web3"]
     lonely, _clock, _told = extending(("settle", [ended("web3", PREFIX + "ft_settle", "failed", **GONE)], 2))
     reason, hosts = resume.Resumption(lonely.context, {}).bring(change, resume.BACK, "asked for")
@@ -258,14 +258,36 @@ def test_a_host_on_which_a_person_confirmed_the_change_is_not_taken_back() -> No
     assert states == {"web1": State.CONFIRMED, "web2": State.ROLLED_BACK, "web3": State.ROLLED_BACK} and reason
 
 
+def test_the_deadline_of_a_host_with_a_wrong_clock_counts_from_its_answer() -> None:
+    told = {"web1": info("decided", total=2, until=1.0, remaining=90.0, within=600.0)}
+    (change,) = resume.found(told, 1_000_000.0)
+    assert change.members[0].until == 1_000_090.0, "not 1970, as its clock has it"
+    lonely, clock, _told = extending()
+    clock.now = 1_000_001.0
+    dead_man = resume.Resumption(lonely.context, {})._armed(change.members[0])
+    assert dead_man.earliest == 1_000_090.0
+    for said, left in ((-5.0, 0.0), (1e15, 86400.0), (None, 50.0)):
+        assert decide.remaining({"remaining": said, "until": 1050.0}, 1000.0) == left
+
+
+def test_a_change_of_hosts_whose_clocks_are_slow_is_as_old_as_its_id() -> None:
+    ends = [by(info(outcome=outcome), at=5.0) for outcome in ("rolled_back", "rolled_back")]
+    kept = info(outcome="confirmed")
+    for one in (*ends, kept):
+        one["last"]["change"] = "20260102T000000-0123abcd"
+    change = resume.found({"web1": ends[0], "web2": ends[1], "web3": kept}, 0.0)
+    began = 1767312000.0
+    assert resume.chosen(change, "", began + 80_000) == (change, []) and resume.chosen(change, "", began + 90_000)[1]
+
+
 def test_a_change_that_ended_long_ago_is_taken_back_only_where_it_is_named() -> None:
     old = {"web1": info(outcome="confirmed"), "web2": by(info(outcome="rolled_back"), at=100_000.0)}
-    change = resume.found(old)
+    change = resume.found(old, 0.0)
     assert resume.chosen(change, "", 100_000.0 + 80_000) == (change, [])
     left, said = resume.chosen(change, "", 100_000.0 + 90_000)
     assert left == [] and "change c ended long ago: web1 kept it" in said[0] and "--change c" in said[0]
     assert resume.chosen(change, "c", 1e9) == (change, []) and resume.chosen(change, "d", 1.0) == ([], [])
-    waits = resume.found({**old, "web3": info("held")})
+    waits = resume.found({**old, "web3": info("held")}, 0.0)
     assert resume.chosen(waits, "", 1e9) == (waits, []), "a host waits"
 
 
@@ -287,18 +309,17 @@ def test_a_host_that_is_armed_by_itself_is_named(
     script.list_own = lambda *_: ("web1",)
     controller = Controller(
         ask_ansible=lambda cwd: Ansible(cwd, {}, ""),
-        find_inventory=lambda *_: Inventory(("web1",), {}, {}),
-        open_session=lambda *_: cast(Any, contextlib.nullcontext(script)),
+        find_inventory=lambda *words: Inventory(("web1",), {}, {words[3]: {}}),
+        open_session=lambda *words: cast(Any, contextlib.nullcontext(script if str(words[3]) == "/usr" else None)),
     )
-    result = resume.run(command, Options(), Caller(secrets=Secrets(), controller=controller), ident)
+    caller = Caller(secrets=Secrets(), controller=controller, cwd="/")
+    result = resume.run(command, Options(playbook_dir="usr"), caller, ident)
     assert result.exit_code is code and said in result.reason
 
 
 def test_a_host_that_has_begun_another_change_is_no_part_of_the_last_one() -> None:
-    assert (
-        resume.found({"web1": {**info(outcome="confirmed"), "generation": 4}, "web2": info(outcome="rolled_back")})
-        == []
-    )
+    told = {"web1": {**info(outcome="confirmed"), "generation": 4}, "web2": info(outcome="rolled_back")}
+    assert resume.found(told, 0.0) == []
 
 
 @pytest.mark.parametrize(

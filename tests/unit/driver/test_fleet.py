@@ -189,13 +189,20 @@ def test_a_command_that_only_asks_waits_for_minutes_and_every_other_for_hours(na
             return Ended(0)
 
     session = cast(Any, contextlib.nullcontext(Session()))
+    bases: set[str] = set()
+
+    def noted(base: str, found: Any) -> Any:
+        bases.add(base)
+        return found
+
     controller = Controller(
         ask_ansible=lambda cwd: Ansible(cwd, {}, ""),
-        find_inventory=lambda *_words: Inventory(("web1",), {}, {}),
-        open_session=lambda *_words: session,
+        find_inventory=lambda *words: noted(words[3], Inventory(("web1",), {}, {})),
+        open_session=lambda *words: noted(str(words[3]), session),
     )
-    caller = Caller(secrets=Secrets(), controller=controller)
-    result = PLAYBOOKS[name].run_playbook(Options(limit="web*"), {}, caller)
+    caller = Caller(secrets=Secrets(), controller=controller, cwd="/")
+    result = PLAYBOOKS[name].run_playbook(Options(limit="web*", playbook_dir="usr"), {}, caller)
+    assert bases == {"/usr"}, "the variables beside the playbook count"
     assert result.hosts["web1"]["state"] == "missing", "nothing ran on it, and that is never a success"
     assert (seen[0].name, seen[0].limit, seen[0].question) == (name, "web*", name in ("status", "suggest", "accept"))
 

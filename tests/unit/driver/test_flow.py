@@ -60,10 +60,11 @@ def settled(host: str, outcome: str, by: str = "settle") -> Event:
     return ended(host, PREFIX + "ft_settle", status, outcome=outcome, by=by, msg=f"said {outcome}")
 
 
-def lost(host: str) -> Event:
-    return ended(host, PREFIX + "ft_settle", "unreachable", msg="timed out")
+def lost(host: str, why: str = "timed out") -> Event:
+    return ended(host, PREFIX + "ft_settle", "unreachable", msg=why)
 
 
+REFUSED = "ssh: connect to host web2 port 22: Connection refused"
 BEGIN = [*play(), armed("web1"), armed("web2"), stats()]
 WELL = [
     *play(),
@@ -213,6 +214,44 @@ def test_a_host_that_the_change_locked_out_is_asked_until_it_put_itself_back(clo
     assert states(one) == [State.CONFIRMED, State.ROLLED_BACK]
     assert one.hosts["web2"].by == "deadline" and "no login after the change: timed out" in one.hosts["web2"].why
     assert script.asked[3][1]["evenkeel_verdicts"] == {"web2": "roll_back"}
+
+
+@pytest.mark.parametrize("then", [settled("web2", "confirmed"), lost("web2", REFUSED)])
+def test_a_host_that_turned_a_login_away_is_asked_once_more_after_a_while(clock: Hands, then: Event) -> None:
+    good = then["event"] == "runner_on_ok"
+    one, script = wave(
+        ("begin", BEGIN, 0),
+        ("users", WELL, 0),
+        ("settle", [settled("web1", "confirmed"), lost("web2", REFUSED)], 4),
+        ("settle", [then], 0),
+        *([] if good else [("settle", [settled("web2", "rolled_back")], 2)]),
+        clock=clock,
+    )
+    start = clock.now
+    one.run()
+    verdicts = [asked[1]["evenkeel_verdicts"]["web2"] for asked in script.asked[2:]]
+    assert verdicts == ["probe", "probe", "roll_back"][: 2 if good else 3] and clock.now - start > 30
+    assert states(one) == [State.CONFIRMED, State.CONFIRMED if good else State.ROLLED_BACK]
+    assert ("no login after the change" in one.hosts["web2"].why) is not good
+
+
+def test_a_host_is_asked_once_more_only_where_its_time_allows_it() -> None:
+    dead_man = decide.Armed(3, "f00", 100.0, 1000.0, 1001.0)
+    for why in (REFUSED, "kex_exchange_identification: read: Connection reset by peer", "Connection timed out"):
+        assert decide.may_ask_again(dead_man, why, 1000.0 - 82.0) and not decide.may_ask_again(dead_man, why, 920.0)
+    for why in ("Permission denied (publickey)", "no answer within 30 s", "Shared connection to web1 closed."):
+        assert not decide.may_ask_again(dead_man, why, 900.0)
+
+
+def test_nor_does_one_that_turned_away_the_decision_undo_the_change(clock: Hands) -> None:
+    told = [ended(host, PREFIX + "ft_settle", outcome="decided", generation=3, remaining=500.0) for host in HOSTS]
+    confirmed = [settled(host, "confirmed") for host in HOSTS]
+    one, script = wave(
+        ("settle", [told[0], lost("web2", REFUSED)], 4), ("settle", told[1:], 0), ("settle", confirmed, 0), clock=clock
+    )
+    dead_men = {host: decide.Armed(3, "f00", WITHIN, clock.now + 590, clock.now + 600) for host in HOSTS}
+    assert Ending(one.context, one.hosts, dead_men).confirm(HOSTS) == ""
+    assert [set(asked[1]["evenkeel_verdicts"]) for asked in script.asked] == [{*HOSTS}, {"web2"}, {*HOSTS}]
 
 
 def test_a_host_that_never_answers_again_is_in_doubt_and_not_waited_for_for_ever(clock: Hands) -> None:
@@ -392,6 +431,18 @@ def test_a_play_that_was_left_out_is_no_success_and_a_host_touched_outside_is_na
     assert "fresh1" in reason and "'Set up'" in reason
     assert one.hosts["web1"].state is State.CONFIRMED
     assert one.touched == {"lb"} and list(one.left_out) == ["fresh1"]
+
+
+def test_a_host_for_which_no_play_came_does_not_keep_the_change() -> None:
+    one = change(
+        ("begin", [*play(), armed("web1")], 0),
+        ("users", [*play(), stats()], 0),
+        ("settle", [settled("web1", "rolled_back")], 2),
+        hosts=1,
+        missed=["web1", "localhost"],
+    )
+    reason, _ = one.run(gather=False)
+    assert reason and script_of(one).asked[-1][1]["evenkeel_verdicts"] == {"web1": "roll_back"}
 
 
 def test_what_the_users_own_limit_leaves_out_is_meant_so() -> None:

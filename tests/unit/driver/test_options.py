@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +37,27 @@ def test_a_value_that_begins_with_a_dash_stays_a_value() -> None:
 def test_no_option_of_ours_reaches_ansible() -> None:
     found = parsed("--waves", "1", "--confirm-within", "5m", "--json")
     assert found.common == found.users == ()
+
+
+def test_a_command_after_a_change_sees_what_lies_beside_its_playbook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "playbooks").mkdir()
+    for name in ("site.yml", "playbooks/site.yml"):
+        (tmp_path / name).touch()
+
+    def said(*words: str) -> Options:
+        return options.from_arguments(parser().parse_args(words))
+
+    given = said("change", "playbooks/site.yml", "-i", "inv")
+    assert given.words_to_reach()[0] == ["-i", "inv", "--playbook-dir", "playbooks"]
+    assert said("resume", *given.words_to_reach()[0]).base(str(tmp_path)) == str(tmp_path / "playbooks")
+    for near in ("site.yml", "./site.yml", "evenkeel.fault_tolerance.change"):
+        assert said("change", near, "-i", "inv").words_to_reach()[0] == ["-i", "inv"]
+    assert said("status").base(str(tmp_path)) == str(tmp_path)
+    with pytest.raises(UsageError, match="--playbook-dir nowhere"):
+        said("status", "--playbook-dir", "nowhere").base(str(tmp_path))
 
 
 def test_passwords_are_asked_once_in_the_words_of_ansible() -> None:

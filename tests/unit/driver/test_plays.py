@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
 
-from evenkeel.ansible.plays import Prompt, extra_names, gathers, no_prompts, prompts
+from evenkeel.ansible.plays import Prompt, extra_names, gathers, no_debugger, no_prompts, prompts
 from evenkeel.outcome import UsageError
 
 ASKS = """
@@ -51,6 +52,23 @@ def test_what_a_file_of_variables_gives_is_known_from_a_home_and_left_open_from_
         no_prompts("site.yml", playbook, ["--extra-vars=@~/x.yml"])
     (playbook.parent / "secret.yml").write_text("$ANSIBLE_VAULT;1.1;AES256\n6162\n")
     no_prompts("site.yml", playbook, ["--extra-vars=@~/x.yml", "--extra-vars=@~/secret.yml"])
+
+
+@pytest.mark.parametrize(
+    ("text", "strategy", "refused"),
+    [
+        ("- {hosts: web, strategy: ansible.builtin.debug}", "linear", True),
+        ("- {hosts: web}", "debug", True),
+        ("- {hosts: web, strategy: free}", "debug", False),
+        ("- {hosts: web, debugger: on_failed}", "linear", True),
+        ("- {hosts: web, tasks: [{block: [{ping: , debugger: always}]}]}", "linear", True),
+        ("- {hosts: web, debugger: never, tasks: [{debug: }]}", "linear", False),
+    ],
+)
+def test_nobody_is_there_for_a_debugger(tmp_path: Path, text: str, strategy: str, refused: bool) -> None:
+    (tmp_path / "site.yml").write_text(text)
+    with pytest.raises(UsageError, match="debugger") if refused else contextlib.nullcontext():
+        no_debugger("site.yml", tmp_path / "site.yml", strategy)
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from evenkeel.ansible.caller import Caller
 from evenkeel.ansible.options import Options
+from evenkeel.ansible.runner import Ended
+from evenkeel.ansible.session import OnEvent, OwnRun, Session, Stop
 from evenkeel.ansible.targets import Inventory, Targets, usable
 from evenkeel.changes import flow, preflight
 from evenkeel.changes.request import Request
@@ -48,6 +50,33 @@ def test_what_is_written_wrong_is_refused_by_its_place(
     with pytest.raises(UsageError) as error:
         preflight.well_written(words, fleet(web1=good, web2={**good, **variables}))
     assert reason in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "sizes"),
+    [([1, "25%", "100%"], "1,25%,100%"), ("1,100%", "1,100%"), (2, "2"), (None, "1,25%,100%")],
+)
+def test_the_sizes_of_waves_are_a_list_or_one_text(said: Any, sizes: str) -> None:
+    targets = fleet(web1={} if said is None else {"evenkeel_waves": said})
+    assert preflight.agreed(None, "evenkeel_waves", "1,25%,100%", targets) == sizes
+
+
+VAULTED = {"__ansible_vault": "$ANSIBLE_VAULT;1.1;AES256\n33"}
+
+
+@pytest.mark.parametrize("said", [VAULTED, {"__ansible_unsafe": "x"}, [{"http": {"password": VAULTED}}], "{{ url }}"])
+def test_a_value_that_only_ansible_can_read_is_asked_of_it(said: Any) -> None:
+    asked: list[object] = []
+
+    class Answers:
+        def run_own(self, run: OwnRun, on_event: OnEvent, stop: Stop) -> Ended:
+            asked.append(run.variables["evenkeel_asked"])
+            told = {"host": "web1", "res": {"msg": {"evenkeel_notify": "http://x"}}}
+            on_event({"event": "runner_on_ok", "event_data": told})
+            return Ended(0)
+
+    found = preflight.resolved(cast(Session, Answers()), fleet(web1={"evenkeel_notify": said}), stop=lambda: "")
+    assert asked == [{"web1": ["evenkeel_notify"]}] and preflight.notify_url(None, found) == "http://x"
 
 
 def twins(targets: Targets) -> bool:

@@ -242,7 +242,7 @@ def resumed(world: World) -> bool:
     """Run ``evenkeel resume`` on what the hosts remember; whether a change waited."""
     context = context_of(world)
     told = {name: host.info() if host.reachable else None for name, host in world.hosts.items()}
-    changes = resume.found(told)
+    changes = resume.found(told, world.now)
     for change in changes:
         end, why = resume.verdict(change)
         resume.Resumption(context, told).bring(change, end, why)

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
+import shutil
 import stat
+import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
-from evenkeel.ansible import configuration
+from evenkeel.ansible import configuration, scratch, session
 from evenkeel.ansible.configuration import KEEP_ALIVE, NO_TERMINAL, Ansible, ask_ansible, document, listing, program
 from evenkeel.ansible.event import Event, mapping
 from evenkeel.ansible.events import AGAIN
@@ -51,6 +56,15 @@ def test_the_users_configuration_is_kept_and_added_to(tmp_path: Path, monkeypatc
     assert Options().with_configuration(dict(ansible.settings)).ask_pass
 
 
+def test_no_setting_of_the_users_lets_a_run_wait_or_an_answer_lose_the_variables_of_groups(tmp_path: Path) -> None:
+    (tmp_path / "ansible.cfg").write_text("[defaults]\nenable_task_debugger = True\n[inventory]\nexport = True\n")
+    (tmp_path / "inv.yml").write_text("all: {children: {web: {hosts: {web1: }, vars: {evenkeel_waves: '1'}}}}")
+    ansible = ask_ansible(str(tmp_path))
+    assert ansible.environment()["ANSIBLE_ENABLE_TASK_DEBUGGER"] == "False"
+    found = find_inventory(Options(inventory=("inv.yml",)), ansible, Secrets(), str(tmp_path))
+    assert found.variables["web1"]["evenkeel_waves"] == "1"
+
+
 def test_host_keys_are_checked_unless_the_user_says_otherwise() -> None:
     assert Ansible("/", {}, "").environment()["ANSIBLE_HOST_KEY_CHECKING"] == "True"
 
@@ -78,6 +92,44 @@ def test_the_scratch_directory_is_private_and_goes_with_the_session(root: Path, 
         assert stat.S_IMODE(one.scratch.stat().st_mode) == 0o700
         written = one._write("vars.json", "{}")
         assert stat.S_IMODE(written.stat().st_mode) == 0o600
+    assert list(root.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("uid", "logind", "lingers", "in_memory"),
+    [(0, True, False, True), (999, True, False, True), (1000, True, False, False), (1000, True, True, True)]
+    + [(1000, False, False, True)],
+)
+def test_the_scratch_directory_of_a_service_outlives_each_login_of_its_user(
+    uid: int, logind: bool, lingers: bool, in_memory: bool, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, wanted in (("users", logind), ("linger", True), ("tmp", True), ("linger/me", lingers)):
+        if wanted:
+            (tmp_path / name).mkdir()
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    monkeypatch.setattr(scratch, "_MEMORY", str(root))
+    monkeypatch.setattr(scratch, "_USERS", str(tmp_path / "users"))
+    monkeypatch.setattr(scratch, "_LINGER", str(tmp_path / "linger"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setattr(os, "getuid", lambda: uid)
+    monkeypatch.setattr(pwd, "getpwuid", lambda _uid: SimpleNamespace(pw_name="me"))
+    with scratch.scratch_directory(None) as one:
+        assert one.parent == (root if in_memory else tmp_path / "tmp")
+
+
+def test_a_private_directory_that_was_removed_is_made_anew_unless_it_is_of_another(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_session(Ansible("/", {}, ""), Options(), Secrets(), tmp_path) as one:
+        shutil.rmtree(one.scratch)
+        one.start = lambda *_: Ended(0)
+        one.run_users("site.yml", ["web1"], ["web1"], "mark", lambda event: None, lambda: "")
+        shutil.rmtree(one.scratch)
+        one.run_own(OwnRun("settle", {}, ["web1"], fresh=True), lambda event: None, lambda: "")
+        assert stat.S_IMODE(one.scratch.stat().st_mode) == 0o700
+        monkeypatch.setattr(os, "getuid", lambda: 12345)
+        with pytest.raises(PermissionError, match="somebody else's"):
+            one._write("vars.json", "{}")
     assert list(root.iterdir()) == []
 
 
@@ -148,6 +200,38 @@ def test_no_log_and_no_callback_of_the_users_sees_the_values_of_variables(
             one.run_own(OwnRun("variables", wanted, ["web1"], unseen=unseen), seen.append, lambda: "")
             assert "hunter2" in json.dumps(seen)
     assert "hunter2" in spied.read_text() and "hunter2" in log.read_text(), "as those of any other run"
+    assert not {"seen.json", "carried.json"} & {path.name for path in base.iterdir()}, "nothing is left there"
+
+
+@pytest.mark.long
+def test_a_wave_sees_the_limit_and_the_directory_of_a_run_without_the_driver(root: Path, tmp_path: Path) -> None:
+    for name in ("common", "prod/group_vars"):
+        (tmp_path / name).mkdir(parents=True)
+    play = "- hosts: \"{{ ansible_limit | default('web') }}\"\n  gather_facts: false\n  tasks: [debug: {var: told}]\n"
+    (tmp_path / "common" / "site.yml").write_text(play)
+    (tmp_path / "prod" / "site.yml").symlink_to("../common/site.yml")
+    told = "told: \"{{ ansible_limit | default('no limit') }} {{ playbook_dir }}\"\n"
+    (tmp_path / "prod" / "group_vars" / "all.yml").write_text(told)
+    (tmp_path / "inv").write_text("[web]\nweb1\nweb2\n[all:vars]\nansible_connection=local\n")
+    base, found = tmp_path / "prod", list[tuple[str, object]]()
+
+    def on_event(event: Event) -> None:
+        if event.get("event") == "runner_on_ok":
+            data = mapping(event["event_data"])
+            res = mapping(data["res"])
+            found.append((str(data["host"]), res.get("told") or mapping(res.get("msg") or {}).get("told")))
+
+    for limit, ran in (("", ["web1"]), ("web2", [])):
+        options = Options(inventory=(str(tmp_path / "inv"),), limit=limit)
+        with open_session(ask_ansible(str(base)), options, Secrets(), base) as one:
+            one.run_users("site.yml", ["web1"], ["web1"], "mark", on_event, lambda: "")
+            seen = one.seen()
+            assert seen is not None and list(seen.missed) == (["web1"] if limit else [])
+            assert [told for told in found if told[1]] == [(host, f"no limit {base}") for host in ran]
+            found.clear()
+            wanted = {"evenkeel_hosts": ["web1"], "evenkeel_asked": {"web1": ["told"]}}
+            one.run_own(OwnRun("variables", wanted, ["web1"]), on_event, lambda: "")
+            assert str(found.pop()[1]).endswith(f" {base}"), "a run of ours sees what the playbook sees"
 
 
 def test_the_values_of_variables_are_resolved_unseen() -> None:
@@ -385,6 +469,51 @@ def test_a_host_that_changes_gathers_its_facts_anew(root: Path, tmp_path: Path) 
         one.start = lambda *_: Ended(0)
         one.run_users("site.yml", ["web1"], ["web1", "web2"], "mark", lambda event: None, lambda: "")
         assert {path.name for path in (one.scratch / "facts").iterdir()} == {"s1_web3", "s1_s1_web1"}
+
+
+def test_a_run_of_the_users_playbook_knows_their_limit_and_every_run_their_directory(
+    root: Path, tmp_path: Path
+) -> None:
+    seen: list[dict[str, str]] = []
+
+    def play(job: Job, on_event: OnEvent, stop: Stop) -> Ended:
+        seen.append(dict(job.env))
+        return Ended(0)
+
+    with open_session(Ansible("/", {}, ""), Options(limit="web*"), Secrets(), tmp_path) as one:
+        one.start = play
+        one.run_users("site.yml", ["web1"], ["web1"], "mark", lambda event: None, lambda: "")
+        one.run_own(OwnRun("status", {}, ["web1"]), lambda event: None, lambda: "")
+    assert [env.get("EVENKEEL_LIMIT") for env in seen] == ["web*", None]
+    assert {env["EVENKEEL_PLAYBOOK_DIR"] for env in seen} == {str(tmp_path)}
+    assert all(env["ANSIBLE_CALLBACKS_ENABLED"] == "evenkeel.fault_tolerance.witness" for env in seen)
+
+
+def test_the_login_that_a_fresh_run_shares_is_its_own_and_ends_with_it(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_LONGEST_SOCKET_DIRECTORY", 1000)
+    seen: list[str] = []
+    masters: list[subprocess.Popen[bytes]] = []
+    ssh = tmp_path / "ssh"  # stands for a master, by its name and its words
+    shutil.copy(shutil.which("sleep") or "", ssh)
+
+    def play(job: Job, on_event: OnEvent, stop: Stop) -> Ended:
+        seen.append(job.env["EVENKEEL_SOCKETS"])
+        words = [f"ssh: {seen[-1]}/0123 [mux]" if seen[-1] else "ssh", "300"]
+        masters.append(subprocess.Popen(words, executable=str(ssh)))
+        return Ended(0)
+
+    with open_session(Ansible("/", {}, ""), Options(), Secrets(), tmp_path) as one:
+        one.start = play
+        for fresh in (True, False, True):
+            one.run_own(OwnRun("settle", {}, ["web1"], fresh=fresh), lambda event: None, lambda: "")
+        one.run_users("site.yml", ["web1"], ["web1"], "mark", lambda event: None, lambda: "")
+        assert seen[1] == seen[3] == "" and seen[0] != seen[2] and Path(seen[0]).parent == one.scratch
+        assert [master.poll() is None for master in masters] == [False, True, False, True]
+    for master in masters:
+        master.kill()
+        master.wait()
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"touched": 3}', '{"touched": [], "left_out": 5}', "[" * 100_000])

@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from evenkeel.ansible.targets import Inventory, in_order, parse_inventory, parse_plays, resolve, undeclared, unprotected
+from evenkeel.ansible.targets import (
+    Inventory,
+    directory_of,
+    in_order,
+    parse_inventory,
+    parse_plays,
+    resolve,
+    undeclared,
+    unprotected,
+)
 from evenkeel.commands.arguments import specs
 from evenkeel.outcome import UsageError
 
@@ -47,6 +56,13 @@ def test_the_listing_of_ansible_is_read() -> None:
         ("localhost", frozenset({"localhost"})),
         ("none", frozenset()),
     ]
+
+
+def test_a_playbook_that_is_a_link_has_the_directory_of_the_link(tmp_path: Path) -> None:
+    for name in ("common", "prod"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "prod" / "site.yml").symlink_to("../common/site.yml")
+    assert directory_of("common/../prod/site.yml", str(tmp_path)) == str(tmp_path / "prod"), "as Ansible has it"
 
 
 def test_hosts_come_play_by_play_in_the_order_of_the_inventory() -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
+from ansible.playbook import Playbook
 from ansible.template import Templar, trust_as_template
 from ansible.vars.manager import VariableManager
 from ansible_collections.evenkeel.fault_tolerance.plugins.callback import witness
@@ -76,3 +78,51 @@ def test_a_template_of_included_variables_stays_one_and_yields_to_what_is_includ
     assert "foreign" not in second.get_vars(host=second._inventory.get_host("web1"))
     second.set_host_variable("web1", "page", text("{{ colour }} anew"))
     assert second.value("web1", "page") == "blue anew"
+
+
+PLAYS = """
+- hosts: "{{ ansible_limit | default('web2') }}"
+- hosts: web1,web2
+"""
+
+
+@pytest.mark.parametrize(("limit", "missed"), [("", ["web1"]), ("web1,web2", [])])
+def test_the_limit_is_the_users_and_hosts_for_which_no_play_came_are_noted(
+    limit: str, missed: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    known = {"directory": str(tmp_path), "limit": limit, "playbook_dir": "/project"}
+    monkeypatch.setattr(witness.CallbackModule, "get_option", lambda _self, name: known[name])
+    (tmp_path / "plays.yml").write_text(PLAYS)
+    manager, one = Manager(), witness.CallbackModule()
+    monkeypatch.setattr(manager, "_options_vars", {"ansible_limit": "@/scratch/1-limit"})
+    playbook = Playbook.load(str(tmp_path / "plays.yml"), variable_manager=manager, loader=manager.loader)
+    playbook.get_plays()[0]._included_path = "/imported"  # a play of the user's; the other is the driver's
+    one.v2_playbook_on_start(playbook)
+    for play in playbook.get_plays():
+        play.post_validate(Templar(manager.loader, manager.get_vars(play=play)))
+        manager._inventory.restrict_to_hosts(
+            [manager._inventory.get_host("web2")]
+        )  # a batch of serial, after which end_play may end the play
+        one.v2_playbook_on_play_start(play)
+    one.v2_playbook_on_stats(None)
+    assert [play._included_path for play in playbook.get_plays()] == ["/imported", "/project"]
+    assert json.loads((tmp_path / "seen.json").read_text())["missed"] == missed
+
+
+def test_an_option_that_is_empty_stays_so() -> None:
+    options = yaml.safe_load(witness.DOCUMENTATION)["options"]
+    assert {option["type"] for option in options.values()} == {"str"}, "an empty path is the current directory"
+
+
+def test_a_playbook_of_ours_has_the_directory_of_the_users_and_its_own_limit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    known = {"directory": None, "limit": None, "playbook_dir": "/project"}
+    monkeypatch.setattr(witness.CallbackModule, "get_option", lambda _self, name: known[name])
+    (tmp_path / "ours.yml").write_text("- hosts: web1\n")
+    manager = Manager()
+    monkeypatch.setattr(manager, "_options_vars", {"ansible_limit": "@/scratch/1-limit"})
+    playbook = Playbook.load(str(tmp_path / "ours.yml"), variable_manager=manager, loader=manager.loader)
+    witness.CallbackModule().v2_playbook_on_start(playbook)
+    assert [play._included_path for play in playbook.get_plays()] == ["/project"]
+    assert manager.get_vars()["ansible_limit"] == "@/scratch/1-limit", "it means the hosts that we name"

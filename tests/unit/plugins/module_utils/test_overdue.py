@@ -21,9 +21,11 @@ def test_an_overdue_change_is_put_back_and_told(store: Store, tmp_path: Path) ->
     checkpoint(store, "change", [{"files": {"paths": [str(live)]}}], confirm_within=300.0)
     live.write_text("after")
     assert info(store)["armed"]["overdue"] is None
+    slow = replace(store.system, now=lambda: 5.0)
+    assert 250.0 < host_state(store.root, slow)["armed"]["remaining"] <= 300.0, "whatever its clock says"
     late = Store(store.root, replace(store.system, monotonic=lambda: time.monotonic() + 400.0))
     told = host_state(store.root, late.system)["armed"]["overdue"]
-    assert 100.0 <= told < 200.0
+    assert 100.0 <= told < 200.0 and host_state(store.root, late.system)["armed"]["remaining"] == 0.0
     with open(store.join("armed")) as stream:
         record = json.load(stream)
     with open(store.join("armed"), "w") as stream:
