@@ -42,7 +42,9 @@ class Anchor(NamedTuple):
     @classmethod
     def read(cls, one: Any) -> Anchor:
         """The anchor that a journal keeps; an error of ``journals.MALFORMED`` where the journal is damaged."""
-        found = cls(one, None, True) if isinstance(one, str) else cls(str(one[0]), one[1], False, *map(str, one[2:4]))
+        found = cls(one, None, True) if isinstance(one, str) else cls(str(one[0]), one[1])
+        if len(one) == 4 and not found.old:  # Version 0.1.0 wrote three: two times after the path.
+            found = found._replace(point=str(one[2]), kind=str(one[3]))
         if b"\0" in os.fsencode(found.path) or not isinstance(found.inode, (int, type(None))):
             raise ValueError(f"no staging directory: {one!r}")
         return found
