@@ -31,16 +31,17 @@ class ActionModule(ProbingAction):
         connection = self._connection
         if connection.has_option("ssh_args"):
             theirs = connection.get_option("ssh_args") or ""
-            connection.set_option("ssh_args", f"{self._new_login()} {theirs}".strip())
+            login = self._new_login(str((task_vars or {}).get("inventory_hostname")))
+            connection.set_option("ssh_args", f"{login} {theirs}".strip())
         return super().run(tmp, task_vars)
 
-    def _new_login(self) -> str:
+    def _new_login(self, host: str) -> str:
+        """The options of a login that this host of the inventory shares with no other, whatever their addresses are."""
         directory = os.environ.get(_SOCKETS, "")
         if not directory:
             return _NEW_LOGIN
-        host = [str(self._connection.get_option(name)) for name in ("host", "port", "remote_user")]
         # As short as the names of Ansible, as the paths of sockets are limited. ssh expands the character %.
-        name = hashlib.sha256(" ".join(host).encode("utf-8", "surrogateescape")).hexdigest()[:10]
+        name = hashlib.sha256(host.encode("utf-8", "surrogateescape")).hexdigest()[:10]
         path = shlex.quote(f'ControlPath="{os.path.join(directory, name).replace("%", "%%")}"')
         return f"-o ControlMaster=auto -o ControlPersist={_PERSIST} -o {path}"
 

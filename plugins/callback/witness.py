@@ -69,6 +69,9 @@ class CallbackModule(CallbackBase):
         self._ours: set[str] = set()
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
+        if not os.path.basename(playbook._file_name).startswith(".evenkeel-"):
+            self.disabled = True  # a playbook that the user's own starts, and which inherits our variables
+            return
         limit, beside = self.get_option("limit"), self.get_option("playbook_dir")
         for play in playbook.get_plays():
             if self.get_option("directory"):  # the limit of a wave is a file of ours
@@ -80,7 +83,7 @@ class CallbackModule(CallbackBase):
                 play._included_path = beside or None
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
-        if not self.get_option("directory"):
+        if self.disabled or not self.get_option("directory"):
             self.disabled = True
             return
         inventory = play.get_variable_manager()._inventory

@@ -45,7 +45,9 @@ def batches(
         found = list(dict.fromkeys(tuple(_sizes(one)) for one in said)) or [tuple(_sizes(DEFAULT_WAVES))]
         if len(found) > 1:
             each = " and ".join(repr(",".join(one)) for one in found[:2])
-            raise AnsibleFilterError(f"evenkeel_waves differs between hosts ({each}): give it with -e evenkeel_waves=…")
+            raise AnsibleFilterError(
+                f"evenkeel_waves differs between hosts ({each}): give it with -e evenkeel_waves=…. Nothing was touched"
+            )
         return list(found[0])
     return _sizes(waves)
 

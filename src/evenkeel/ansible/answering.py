@@ -24,6 +24,8 @@ from importlib import import_module
 
 # More file descriptors than any request has: the program's output, errors and exit code, and a pipe for each password.
 _MOST = 64
+# The sources of a vault password with which Ansible asks a person.
+PROMPTS = ("prompt", "prompt_ask_vault_pass")
 
 
 def main() -> None:
@@ -36,7 +38,7 @@ def main() -> None:
     # The driver has asked for these passwords, and hands them on; nobody could answer here.
     constants.DEFAULT_ASK_VAULT_PASS = False
     constants.DEFAULT_VAULT_IDENTITY_LIST = [
-        one for one in constants.DEFAULT_VAULT_IDENTITY_LIST if one and not one.rpartition("@")[2].startswith("prompt")
+        one for one in constants.DEFAULT_VAULT_IDENTITY_LIST if one and one.rpartition("@")[2] not in PROMPTS
     ]
     for name in ("config", "inventory", "playbook"):
         import_module(f"ansible.cli.{name}")

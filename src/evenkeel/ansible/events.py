@@ -208,11 +208,14 @@ def judge(
 
 def rescued(record: Record, host: str) -> list[str]:
     """The failures on ``host`` that the playbook rescued, or ignored."""
-    count = _counted(record, "rescued", host)
-    found = record.caught.get(host, [])[-count:] or ["a failure without a result"] if count else []
     # The host that is unreachable for good has its last entry for that.
     ignored = record.ignored.get(host, [])[: _counted(record, "ignored", host)]
-    return [*found, *(f"{why} (ignored)" for why in ignored)]
+    return [*_caught(record, host), *(f"{why} (ignored)" for why in ignored)]
+
+
+def _caught(record: Record, host: str) -> list[str]:
+    count = _counted(record, "rescued", host)
+    return record.caught.get(host, [])[-count:] or ["a failure without a result"] if count else []
 
 
 def _why(record: Record, host: str, strict: bool) -> str:
@@ -227,7 +230,9 @@ def _why(record: Record, host: str, strict: bool) -> str:
         after = f" after {other} {_own(record, other) or 'failed'}" if other else ""
         said = _line(record.messages())
         return f"the playbook did not come to its end on it{after or (f': {said}' if said else '')}"
-    if strict and (found := rescued(record, host)):
+    # A failure that is ignored is one that does not matter; a host that was lost meanwhile is never a success.
+    found = [*_caught(record, host), *([record.unreachable[host]] if host in record.unreachable else [])]
+    if strict and found:
         return f"{found[-1]} (caught by the playbook, and no probe can tell whether the host is healthy)"
     return ""
 

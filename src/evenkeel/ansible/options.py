@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from evenkeel.ansible.answering import PROMPTS
 from evenkeel.ansible.wrapper import tags_that_run
 from evenkeel.outcome import UsageError
 from evenkeel.shared import duration
@@ -229,7 +230,7 @@ def _prompting(vault_ids: Iterable[str]) -> tuple[str, ...]:
 
 def prompts_for(vault_id: str) -> bool:
     """Whether Ansible asks a person for the password of this vault id: ``dev@prompt``, or ``prompt`` alone."""
-    return vault_id.rpartition("@")[2] in ("prompt", "prompt_ask_vault_pass")
+    return vault_id.rpartition("@")[2] in PROMPTS
 
 
 @contextmanager

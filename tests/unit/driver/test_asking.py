@@ -183,3 +183,14 @@ def test_the_passwords_of_vaults_that_the_configuration_asks_for_are_handed_on(a
     ansible.ready._usable = not alone
     argv, vault = [program("ansible-inventory"), "--list", "-i", "web1,"], {"dev": "one", "default": "two"}
     assert "web1" in listing(argv, ansible, ansible.environment(), vault).stdout
+
+
+def test_a_script_for_a_vault_password_is_asked_whatever_its_name_is(tmp_path: Path) -> None:
+    (tmp_path / "ansible.cfg").write_text("[defaults]\nvault_identity_list = dev@prompt-dev.sh\n")
+    script = tmp_path / "prompt-dev.sh"
+    script.write_text(f"#!/bin/sh\ntouch {tmp_path}/asked; echo word\n")
+    script.chmod(0o755)
+    ansible = ask_ansible(str(tmp_path))
+    ansible.ready._usable = True
+    listing([program("ansible-inventory"), "--list", "-i", "web1,"], ansible, ansible.environment(), {})
+    assert (tmp_path / "asked").exists()

@@ -83,14 +83,14 @@ def test_a_rescued_failure_is_listed_and_counts_only_where_nothing_else_can_tell
 
 
 @pytest.mark.parametrize(
-    ("kind", "more", "why"),
+    ("kind", "more", "why", "lost"),
     [
-        ("runner_on_unreachable", {}, "unreachable in 'Task': gone (ignored)"),
-        ("runner_on_failed", {"ignore_errors": True}, "failed in 'Task': gone (ignored)"),
+        ("runner_on_unreachable", {}, "unreachable in 'Task': gone (ignored)", ["web1"]),
+        ("runner_on_failed", {"ignore_errors": True}, "failed in 'Task': gone (ignored)", []),
     ],
 )
-def test_what_the_playbook_ignores_is_listed_and_counts_where_nothing_else_can_tell(
-    kind: str, more: dict[str, Any], why: str
+def test_what_the_playbook_ignores_is_listed_and_a_lost_host_counts_where_nothing_else_can_tell(
+    kind: str, more: dict[str, Any], why: str, lost: list[str]
 ) -> None:
     record, _, lines = read("well")
     stats = lines[-1]["event_data"]
@@ -98,7 +98,7 @@ def test_what_the_playbook_ignores_is_listed_and_counts_where_nothing_else_can_t
     feed(record, {"event": "playbook_on_stats", "event_data": {**stats, "ignored": {"web1": 1}}})
     assert [rescued(record, host) for host in WEB[:2]] == [[why], []]
     assert left(judge(record, WEB, rc=0)) == []
-    assert left(judge(record, WEB, rc=0, strict=WEB)) == ["web1"]
+    assert left(judge(record, WEB, rc=0, strict=WEB)) == lost
     feed(record, {"event": "playbook_on_stats", "event_data": {**stats, "dark": {"web1": 1}}})
     assert rescued(record, "web1") == [], "it is unreachable for good"
 

@@ -73,14 +73,15 @@ def test_in_a_run_of_the_driver_its_commands_share_one_login_that_is_new(
     (tmp_path / "ssh").write_text(SSH.format(log=log))
     (tmp_path / "ssh").chmod(0o755)
     monkeypatch.setenv("EVENKEEL_SOCKETS", str(sockets))
-    name = next(iter(fleet.hosts))
-    fleet.hosts = {name: {**fleet.hosts[name], "ansible_ssh_args": SHARED, "ansible_connection": "ssh"}}
-    fleet.hosts[name] |= {"ansible_ssh_executable": str(tmp_path / "ssh"), "ansible_pipelining": True}
-    fleet.hosts[name]["ansible_python_interpreter"] = "auto"  # to find it takes a command
+    host = {**next(iter(fleet.hosts.values())), "ansible_ssh_args": SHARED, "ansible_connection": "ssh"}
+    host |= {"ansible_ssh_executable": str(tmp_path / "ssh"), "ansible_pipelining": True}
+    host["ansible_python_interpreter"] = "auto"  # to find it takes a command
+    fleet.hosts = {"a": host, "b": host}  # of one address, as behind two jump hosts
     settle = {"generation": 7, "store": str(tmp_path / "store")}
     fleet.play([{"evenkeel.fault_tolerance.ft_settle": settle}], "all")
     lines = log.read_text().splitlines()
     ways = {next(word for word in line.split(" -o ") if word.startswith("ControlPath")) for line in lines}
-    assert len(lines) > 1 and len(ways) == 1 and ways.pop().startswith(f'ControlPath="{tmp_path}/50%% c7/')
+    assert len(lines) > 2 and len(ways) == 2, "no host shares the login of another"
+    assert all(way.startswith(f'ControlPath="{tmp_path}/50%% c7/') for way in ways)
     ours = "-o ControlMaster=auto -o ControlPersist=10 -o ControlPath="
     assert all(0 <= line.find(ours) < line.find("30m") for line in lines), "ssh takes the first of its options"

@@ -92,10 +92,10 @@ def test_the_limit_is_the_users_and_hosts_for_which_no_play_came_are_noted(
 ) -> None:
     known = {"directory": str(tmp_path), "limit": limit, "playbook_dir": "/project"}
     monkeypatch.setattr(witness.CallbackModule, "get_option", lambda _self, name: known[name])
-    (tmp_path / "plays.yml").write_text(PLAYS)
+    (tmp_path / ".evenkeel-around.yml").write_text(PLAYS)
     manager, one = Manager(), witness.CallbackModule()
     monkeypatch.setattr(manager, "_options_vars", {"ansible_limit": "@/scratch/1-limit"})
-    playbook = Playbook.load(str(tmp_path / "plays.yml"), variable_manager=manager, loader=manager.loader)
+    playbook = Playbook.load(str(tmp_path / ".evenkeel-around.yml"), variable_manager=manager, loader=manager.loader)
     playbook.get_plays()[0]._included_path = "/imported"  # a play of the user's; the other is the driver's
     one.v2_playbook_on_start(playbook)
     for play in playbook.get_plays():
@@ -109,6 +109,23 @@ def test_the_limit_is_the_users_and_hosts_for_which_no_play_came_are_noted(
     assert json.loads((tmp_path / "seen.json").read_text())["missed"] == missed
 
 
+def test_a_playbook_that_a_task_of_the_users_starts_is_as_without_us(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It inherits our variables of the environment."""
+    known = {"directory": str(tmp_path), "limit": "web", "playbook_dir": "/outer"}
+    monkeypatch.setattr(witness.CallbackModule, "get_option", lambda _self, name: known[name])
+    (tmp_path / "inner.yml").write_text("- hosts: web1\n")
+    manager, one = Manager(), witness.CallbackModule()
+    playbook = Playbook.load(str(tmp_path / "inner.yml"), variable_manager=manager, loader=manager.loader)
+    (play,) = playbook.get_plays()
+    one.v2_playbook_on_start(playbook)
+    one.v2_playbook_on_play_start(play)
+    one.v2_playbook_on_stats(None)
+    assert play._included_path is None and "ansible_limit" not in manager.get_vars()
+    assert one.disabled and not (tmp_path / "seen.json").exists()
+
+
 def test_an_option_that_is_empty_stays_so() -> None:
     options = yaml.safe_load(witness.DOCUMENTATION)["options"]
     assert {option["type"] for option in options.values()} == {"str"}, "an empty path is the current directory"
@@ -119,10 +136,10 @@ def test_a_playbook_of_ours_has_the_directory_of_the_users_and_its_own_limit(
 ) -> None:
     known = {"directory": None, "limit": None, "playbook_dir": "/project"}
     monkeypatch.setattr(witness.CallbackModule, "get_option", lambda _self, name: known[name])
-    (tmp_path / "ours.yml").write_text("- hosts: web1\n")
+    (tmp_path / ".evenkeel-ours.yml").write_text("- hosts: web1\n")
     manager = Manager()
     monkeypatch.setattr(manager, "_options_vars", {"ansible_limit": "@/scratch/1-limit"})
-    playbook = Playbook.load(str(tmp_path / "ours.yml"), variable_manager=manager, loader=manager.loader)
+    playbook = Playbook.load(str(tmp_path / ".evenkeel-ours.yml"), variable_manager=manager, loader=manager.loader)
     witness.CallbackModule().v2_playbook_on_start(playbook)
     assert [play._included_path for play in playbook.get_plays()] == ["/project"]
     assert manager.get_vars()["ansible_limit"] == "@/scratch/1-limit", "it means the hosts that we name"
