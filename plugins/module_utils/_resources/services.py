@@ -528,12 +528,13 @@ def _is_open(then: UnitRecord, unit: Unit) -> bool:
 
 
 def _has_ended(then: UnitRecord | ProcessRecord, unit: Unit, system: System) -> bool:
-    """Whether a unit that is down has done its work, and is started on demand: a job of a timer, or a service that ends
-    when nobody asks it."""
+    """Whether a unit that is down has done its work, and is started on demand: a job of a timer, which runs again at
+    its time, or a service that ended well by itself, as when nobody asks it. The record tells if the boot starts it:
+    the change may have disabled it."""
     if not then.get("among_all"):
         return False
     triggers = [one.name for one in systemd.observe(unit.triggered_by, system) if one.active]
-    is_job = unit.enabled not in _BY_ITSELF and any(one.endswith((".timer", ".path")) for one in triggers)
+    is_job = then.get("enabled") not in _BY_ITSELF and any(one.endswith(".timer") for one in triggers)
     return is_job or (bool(triggers) and unit.result == "success" and systemd.ended_by_itself(unit.id, system))
 
 

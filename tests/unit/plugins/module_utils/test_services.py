@@ -786,6 +786,21 @@ def test_what_has_done_its_work_is_not_started_again(
     assert not [call for call in up.calls if call.endswith("-- job.timer")], "of a unit that runs no more is asked"
 
 
+@pytest.mark.parametrize("kind", ["timer", "path"])
+@pytest.mark.parametrize("enabled", ["disabled", "masked"])
+def test_a_service_that_the_change_disabled_and_stopped_is_started_again(kind: str, enabled: str) -> None:
+    then, trigger = Unit("cups.service", triggered_by=(f"cups.{kind}",)), Unit(f"cups.{kind}")
+    now = replace(then, active="inactive", enabled=enabled, more={"Result": "success"})
+    host = telling(machine(now, trigger), systemd._STARTS[0], systemd._STOPS, systemd._ENDED)
+    assert "start cups.service" in plan(all_of(then, trigger), host)
+
+
+def test_a_service_of_a_path_that_crashed_is_started_again() -> None:
+    then, trigger = Unit("acpid.service", enabled="static", triggered_by=("acpid.path",)), Unit("acpid.path")
+    now = replace(then, active="failed", more={"Result": "exit-code"})
+    assert plan(all_of(then, trigger), telling(machine(now, trigger))) == ["start acpid.service"]
+
+
 @pytest.mark.parametrize("by", ["drop-in", "configuration"])
 def test_what_a_cluster_starts_and_stops_is_left_alone(
     by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
