@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TypedDict, cast
+from typing import NamedTuple, TypedDict, cast
 
 from .._errors import EvenkeelError, RestoreFailed, ServiceFailed, UsageError
 from .._files.step import Step
@@ -31,6 +31,8 @@ _OF_UNITS = ("/etc/systemd/system", "/run/systemd/system", "/etc/systemd/system.
 _OF_ALL = ("/etc/systemd/system", "/etc/systemd/system.control")
 # The first word of a line that declares all units.
 _ALL = "all"
+# The key in such a line where the units that generators make are recorded. At first they were not.
+_GENERATED = "generated"
 # Seconds to wait for a unit that is changing its state, where all units are declared.
 _BRIEFLY = 2.0
 # Every login goes through these services. They read all of their configuration anew when they are reloaded.
@@ -165,7 +167,7 @@ class Services(Programs):
         every = names is None
         if every:
             names = _all_but(spec.get("except", ()), system)
-            lines.append(json_line.write(_ALL, {"except": spec.get("except", [])}))
+            lines.append(json_line.write(_ALL, {"except": spec.get("except", []), _GENERATED: True}))
         for seen, unit in zip(systemd.observe(names, system), systemd.describe(names, system)):
             # Record the state in which the unit settles, not a state on the way.
             limit = _BRIEFLY if every else 30.0
@@ -594,27 +596,37 @@ def _all_but(excepts: Sequence[str], system: System) -> list[str]:
 def _came(lines: Sequence[str], changed: Sequence[str], system: System) -> list[Unit]:
     """Where all units are recorded: the units that run, have no record, and have lost their unit file or will lose
     it."""
-    excepts = [name for one in _marks(lines) for name in one["except"]]
-    if not _marks(lines):
+    marks = _marks(lines)
+    excepts = [name for one in marks for name in one.excepts]
+    if not marks:
         return []
+    is_told = all(one.generated for one in marks)
     known = {unit["name"] for unit in _recorded(lines)[0]}
     names = [name for name in _all_but(excepts, system) if name not in known]
     found = []
     for live, unit in zip(systemd.observe(names, system), systemd.describe(names, system)):
         files = [path for path in unit.files if path.endswith(f"/{unit.id}") or path == unit.source]
         lost = not live.exists or any(path in changed or not os.path.lexists(path) for path in files)
-        if lost and (live.active or systemd.passing(live)) and unit.stops:
+        untold = unit.enabled == "generated" and not (is_told or unit.source.startswith("/etc/init.d/"))
+        if lost and not untold and (live.active or systemd.passing(live)) and unit.stops:
             found.append(unit._replace(id=live.name))
     return found
 
 
-def _marks(lines: Sequence[str]) -> list[dict[str, list[str]]]:
+class _Mark(NamedTuple):
+    """A line that declares all units: those that are left alone, and whether generated units are recorded too."""
+
+    excepts: list[str]
+    generated: bool
+
+
+def _marks(lines: Sequence[str]) -> list[_Mark]:
     """The records of the lines that declare all units."""
     found = []
     for line in lines:
         with json_line.read(line) as (word, record):
             if word == _ALL:
-                found.append({"except": [str(name) for name in record["except"]]})
+                found.append(_Mark([str(name) for name in record["except"]], bool(record.get(_GENERATED))))
     return found
 
 

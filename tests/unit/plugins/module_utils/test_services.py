@@ -1003,6 +1003,17 @@ def test_what_a_generator_made_of_a_file_goes_and_comes_with_the_file() -> None:
     assert plan(then, machine(Unit(WEB)), made["SourcePath"])[-1] == "start pod.service"
 
 
+def test_an_older_record_of_all_units_tells_nothing_about_what_generators_make(tmp_path: Path) -> None:
+    made = {"SourcePath": "/etc/containers/systemd/pod.container", "FragmentPath": str(tmp_path / "pod.service")}
+    pod = Unit("pod.service", enabled="generated", more=made)
+    mark, *units = all_of(Unit(WEB))
+    assert Services().verify([mark, *units], machine(Unit(WEB), pod).system()) != []
+    older = ['all {"except": []}', *units]
+    assert plan(older, machine(Unit(WEB), pod)) == [] == Services().verify(older, machine(Unit(WEB), pod).system())
+    script = replace(pod, more={"SourcePath": "/etc/init.d/gone"})
+    assert plan(older, machine(Unit(WEB), script)) == ["stop pod.service"]
+
+
 def test_a_checkpoint_of_all_units_lies_inside_a_declaration_of_all() -> None:
     system = machine(Unit(WEB)).system()
     services = Services(system)
