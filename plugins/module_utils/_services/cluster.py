@@ -9,7 +9,8 @@ from collections.abc import Iterable
 
 from .._host.trust import read_small
 
-# The configuration of Pacemaker, and the drop-in that it writes for a unit while the unit runs on this host.
+# Pacemaker, its configuration, and the drop-in that it writes for a unit while the unit runs on this host.
+MANAGER = "pacemaker.service"
 CIB = "/var/lib/pacemaker/cib/cib.xml"
 _DROP_IN = "/50-pacemaker.conf"
 _PRIMITIVE = r'<primitive\b[^>]*\bclass="systemd"[^>]*>'

@@ -120,7 +120,7 @@ def describe(names: Sequence[str], system: System) -> list[Unit]:
     does."""
     if not names:
         return []
-    found, of_cluster = [], cluster.units()
+    found, of_cluster = [], _of_cluster(system)
     for block in _show(facts.PROPERTIES, [unit_name(name) for name in names], system):
         values: dict[str, list[str]] = {}
         for line in block:
@@ -129,6 +129,15 @@ def describe(names: Sequence[str], system: System) -> list[Unit]:
         unit = facts.read(values)
         found.append(unit._replace(clustered=unit.id in of_cluster or cluster.has_drop_in(unit.files)))
     return found
+
+
+def _of_cluster(system: System) -> set[str]:
+    """The services that a cluster manager of this host starts and stops. A configuration that it left behind when it
+    was removed or disabled decides nothing."""
+    units = cluster.units()
+    managers = observe([cluster.MANAGER], system) if units else []
+    is_used = any(one.active or passing(one) or one.enabled.startswith("enabled") for one in managers)
+    return units if is_used else set()
 
 
 def _show(properties: str, units: Sequence[str], system: System) -> list[list[str]]:

@@ -811,14 +811,32 @@ def test_what_a_cluster_starts_and_stops_is_left_alone(
             '<primitive id="w" class="systemd" type="web"/><primitive class="ocf" type="db"/>'
         )
     here = {"DropInPaths": "/run/systemd/system/web.service.d/50-pacemaker.conf"} if by == "drop-in" else {}
+    manager = [Unit("pacemaker.service", active="inactive")] if by == "configuration" else []
+
+    def host(*units: Unit) -> Machine:
+        return machine(*units, *manager)
+
+    def taken(*units: Unit) -> list[str]:
+        return Services().capture(spec(*(one.name for one in units)), Hasher(), host(*units).system())
+
     up, down = Unit(WEB, can_reload=False, entered=501.0, more=here), Unit(WEB, active="inactive", sub="dead")
-    there = captured(replace(up, active="inactive"), Unit(DB))
+    there = taken(replace(up, active="inactive"), Unit(DB))
     assert "web.service: a cluster manager starts and stops it" in Services().not_restorable({}, there)[0]
-    for then, now in ((captured(up), down), (there[1:], up), (there[1:], down)):
-        assert plan(then, machine(now)) == [] and Services().verify(then, machine(now).system()) == []
-    (_again, leave) = Services().plan(captured(up), at(machine(up), "/etc/web/x"))
+    for then, now in ((taken(up), down), (there[1:], up), (there[1:], down)):
+        assert plan(then, host(now)) == [] and Services().verify(then, host(now).system()) == []
+    (_again, leave) = Services().plan(taken(up), at(host(up), "/etc/web/x"))
     assert leave.action == "leave" and "a cluster manager starts and stops it" in leave.detail["note"]
-    assert plan(there, machine(down, Unit(DB, active="inactive"))) == ["start db.service"]
+    assert plan(there, host(down, Unit(DB, active="inactive"))) == ["start db.service"]
+
+
+def test_what_a_cluster_manager_left_behind_decides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "CIB", str(tmp_path / "cib.xml"))
+    (tmp_path / "cib.xml").write_text('<primitive class="systemd" type="web"/>')
+    disabled = Unit("pacemaker.service", enabled="disabled", active="inactive")
+    for gone in ([], [disabled], [replace(disabled, enabled="masked")]):
+        assert plan(captured(Unit(WEB)), machine(Unit(WEB, active="inactive"), *gone)) == ["start web.service"]
+    for used in (replace(disabled, active="active"), replace(disabled, enabled="enabled")):
+        assert plan(captured(Unit(WEB)), machine(Unit(WEB, active="inactive"), used)) == []
 
 
 # -- down while files come back
