@@ -28,8 +28,9 @@ def daemon_reload(names: Sequence[str], system: System) -> list[str]:
     words = [f"systemd had lost sight of {', '.join(lost)}, started anew"] if lost else []
     failed = []
     open_ports = _open_ports() if known else set()
-    for unit in systemd.describe(list(known), system):
-        if known[unit.id] != _written(unit):
+    # The name of a socket may have become an alias of another one.
+    for was, unit in zip(known.values(), systemd.describe(list(known), system)):
+        if was != _written(unit):
             why = "a generator wrote other files for it"
         elif open_ports and not _ports(unit) <= open_ports:
             why = "nobody listened on a port of it"

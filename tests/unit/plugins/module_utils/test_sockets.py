@@ -84,6 +84,17 @@ def test_a_port_on_which_nobody_listens_is_opened_whoever_read_the_units_before(
     assert sockets.daemon_reload([SSH], host(addresses, f"vsock::{port} (Stream)").system()) == []
 
 
+def test_the_name_of_a_socket_may_become_an_alias(addresses: Path) -> None:
+    one = host(addresses)
+
+    def run(argv: Sequence[str], timeout: float) -> Completed:
+        if argv[1] == "daemon-reload":
+            one.units["sshd.socket"] = replace(one.units.pop(SOCKET), name="sshd.socket", aliases=(SOCKET,))
+        return one.run(argv, timeout)
+
+    assert sockets.daemon_reload([SOCKET], replace(one.system(), run=run)) == []
+
+
 def test_a_socket_that_is_down_stays_down_and_one_that_does_not_start_is_named(addresses: Path) -> None:
     down = host(addresses, active="inactive")
     assert sockets.daemon_reload([SSH], generating(down, addresses, "ListenStream=22\n")) == []
