@@ -250,12 +250,14 @@ def _wanted(store: Store, sections: Sequence[Section], then: Tree, now: Scan, ho
 
 
 def asked(steps: Sequence[PathStep], how: Options) -> list[PathStep]:
-    """The requested steps, and the steps that make directories above them. Pure."""
+    """The requested steps, and the steps that make missing directories above them. Nothing above that is there is
+    replaced, which nobody has asked for: what needs that is left, and named. Pure."""
     wanted = [step for step in steps if how.wants(step.target)]
     if not how.paths:
         return wanted
     above = {one for step in wanted for one in ancestors(step.path)}
-    return [step for step in steps if how.wants(step.target) or (step.makes_directory and step.path in above)]
+    made = {step.path for step in steps if step.makes_directory and step.action == "create"} & above
+    return [step for step in steps if how.wants(step.target) or step.path in made]
 
 
 def _line_of(now: Scan, path: str) -> str:

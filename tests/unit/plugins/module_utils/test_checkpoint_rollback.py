@@ -1101,12 +1101,21 @@ def test_paths_go_back_alone_when_they_are_named(store: Store, tree: Path) -> No
         rollback(store, "before", paths=[str(tree.parent / "never")])
 
 
-@pytest.mark.parametrize("there", ["nothing", "a file"])
-def test_a_file_comes_back_with_the_directories_that_it_needs(store: Store, tree: Path, there: str) -> None:
+@pytest.mark.parametrize("there", ["a file", "a link"])
+def test_what_nobody_asked_about_is_not_replaced_for_a_path_below(store: Store, tree: Path, there: str) -> None:
+    checkpoint(store, "before", protect(tree))
+    (tree / "sub").rename(tree.parent / "moved")
+    (tree / "sub").write_text("new") if there == "a file" else (tree / "sub").symlink_to(tree.parent / "moved")
+    (tree.parent / "moved" / "deep" / "c").write_text("changed")
+    with pytest.raises(Refused, match=f"nothing was changed: {tree / 'sub' / 'deep'}: .*{tree / 'sub'}"):
+        rollback(store, "before", paths=[str(tree / "sub" / "deep" / "c")])
+    assert not (tree / "sub").is_dir() or (tree / "sub").is_symlink()
+    assert (tree.parent / "moved" / "deep" / "c").read_text() == "changed"
+
+
+def test_a_file_comes_back_with_the_directories_that_it_needs(store: Store, tree: Path) -> None:
     checkpoint(store, "before", protect(tree))
     shutil.rmtree(tree / "sub")
-    if there == "a file":
-        (tree / "sub").write_text("new")
     wanted = [str(tree / "sub" / "deep" / "c")]
     planned = rollback(store, "before", paths=wanted, check_mode=True)["planned"]
     done = rollback(store, "before", paths=wanted)
