@@ -163,8 +163,11 @@ class HttpProbe(Probe):
             connection.close()
         if answer.status not in self._statuses:
             return Measurement(FAIL, f"status {answer.status}, wanted {' or '.join(map(str, self._statuses))}")
+        left = end - system.monotonic()
+        if left <= 0:
+            return Measurement(UNKNOWN, f"status {answer.status}, but no whole answer within {self.timeout:g} s")
         if self._body is not None:
-            matches = _matches(self._body, text, end - system.monotonic())
+            matches = _matches(self._body, text, left)
             words = "does not match" if matches is not None else f"took longer than {self.timeout:g} s to match"
             if not matches:
                 state = UNKNOWN if matches is None else FAIL

@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.server
+import itertools
 import os
 import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -141,6 +143,14 @@ def test_a_server_that_does_not_answer_fails_at_the_timeout(silent: int) -> None
     result = look({"http": {"url": f"http://127.0.0.1:{silent}/", "timeout": "200ms"}})
     assert result.state == "fail" and "timed out" in result.detail
     assert 0.2 <= result.seconds < 2
+
+
+@pytest.mark.parametrize("more", [{}, {"body": "version 2"}, {"body": "version 1"}])
+def test_an_answer_that_comes_too_late_is_named_as_such(site: str, more: dict[str, str]) -> None:
+    clock = itertools.count(0.0, 2.0)
+    (probe,) = probes.check([{"http": {"url": f"{site}/body", "timeout": "1s", **more}}])
+    result = probe.measure(replace(SYSTEM, monotonic=lambda: next(clock)))
+    assert (result.state, result.detail) == ("unknown", "status 200, but no whole answer within 1 s")
 
 
 def test_tls_is_not_spoken_to_what_does_not_speak_it(site: str) -> None:
