@@ -200,17 +200,21 @@ class _Taking:
             raise
 
     def _made_room(self) -> bool:
-        """Forget what retention drops before the checkpoint is there, as there is no room for it; whether that could be
-        done. The newest checkpoint of the name stays."""
-        store, ids = self.store, self.store.refs().get(self.name)
-        if self.policy is None or not ids:
+        """Delete what lies in the trash for longer than its time of grace, as there is no room for the checkpoint;
+        whether there is more room now. Where there is no such time, what retention drops goes first: else it would only
+        go to the trash, and free nothing. The newest checkpoint of the name stays."""
+        store, policy, ids = self.store, self.policy, self.store.refs().get(self.name)
+        if policy is None or not ids:
             return False
+        if policy.grace:
+            policy = policy._replace(counts={"last": len(ids)})
+        free = os.statvfs(store.root).f_bfree
         try:
-            store.prune(self.name, self.policy, {ids[-1], *_needed(store, None)}, registry.forgetting(store))
-            store.objects.empty_trash(store.system.now() - self.policy.grace)
+            for _time in ("to the trash", "out of it"):
+                store.prune(self.name, policy, {ids[-1], *_needed(store, None)}, registry.forgetting(store))
         except (EvenkeelError, OSError):
             return False
-        return True
+        return os.statvfs(store.root).f_bfree > free
 
     def _install_agent(self) -> str:
         """The agent that a dead-man will run; empty where no dead-man is to be armed."""

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -315,18 +316,33 @@ def test_retention_frees_a_full_disk_before_what_needs_the_room(
     make_room(peer, "web1", 10, {"last": 1, "grace": 0})
     assert [found.id for found in copies.checkpoints()] == [one]
 
-    add = Writer.add
+
+@pytest.mark.parametrize("trash", [False, True], ids=["without grace", "over its grace"])
+def test_a_checkpoint_without_room_is_tried_again_where_room_was_made(
+    timed: Store, tree: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, trash: bool
+) -> None:
+    protect(timed, tree, "first")
+    second = protect(timed, tree, "second", **({"last": 1} if trash else {}))["id"]
+    add, tries = Writer.add, []
+    monkeypatch.setattr(os, "statvfs", lambda place: SimpleNamespace(f_bfree=-len(contents(timed))))
+    stored = len(contents(timed))
 
     def full(self: Writer, data: bytes) -> str:
-        if len(timed.checkpoints()) > 1:
+        if len(contents(timed)) - len(contents(timed, "tmp")) >= stored:
+            tries.append(data)
             raise OSError(errno.ENOSPC, "No space left on device")
         return add(self, data)
 
     monkeypatch.setattr(Writer, "add", full)
-    with pytest.raises(OSError, match="No space left"):
-        protect(timed, tree, "third")
-    assert os.listdir(timed.join("tmp")) == [] and len(timed.checkpoints()) == 2
-    third = protect(timed, tree, "third", last=1)["id"]
+    for rules in ({}, {"last": 1}):
+        # What is forgotten now goes to the trash, and frees nothing: nothing is forgotten.
+        before = timed.checkpoints()
+        with pytest.raises(OSError, match="No space left"):
+            protect(timed, tree, "third", **rules)
+        assert os.listdir(timed.join("tmp")) == [] and timed.checkpoints() == before
+    assert len(tries) == 2 and timed.resolve("before") == second
+    clock.at += 25 * HOUR if trash else 0
+    third = protect(timed, tree, "third", last=1, **({} if trash else {"grace": 0}))["id"]
     assert [found.id for found in timed.checkpoints()] == [third]
 
 
