@@ -518,7 +518,9 @@ def _activity(
     if unit.reloads and (spared or not anew or not unit.stops):
         return [Step(SERVICES, "reload", name, why, {**detail, "spared": spared} if spared else detail)]
     if spared:
-        return _spare(unit, why if anew else "", spared, pids, at)
+        # Any file may be that of a unit which somebody has named, and no process shows what it has read.
+        is_told = anew or (spared == outage.DONE and not then.get("among_all"))
+        return _spare(unit, why if is_told else "", spared, pids, at)
     if unit.stops:
         return [Step(SERVICES, "restart", name, why, detail)]
     return [Step(SERVICES, "leave", name, why, detail)] if anew else []

@@ -49,6 +49,8 @@ _VITAL = (
     ),
     *("zfs-", "netfs.", "rbdmap.", "cryptdisks"),
 )
+# Why a unit that has no process any more is not run once more.
+DONE = "it ran to its end before the checkpoint, and would do its work once more"
 
 
 @dataclass
@@ -106,10 +108,10 @@ def spared(unit: Unit, pids: Collection[int], is_older: bool = False) -> str:
     processes. ``is_older``: it was started before the checkpoint."""
     if is_vital(unit.id):
         return "the host cannot do without it meanwhile"
-    if is_older and unit.type == "oneshot" and not pids:
-        return "it ran to its end before the checkpoint, and would do its work once more"
     if unit.acts_on_host and not pids:
         return "it has no process, and its stop takes down what it set up on the host"
+    if is_older and unit.type == "oneshot" and not pids:
+        return DONE
     return next((f"{one} would stop with it" for one in unit.takes if is_vital(one)), "")
 
 

@@ -700,7 +700,10 @@ def test_work_that_was_done_before_the_checkpoint_is_not_done_once_more() -> Non
     (_again, leave) = Services().plan(captured(unit), at(machine(unit), file))
     assert (leave.action, leave.detail["owed"]) == ("leave", [file])
     assert "it ran to its end before the checkpoint" in leave.detail["note"]
-    assert plan(captured(unit), machine(unit), "/etc/motd") == ["daemon-reload systemd"], "nothing of its own"
+    assert plan(all_of(unit), machine(unit), "/etc/x") == ["daemon-reload systemd"], "nothing of its own"
+    (_again, leave) = Services().plan(captured(unit), at(machine(unit), "/etc/x"))
+    assert (leave.action, leave.detail["owed"]) == ("leave", []) and "files changed" in leave.detail["note"]
+    assert plan(captured(unit), machine(unit)) == []
     # The change has had it done once more.
     later = replace(unit, entered=501.0)
     assert plan(captured(unit), machine(later), file) == ["daemon-reload systemd", f"restart {WEB}"]
