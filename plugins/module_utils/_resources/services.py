@@ -495,7 +495,9 @@ def _activity(
     name = live.name
     why, anew = _concern(live, unit, pids, at, bool(then.get("among_all")))
     if unit.clustered or then.get("clustered"):
-        return _spare(unit, why if anew else "", _OF_CLUSTER, pids, at) if live.active else []
+        if live.active and why and unit.reloads:
+            return [Step(SERVICES, "reload", name, why, {**detail, "spared": _OF_CLUSTER})]
+        return _spare(unit, why, _OF_CLUSTER, pids, at) if live.active else []
     if then.get("passing") and not live.active:
         return []
     if not then["active"] and not then.get("passing"):

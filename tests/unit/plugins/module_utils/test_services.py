@@ -830,6 +830,20 @@ def test_what_a_cluster_starts_and_stops_is_left_alone(
     (_again, leave) = Services().plan(taken(up), at(host(up), "/etc/web/x"))
     assert leave.action == "leave" and "a cluster manager starts and stops it" in leave.detail["note"]
     assert plan(there, host(down, Unit(DB, active="inactive"))) == ["start db.service"]
+    (_again, leave) = Services().plan(taken(up), at(host(replace(up, entered=499.0)), "/etc/x"))
+    assert leave.action == "leave" and "files changed" in leave.detail["note"]
+
+
+def test_what_a_cluster_starts_and_stops_is_reloaded_and_never_restarted() -> None:
+    here = {"DropInPaths": "/run/systemd/system/web.service.d/50-pacemaker.conf"}
+    for entered in (499.0, 501.0):
+        unit = Unit(WEB, entered=entered, more=here)
+        assert plan(captured(unit), machine(unit), "/etc/x") == ["daemon-reload systemd", f"reload {WEB}"]
+        assert plan(captured(unit), machine(unit)) == []
+    host = machine(Unit(WEB, more=here, fails=("reload",)))
+    with pytest.raises(RestoreFailed, match=f"reload {WEB}: Job for {WEB} failed"):
+        put_back(captured(Unit(WEB, more=here)), host, "/etc/x")
+    assert not [act for act in host.acts() if " restart " in act]
 
 
 def test_what_a_cluster_manager_left_behind_decides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
