@@ -258,7 +258,7 @@ def test_on_a_machine_that_plays_several_hosts_nothing_is_ended(
 
 def test_what_a_login_has_left_behind_is_named_and_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     def process(pid: int, **more: object) -> background.Process:
-        known = background.Process(pid, 1, pid, {0}, 100 * TICKS, "sh", "bash", ["sh", f"job{pid}"])
+        known = background.Process(pid, 1, pid, {0}, 100 * TICKS, "sh", "bash")
         return known._replace(**more)  # type: ignore[arg-type]
 
     every = [
@@ -270,8 +270,10 @@ def test_what_a_login_has_left_behind_is_named_and_not_ended(monkeypatch: pytest
         process(1006, name=background.OURS),
         process(1007, program="tmux"),
         process(1008),
-        process(1009, program="python3", argv=["python3", "/root/ansible-tmp-1.5-1-2/AnsiballZ_command.py"]),
+        process(1009, program="python3"),
     ]
+    module = [b"python3", b"/root/ansible-tmp-1.5-1-2/AnsiballZ_command.py"]
+    monkeypatch.setattr(background, "arguments", lambda pid: module if pid == 1009 else [b"sh", b"job%d" % pid])
     monkeypatch.setattr(background, "_processes", lambda: {one.pid: one for one in every})
     monkeypatch.setattr(background, "_is_of_login", lambda pid: pid != 1008)
     assert background.left_behind(50.0, 200.0, 1000) == ["pid 1001: sh job1001", "pid 1002: sh job1002"]
