@@ -36,8 +36,11 @@ _PACKAGE_MANAGERS = {"dpkg", "apt-get", "apt", "rpm", "dnf", "yum", "microdnf", 
 # Programs that a login leaves behind by themselves.
 _OF_LOGINS = {
     *("ssh", "sshd", "sshd-session", "ssh-agent", "gpg-agent", "keyboxd", "dirmngr", "scdaemon", "tmux", "screen"),
+    *("mosh-server", "dtach", "abduco", "zellij"),
     *("dbus-daemon", "dbus-broker", "dbus-launch", "systemd"),
 }
+# The directory of the server that VS Code starts over SSH.
+_OF_EDITORS = "/.vscode-server/"
 _SESSION = r"session-[A-Za-z0-9]+\.scope"
 # Seconds that a job has to end after SIGTERM, and after SIGKILL.
 _TERM, _KILL = 2.0, 1.0
@@ -168,6 +171,7 @@ def left_behind(since: float, before: float, login: int = -1) -> list[str]:
         and not process.is_job
         and process.name != OURS
         and process.program not in _OF_LOGINS
+        and not any(_OF_EDITORS in word for word in process.argv[:2])
         and _is_of_login(process.pid)
     ]
 

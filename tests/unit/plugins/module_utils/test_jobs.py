@@ -271,9 +271,13 @@ def test_what_a_login_has_left_behind_is_named_and_not_ended(monkeypatch: pytest
         process(1007, program="tmux"),
         process(1008),
         process(1009, program="python3"),
+        process(1010, program="mosh-server"),
+        process(1011, program="node"),
     ]
     module = [b"python3", b"/root/ansible-tmp-1.5-1-2/AnsiballZ_command.py"]
-    monkeypatch.setattr(background, "arguments", lambda pid: module if pid == 1009 else [b"sh", b"job%d" % pid])
+    editor = [b"/root/.vscode-server/bin/0123/node", b"--dns-result-order=ipv4first"]
+    words = {1009: module, 1011: editor}
+    monkeypatch.setattr(background, "arguments", lambda pid: words.get(pid, [b"sh", b"job%d" % pid]))
     monkeypatch.setattr(background, "_processes", lambda: {one.pid: one for one in every})
     monkeypatch.setattr(background, "_is_of_login", lambda pid: pid != 1008)
     assert background.left_behind(50.0, 200.0, 1000) == ["pid 1001: sh job1001", "pid 1002: sh job1002"]
