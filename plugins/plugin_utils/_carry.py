@@ -45,8 +45,8 @@ class Carrier:
         """Bring the bundle of a checkpoint, without the contents of ``known`` checkpoints, into the new file ``local``.
 
         No more bytes are taken than the host has announced, and than there is room for here and there: else
-        ``no_room``. ``more``: the values for an encrypted bundle (``_seal``); ``lacking``: have the host say what a copy
-        lacks.
+        ``no_room``. ``more``: the values for an encrypted bundle (``_seal``); ``lacking``: have the host say what a
+        copy lacks.
         """
         values = {"id": checkpoint, "known": list(known), "directory": host.directory(), "replica": from_replica}
         found = self.phase(host, "export", **values, **more)
