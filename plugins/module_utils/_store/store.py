@@ -246,6 +246,17 @@ class Store:
         except Damaged:
             return False
 
+    def _broken(self, checkpoint: str) -> str:
+        """The id of the record, of this one and those that it follows, that cannot be read; empty without one."""
+        at = checkpoint
+        while at:
+            try:
+                record = self.record(at, whole=False)
+            except Damaged:
+                return at
+            at = (record.parent or "-") if record.kind == LOG else ""
+        return ""
+
     def head(self, checkpoint: str) -> Manifest:
         """The record without its sections, from its header alone: nothing is verified. Damaged where it is missing or
         malformed."""
@@ -452,9 +463,13 @@ class Store:
         ids in ``protect`` stay.
 
         ``coming``: count a checkpoint of this name that is yet to be taken. Raises Damaged when any manifest cannot be
-        read, because its contents could not be told from garbage; Refused when the newest checkpoint would go.
+        read, because its contents could not be told from garbage; Refused when the newest checkpoint would go. One of
+        another host that cannot be read goes: nothing here is brought back from it, and a recovery brings it again.
         """
         refs = self.refs()
+        own = {*protect, *(one for named, ids in refs.items() if named != FOREIGN for one in ids)}
+        lost = [one for one in refs.get(FOREIGN, []) if one not in own and self._broken(one)]
+        refs[FOREIGN] = [one for one in refs.get(FOREIGN, []) if one not in lost]
         try:
             manifests = {id_: self.record(id_) for ids in [*refs.values(), sorted(protect)] for id_ in ids}
             # A record that others follow may have lost its line in refs.
@@ -493,7 +508,7 @@ class Store:
                 todo.append(follower.parent)
                 if follower.id in kept:
                     kept[follower.parent] = [f"{follower.id[:12]} follows it"]
-        gone = sorted(set(manifests) - keep)
+        gone = sorted({*manifests, *lost} - keep)
         kept.pop("", None)
         return Pruning(
             kept,
@@ -512,6 +527,8 @@ class Store:
         """
         made = self.plan_prune(name, policy, protect)
         now = self.system.now()
+        broken = {self.join("manifests", one): one for one in map(self._broken, made.gone) if _ID.fullmatch(one)}
+        move_all([(path, self.join("quarantine", one)) for path, one in broken.items() if os.path.exists(path)])
         self.objects.take_back(made.needed)
         kinds = forgetting or {}
         for kind, (stay, go) in self._lines_by_kind(kinds, now - policy.grace).items():
@@ -522,7 +539,8 @@ class Store:
             for named, ids in self.refs().items():
                 if any(checkpoint in made.gone for checkpoint in ids):
                     self._write_ref(named, [checkpoint for checkpoint in ids if checkpoint not in made.gone])
-            self.objects.throw_away([self.join("manifests", checkpoint) for checkpoint in gone], now)
+            paths = [self.join("manifests", checkpoint) for checkpoint in filter(_ID.fullmatch, gone)]
+            self.objects.throw_away(filter(os.path.exists, paths), now)
             self.objects.throw_away(list(self._unneeded(made.needed)), now)
         return made
 
