@@ -359,11 +359,10 @@ class Store:
         """
         refs = self.own_refs()
         held = [(name, checkpoint) for name, ids in refs.items() for checkpoint in ids]
-        if wanted == LATEST:  # Checkpoints of several names are in the order of their dates.
-            now = self.system.now()
-            named = [(name, id_) for name, id_ in held if name not in _APART]
-            dated = [(order_of(self.record(id_, whole=False).created, now), id_, name) for name, id_ in named]
-            held = [(name, checkpoint) for _created, checkpoint, name in sorted(dated)]
+        if wanted == LATEST:
+            named = {name: ids for name, ids in refs.items() if name not in _APART}
+            dated = {name: [(self.record(one, whole=False).created, one) for one in ids] for name, ids in named.items()}
+            held = in_order(dated, self.system.now())
         found = meant(wanted, held)
         if found:
             return found[0]
@@ -492,6 +491,8 @@ class Store:
             if coming and pruned == name:
                 taken.append(("", self._next_time(self._newest())))
             rules = retention.keep(taken, policy, now)
+            if pruned != FOREIGN and taken:  # The one that was taken last, whatever date a wrong clock gave it.
+                rules.setdefault(taken[-1][0], ["newest"])
             newest = max(taken, key=lambda pair: (pair[1], pair[0]))[0] if taken else ""
             if pruned == name and newest not in keep | set(rules):
                 raise Refused(
@@ -654,6 +655,21 @@ def order_of(created: str, now: float) -> tuple[bool, str]:
     """The key by which dates sort, the oldest first. Dates that are ahead of the clock come before all others: they
     were written while it was wrong, and checkpoints since then are newer."""
     return not is_ahead(created, now), created
+
+
+def in_order(dated: Mapping[str, Sequence[tuple[str, str]]], now: float) -> list[tuple[str, str]]:
+    """(name, id), the oldest first, of name -> (date, id) in the order in which they were taken. Pure.
+
+    Checkpoints of several names are in the order of their dates, but none is older than one before it of its name: the
+    clock may have been behind.
+    """
+    found = []
+    for name, ids in dated.items():
+        latest = (False, "")
+        for place, (created, one) in enumerate(ids):
+            latest = max(latest, order_of(created, now))
+            found.append((latest, place, one, name))
+    return [(name, one) for _latest, _place, one, name in sorted(found)]
 
 
 def paths_of(manifest: Manifest) -> list[tuple[str, str]]:

@@ -238,6 +238,17 @@ def test_a_clock_that_was_ahead_once_dates_no_later_checkpoint(
     assert receive(Store(str(tmp_path / "peer"), timed.system), "web1", taken["id"], str(tmp_path / "bundle")).state
 
 
+def test_what_was_taken_last_stays_the_newest_though_the_clock_was_behind(
+    timed: Store, tree: Path, clock: Clock
+) -> None:
+    series(timed, tree, clock, 2, HOUR)
+    clock.at -= 365 * 24 * HOUR
+    taken = protect(timed, tree, "taken while the clock was behind", last=1)["id"]
+    clock.at += 365 * 24 * HOUR
+    assert timed.resolve("latest") == timed.resolve("before") == taken
+    assert taken not in timed.plan_prune("before", policy(last=1), set()).gone
+
+
 @pytest.mark.parametrize("harm", ["missing", "damaged", "garbled ref"])
 @pytest.mark.parametrize("which", [0, 2])
 def test_nothing_is_deleted_while_a_manifest_cannot_be_read(
