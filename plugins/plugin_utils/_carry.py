@@ -44,13 +44,15 @@ class Carrier:
     ) -> Answer:
         """Bring the bundle of a checkpoint, without the contents of ``known`` checkpoints, into the new file ``local``.
 
-        No more bytes are taken than the host has announced, and than there is room for: else ``no_room``. ``more``: the
-        values for an encrypted bundle (``_seal``); ``lacking``: have the host say what a copy lacks.
+        No more bytes are taken than the host has announced, and than there is room for here and there: else
+        ``no_room``. ``more``: the values for an encrypted bundle (``_seal``); ``lacking``: have the host say what a
+        copy lacks.
         """
         values = {"id": checkpoint, "known": list(known), "directory": host.directory(), "replica": from_replica}
         found = self.phase(host, "export", **values, **more)
-        if found.get("failed"):
-            return found
+        if found.get("failed"):  # A host refuses nothing but a bundle for which it has no room.
+            lacks = found["error"] == "Refused"
+            return {**found, "msg": f"{host.name}: {found['msg']}", "no_room": True} if lacks else found
         try:
             free = room(os.path.dirname(local))
             if found["bytes"] > free:

@@ -109,12 +109,13 @@ def _export(call: _Call) -> Result:
 
 
 def _land(call: _Call) -> Result:
-    if "size" in call.values:
-        make_room(call.store, call.host, call.values["size"], call.params["retention"])
     owner = os.stat(call.values["directory"]).st_uid
     path = scratch.new(call.values["run"], owner)
     scratch.make_empty(path, owner)
-    return Landing(path=path, room=foreign.room(os.path.dirname(path), call.store.root))
+    places = [os.path.dirname(path), call.store.root]
+    if "size" in call.values:
+        make_room(call.store, call.host, call.values["size"], places, call.params["retention"])
+    return Landing(path=path, room=foreign.room(*places))
 
 
 def _discard(call: _Call) -> Result:
@@ -165,7 +166,7 @@ def _open(call: _Call) -> Result:
         user = pwd.getpwnam(login["user"]) if "user" in login else pwd.getpwuid(os.stat(login["directory"]).st_uid)
     except KeyError as error:
         raise EvenkeelError(f"the login user is no account of this host: {error}") from error
-    make_room(call.store, call.host, values["size"], call.params["retention"])
+    make_room(call.store, call.host, values["size"], [call.store.root], call.params["retention"])
     return sending.open_for(call.store.system, admission, user, foreign.room(call.store.root))
 
 

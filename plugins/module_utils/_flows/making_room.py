@@ -5,6 +5,7 @@ the copies that retention drops."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -18,8 +19,9 @@ from . import replicas, sealed, sealed_record
 _WAIT = 2.0
 
 
-def make_room(store: Store, host: str, size: int, retention: Any = None) -> None:
-    """Make room for a bundle of so many bytes, before the room is measured. The newest copy stays.
+def make_room(store: Store, host: str, size: int, places: Sequence[str], retention: Any = None) -> None:
+    """Make room for a bundle of so many bytes in each of the places, before the room is measured there. The newest copy
+    stays.
 
     Retention mostly comes after a bundle has arrived: where there is no room for the bundle, that would never be. Files
     that it drops are deleted after the time of grace, as always. No failure here counts: whoever measures the room
@@ -30,7 +32,7 @@ def make_room(store: Store, host: str, size: int, retention: Any = None) -> None
     if not target.exists:
         return
     with suppress(EvenkeelError, OSError), target.locked(_WAIT):  # To take the lock removes leftovers.
-        if policy is None or foreign.room(target.root) >= size:
+        if policy is None or foreign.room(*places) >= size:
             return
         points = target.checkpoints(by_head=True)
         if points:

@@ -25,7 +25,7 @@ from .._host.durable import move_all, write_file
 from .._host.hashing import chunks, hash_of
 from .._resources.registry import missing_data
 from .._results.host import Damage, Scrubbed
-from .._store.store import Store, paths_of
+from .._store.store import FOREIGN, Store, paths_of
 from . import sealed, sealed_record
 from .scrub_record import Batch, load
 
@@ -62,13 +62,14 @@ def scrub(store: Store, time_limit: float | None = None, share: int = 100, check
     if damaged:
         checkpoints = sorted({point["name"] for one in damaged for point in one.checkpoints})
         paths = sorted({path for one in damaged for path in one.paths})
+        theirs = " One of another host comes back with ft_recover alone." if FOREIGN in checkpoints else ""
         raise Damaged(
             f"{len(damaged)} things in {store.root} are damaged or missing. Checkpoints that need them: "
             f"{', '.join(checkpoints) or 'none'}; paths: {', '.join(paths[:10]) or 'none'}"
             f"{' and more' if len(paths) > 10 else ''}. The next checkpoint stores again the contents that this host "
             "still has. evenkeel heal (ft_heal) brings the others back from plain copies on other hosts, and changes "
             "nothing but stores; from encrypted copies ft_recover alone does, which puts the host back as well. "
-            "ft_replicate sends again what is damaged in copies of other hosts",
+            f"ft_replicate sends again what is damaged in copies of other hosts.{theirs}",
             **result.report(),
         )
     if run.left:

@@ -246,6 +246,17 @@ class Store:
         except Damaged:
             return False
 
+    def _broken(self, checkpoint: str) -> str:
+        """The id of the record, of this one and those that it follows, that cannot be read; empty without one."""
+        at = checkpoint
+        while at:
+            try:
+                record = self.record(at, whole=False)
+            except Damaged:
+                return at
+            at = (record.parent or "-") if record.kind == LOG else ""
+        return ""
+
     def head(self, checkpoint: str) -> Manifest:
         """The record without its sections, from its header alone: nothing is verified. Damaged where it is missing or
         malformed."""
@@ -348,11 +359,10 @@ class Store:
         """
         refs = self.own_refs()
         held = [(name, checkpoint) for name, ids in refs.items() for checkpoint in ids]
-        if wanted == LATEST:  # Checkpoints of several names are in the order of their dates.
-            now = self.system.now()
-            named = [(name, id_) for name, id_ in held if name not in _APART]
-            dated = [(order_of(self.record(id_, whole=False).created, now), id_, name) for name, id_ in named]
-            held = [(name, checkpoint) for _created, checkpoint, name in sorted(dated)]
+        if wanted == LATEST:
+            named = {name: ids for name, ids in refs.items() if name not in _APART}
+            dated = {name: [(self.record(one, whole=False).created, one) for one in ids] for name, ids in named.items()}
+            held = in_order(dated, self.system.now())
         found = meant(wanted, held)
         if found:
             return found[0]
@@ -452,9 +462,13 @@ class Store:
         ids in ``protect`` stay.
 
         ``coming``: count a checkpoint of this name that is yet to be taken. Raises Damaged when any manifest cannot be
-        read, because its contents could not be told from garbage; Refused when the newest checkpoint would go.
+        read, because its contents could not be told from garbage; Refused when the newest checkpoint would go. One of
+        another host that cannot be read goes: nothing here is brought back from it, and a recovery brings it again.
         """
         refs = self.refs()
+        own = {*protect, *(one for named, ids in refs.items() if named != FOREIGN for one in ids)}
+        lost = [one for one in refs.get(FOREIGN, []) if one not in own and self._broken(one)]
+        refs[FOREIGN] = [one for one in refs.get(FOREIGN, []) if one not in lost]
         try:
             manifests = {id_: self.record(id_) for ids in [*refs.values(), sorted(protect)] for id_ in ids}
             # A record that others follow may have lost its line in refs.
@@ -477,6 +491,8 @@ class Store:
             if coming and pruned == name:
                 taken.append(("", self._next_time(self._newest())))
             rules = retention.keep(taken, policy, now)
+            if pruned != FOREIGN and taken:  # The one that was taken last, whatever date a wrong clock gave it.
+                rules.setdefault(taken[-1][0], ["newest"])
             newest = max(taken, key=lambda pair: (pair[1], pair[0]))[0] if taken else ""
             if pruned == name and newest not in keep | set(rules):
                 raise Refused(
@@ -493,7 +509,7 @@ class Store:
                 todo.append(follower.parent)
                 if follower.id in kept:
                     kept[follower.parent] = [f"{follower.id[:12]} follows it"]
-        gone = sorted(set(manifests) - keep)
+        gone = sorted({*manifests, *lost} - keep)
         kept.pop("", None)
         return Pruning(
             kept,
@@ -512,6 +528,8 @@ class Store:
         """
         made = self.plan_prune(name, policy, protect)
         now = self.system.now()
+        broken = {self.join("manifests", one): one for one in map(self._broken, made.gone) if _ID.fullmatch(one)}
+        move_all([(path, self.join("quarantine", one)) for path, one in broken.items() if os.path.exists(path)])
         self.objects.take_back(made.needed)
         kinds = forgetting or {}
         for kind, (stay, go) in self._lines_by_kind(kinds, now - policy.grace).items():
@@ -522,7 +540,8 @@ class Store:
             for named, ids in self.refs().items():
                 if any(checkpoint in made.gone for checkpoint in ids):
                     self._write_ref(named, [checkpoint for checkpoint in ids if checkpoint not in made.gone])
-            self.objects.throw_away([self.join("manifests", checkpoint) for checkpoint in gone], now)
+            paths = [self.join("manifests", checkpoint) for checkpoint in filter(_ID.fullmatch, gone)]
+            self.objects.throw_away(filter(os.path.exists, paths), now)
             self.objects.throw_away(list(self._unneeded(made.needed)), now)
         return made
 
@@ -636,6 +655,21 @@ def order_of(created: str, now: float) -> tuple[bool, str]:
     """The key by which dates sort, the oldest first. Dates that are ahead of the clock come before all others: they
     were written while it was wrong, and checkpoints since then are newer."""
     return not is_ahead(created, now), created
+
+
+def in_order(dated: Mapping[str, Sequence[tuple[str, str]]], now: float) -> list[tuple[str, str]]:
+    """(name, id), the oldest first, of name -> (date, id) in the order in which they were taken. Pure.
+
+    Checkpoints of several names are in the order of their dates, but none is older than one before it of its name: the
+    clock may have been behind.
+    """
+    found = []
+    for name, ids in dated.items():
+        latest = (False, "")
+        for place, (created, one) in enumerate(ids):
+            latest = max(latest, order_of(created, now))
+            found.append((latest, place, one, name))
+    return [(name, one) for _latest, _place, one, name in sorted(found)]
 
 
 def paths_of(manifest: Manifest) -> list[tuple[str, str]]:

@@ -20,7 +20,9 @@ from .preflight import content_of
 FSTAB, CRYPTTAB = "/etc/fstab", "/etc/crypttab"
 _BY = {"UUID": "by-uuid", "PARTUUID": "by-partuuid", "LABEL": "by-label", "PARTLABEL": "by-partlabel"}
 # A boot does not wait for these.
-_OPTIONAL = ("nofail", "noauto")
+_OPTIONAL = ("nofail", "noauto", "_netdev", "x-systemd.automount")
+# A blank and the like, as fstab and as udev write them.
+_OCTAL, _HEX = r"\\([0-7]{3})", r"\\x([0-9a-f]{2})"
 _MAC = rb"(?<![0-9a-f:])[0-9a-f]{2}(?::[0-9a-f]{2}){5}(?![0-9a-f:])"
 _SHOWN = 5
 _NO_CARD = (b"00:00:00:00:00:00", b"ff:ff:ff:ff:ff:ff")
@@ -56,7 +58,8 @@ def disks(path: str, text: bytes) -> list[str]:
     """The devices that a boot waits for, by a recorded fstab or crypttab. Pure."""
     place = 1 if path == CRYPTTAB else 0
     rows = [line.split() for line in text.decode("utf-8", "replace").splitlines() if not line.lstrip().startswith("#")]
-    found = [row[place].replace('"', "") for row in rows if len(row) > place and not _may_lack(row[3:4])]
+    named = [row[place].replace('"', "") for row in rows if len(row) > place and not _may_lack(row[3:4])]
+    found = [re.sub(_OCTAL, lambda code: chr(int(code[1], 8)), one) for one in named]
     return [one for one in found if one.startswith("/dev/") or one.partition("=")[0] in _BY]
 
 
@@ -65,13 +68,14 @@ def _may_lack(options: Sequence[str]) -> bool:
 
 
 def is_here(device: str, dev: str = "/dev") -> bool:
-    """Whether this machine has the device. Without udev, as in a container, nobody knows its tags: then it counts."""
+    """Whether this machine has the device. Without udev, as in a container, nobody knows: then it counts."""
     tag, _equals, value = device.partition("=")
+    if not os.path.isdir(f"{dev}/disk"):
+        return True
     if tag not in _BY:
         return os.path.exists(device)
     known = [os.path.basename(one) for one in glob.glob(f"{dev}/disk/{_BY[tag]}/*")]
-    plain = [re.sub(r"\\x([0-9a-f]{2})", lambda code: chr(int(code[1], 16)), one).lower() for one in known]
-    return not os.path.isdir(f"{dev}/disk") or value.lower() in plain
+    return value.lower() in [re.sub(_HEX, lambda code: chr(int(code[1], 16)), one).lower() for one in known]
 
 
 def _network_files(sections: Sequence[Section]) -> Mapping[str, str]:

@@ -359,17 +359,26 @@ UUID="aa-1" / ext4 defaults 0 1
 LABEL=my\\x20data /data xfs defaults,nofail 0 2
 /dev/vg/srv /srv xfs noatime 0 2
 UUID=bb-2 /backup ext4 noauto,user 0 0
+/dev/sdb /iscsi ext4 _netdev 0 2
+/dev/sdc /late ext4 x-systemd.automount 0 2
+LABEL=my\\040root /old ext4 defaults 0 2
 tmpfs /tmp tmpfs size=1G 0 0
 """
-    assert hardware.disks(hardware.FSTAB, fstab) == ["UUID=aa-1", "/dev/vg/srv"]
+    assert hardware.disks(hardware.FSTAB, fstab) == ["UUID=aa-1", "/dev/vg/srv", "LABEL=my root"]
     assert hardware.disks(hardware.CRYPTTAB, b"root UUID=cc-3 none luks\nusb UUID=dd-4 none luks,nofail\n") == [
         "UUID=cc-3"
     ]
     assert hardware.is_here("UUID=aa-1", str(tmp_path)), "without udev nobody knows"
+    assert hardware.is_here("/dev/evenkeel-none", str(tmp_path))
+    (tmp_path / "disk/by-label").mkdir(parents=True)
+    (tmp_path / "disk/by-label/my\\x20root").write_text("")
+    assert hardware.is_here("LABEL=my root", str(tmp_path))
     (tmp_path / "disk/by-uuid").mkdir(parents=True)
     (tmp_path / "disk/by-uuid/AA-1").write_text("")
     assert hardware.is_here("UUID=aa-1", str(tmp_path)) and not hardware.is_here("UUID=aa-2", str(tmp_path))
-    assert not hardware.is_here("PARTUUID=aa-1", str(tmp_path)) and not hardware.is_here("/dev/evenkeel-none")
+    assert not hardware.is_here("PARTUUID=aa-1", str(tmp_path)) and not hardware.is_here(
+        "/dev/evenkeel-none", str(tmp_path)
+    )
     netplan = b"match: {macaddress: 52:54:00:AA:00:01}"
     assert hardware.lost_cards(netplan, [b"52:54:00:aa:00:01"]) == []
     assert hardware.lost_cards(netplan, [b"52:54:00:aa:00:02"]) == ["52:54:00:aa:00:01"]
@@ -388,6 +397,7 @@ def test_a_host_that_becomes_itself_again_keeps_what_names_its_hardware(
 ) -> None:
     """With the fstab of a disk that is gone, the next boot would end in the emergency mode."""
     monkeypatch.setattr(hardware, "FSTAB", str(etc / "fstab"))
+    monkeypatch.setattr(hardware, "is_here", lambda _device: False)
     (etc / name).write_text(text)
     recorded = checkpoint(store, "base", [{"files": {"paths": [str(etc)]}}])["id"]
     assert prepare(store, recorded, "take", paths=[str(etc / "app.conf")])["notes"] == []

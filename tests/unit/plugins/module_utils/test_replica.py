@@ -24,7 +24,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.pr
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.copies import Copied
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Objects
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import FOREIGN, Store
-from flows import adopt, checkpoint, info, receive, rollback
+from flows import adopt, checkpoint, info, receive, rollback, scrub
 
 from .conftest import copy_of, differences
 
@@ -91,6 +91,15 @@ def test_a_checkpoint_of_another_host_is_for_a_recovery_alone(
     assert own["kind"] == "snapshot" and spare.resolve("latest") == spare.resolve("base") == own["id"]
     last = checkpoint(spare, "base", [{"files": {"paths": [str(tree)]}}], retention={"last": 1}, host="spare")["id"]
     assert spare.refs() == {"base": [last], FOREIGN: [theirs]}
+    # One that is damaged does not end the retention for good.
+    manifest = Path(spare.join("manifests", theirs))
+    manifest.chmod(0o600)
+    manifest.write_text("damaged")
+    with pytest.raises(Damaged, match="One of another host comes back with ft_recover alone"):
+        scrub(spare, check_mode=True)
+    found = checkpoint(spare, "base", [{"files": {"paths": [str(tree)]}}], retention={"last": 1}, host="spare")
+    assert "warnings" not in found and f"forgot checkpoint {theirs[:12]}" in found["done"]
+    assert spare.refs() == {"base": [found["id"]]} and Path(spare.join("quarantine", theirs)).exists()
 
 
 def test_a_checkpoint_that_a_change_needs_comes_back_though_it_is_damaged_here(

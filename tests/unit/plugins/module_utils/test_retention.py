@@ -24,8 +24,10 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     Refused,
     UsageError,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import proving, replicas
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import exchange, proving, replicas
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.making_room import make_room
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import scratch
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.copies import Landing
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import foreign, retention
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Writer
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
@@ -238,6 +240,17 @@ def test_a_clock_that_was_ahead_once_dates_no_later_checkpoint(
     assert receive(Store(str(tmp_path / "peer"), timed.system), "web1", taken["id"], str(tmp_path / "bundle")).state
 
 
+def test_what_was_taken_last_stays_the_newest_though_the_clock_was_behind(
+    timed: Store, tree: Path, clock: Clock
+) -> None:
+    series(timed, tree, clock, 2, HOUR)
+    clock.at -= 365 * 24 * HOUR
+    taken = protect(timed, tree, "taken while the clock was behind", last=1)["id"]
+    clock.at += 365 * 24 * HOUR
+    assert timed.resolve("latest") == timed.resolve("before") == taken
+    assert taken not in timed.plan_prune("before", policy(last=1), set()).gone
+
+
 @pytest.mark.parametrize("harm", ["missing", "damaged", "garbled ref"])
 @pytest.mark.parametrize("which", [0, 2])
 def test_nothing_is_deleted_while_a_manifest_cannot_be_read(
@@ -308,12 +321,13 @@ def test_retention_frees_a_full_disk_before_what_needs_the_room(
     copies = replicas.replica(peer, "web1")
     leftover = Path(copies.join("tmp", "new-1-1"))
     leftover.write_text("of a transfer that broke")
+    places = [copies.root]
     monkeypatch.setattr(foreign, "room", lambda place: 0 if len(copies.checkpoints()) > 1 else 1000)
-    make_room(peer, "web1", 10)
+    make_room(peer, "web1", 10, places)
     assert not leftover.exists() and len(copies.checkpoints()) == 2
-    make_room(peer, "web1", 0, {"last": 1, "grace": 0})
+    make_room(peer, "web1", 0, places, {"last": 1, "grace": 0})
     assert len(copies.checkpoints()) == 2
-    make_room(peer, "web1", 10, {"last": 1, "grace": 0})
+    make_room(peer, "web1", 10, places, {"last": 1, "grace": 0})
     assert [found.id for found in copies.checkpoints()] == [one]
 
 
@@ -373,7 +387,7 @@ def test_what_nothing_names_is_deleted_after_its_time_of_grace_and_not_before(
     protect(timed, tree, "third", last=1, grace="2h")
     assert held < contents(timed, "trash")
     clock.at += 0.2 * HOUR
-    protect(timed, tree, "fourth", last=1, grace="2h")
+    protect(timed, tree, "third", last=1, grace="2h")
     assert not held & contents(timed, "trash") and contents(timed, "trash")
     assert not large <= contents(timed, "objects")
     assert timed.verify(timed.manifest(timed.resolve("before"))) == {}
@@ -455,3 +469,24 @@ def test_a_forgotten_checkpoint_comes_back_the_way_that_the_documentation_says(t
     timed.prune("before", policy(last=2, grace=0), set())
     assert not contents(timed, "trash")
     assert [timed.verify(timed.manifest(one)) for one in (first, second)] == [{}, {}]
+
+
+def test_room_is_made_in_the_places_where_it_is_measured(
+    timed: Store, tree: Path, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bundle that lands on the file system of the store takes its room twice there."""
+    peer = Store(str(tmp_path / "peer"), timed.system)
+    copies = replicas.replica(peer, "web1")
+    for content in ("first", "second"):
+        one = protect(timed, tree, content)["id"]
+        replicas.export(timed, "web1", one, [], str(tmp_path / content), from_replica=False)
+        receive(peer, "web1", one, str(tmp_path / content))
+        clock.at += HOUR
+    (tmp_path / "landing").mkdir()
+    monkeypatch.setattr(scratch, "new", lambda _run, _owner: str(tmp_path / "landing/bundle"))
+    monkeypatch.setattr(foreign, "room", lambda *places: 15 // len(places) if len(copies.checkpoints()) > 1 else 1000)
+    values = {"directory": str(tmp_path), "run": "1", "size": 10}
+    asked = {"store": peer.root, "host": "web1", "retention": {"last": 1, "grace": 0}, "_phase": "land"}
+    landing = exchange.work({**asked, "_values": values}, check_mode=False)
+    assert isinstance(landing, Landing) and landing.room == 1000
+    assert [found.id for found in copies.checkpoints()] == [one]

@@ -379,7 +379,7 @@ def test_retention_frees_room_for_an_encrypted_copy_before_it_comes(
         newest = fleet.take()
         fleet.receive(fleet.made())
     monkeypatch.setattr(foreign, "room", lambda place: 0)
-    making_room.make_room(fleet.peer, "web1", 10, {"last": 1})
+    making_room.make_room(fleet.peer, "web1", 10, [fleet.peer.root], {"last": 1})
     assert held(fleet.peer)[0] == {"web1": [newest]}
 
 

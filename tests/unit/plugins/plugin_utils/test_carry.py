@@ -86,6 +86,12 @@ def test_a_file_without_end_is_cut_off_where_it_was_to_end(tmp_path: Path) -> No
     assert resource.getrlimit(resource.RLIMIT_FSIZE) == before
 
 
+@pytest.mark.parametrize(("code", "is_room"), [("Refused", True), ("Damaged", False)])
+def test_a_peer_without_room_for_the_bundle_says_so(tmp_path: Path, code: str, is_room: bool) -> None:
+    found = fetch(Peer({"export": {"failed": True, "msg": "the bundle has 9 bytes", "error": code}}), tmp_path / "b")
+    assert found["failed"] and found.get("no_room", False) is is_room and found["msg"].startswith("h2: ") is is_room
+
+
 def test_more_than_there_is_room_for_is_not_even_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_carry, "room", lambda *_directories: 100)
     found = fetch(announcing(101, sent=101), tmp_path / "b")
