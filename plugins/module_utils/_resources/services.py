@@ -435,6 +435,16 @@ def _failed(state: ServiceState) -> bool:
     return state.text.startswith("failed")
 
 
+def leave_open(lines: Sequence[str], name: str) -> tuple[list[str], bool]:
+    """(the lines, but open whether this unit is to run, as for a unit of a cluster; whether it is among them). Pure."""
+    found = []
+    for line in lines:
+        with json_line.read(line) as (word, record):
+            is_it = word == "unit" and record["name"] == name
+            found.append(json_line.write(word, {**record, "clustered": True}) if is_it else line)
+    return found, found != list(lines)
+
+
 def _recorded(lines: Sequence[str]) -> tuple[list[UnitRecord], list[ProcessRecord]]:
     """(units, processes) of the lines; Damaged where ``capture`` cannot have written a line."""
     units: list[UnitRecord] = []

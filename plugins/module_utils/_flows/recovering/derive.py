@@ -13,14 +13,17 @@ from dataclasses import dataclass, field, replace
 
 from ..._files.entry import ABOVE, ABSENT, Entry, path_of
 from ..._host.paths import ancestors
-from ..._resources import files
+from ..._resources import files, services
 from ..._resources.kind import is_within
 from ..._resources.registry import kind_of, own_lines, path_lines, tree_spec
+from ..._services.service import SERVICES
 from ..._store.manifest import Section
 from . import identity
 
 # The place of the time in a line of an entry.
 _TIME = 5
+# The service of a service address, and its configuration: without that it would not run, or with a sample.
+_KEEPER, _ADDRESS = "keepalived.service", b"/etc/keepalived/keepalived.conf"
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,9 @@ def derive(recorded: Sequence[Section], present: Sequence[Section], choices: Cho
         if choices.keeps_hardware:
             own, more = kind.keep_here(own, own_lines(now))
             left += more
+        if section.kind == SERVICES and _keeps_address(choices):
+            own, is_there = services.leave_open(own, _KEEPER)
+            left += [f"{_KEEPER} (network: the role virtual_address sets it up)"] if is_there else []
         lines, more = _paths(section, now, choices)
         left += more
         spec = {key: value for key, value in section.spec.items() if not (choices.keeps and key == files.MACHINE)}
@@ -77,6 +83,11 @@ def derive(recorded: Sequence[Section], present: Sequence[Section], choices: Cho
             spec[files.MOUNTS] = files.mounted(tree_spec(section) or {}, choices.mounts)
         found.append(replace(section, spec=spec, lines=[*lines, *own]))
     return Derived(found, left)
+
+
+def _keeps_address(choices: Choices) -> bool:
+    own = identity.own(_ADDRESS)
+    return own is not None and choices.keep(own.part)
 
 
 def _paths(section: Section, now: Section, choices: Choices) -> tuple[list[str], list[str]]:

@@ -28,7 +28,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.re
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import machine
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.machine import FileSystem, Machine
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files, registry
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files, json_line, registry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Section
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import adopt, checkpoint, rollback
@@ -351,6 +351,16 @@ def test_a_checkpoint_of_another_host_is_never_gone_back_to_itself(store: Store,
     assert flow.survey(here).stands_for == "web3" and flow.survey(store).stands_for == ""
     rollback(here, made)
     assert (etc / "hostname").read_text() == "hostname of the lost host" and here.resolve("latest") == made
+
+
+def test_keepalived_without_its_configuration_is_left_as_it_is() -> None:
+    lines = [json_line.write("unit", {"name": f"{name}.service", "active": True}) for name in ("keepalived", "nginx")]
+    recorded = Section("services", {"names": None, "processes": []}, lines)
+    found = derive.derive([recorded], [recorded], derive.Choices(parts=["network"]))
+    assert '"clustered": true' in found.sections[0].lines[0]
+    assert found.sections[0].lines[1] == lines[1]
+    assert found.left_out == ["keepalived.service (network: the role virtual_address sets it up)"]
+    assert derive.derive([recorded], [recorded], derive.Choices(parts=["disks"])).sections == [recorded]
 
 
 def test_the_disks_and_cards_that_a_machine_has_are_known(tmp_path: Path) -> None:
