@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import subprocess
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import notices
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import rereading
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import settle
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import machine
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import ours
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
@@ -33,6 +35,12 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_return(monkeypatch: pytest.MonkeyPatch) -> None:
     """A probe that fails in a test goes on to fail: after a rollback nobody waits until it passes again."""
     monkeypatch.setattr(settle, "RETURN", 0.2)
+
+
+@pytest.fixture(autouse=True)
+def one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test finds the same disks from its begin to its end: other tests mount file systems beside it."""
+    monkeypatch.setattr(machine, "look", lru_cache(machine.look))
 
 
 @pytest.fixture(autouse=True)
