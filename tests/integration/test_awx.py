@@ -183,6 +183,7 @@ def test_a_broken_change_fails_and_is_undone(awx: Awx) -> None:
     assert not any(fleet.touched(host) for host in fleet.names[1:])
 
 
+@pytest.mark.long
 def test_no_task_runs_on_after_the_deadline(awx: Awx) -> None:
     fleet = awx.fleet
     within = {"evenkeel_confirm_within": "20s"}

@@ -112,6 +112,7 @@ def test_a_change_that_drops_port_22_is_undone_by_the_hosts_themselves(fleet: Fl
     assert not any(fleet.touched(host) for host in fleet.names[2:])
 
 
+@pytest.mark.long
 def test_a_change_that_breaks_sshd_is_undone(fleet: Fleet) -> None:
     broken = """
 - hosts: site
@@ -131,11 +132,9 @@ def test_a_change_that_breaks_sshd_is_undone(fleet: Fleet) -> None:
     assert fleet.lab.ssh("web1", ["true"]).returncode == 0
 
 
-# Each takes a minute: one of the moments in make test, the others in make test-long.
-MOMENTS = [one if one == 7 else pytest.param(one, marks=pytest.mark.long) for one in range(10)]
-
-
-@pytest.mark.parametrize("moment", MOMENTS)
+# Each takes a minute. A kill of a change over all its hosts (test_whole_change.py) is in make test.
+@pytest.mark.long
+@pytest.mark.parametrize("moment", range(10))
 def test_kill_9_leaves_every_host_confirmed_or_rolled_back(fleet: Fleet, moment: int) -> None:
     """The driver of one change is killed, and Ansible alone of another at the same moment, each on two hosts."""
     teams = {"driver": ["web1", "web2"], "ansible": ["web3", "web4"]}

@@ -127,6 +127,7 @@ def test_a_host_that_hardening_has_locked_goes_back_by_itself_and_what_stays_is_
     assert {one["path"]: one["what"] for one in told["paths"]} == BESIDE
 
 
+@pytest.mark.long
 def test_a_person_reads_it_and_gets_resources_that_cover_all_of_it(hard: Fleet) -> None:
     playbook = hard.playbook("harden.yml", FAILS)
     _code, out = hard.evenkeel("change", playbook, "-i", "inventory")

@@ -88,6 +88,7 @@ def test_a_table_that_locks_us_out_goes_and_what_programs_keep_stays(fleet: Flee
     assert all(words in rules for words in ("192.0.2.10", "dport 8", "table inet docker-bridges"))
 
 
+@pytest.mark.long
 def test_a_rollback_by_the_driver_stays_only_if_a_new_connection_comes_in(fleet: Fleet) -> None:
     firewall: list[dict[str, dict[str, str]]] = [{"firewall": {}}]
     fleet.on(HOST, f"nft '{OPEN}'")
