@@ -65,7 +65,7 @@ unit: .venv/test.stamp ## pytest on ansible-core 2.19
 unit-2.21: $(if $(NEWER),.build/core-2.21/stamp) ## those of plugins, and of the driver with Ansible, on 2.21
 ifdef NEWER
 	.build/core-2.21/bin/python -m pytest -q -m 'not long' tests/unit/plugins/plugin_utils tests/unit/test_options_agree.py \
-	$(addprefix tests/unit/plugins/action/test_,answer.py library.py settle.py techniques.py typos.py) \
+	$(addprefix tests/unit/plugins/action/test_,answer.py settle.py) \
 	$(addprefix tests/unit/driver/test_,asking.py events.py options.py plays.py runner.py session.py targets.py) \
 	tests/unit/test_roles.py $(wildcard tests/unit/plugins/filter tests/unit/plugins/callback)
 else

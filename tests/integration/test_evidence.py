@@ -146,6 +146,7 @@ def test_hosts_seen_from_the_controller_and_a_peer_are_confirmed_and_a_silent_pr
     assert "from controller: unknown, no answer: [Errno 111] Connection refused" in result["hosts"][0]["why"]
 
 
+@pytest.mark.long
 def test_a_change_stops_while_its_playbook_runs_once_a_query_says_so(fleet: Fleet, server: Server) -> None:
     stop = f"- prometheus: {{url: '{server.url}', query: 'max(page_seconds) > 0.3'}}\n"
     (fleet.home / "stop.yml").write_text(stop)

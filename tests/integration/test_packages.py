@@ -256,7 +256,9 @@ def test_data_of_what_was_not_there_before_stay_or_are_purged_as_declared(host: 
     assert "ek-new" not in host.on(HOST, "dpkg -l | grep ^rc; ls /etc; true")
 
 
-@pytest.mark.parametrize("script", ["preinst", "postinst"])  # while it is unpacked, while it is configured
+@pytest.mark.parametrize(
+    "script", ["preinst", pytest.param("postinst", marks=pytest.mark.long)]
+)  # while it is unpacked, while it is configured
 def test_kill_9_in_the_middle_is_finished_by_the_next_run(host: Fleet, script: str) -> None:
     take(host)
     before = host.on(HOST, STATE)

@@ -138,6 +138,7 @@ def test_a_host_tells_a_new_login_from_a_session_in_an_old_one(fleet: Fleet, soc
     assert fleet.on("web1", script).strip() == "not shown not shown"
 
 
+@pytest.mark.long
 def test_where_sudo_wants_a_terminal_a_change_goes_without_pipelining(fleet: Fleet) -> None:
     fleet.on("web1", "echo 'Defaults requiretty' >/etc/sudoers.d/zz-tty; chmod 440 /etc/sudoers.d/zz-tty")
     try:

@@ -510,8 +510,9 @@ def sh(text): subprocess.run(["sh", "-ec", text], check=True)
 def state():
     words = ["address show", "-4 route show table all", "-6 route show table all", "rule show", "-6 rule show"]
     text = "".join(subprocess.check_output(["ip", *one.split()], text=True) for one in words)
-    # The carrier of a bridge comes some seconds later, and numbers are those of making.
+    # The carrier of a bridge and a local route come some time later, and numbers are those of making.
     passing = r"^[0-9]+: (?=[a-z])|NO-CARRIER,|,LOWER_UP| (qdisc|state) \\S+|.*(ff00::/8|fe80|lft).*| linkdown"
+    passing += "|.*table local proto kernel.*"
     return "\\n".join(sorted({re.sub(passing, "", line.strip()) for line in text.splitlines()}))
 registry.KINDS["network"] = Network(etc=sys.argv[3])
 store = Store(sys.argv[2], System(has_systemd=lambda: False))
