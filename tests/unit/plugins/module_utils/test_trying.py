@@ -233,7 +233,7 @@ def test_what_is_typed_is_obeyed_and_a_slip_loses_nothing(store: Store, live: Pa
         one.sees(words)
     assert changes.armed(store) is not None and "\x1b7" not in one.out
     change = changes.armed(store)
-    assert change is not None and change.due - change.started == 3600.0
+    assert change is not None and change.due - change.started == pytest.approx(3600.0)
 
 
 def test_the_time_counts_down_beside_what_is_typed(store: Store, live: Path, tried: Callable[..., Try]) -> None:
