@@ -239,6 +239,10 @@ class Kind:
 
     # -- another host
 
+    def leave_open(self, lines: Sequence[str], name: str) -> tuple[list[str], bool]:
+        """(the lines, but open whether this program is to run; whether it is among them). Pure."""
+        return list(lines), False
+
     def keep_here(self, lines: Sequence[str], now: Sequence[str]) -> tuple[list[str], list[str]]:
         """(the lines of another host, but as they are on this host ``now`` where the state belongs to the machine; the
         state that is left out, in words). Pure."""

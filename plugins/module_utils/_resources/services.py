@@ -306,6 +306,15 @@ class Services(Programs):
         units, processes = _recorded(lines)
         return {unit["name"] for unit in units} | {one["definition"]["name"] for one in processes}
 
+    def leave_open(self, lines: Sequence[str], name: str) -> tuple[list[str], bool]:
+        """As for a unit of a cluster."""
+        found = []
+        for line in lines:
+            with json_line.read(line) as (word, record):
+                is_it = word == "unit" and record["name"] == name
+                found.append(json_line.write(word, {**record, "clustered": True}) if is_it else line)
+        return found, found != list(lines)
+
     def recorded_down(self, lines: Sequence[str]) -> set[str]:
         units = _recorded(lines)[0]
         return {unit["name"] for unit in units if not (unit["active"] or unit.get("passing") or unit.get("clustered"))}
@@ -433,16 +442,6 @@ def _kept_up(state: ServiceState, unit: Unit) -> list[str]:
 
 def _failed(state: ServiceState) -> bool:
     return state.text.startswith("failed")
-
-
-def leave_open(lines: Sequence[str], name: str) -> tuple[list[str], bool]:
-    """(the lines, but open whether this unit is to run, as for a unit of a cluster; whether it is among them). Pure."""
-    found = []
-    for line in lines:
-        with json_line.read(line) as (word, record):
-            is_it = word == "unit" and record["name"] == name
-            found.append(json_line.write(word, {**record, "clustered": True}) if is_it else line)
-    return found, found != list(lines)
 
 
 def _recorded(lines: Sequence[str]) -> tuple[list[UnitRecord], list[ProcessRecord]]:

@@ -13,10 +13,9 @@ from dataclasses import dataclass, field, replace
 
 from ..._files.entry import ABOVE, ABSENT, Entry, path_of
 from ..._host.paths import ancestors
-from ..._resources import files, services
+from ..._resources import files
 from ..._resources.kind import is_within
 from ..._resources.registry import kind_of, own_lines, path_lines, tree_spec
-from ..._services.service import SERVICES
 from ..._store.manifest import Section
 from . import identity
 
@@ -73,8 +72,8 @@ def derive(recorded: Sequence[Section], present: Sequence[Section], choices: Cho
         if choices.keeps_hardware:
             own, more = kind.keep_here(own, own_lines(now))
             left += more
-        if section.kind == SERVICES and _keeps_address(choices):
-            own, is_there = services.leave_open(own, _KEEPER)
+        if _keeps_address(choices):
+            own, is_there = kind.leave_open(own, _KEEPER)
             left += [f"{_KEEPER} (network: the role virtual_address sets it up)"] if is_there else []
         lines, more = _paths(section, now, choices)
         left += more
