@@ -427,7 +427,7 @@ def _stands_for(told: Answer, copy: Copy, host: str) -> str:
 
 
 def _no_room(told: Answer, copy: Copy) -> str:
-    """That a host has no room for the copy, by its own answer; empty where it has."""
+    """Why a host has no room for the copy, by its own answer; empty where it has room."""
     if copy.bytes <= told["room"]:
         return ""
     return f"it has room for {told['room']} bytes, and the copy of {copy.created} takes {copy.bytes}: free some"

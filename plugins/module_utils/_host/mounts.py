@@ -87,8 +87,9 @@ def visible(found: Sequence[Mount]) -> list[Mount]:
 
 
 def mount_of(path: bytes, points: Collection[bytes]) -> bytes:
-    """The mount point at or above the path that is nearest to it. Pure."""
-    while path not in points and path != b"/":
+    """The mount point at or above the path that is nearest to it; ``/``, or nothing for a relative path, without
+    such a mount point. Pure."""
+    while path not in points and path != os.path.dirname(path):
         path = os.path.dirname(path)
     return path
 

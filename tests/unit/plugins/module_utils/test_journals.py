@@ -17,6 +17,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.an
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.entry import Entry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.journals import Operation, Plan
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import PathStep
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.mounts import mount_of
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, rollback
 
@@ -103,6 +104,13 @@ def test_a_plan_with_a_damaged_step_changes_nothing(
     with store.locked(), pytest.raises((Damaged, EvenkeelError)):
         list(transaction.unfinished(store))
     assert (tree / "a").read_text() == "changed" and store.journals() == []
+
+
+def test_a_damaged_line_of_a_staging_directory_ends_with_its_journal(tmp_path: Path) -> None:
+    (tmp_path / "anchors").write_text(json.dumps([["no/path/.evenkeel-stage-1-1", 17, "/gone", "ext4"]]))
+    journals.close(str(tmp_path))
+    assert not tmp_path.exists()
+    assert mount_of(b"no/path", {b"/": ""}) == b""
 
 
 def test_a_step_of_a_path_is_reported_as_text() -> None:
