@@ -22,8 +22,9 @@ from evenkeel.changes.context import SHORT_TIMEOUT, Context
 
 # Seconds between two looks at the deadlines, and before a host that could not be reached is asked again.
 _LOOK, _AGAIN = 1.0, 5.0
-# Seconds between two extensions. The asking itself takes no more than such a part of this machine's time.
-_OFTEN, _PART = 15.0, 1 / 5
+# Seconds between two extensions. The asking itself takes no more than such a part of this machine's time. Before one
+# was measured it counts as so many seconds a host.
+_OFTEN, _PART, _EACH = 15.0, 1 / 10, 0.3
 # The longest that a host may take to answer, in seconds: a host that hangs must not hold up the others.
 _ANSWER = 30.0
 # An extension that gains fewer seconds has come to the end of the time that the change may take.
@@ -44,7 +45,7 @@ class Extending:
         self._told: set[str] = set()
         self._silent: set[str] = set()
         self._ended: dict[str, str] = {}
-        self._took = 0.0
+        self._took: float | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="evenkeel-extending", daemon=True)
 
@@ -84,7 +85,8 @@ class Extending:
 
     def due(self, now: float) -> list[str]:
         """The hosts to be asked at ``now`` (epoch seconds): often, at the latest once half of their time is over."""
-        often = max(_OFTEN, self._took / _PART)
+        took = len(self._covered) * _EACH if self._took is None else self._took
+        often = max(_OFTEN, took / _PART)
         return [
             host
             for host, armed in list(self._covered.items())

@@ -85,10 +85,17 @@ def test_half_of_a_short_time_is_waited_for_and_hosts_that_take_long_are_asked_l
 
     cast(Any, one.context.session).run_own = run_own
     one.extend(["web2"])
-    assert one.due(clock.now + 99) == ["web1"] and one.due(clock.now + 101) == ["web1", "web2"]
+    assert one.due(clock.now + 199) == ["web1"] and one.due(clock.now + 201) == ["web1", "web2"]
     one._took = 0.0
     one.extend(["web1", "web2"])
     assert one._took == 0.0, "a host that hangs says nothing of the others"
+
+
+def test_the_first_asking_of_many_hosts_waits_longer_as_it_takes_longer() -> None:
+    one, clock, _told = extending()
+    many = [f"web{number}" for number in range(20)]
+    one.cover({host: armed(clock.now) for host in many})
+    assert one.due(clock.now + 59) == [] and one.due(clock.now + 61) == many
 
 
 @pytest.mark.parametrize(
