@@ -9,8 +9,7 @@ module: ft_restart
 short_description: Restart a service or a host, proved and healthy
 description:
   - Restarts a systemd unit, a process with a pid file, a container, or the host, and proves it. After a cold restart
-    the service has another identity; after a warm one it has the same, and connections that were open across it
-    survive.
+    the service has another identity; after a reload it has the same, and connections that were open across it survive.
   - A service that does not run is started, in either mode.
   - Then the service itself and all probes must pass for the whole soak. A crash loop ends the wait at once, and the
     message holds the last words of the unit's log.
@@ -66,7 +65,9 @@ options:
     choices: [host]
   mode:
     description:
-      - V(cold) stops and starts. V(warm) reloads, and is refused where the service cannot. By default V(cold).
+      - V(cold) stops and starts. V(warm) keeps serving. It reloads. A unit that cannot reload is restarted where
+        systemd holds its sockets (a C(.socket) unit without C(Accept=yes)). New connections wait there meanwhile, and
+        none is refused; open ones end with the old process. Elsewhere V(warm) is refused. By default V(cold).
       - A reload counts as taken when the service shows it, by new workers or in its own words, and as failed when it
         says that it keeps its old configuration. Where it shows nothing, a warning says that it was only asked.
       - With O(scope=host) this is V(reboot), the default, V(soft-reboot), which starts all services anew and keeps the
@@ -220,7 +221,7 @@ before:
       description: How often the service manager has restarted it.
       type: int
     can_reload:
-      description: Whether it can be restarted warm.
+      description: Whether it can reload.
       type: bool
     queued:
       description: Whether the service manager is about to act on it.
@@ -258,7 +259,7 @@ after:
       description: How often the service manager has restarted it.
       type: int
     can_reload:
-      description: Whether it can be restarted warm.
+      description: Whether it can reload.
       type: bool
     queued:
       description: Whether the service manager is about to act on it.

@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -31,9 +33,11 @@ def host(fleet: Fleet) -> Iterator[Fleet]:
 def clear(fleet: Fleet) -> None:
     units = " ".join(f"{name}.service" for name in NAMES)
     files = " ".join(f"/etc/systemd/system/{name}.service /etc/systemd/system/*.wants/{name}.service" for name in NAMES)
+    files += " /etc/systemd/system/ek-a.socket"
     fleet.on(
         HOST,
-        f"systemctl kill --signal=KILL {units}; systemctl stop {units}; rm -rf {files} /etc/systemd/system*/ek-*.d;"
+        f"systemctl stop ek-a.socket; systemctl kill --signal=KILL {units}; systemctl stop {units};"
+        f" rm -rf {files} /etc/systemd/system*/ek-*.d;"
         " rm -f /etc/nginx/conf.d/probe.conf; systemctl daemon-reload;"
         f" systemctl unmask --runtime --quiet nginx; systemctl reset-failed {units}; true",
     )
@@ -220,6 +224,34 @@ def test_what_is_active_before_it_listens_is_waited_for_and_its_downtime_is_meas
     assert not result["failed"], result
     assert 1.9 < result["downtime"] < 5 and result["downtime_of"] == "tcp 127.0.0.1:7998"
     assert result["downtime"] <= result["seconds"]
+
+
+def test_a_unit_without_reload_hands_its_socket_over_and_no_connection_is_refused(host: Fleet) -> None:
+    # It takes half a second to start, and answers each connection with its process id.
+    loop = "for c in iter(lambda: s.accept()[0], 0): c.sendall(str(os.getpid()).encode()); c.close()"
+    code = f"import os, socket, time; time.sleep(.5); s = socket.socket(fileno=3); exec('{loop}')"
+    host.on(HOST, r"printf '[Socket]\nListenStream=7997\n' > /etc/systemd/system/ek-a.socket")
+    install(host, "ek-a", f'/usr/bin/python3 -c "{code}"')
+    host.on(HOST, "systemctl start ek-a.socket")
+    answers: list[bytes] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.wait(0.02):
+            with socket.create_connection((host.lab.host(HOST).address, 7997), timeout=20) as connection:
+                answers.append(connection.recv(100))
+
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask)
+        assert host.eventually(lambda: bool(answers), 10)
+        result = module(host, "ft_restart", name="ek-a", mode="warm", probes=[{"tcp": {"port": 7997}}])
+        before = len(answers)
+        assert host.eventually(lambda: len(answers) > before, 10)
+        over.set()
+        asking.result()  # No connection was refused.
+    assert not result["failed"] and result["downtime"] == 0, result
+    assert any("ek-a.socket stayed open" in said for said in result["proved"]), result
+    assert len({one for one in answers if one}) == 2, "the old process and the new one have answered"
 
 
 @pytest.mark.long

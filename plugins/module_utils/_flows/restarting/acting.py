@@ -18,7 +18,7 @@ from ..._services.reload import reload
 from ..._services.service import SERVICES
 from ..._services.state import ServiceState
 from ..._services.stopping import was_killed
-from .target import Target
+from .target import WARM, Target
 
 # Systemd's word on a unit whose program has ended, and that counts as active nevertheless.
 _EXITED = "active (exited)"
@@ -107,7 +107,23 @@ class Act:
                 " written yet"
             )
         self.facts = [f"{before.name}: {before.identity or 'not running'} became {after.identity}"]
+        if self.mode == WARM:
+            self._look_at_sockets()
         return after
+
+    def _look_at_sockets(self) -> None:
+        """Tell whether the sockets stayed open, so that no connection was refused."""
+        before = {state.name: state.identity for state in self.target.sockets}
+        if not before:
+            return
+        now = {state.name: state.identity for state in systemd.observe(list(before), self.system) if state.active}
+        for name, identity in before.items():
+            if now.get(name) == identity:
+                self.facts.append(
+                    f"{name} stayed open, so that new connections waited; open ones ended with the old process"
+                )
+            else:
+                self.warnings.append(f"{name} did not stay open meanwhile: connections may have been refused")
 
     def _failed(self, error: ServiceFailed) -> ServiceFailed:
         """The error of a restart that could not be proved, with all that is known."""

@@ -95,7 +95,8 @@ def check(request: Request) -> list[Probe]:
 @dataclass(frozen=True)
 class Target:
     """A service as it is before. ``unit``: its properties, where it is a unit of systemd. ``started``: the clock tick
-    at which its main process started. ``along``: the services that stop and start with it, where it is a socket."""
+    at which its main process started. ``along``: the services that stop and start with it, where it is a socket.
+    ``sockets``: the sockets that systemd holds open for it, where connections wait while it restarts."""
 
     service: Service
     before: ServiceState
@@ -103,6 +104,7 @@ class Target:
     unit: Unit | None = None
     started: int | None = None
     along: Sequence[Unit] = ()
+    sockets: Sequence[ServiceState] = ()
 
     @property
     def name(self) -> str:
@@ -119,9 +121,10 @@ class Target:
 
     def verb(self, mode: str) -> str:
         """The act. A service that does not run has no connections to keep: it is only started. One that is just
-        starting may have read its configuration already, and starts anew."""
+        starting may have read its configuration already, and starts anew. Where systemd holds its sockets, a service
+        that cannot reload hands them over to the process that comes after it."""
         if self.before.active:
-            return "reload" if mode == WARM else "restart"
+            return "reload" if mode == WARM and (self.before.can_reload or not self.sockets) else "restart"
         return "restart" if self.before.text.startswith("activating (start") else "start"
 
     def refusal(self, mode: str) -> str:
@@ -129,11 +132,11 @@ class Target:
         before, unit = self.before, self.unit
         if not before.exists:
             return f"there is no {self.service.what.removeprefix('such ')} {before.name} on this host"
-        if mode == WARM and before.active and not before.can_reload:
-            hint = ", or give the unit an ExecReload" if unit is not None else ""
+        if mode == WARM and before.active and not before.can_reload and not self.sockets:
+            hint = ", or give the unit an ExecReload or a socket unit" if unit is not None else ""
             return (
-                f"{before.name} cannot be restarted warm: it has no way to reload. Use mode cold, one host at a"
-                f" time{hint}"
+                f"{before.name} cannot be restarted warm: it has no way to reload, and no socket that stays open. Use"
+                f" mode cold, one host at a time{hint}"
             )
         ours = next((one.id for one in self.along if outage.ends_us(one)), "")
         if ours:
@@ -206,7 +209,15 @@ def look_at(service: Service, system: System) -> Target:
     unit = systemd.describe([service.name], system)[0] if isinstance(service, SystemdService) else None
     started = start_time(unit.main) if unit is not None and unit.main else None
     along = systemd.along(unit, system) if unit is not None else ()
-    return Target(service, before, _own({"name": service.name}), unit, started, along)
+    sockets = held_open(unit.triggered_by, system) if unit is not None and before.active else ()
+    return Target(service, before, _own({"name": service.name}), unit, started, along, sockets)
+
+
+def held_open(units: Sequence[str], system: System) -> list[ServiceState]:
+    """The sockets among the units that stay open without their service, which has taken them over now. A socket with a
+    process for each connection (``Accept=yes``) never counts as running."""
+    names = [one for one in units if one.endswith(".socket")]
+    return [state for state in systemd.observe(names, system) if state.text == "active (running)"] if names else []
 
 
 def _own(declared: Mapping[str, object]) -> Probe:

@@ -94,6 +94,26 @@ def test_what_does_not_run_is_started(mode: str) -> None:
     assert result["proved"] == [f"web.service: not running became {host.units[WEB].identity}"]
 
 
+@pytest.mark.parametrize(("stays", "words"), [(True, "stayed open"), (False, "did not stay open")])
+def test_a_unit_that_cannot_reload_hands_its_sockets_over_in_a_warm_restart(stays: bool, words: str) -> None:
+    socket = Unit("web.socket", sub="running", identity="s0", triggers=(WEB,), can_reload=False)
+    host = machine(socket, Unit(WEB, can_reload=False, triggered_by=("web.socket", "web.path")))
+    if not stays:
+        each_round(host, lambda _unit: setattr(host.units["web.socket"], "identity", "s1"))
+    result = act(host, "warm")
+    assert host.acts() == ["systemctl restart -- web.service"]
+    assert result["planned"][0]["action"] == "restart" and result["mode"] == "warm"
+    assert any(f"web.socket {words}" in said for said in (result["proved"] if stays else result["warnings"]))
+
+
+def test_a_socket_with_a_process_for_each_connection_does_not_keep_a_service_warm() -> None:
+    socket = Unit("web.socket", sub="listening", triggers=(WEB,), can_reload=False)
+    host = machine(socket, Unit(WEB, can_reload=False, triggered_by=("web.socket",)))
+    with pytest.raises(UsageError, match="no way to reload, and no socket that stays open"):
+        act(host, "warm")
+    assert host.acts() == []
+
+
 def listening() -> Machine:
     """A socket with a service that runs by it, and one that does not run."""
     socket = Unit("web.socket", sub="listening", triggers=(WEB, "idle.service"), can_reload=False)
