@@ -254,6 +254,14 @@ def test_a_unit_without_reload_hands_its_socket_over_and_no_connection_is_refuse
     assert len({one for one in answers if one}) == 2, "the old process and the new one have answered"
 
 
+def test_a_host_is_booted_by_the_roll_and_proved(host: Fleet) -> None:
+    began = "cut -d ' ' -f 22 /proc/1/stat"  # Another one after a boot, in a container as well.
+    before = host.on(HOST, began)
+    code, said = host.evenkeel("restart", "--mode", "reboot", "-i", "inventory", "--limit", HOST)
+    assert code == 0 and "restarted" in said, said
+    assert host.on(HOST, began) != before and host.serves(HOST)
+
+
 @pytest.mark.long
 def test_a_warm_restart_has_no_downtime(host: Fleet) -> None:
     result = module(host, "ft_restart", name="nginx", mode="warm", probes=[{"tcp": {"port": 80}}])
