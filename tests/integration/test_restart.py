@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from lab import Lab, unavailable
 
 from .conftest import Fleet
 
@@ -260,6 +263,19 @@ def test_a_host_is_booted_by_the_roll_and_proved(host: Fleet) -> None:
     code, said = host.evenkeel("restart", "--mode", "reboot", "-i", "inventory", "--limit", HOST)
     assert code == 0 and "restarted" in said, said
     assert host.on(HOST, began) != before and host.serves(HOST)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(bool(unavailable()), reason="it needs hosts in containers")
+def test_a_soft_reboot_is_one_and_is_proved() -> None:
+    with Lab("soft", hosts=1, release="trixie") as lab:  # Its systemd is new enough.
+        words = ["restart", "--mode", "soft-reboot", "-i", str(lab.inventory), "--limit", HOST]
+        done = subprocess.run(
+            [sys.executable, "-m", "evenkeel.cli", *words], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0 and "restarted" in done.stderr + done.stdout, done.stdout + done.stderr
+        count = lab.exec(HOST, ["systemctl", "show", "--property=SoftRebootsCount", "--value"])
+        assert count.stdout.strip() == "1"
 
 
 @pytest.mark.long
