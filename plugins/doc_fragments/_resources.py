@@ -64,17 +64,18 @@ options:
         suboptions:
           paths:
             description:
-              - Absolute paths of files and directories. A byte of a name that is not UTF-8
-                is written C(\xe9), here as in all results, and a backslash that would
-                read so C(\x5c). For example V([/etc/nginx, /srv/www]).
+              - Absolute paths of files and directories. Of a symlink the link alone is
+                protected. A byte of a name that is not UTF-8 is written C(\xe9), here
+                as in all results, and a backslash that would read so C(\x5c). For example
+                V([/etc/nginx, /srv/www]).
             type: list
             elements: str
             required: true
           exclude:
             description:
               - Shell patterns of paths that are left out. A pattern with a slash is compared
-                with the whole path, another pattern with each name. For example V(['*.log',
-                /srv/www/cache]).
+                with the whole path, another pattern with each name; one that can match
+                no path is refused. For example V(['*.log', /srv/www/cache]).
             type: list
             elements: str
             default: []

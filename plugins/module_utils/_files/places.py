@@ -10,6 +10,7 @@ from typing import Any
 from .._errors import UsageError
 from .._host.options import Options, read
 from .._host.paths import check_path
+from .declaration import check_patterns
 
 OPTIONS: Options = {
     "paths": {"type": "list", "elements": "str"},
@@ -41,4 +42,5 @@ def check(spec: Any) -> dict[str, list[str]]:
         raise UsageError(f"outside: paths: {error.message}") from error
     if not all(found["exclude"]):
         raise UsageError("outside: exclude must be a list of names or paths, with * and ? for what may vary")
-    return {"paths": list(dict.fromkeys(paths)), "exclude": [*EXCLUDE, *found["exclude"]]}
+    exclude = check_patterns(found["exclude"], "outside: exclude")
+    return {"paths": list(dict.fromkeys(paths)), "exclude": [*EXCLUDE, *exclude]}
