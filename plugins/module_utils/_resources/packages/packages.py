@@ -122,7 +122,7 @@ class Packages(Kind):
         if not names:
             raise UsageError("packages: names is empty; leave it out for all packages")
         for name in names:
-            if not re.fullmatch(_NAME, name):
+            if not re.fullmatch(_NAME, name) or name.endswith(":any"):
                 raise UsageError(f"packages: {name!r} is no name of a package; write nginx, or nginx:amd64")
         return {"names": sorted(set(names)), **more}
 
@@ -133,8 +133,9 @@ class Packages(Kind):
         return _captured(spec, sink, system, fetch=not local_only)
 
     def not_restorable(self, spec: Spec, lines: Sequence[str]) -> list[str]:
-        present = parse(lines).present
-        found = []
+        recorded = parse(lines)
+        present, absent = recorded.present, sorted(recorded.absent - {_ALL})
+        found = [f"{name} is not installed: a rollback removes it, no more" for name in absent]
         broken = [f"{one.name} is {one.status}" for one in present if one.status]
         if broken:
             found.append(

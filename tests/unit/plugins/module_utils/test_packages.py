@@ -63,6 +63,7 @@ def plan(then: Sequence[str], *live: Package) -> list[str]:
         ({"names": ["-o=x"]}, "no name of a package"),
         ({"names": ["../x"]}, "no name of a package"),
         ({"names": [True]}, "must be a text, not True"),
+        ({"names": ["dpkg:any"]}, "no name of a package"),
     ],
 )
 def test_a_bad_declaration_is_named(spec: dict[str, Any], words: str) -> None:
@@ -549,6 +550,8 @@ def test_a_file_that_cannot_be_had_is_said_and_asked_for_again(tmp_path: Path) -
 
 def test_what_is_not_whole_is_said() -> None:
     assert Packages().not_restorable({}, [WEB.line()]) == []
+    absent = [WEB.line(), "deb ngnix -", "deb * -"]
+    assert Packages().not_restorable({}, absent) == ["ngnix is not installed: a rollback removes it, no more"]
     assert "web is unpacked" in Packages().not_restorable({}, [WEB._replace(status="unpacked").line()])[0]
 
 
