@@ -44,7 +44,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files im
     transaction,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.entry import Entry, path_of
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.mounts import unprotected
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.mounts import remounted, unprotected
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import durable
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.hashing import chunks
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
@@ -936,6 +936,28 @@ def refused(store: Store, tree: Path, words: str) -> None:
     with pytest.raises(Refused, match=rf"{words}.*nothing was changed"):
         rollback(store, "before")
     assert differences(found, tree) == "" and not list(Path(store.root).glob("journal/*"))
+
+
+def test_mounts_that_come_and_go_by_themselves_are_no_difference() -> None:
+    mounts = {
+        "/srv": "xfs",
+        "/srv/net": "autofs",
+        "/srv/net/a/b": "nfs4",
+        "/srv/x/.zfs/snapshot/s": "zfs",
+        "/auto": "autofs",
+    }
+    spec = {
+        "paths": ["/srv", "/auto/a"],
+        "exclude": [],
+        "mounts": {"/srv": "xfs", "/srv/net": "autofs", "/auto": "autofs"},
+    }
+    assert files.mounted(spec, mounts) == spec["mounts"]
+    assert remounted(files.trees_of(spec), mounts) == {}
+    assert "/srv/net is a mount of autofs: nothing that" in unprotected(files.trees_of(spec), [])[1]
+    # Such a mount counts where it, and nothing above it, is declared.
+    assert files.mounted({"paths": ["/srv/net/a/b"], "exclude": []}, mounts)["/srv/net/a/b"] == "nfs4"
+    old = {**spec, "mounts": mounts}
+    assert set(remounted(files.trees_of(old), spec["mounts"])) == {"/srv/net/a/b", "/srv/x/.zfs/snapshot/s"}
 
 
 @pytest.mark.parametrize(
