@@ -26,8 +26,10 @@ options:
             cache, or made anew from the files that are installed. It comes back without
             a mirror then. Files of rpm are kept at the checkpoint, from the cache of dnf
             or else the mirror. Rpm needs its Python module, and locks of dnf are files.'
-          - A package that was not installed is removed again, but its configuration and
-            data stay, unless C(purge) is V(true).
+          - A package that was not installed is removed again, but its data stay, and configuration
+            in no declared path, unless C(purge) is V(true). Where no configuration of
+            it is left, dpkg, ucf and systemd's helper of Debian forget it, so that the
+            same change finds the host as it was.
           - As many packages as possible are put back; each of the others is named with
             its cause.
         type: dict

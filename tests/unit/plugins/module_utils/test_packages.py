@@ -29,6 +29,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resource
     apt,
     diversions,
     dpkg,
+    forgetting,
     overrides,
     package,
     packages,
@@ -394,6 +395,8 @@ class Debian:
     commands: list[list[str]] = field(default_factory=list)
     remains: list[str] = field(default_factory=list)
     replaces: str = ""
+    # Package -> its configuration files.
+    conffiles: dict[str, list[str]] = field(default_factory=dict)
     # The architectures of other machines whose packages it takes.
     foreign: list[str] = field(default_factory=list)
 
@@ -421,6 +424,12 @@ class Debian:
                 return Completed(tuple(argv), 0 if self.reachable else 100, "", "")
         if words[:4] == ["dpkg-query", "-W", "-f", "${Replaces}, "]:
             return Completed(tuple(argv), 0, self.replaces, "")
+        if words[0] == "dpkg-query" and "Conffiles" in " ".join(words):
+            told = [
+                f"{name}:amd64\n" + "".join(f" {one} 0a1\n" for one in self.conffiles.get(name, ["/etc"]))
+                for name in self.remains
+            ]
+            return Completed(tuple(argv), 0, "".join(told), "")
         if words[0] == "dpkg-query":
             lines = [
                 f"{one[0]}\t{one[1]}\t{one[2]}\tinstall\tok\t{one.status or 'installed'}\n" for one in self.installed
@@ -490,6 +499,8 @@ def _no_real_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(dpkg, "_ARCHIVES", str(tmp_path / "archives"))
     monkeypatch.setattr(dpkg, "_MARKS", str(tmp_path / "marks"))
     monkeypatch.setattr(apt, "_LOCKS", ())
+    monkeypatch.setattr(dpkg, "INFO", str(tmp_path / "info"))
+    monkeypatch.setattr(forgetting, "_UCF", str(tmp_path / "ucf"))
     monkeypatch.setattr(shutil, "which", lambda _name: None)
     (tmp_path / "archives").mkdir()
 
@@ -676,6 +687,58 @@ def test_a_lock_is_waited_for_and_its_holder_named(tmp_path: Path, monkeypatch: 
     assert Packages().obstacles(lines, at) == [] and Packages().apply(packages.plan(lines, at.system), at)
 
 
+@pytest.mark.parametrize("stays", ["", "conf", "conf.dpkg-old", "ucf"])
+def test_what_came_with_the_change_is_forgotten_once_its_configuration_is_gone(tmp_path: Path, stays: str) -> None:
+    host = Debian([OLD], remains=["other"], conffiles={"other": [], "lib": [f"{tmp_path}/etc/conf"]})
+    store = host.store(tmp_path)
+    checkpoint(store, "before", ALL)
+    lines = store.manifest(store.resolve("before")).sections[0].lines
+    host.installed = [OLD, LIB]
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / (stays or "else")).write_text("of a person")
+    (tmp_path / "ucf").write_text(f"lib \t {tmp_path}/etc/ucf\nother {tmp_path}/etc\n")
+    script = tmp_path / "info" / "lib:amd64.postrm"
+    script.parent.mkdir()
+    script.write_text("deb-systemd-helper purge 'lib.service' 'lib.timer' >/dev/null || true\nrm -rf /srv/data\n")
+    at, purge = Restore(store.system, store.objects), host.run
+
+    def run(argv: Sequence[str], timeout: float) -> Completed:
+        if "--purge" in argv and "dpkg" in argv:
+            assert not script.exists(), "it would delete data"
+        return purge(argv, timeout)
+
+    host.commands.clear()
+    at = at._replace(system=replace(store.system, run=run))
+    (done,) = Packages().apply(packages.plan(lines, at.system), at)
+    assert done.detail["note"].startswith("lib:amd64 was removed, and its data stay")
+    said = [" ".join(words) for words in host.commands]
+    assert any(
+        "DPKG_MAINTSCRIPT_PACKAGE=lib deb-systemd-helper purge lib.service lib.timer" in one for one in said
+    ) == (not stays)
+    assert any(f"ucf --purge {tmp_path}/etc/ucf" in one for one in said) == (not stays)
+    assert host.remains == (["other", "lib"] if stays else ["other"]) and script.exists() == bool(stays)
+    assert packages.plan(lines, at.system) == []
+    if stays:  # Whatever took its last configuration away: a run after a kill forgets it.
+        (tmp_path / "etc" / stays).unlink()
+        assert [one.action for one in packages.plan(lines, at.system)] == ["forget"]
+        assert Packages().verify(lines, at.system) == []
+        assert Packages().apply(packages.plan(lines, at.system), at) and host.remains == ["other"]
+    old = [line for line in lines if not line.startswith("rest")]
+    host.installed, host.remains = [OLD, LIB], []
+    Packages().apply(packages.plan(old, at.system), at)
+    assert host.remains == ["lib"], "an older checkpoint does not tell whether it was there"
+
+
+def test_a_package_that_dpkg_does_not_forget_keeps_its_script(tmp_path: Path) -> None:
+    host = Debian([OLD], remains=["lib"], conffiles={"lib": []}, fails={"lib": "x"})
+    (tmp_path / "info").mkdir()
+    script = tmp_path / "info" / "lib.postrm"
+    script.write_text("true")
+    left = forgetting.forget([LIB], replace(SYSTEM, run=host.run), lambda argv: host.run(argv, 1.0).out + "no")
+    assert left == {"lib:amd64": "dpkg does not forget it: no"} and script.read_text() == "true"
+    assert os.listdir(script.parent) == ["lib.postrm"]
+
+
 def test_what_was_not_there_before_leaves_its_data_unless_it_is_purged(tmp_path: Path) -> None:
     host = Debian([OLD], [OLD], remains=["other"])
     store = host.store(tmp_path)
@@ -689,7 +752,11 @@ def test_what_was_not_there_before_leaves_its_data_unless_it_is_purged(tmp_path:
         return {f"{one.action} {one.target}": one.detail.get("note", "") for one in packages.plan(lines, at.system)}
 
     assert set(planned("before")) == {"remove lib:amd64", "remove other:amd64"}
-    assert "state rc): with packages: {purge: true} they are" in planned("before")["remove lib:amd64"]
+    stays = (
+        "lib:amd64 was removed, and its data stay, and configuration that is not declared: with packages: {purge: true}"
+    )
+    assert planned("before")["remove lib:amd64"] == f"{stays} they are removed too"
+    assert "state rc), as they were there before" in planned("before")["remove other:amd64"]
     # The data of what was removed once before were there before.
     assert set(planned("clean")) == {"purge lib:amd64", "remove other:amd64"}
     assert (
