@@ -45,6 +45,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files im
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.entry import Entry, path_of
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.mounts import remounted, unprotected
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import alternatives
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import durable
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.hashing import chunks
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
@@ -958,6 +959,32 @@ def test_mounts_that_come_and_go_by_themselves_are_no_difference() -> None:
     assert files.mounted({"paths": ["/srv/net/a/b"], "exclude": []}, mounts)["/srv/net/a/b"] == "nfs4"
     old = {**spec, "mounts": mounts}
     assert set(remounted(files.trees_of(old), spec["mounts"])) == {"/srv/net/a/b", "/srv/x/.zfs/snapshot/s"}
+
+
+def test_no_alternative_goes_to_which_a_link_outside_leads(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    links, books, programs = (tmp_path / name for name in ("links", "books", "bin"))
+    monkeypatch.setattr(alternatives, "_LINKS", str(links))
+    monkeypatch.setattr(alternatives, "_BOOKS", (str(tmp_path / "none"), str(books)))
+    for one in (links, books, programs):
+        one.mkdir()
+    checkpoint(store, "before", protect(links))
+    (books / "python3").write_text(f"auto\n{programs}/python3\npy\n{programs}/py\ngone\n{programs}/gone\n\n/x\n1\n\n")
+    for name in ("python3", "py", "gone", "other"):
+        (links / name).symlink_to("/usr/bin/true")
+    for name in ("python3", "py"):
+        (programs / name).symlink_to(links / name)
+    with pytest.raises(
+        RestoreFailed, match=f"{links}/py: was not there, and stays: {programs}/py leads to it"
+    ) as failed:
+        rollback(store, "before")
+    assert len(failed.value.result["left"]) == 2 and sorted(os.listdir(links)) == ["py", "python3"]
+    # A script of the package that went may take the link with it.
+    (programs / "py").unlink()
+    (programs / "python3").unlink()
+    rollback(store, "before")
+    assert os.listdir(links) == []
 
 
 @pytest.mark.parametrize(
