@@ -209,7 +209,7 @@ def test_whatever_fails_there_keeps_no_change_from_its_end(
 
     monkeypatch.setattr(footprints, "_compare_with_record", broken)
     change(host)
-    with pytest.raises(Unhealthy, match="not known"):
+    with pytest.raises(Unhealthy, match=r"not known \(RuntimeError: nobody thought of it\)"):
         settle(store, 1, BAD, *NOW)
     assert (host / "etc/app/conf").read_text() == "before"
 
