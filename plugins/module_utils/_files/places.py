@@ -19,7 +19,8 @@ OPTIONS: Options = {
 # The places that matter most come first; places that may hold many files of any user come last.
 PATHS = (
     *("/etc", "/boot", "/boot/efi", "/bin", "/sbin", "/lib", "/lib64", "/usr/local", "/usr"),
-    *("/var/spool/cron", "/opt", "/root"),
+    *("/var/spool/cron", "/var/spool/at", "/var/lib/systemd/linger"),
+    *("/var/lib/gems", "/var/lib/flatpak/exports", "/opt", "/root"),
 )
 # Data of users and of programs, and files that programs make anew from other files.
 EXCLUDE = (

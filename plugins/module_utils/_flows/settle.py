@@ -225,7 +225,8 @@ class _Settling:
         result.warnings = [*(back.warnings or []), *(self._warnings() or [])] or None
         result.done = [f"ended a job of Ansible, {one}" for one in jobs.ended] + back.done
         result.left = back.left + jobs.left
-        said = f"rolled back to {name}: {reason}; {_health_now(again)}; {outside.words(result.outside, outside.why_unknown(self.store))}"
+        beyond = outside.words(result.outside, outside.why_unknown(self.store))
+        said = f"rolled back to {name}: {reason}; {_health_now(again)}; {beyond}"
         return Unhealthy(said, **result.report())
 
     def _in_doubt(self, error: EvenkeelError) -> EvenkeelError:
