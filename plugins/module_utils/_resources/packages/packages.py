@@ -25,7 +25,7 @@ from ..._host.system import System
 from ..._store.manifest import Manifest
 from ..._store.objects import Hasher, Objects
 from ..kind import Kind, Restore, Sink, Spec, Suggestion, is_within
-from . import apt, diversions, dpkg, forgetting, kept, overrides, owners, replacing, rpm
+from . import apt, architectures, diversions, dpkg, forgetting, kept, overrides, owners, replacing, rpm
 from .package import INSTALLS, REMOVES, Ident, Package
 
 # The package files that are kept: the files of versions that the change replaces, or all files.
@@ -48,6 +48,9 @@ _REST = "rest"
 # The action, and the mark of a removal, after which nothing knows the package any more.
 _FORGET = "forget"
 _RESTS = r"rest ([A-Za-z0-9][A-Za-z0-9.+_-]*:[a-z0-9][a-z0-9_-]*)"
+# After this word, each line is an architecture of which dpkg takes packages; only with all packages.
+_ARCHITECTURES = "architectures"
+_ARCHITECTURE = r"architecture ([a-z0-9][a-z0-9-]*)"
 _DATA = r"data ([A-Za-z0-9][A-Za-z0-9.+_-]*:[a-z0-9][a-z0-9_-]*)"
 NO_FILE = "; its package file is not in the store"
 # Packages by which a machine boots, and reaches its disks.
@@ -64,7 +67,8 @@ class Recorded(NamedTuple):
     ``data``: keys of the packages that were not installed, and had left data; None where no package is to be purged.
     ``filters``: the options by which dpkg left files out of packages. ``diversions``: path -> the path at which dpkg
     put files instead. ``overrides``: path -> owner and mode that dpkg gave. ``rest``: keys of the packages of which
-    only configuration and data were there. These four are None where they are not recorded.
+    only configuration and data were there. ``architectures``: those of which dpkg took packages. These five are None
+    where they are not recorded.
     """
 
     present: list[Package]
@@ -74,6 +78,7 @@ class Recorded(NamedTuple):
     diversions: dict[str, str] | None = None
     overrides: dict[str, str] | None = None
     rest: set[str] | None = None
+    architectures: list[str] | None = None
 
     def covers(self, package: Package) -> bool:
         return not self.absent.isdisjoint({package.key, package.name, _ALL})
@@ -225,6 +230,9 @@ class Packages(Kind):
                 left.update(apt.transact(changes, at, steps[-1].detail.get("filters"), forget))
             elif changes:
                 left.update(rpm.transact(changes, at))
+            left.update(
+                architectures.apply([step for step in steps if step.action in architectures.ACTIONS], at.system)
+            )
         except OSError as error:
             raise RestoreFailed(
                 f"packages cannot be put back: {error}; mend the cause, then run the rollback again",
@@ -339,6 +347,7 @@ def _captured(spec: Spec, sink: Sink, system: System, fetch: bool) -> list[str]:
     if manager == "deb" and names is None:
         lines += [_DIVERSIONS, *(f"diversion {_word(at)} {_word(to)}" for at, to in diversions.look().items())]
         lines += [_OVERRIDES, *(f"override {_word(at)} {told}" for at, told in overrides.look().items())]
+        lines += [_ARCHITECTURES, *(f"architecture {one}" for one in architectures.look())]
     if manager == "deb":
         rest = [one for one in dpkg.with_data(system).values() if names is None or {one.key, one.name} & set(names)]
         lines += [_REST, *(f"rest {one.key}" for one in rest)]
@@ -405,6 +414,7 @@ def parse(lines: Sequence[str]) -> Recorded:
         diversions={} if _DIVERSIONS in lines else None,
         overrides={} if _OVERRIDES in lines else None,
         rest=set() if _REST in lines else None,
+        architectures=[] if _ARCHITECTURES in lines else None,
     )
     for line in lines:
         left, kept_out, diverted = (
@@ -412,7 +422,11 @@ def parse(lines: Sequence[str]) -> Recorded:
             re.fullmatch(_FILTER, line),
             re.fullmatch(_DIVERSION, line),
         )
-        if line in (_PURGE, _FILTERS, _DIVERSIONS, _OVERRIDES, _REST):
+        if line in (_PURGE, _FILTERS, _DIVERSIONS, _OVERRIDES, _REST, _ARCHITECTURES):
+            continue
+        taken = re.fullmatch(_ARCHITECTURE, line)
+        if taken is not None and recorded.architectures is not None:
+            recorded.architectures.append(taken[1])
             continue
         known = re.fullmatch(_RESTS, line)
         if known is not None and recorded.rest is not None:
@@ -574,6 +588,8 @@ def plan(lines: Sequence[str], system: System, replaced: Collection[Ident] = ())
         steps = diversions.compare(recorded.diversions, diversions.look()) + steps
     if recorded.overrides is not None:
         steps = overrides.compare(recorded.overrides, overrides.look()) + steps
+    if recorded.architectures is not None:
+        steps = architectures.compare(recorded.architectures, architectures.look()) + steps
     return steps
 
 

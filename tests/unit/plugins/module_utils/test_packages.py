@@ -23,10 +23,13 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     RestoreFailed,
     UsageError,
 )
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import Step
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.packages import (
     apt,
+    architectures,
     diversions,
     dpkg,
     forgetting,
@@ -499,6 +502,7 @@ def _no_real_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(dpkg, "_ARCHIVES", str(tmp_path / "archives"))
     monkeypatch.setattr(dpkg, "_MARKS", str(tmp_path / "marks"))
     monkeypatch.setattr(apt, "_LOCKS", ())
+    monkeypatch.setattr(architectures, "_FILE", str(tmp_path / "arch"))
     monkeypatch.setattr(dpkg, "INFO", str(tmp_path / "info"))
     monkeypatch.setattr(forgetting, "_UCF", str(tmp_path / "ucf"))
     monkeypatch.setattr(shutil, "which", lambda _name: None)
@@ -584,6 +588,37 @@ def test_packages_of_an_architecture_that_the_change_took_away_come_back(tmp_pat
     host.installed, host.foreign = [NEW], []
     rollback(store, "before")
     assert sorted(host.installed) == sorted([OLD, lib]) and host.foreign == ["i386"]
+
+
+def test_an_architecture_that_the_change_added_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Debian([OLD], [OLD])
+    store = host.store(tmp_path)
+    checkpoint(store, "before", ALL)
+    (tmp_path / "arch").write_text("amd64\ni386\n")
+    asked: list[str] = []
+
+    def apply(steps: Sequence[Step], system: System) -> dict[str, str]:
+        asked.extend(f"{one.action} {one.target}" for one in steps)
+        assert Package("lib", "i386", "1.0") not in host.installed, "dpkg would refuse it"
+        (tmp_path / "arch").unlink()
+        return {}
+
+    monkeypatch.setattr(architectures, "apply", apply)
+    host.installed = [OLD, Package("lib", "i386", "1.0")]
+    assert rollback(store, "before")["left"] == []
+    assert asked == ["remove-architecture i386"]
+
+
+def test_the_architectures_of_dpkg_are_compared(tmp_path: Path) -> None:
+    def steps(then: list[str], now: list[str]) -> list[str]:
+        return [f"{one.action} {one.target}" for one in architectures.compare(then, now)]
+
+    assert steps(["amd64", "i386"], []) == ["add-architecture i386"] and steps([], []) == []
+    both = ["add-architecture armhf", "remove-architecture i386"]
+    assert steps(["amd64", "armhf"], ["amd64", "i386"]) == both
+    no = replace(SYSTEM, run=lambda argv, _limit: Completed(tuple(argv), 2, "", "in use by the database"))
+    left = architectures.apply(architectures.compare([], ["amd64", "i386"]), no)
+    assert list(left) == ["i386"] and "in use by the database" in left["i386"]
 
 
 def test_what_apt_refuses_changes_nothing(tmp_path: Path) -> None:
