@@ -26,8 +26,10 @@ options:
             cache, or made anew from the files that are installed. It comes back without
             a mirror then. Files of rpm are kept at the checkpoint, from the cache of dnf
             or else the mirror. Rpm needs its Python module, and locks of dnf are files.'
-          - A package that was not installed is removed again, but its configuration and
-            data stay, unless C(purge) is V(true).
+          - A package that was not installed is removed again, but its data stay, and configuration
+            in no declared path, unless C(purge) is V(true). Where no configuration of
+            it is left, dpkg, ucf and systemd's helper of Debian forget it, so that the
+            same change finds the host as it was.
           - As many packages as possible are put back; each of the others is named with
             its cause.
         type: dict
@@ -64,17 +66,18 @@ options:
         suboptions:
           paths:
             description:
-              - Absolute paths of files and directories. A byte of a name that is not UTF-8
-                is written C(\xe9), here as in all results, and a backslash that would
-                read so C(\x5c). For example V([/etc/nginx, /srv/www]).
+              - Absolute paths of files and directories. Of a symlink the link alone is
+                protected. A byte of a name that is not UTF-8 is written C(\xe9), here
+                as in all results, and a backslash that would read so C(\x5c). For example
+                V([/etc/nginx, /srv/www]).
             type: list
             elements: str
             required: true
           exclude:
             description:
               - Shell patterns of paths that are left out. A pattern with a slash is compared
-                with the whole path, another pattern with each name. For example V(['*.log',
-                /srv/www/cache]).
+                with the whole path, another pattern with each name; one that can match
+                no path is refused. For example V(['*.log', /srv/www/cache]).
             type: list
             elements: str
             default: []

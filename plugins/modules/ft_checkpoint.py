@@ -125,8 +125,9 @@ options:
       paths:
         description:
           - The trees to look at, in this order, in place of the usual trees. The usual trees hold programs and
-            configuration, and are C(/etc), C(/boot), C(/bin), C(/sbin), C(/lib), C(/usr), C(/var/spool/cron), C(/opt)
-            and C(/root). With an empty list nothing is looked at. For example V([/etc, /usr, /srv/app]).
+            configuration, and are C(/etc), C(/boot), C(/bin), C(/sbin), C(/lib), C(/usr), C(/var/spool/cron),
+            C(/var/spool/at), C(/var/lib/systemd/linger), C(/var/lib/gems), C(/var/lib/flatpak/exports), C(/opt) and
+            C(/root). With an empty list nothing is looked at. For example V([/etc, /usr, /srv/app]).
         type: list
         elements: str
       exclude:

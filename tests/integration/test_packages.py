@@ -44,6 +44,9 @@ build() {
   printf '[Install]\nWantedBy=multi-user.target\n[Unit]\nStartLimitIntervalSec=0\n' >> $unit
   printf 'deb-systemd-helper enable %s.service\nsystemctl daemon-reload\ndeb-systemd-invoke restart %s.service\n' \
     $name $name >> $tree/DEBIAN/postinst
+  printf '#!/bin/sh\n[ "$1" != purge ] || { deb-systemd-helper purge '"'%s.service'"'; rm -rf /var/lib/%s; }\n' \
+    $name $name > $tree/DEBIAN/postrm
+  chmod 755 $tree/DEBIAN/postrm
   dpkg-deb --root-owner-group --build $tree /srv/ek/all/$name-$4.deb > /dev/null
   rm -r $tree
 }
@@ -142,6 +145,22 @@ def test_a_version_that_the_mirror_dropped_comes_back(host: Fleet) -> None:
     undone = module(host, "ft_rollback", checkpoint="undo")
     assert not undone["failed"]
     assert host.on(HOST, STATE) == after
+
+
+def test_a_package_that_was_rolled_back_is_installed_again_as_new(host: Fleet) -> None:
+    trees = ["/etc/ek-new", "/etc/systemd/system/multi-user.target.wants"]
+    declared: list[dict[str, Any]] = [{"packages": {"names": ["ek-new"]}}, {"files": {"paths": trees}}]
+    module(host, "ft_checkpoint", name="before", resources=declared)
+    host.on(HOST, "ek-publish ek-demo-1 ek-new-1")
+    change = "apt-get -q install -y ek-new; systemctl is-enabled ek-new; cat /etc/ek-new/conf"
+    first = host.on(HOST, f"({change}) 2>&1 | tail -n 2")
+    assert first == "enabled\nas packaged in 1.0\n"
+    host.on(HOST, "echo kept > /var/lib/ek-new/data")
+    result = module(host, "ft_rollback", checkpoint="before")
+    assert not result["failed"] and result["left"] == [], result
+    known = "dpkg -l ek-new 2>&1 | grep ^rc; ls -d /etc/ek-new /var/lib/dpkg/info/ek-new*; cat /var/lib/ek-new/data"
+    assert host.on(HOST, f"{known} 2>/dev/null") == "kept\n"
+    assert host.on(HOST, f"({change}) 2>&1 | tail -n 2") == first
 
 
 def test_what_would_take_other_packages_along_is_refused(host: Fleet) -> None:

@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Callable, NamedTuple
 
+from .._errors import UsageError
+
 # The beginning of the name of a staging directory; the name of its journal follows.
 STAGE = ".evenkeel-"
 # Names of our own traces inside a declared tree: staging directories, and the units of the dead-man.
@@ -36,6 +38,42 @@ class Declaration(NamedTuple):
     paths: Sequence[str]
     exclude: Sequence[str] = ()
     mounts: Mapping[str, str] | None = None
+
+
+def stripped(patterns: Sequence[str]) -> list[str]:
+    """The patterns, without a slash at the end: a path has none there, and no such pattern would match."""
+    return sorted({one.rstrip("/") or one for one in patterns})
+
+
+def check_patterns(patterns: Sequence[str], what: str) -> list[str]:
+    """The patterns as ``stripped`` gives them. UsageError names one that matches no path, and so
+    leaves out nothing of what a person means by it."""
+    for one in patterns:
+        if not _may_match(one):
+            raise UsageError(
+                f"{what}: {one!r} matches no path, so that nothing would be left out. A pattern with a slash is "
+                "compared with the whole path: begin it with / or */, as /srv/app/uploads. One without a slash is "
+                "compared with each name"
+            )
+    return stripped(patterns)
+
+
+def _may_match(one: str) -> bool:
+    text = one.rstrip("/")
+    if "/" not in text:  # Of */ nothing but * would be left, which leaves out everything.
+        return text not in ("", ".", "..") and (text == one or text.strip("*") != "")
+    return text[0] in "/*?[" and not {"", ".", ".."} & set(text.split("/")[1:])
+
+
+def idle(declared: Declaration) -> list[str]:
+    """The patterns of whole paths that match no path below the declared paths. Pure."""
+    found = []
+    for one in declared.exclude:
+        known = re.split(r"[*?[]", one)[0]
+        below = (known.startswith(f"{path}/") for path in declared.paths)
+        above = (known != one and f"{path}/".startswith(known) for path in declared.paths)
+        found += [one] if one.startswith("/") and not any((*below, *above)) else []
+    return found
 
 
 def left_out(declared: Declaration) -> Callable[[bytes], bool]:

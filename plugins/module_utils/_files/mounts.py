@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
+from .._host.mounts import AUTOFS
 from .._host.paths import ancestors, is_ours
 from .declaration import Declaration, excludes
 from .entry import (
@@ -30,21 +31,33 @@ PSEUDO = {
     "securityfs",
 }
 
+# Snapshots of ZFS are mounted when somebody looks into them, and unmounted by themselves.
+SNAPSHOTS = "/.zfs/snapshot/"
+
 # File systems that give all files the owner and the mode of the options of their mount.
 FIXED = {"vfat", "msdos", "exfat", "ntfs", "ntfs3", "cifs", "smb3"}
 MASKED = "Mount it with uid=0 and dmask=022 (cifs: dir_mode=0755)"
 
 
 def mounted(declared: Declaration, mounts: Mapping[str, str]) -> dict[str, str]:
-    """The mount points (point -> kind) at, above and below the declared paths. Pure."""
+    """The mount points (point -> kind) at, above and below the declared paths, without those that come and go by
+    themselves. Pure."""
     found = {}
     for point, kind in mounts.items():
+        if SNAPSHOTS in point or _is_automatic(declared, point, mounts):
+            continue
         for path in declared.paths:
             above = point != "/" and f"{path}/".startswith(f"{point}/")
             matters = (above or f"{point}/".startswith(f"{path}/")) and kind not in PSEUDO
             if matters and not excludes(declared, point):
                 found[point] = kind
     return dict(sorted(found.items()))
+
+
+def _is_automatic(declared: Declaration, point: str, mounts: Mapping[str, str]) -> bool:
+    """Whether the point lies below a mount of autofs that itself lies in a declared path."""
+    above = [one for one, kind in mounts.items() if kind == AUTOFS and point.startswith(f"{one}/")]
+    return any(f"{one}/".startswith(f"{path}/") for one in above for path in declared.paths)
 
 
 def remounted(declared: Declaration, mounts: Mapping[str, str]) -> dict[str, str]:
@@ -56,6 +69,7 @@ def remounted(declared: Declaration, mounts: Mapping[str, str]) -> dict[str, str
         return {}
     now = mounted(declared, mounts)
     gone = {one: f"{one} was a mount point ({kind}) and is no longer" for one, kind in declared.mounts.items()}
+    gone.update({one: f"{one} comes and goes by itself, and is left alone" for one in gone if one in mounts})
     come = {one: f"{one} was no mount point, and {kind} is mounted there now" for one, kind in now.items()}
     return {one: why for one, why in {**gone, **come}.items() if (one in now) != (one in declared.mounts)}
 
@@ -73,6 +87,11 @@ def unprotected(declared: Declaration, lines: Sequence[str]) -> list[str]:
             f"{len(inside)} mount points cannot be replaced while they are mounted, only their contents: "
             f"{', '.join(inside[:10])}"
         )
+    found += [
+        f"{one} is a mount of autofs: nothing that is mounted below it by itself is protected"
+        for one in inside
+        if (declared.mounts or {})[one] == AUTOFS
+    ]
     return found + _not_ours(declared, list(lines))
 
 

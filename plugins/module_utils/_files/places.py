@@ -10,6 +10,7 @@ from typing import Any
 from .._errors import UsageError
 from .._host.options import Options, read
 from .._host.paths import check_path
+from .declaration import check_patterns
 
 OPTIONS: Options = {
     "paths": {"type": "list", "elements": "str"},
@@ -18,7 +19,8 @@ OPTIONS: Options = {
 # The places that matter most come first; places that may hold many files of any user come last.
 PATHS = (
     *("/etc", "/boot", "/boot/efi", "/bin", "/sbin", "/lib", "/lib64", "/usr/local", "/usr"),
-    *("/var/spool/cron", "/opt", "/root"),
+    *("/var/spool/cron", "/var/spool/at", "/var/lib/systemd/linger"),
+    *("/var/lib/gems", "/var/lib/flatpak/exports", "/opt", "/root"),
 )
 # Data of users and of programs, and files that programs make anew from other files.
 EXCLUDE = (
@@ -41,4 +43,5 @@ def check(spec: Any) -> dict[str, list[str]]:
         raise UsageError(f"outside: paths: {error.message}") from error
     if not all(found["exclude"]):
         raise UsageError("outside: exclude must be a list of names or paths, with * and ? for what may vary")
-    return {"paths": list(dict.fromkeys(paths)), "exclude": [*EXCLUDE, *found["exclude"]]}
+    exclude = check_patterns(found["exclude"], "outside: exclude")
+    return {"paths": list(dict.fromkeys(paths)), "exclude": [*EXCLUDE, *exclude]}

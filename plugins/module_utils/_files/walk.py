@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from .._errors import EvenkeelError, UsageError
 from .._host.durable import inode_flags
-from .._host.mounts import mount_points
+from .._host.mounts import automounts, mount_points
 from .._host.paths import ancestors, open_dir
 from .._store.objects import Hasher, Writer
 from .ahead import Ahead
@@ -28,6 +28,8 @@ from .reading import UNREAD, Reader, entry_of
 
 # The depth to which a tolerant look goes: each level has a descriptor open.
 _DEPTH = 300
+# Where ZFS shows its snapshots, in the top directory of a file system.
+_HIDDEN = b".zfs"
 _ENCODING = sys.getfilesystemencoding()
 
 
@@ -68,6 +70,7 @@ class Walk:
     ) -> None:
         self.found = Lines()
         self.mounts = mount_points()
+        self.automounts = automounts()
         self.reader = Reader(sink, cache, tolerant, self.found, self.mounts)
         self.ahead = ahead
         self.cache = cache
@@ -192,7 +195,10 @@ class Walk:
                 self.found.fill(place, line, self.reader.key(info, kind))
             else:
                 self.found.fill(place, known, key_of(info))
-            if self.reader.tolerant and self.depth > _DEPTH:
+            if path in self.automounts or (name == _HIDDEN and kind == "zfs"):
+                self.holding.update([path, *ancestors(path)])  # What is in it comes and goes by itself.
+                self.found.fill(place, self.found.lines[place], NEVER)
+            elif self.reader.tolerant and self.depth > _DEPTH:
                 self.reader.unread[path] = f"it lies {_DEPTH} levels deep"
             else:
                 self.below(path, fd, kind, place, known is not None)

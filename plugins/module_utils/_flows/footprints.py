@@ -54,7 +54,11 @@ def look(store: Store, generation: int, checkpoint: str, back: bool, seconds: fl
         found = _compare_with_record(store, generation, store.manifest(checkpoint), min(seconds, _AFTER))
         outside.keep(store, generation, back, found)
         return found
-    except Exception:  # No error keeps a change from its end.
+    except FileNotFoundError:  # Nothing was recorded when it was armed.
+        return None
+    except Exception as error:  # No error keeps a change from its end.
+        with suppress(OSError):
+            outside.keep(store, generation, back, None, f"{type(error).__name__}: {error}")
         return None
 
 

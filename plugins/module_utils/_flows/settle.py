@@ -225,7 +225,8 @@ class _Settling:
         result.warnings = [*(back.warnings or []), *(self._warnings() or [])] or None
         result.done = [f"ended a job of Ansible, {one}" for one in jobs.ended] + back.done
         result.left = back.left + jobs.left
-        said = f"rolled back to {name}: {reason}; {_health_now(again)}; {outside.words(result.outside)}"
+        beyond = outside.words(result.outside, outside.why_unknown(self.store))
+        said = f"rolled back to {name}: {reason}; {_health_now(again)}; {beyond}"
         return Unhealthy(said, **result.report())
 
     def _in_doubt(self, error: EvenkeelError) -> EvenkeelError:
@@ -282,7 +283,7 @@ def _ended(store: Store, generation: int, health: Health | None = None, look: bo
         again = _still_back(store, event, result) if look else ". Whether tasks have changed it since was not looked at"
         raise Unhealthy(
             f"the host has put itself back already, by {event.by}: the change was not confirmed{again}; "
-            f"{outside.words(result.outside)}",
+            f"{outside.words(result.outside, outside.why_unknown(store))}",
             **result.report(),
         )
     raise RestoreFailed(f"the rollback by {event.by} is in doubt: {'; '.join(event.left[:10])}", **result.report())

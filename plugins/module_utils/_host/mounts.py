@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 from .paths import ancestors
 
+# The type of a mount of which others are made by themselves.
+AUTOFS = "autofs"
+
 
 class Mount(NamedTuple):
     """``root``: the directory of the file system on ``device`` that is visible at ``point``. ``kind``: the type of the
@@ -61,6 +64,12 @@ def _unescaped(field: bytes) -> bytes:
 def mount_points() -> dict[bytes, str]:
     """Mount point -> type of the file system, for each mount of our namespace that no other mount hides."""
     return {mount.point: mount.kind for mount in visible(mounts())}
+
+
+def automounts() -> set[bytes]:
+    """The mount points below which file systems are mounted and unmounted by themselves, each under a name of its own
+    (indirect maps of autofs)."""
+    return {one.point for one in visible(mounts()) if one.kind == AUTOFS and "indirect" in one.own.split(",")}
 
 
 def visible(found: Sequence[Mount]) -> list[Mount]:

@@ -13,7 +13,7 @@ from .._errors import UsageError
 from .._files import declaration, records, scanning
 from .._files import mounts as mounting
 from .._files.declaration import Declaration
-from .._files.entry import Tree, path_of
+from .._files.entry import Entry, Tree, path_of
 from .._files.footprint import NEW
 from .._files.scanning import Scan
 from .._files.step import FILES, Step
@@ -100,16 +100,29 @@ def excludes(spec: Mapping[str, Any], path: str) -> bool:
     return declaration.excludes(trees_of(spec), path)
 
 
+def links(spec: Mapping[str, Any], lines: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(a declared path that is a symlink, the path to which it leads), as recorded, without links to devices and into
+    the kernel."""
+    paths = set(map(os.fsencode, trees_of(spec).paths))
+    for line in lines:
+        if line.startswith("l ") and path_of(line) in paths:
+            entry = Entry.parse(line)
+            target = os.fsdecode(os.path.normpath(os.path.join(os.path.dirname(entry.path), entry.target)))
+            if not any(is_within(target, one) for one in ("/dev", "/proc", "/sys")):
+                yield os.fsdecode(entry.path), target
+
+
 class Files(Kind):
     r"""Files and trees of files: contents, owners, modes, times, ACLs, extended attributes, links and holes.
 
     A rollback removes new paths below them.
 
-    paths: Absolute paths of files and directories. A byte of a name that is not UTF-8 is written C(\xe9), here as in
-    all results, and a backslash that would read so C(\x5c). For example V([/etc/nginx, /srv/www]).
+    paths: Absolute paths of files and directories. Of a symlink the link alone is protected. A byte of a name that is
+    not UTF-8 is written C(\xe9), here as in all results, and a backslash that would read so C(\x5c). For example
+    V([/etc/nginx, /srv/www]).
 
     exclude: Shell patterns of paths that are left out. A pattern with a slash is compared with the whole path, another
-    pattern with each name. For example V(['*.log', /srv/www/cache]).
+    pattern with each name; one that can match no path is refused. For example V(['*.log', /srv/www/cache]).
     """
 
     name = FILES
@@ -128,7 +141,8 @@ class Files(Kind):
         return ({"paths": roots, "exclude": exclude} if roots else None), left + more + plain.unprotected()
 
     def check(self, spec: Spec) -> dict[str, object]:
-        return check(dict(spec))
+        found = check(dict(spec))
+        return {**found, "exclude": declaration.check_patterns(trees_of(found).exclude, "files: exclude")}
 
     def trees(self, spec: Spec) -> list[str]:
         return list(spec["paths"])
@@ -146,10 +160,14 @@ class Files(Kind):
         return []
 
     def not_restorable(self, spec: Spec, lines: Sequence[str]) -> list[str]:
-        return mounting.unprotected(trees_of(spec), lines)
+        declared = trees_of(spec)
+        idle = [one for one in declaration.idle(declared) if one not in plain.EXCLUDE]
+        words = [f"exclude: {one} lies in no declared path, and leaves out nothing" for one in idle]
+        return words + mounting.unprotected(declared, lines)
 
     def declaration(self, spec: Spec) -> Spec:
-        return self.check(spec)
+        found = check(dict(spec))
+        return {**found, "exclude": declaration.stripped(trees_of(found).exclude)}
 
     def outside(self, spec: Spec, lines: Sequence[str], declared: Sequence[Spec], system: System) -> Iterator[str]:
         paths, excluded = spec.get("paths"), spec.get("exclude", [])
@@ -157,12 +175,12 @@ class Files(Kind):
             yield "in a form that nobody declares"
             return
         partly = []
+        kept = {*map(str, excluded), *declaration.stripped([*map(str, excluded)])}
         for path in paths:
             cover = next((one for one in declared for root in one["paths"] if is_within(path, root)), None)
             if cover is None or excludes(cover, path):
                 yield path
-            elif not set(cover["exclude"]) <= set(map(str, excluded)):
-                missing = sorted(set(cover["exclude"]) - set(map(str, excluded)))
+            elif missing := sorted(set(cover["exclude"]) - kept):
                 yield f"{path} with what is left out now ({', '.join(missing)})"
             elif cover["exclude"]:
                 partly.append((os.fsencode(path), declaration.left_out(trees_of(cover))))

@@ -288,11 +288,27 @@ def consistent(sections: Sequence[Section]) -> bool:
 
 def not_restorable(sections: Sequence[Section]) -> list[str]:
     """Sentences on the state that a rollback to the sections could not bring back."""
-    return [
+    return _links(sections) + [
         sentence
         for section in sections
         for sentence in KINDS[section.kind].not_restorable(section.spec, its_lines(section))
     ]
+
+
+def _links(sections: Sequence[Section]) -> list[str]:
+    """Sentences on the declared paths that are symlinks to paths which nothing protects."""
+    specs = [spec for spec in map(tree_spec, sections) if spec is not None]
+    whole = [path for section in sections for path in kind_of(section).trees_as_a_whole(section.spec)]
+    found = []
+    for section in sections:
+        for path, target in files.links(section.spec, section.lines) if kind_of(section).only_paths else ():
+            roots = [root for spec in specs if not files.excludes(spec, target) for root in spec["paths"]]
+            if not any(is_within(target, root) for root in (*roots, *whole)):
+                found.append(
+                    f"{path} is a symlink to {target}: the link alone is protected, and nothing behind it; "
+                    f"declare {target} as well"
+                )
+    return found
 
 
 def watch(sections: Sequence[Section], call: Sequence[str], root: str) -> list[str]:

@@ -200,7 +200,16 @@ class Services(Programs):
         return lines
 
     def not_restorable(self, spec: Spec, lines: Sequence[str]) -> list[str]:
-        return [f"{unit['name']}: {words}" for unit in _recorded(lines)[0] for words in unit.get("limits", ())]
+        units, processes = _recorded(lines)
+        excepts = systemd.observe(spec.get("except", ()), self.system)
+        found = [f"except: there is no unit {one.name} on this host" for one in excepts if not one.exists]
+        found += [f"{unit['name']}: {words}" for unit in units for words in unit.get("limits", ())]
+        for own in processes:
+            made = own["definition"]
+            if not own["active"] and not any(map(os.path.lexists, (made["pidfile"], made["argv"][0]))):
+                nothing = f"there is neither {made['pidfile']} nor {made['argv'][0]}"
+                found.append(f"{made['name']}: {nothing}: what a change makes of it is stopped, no more")
+        return found
 
     def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
         """The steps that bring the services back to their record and have them run the files on disk. The steps are

@@ -28,6 +28,7 @@ from ..._services import quiescing, traces
 from ..._store.manifest import Manifest, Section
 from ..._store.objects import Hasher
 from ..._store.store import Store
+from . import alternatives
 
 # The largest number of paths that are remembered as written by services.
 _MOST = 200
@@ -241,12 +242,22 @@ def _wanted(store: Store, sections: Sequence[Section], then: Tree, now: Scan, ho
     """The requested steps. Where services are declared, a file with the id of a process that is gone is no state of
     theirs: it would keep them from starting."""
     serves = any(section.kind == registry.programs().name for section in sections)
+    steps = asked(comparison.compare(then, now), how)
+    stay = _needed(sections, steps)
+    now.holding.update(above for path in stay for above in ancestors(os.fsencode(path)))
     return [
         step
-        for step in asked(comparison.compare(then, now), how)
-        if not (serves and _is_trace(store, step))
+        for step in steps
+        if step.target not in stay
+        and not (serves and _is_trace(store, step))
         and not (step.target in how.spared and how.spared[step.target] == _line_of(now, step.target))
     ]
+
+
+def _needed(sections: Sequence[Section], steps: Sequence[PathStep]) -> dict[str, str]:
+    """The paths that would go and stay, because a link that does not go back leads there: path -> why."""
+    specs = [spec for spec in map(tree_spec, sections) if spec is not None]
+    return alternatives.needed(steps, [root for spec in specs for root in spec["paths"]])
 
 
 def asked(steps: Sequence[PathStep], how: Options) -> list[PathStep]:
@@ -388,7 +399,9 @@ def prove_files(store: Store, sections: Sequence[Section], how: Options) -> tupl
             away = remounted(files.trees_of(spec), seen_mounts())
             left.update(away)
             left.update({one: step.why or step.action for one, step in wrong.items()})
-            if not wrong and not away:
+            stay = _needed(sections, asked(comparison.compare(then, scan), how))
+            left.update(stay)
+            if not wrong and not away and not stay:
                 proved.append(f"{len(then)} paths are as recorded")
     return proved, left
 

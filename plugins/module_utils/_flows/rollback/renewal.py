@@ -15,17 +15,17 @@ from ..._resources.files import excludes
 from ..._resources.kind import is_within
 from ..._store.manifest import Section
 
-_SECONDS = 60.0
-
 
 class Made(NamedTuple):
     """``file``: there where this host has such a thing; no such thing is made anew where the file is state itself.
-    ``paths``: what it is made of. ``else_``: in words, what comes of it where it is not made anew."""
+    ``paths``: what it is made of. ``else_``: in words, what comes of it where it is not made anew. ``seconds``: how
+    long that may take."""
 
     file: str
     paths: str
     argv: tuple[str, ...]
     else_: str
+    seconds: float = 60.0
 
 
 MADE = (
@@ -47,6 +47,25 @@ MADE = (
         ("load_policy",),
         "the kernel goes on with the policy of the change",
     ),
+    Made(
+        "/lib/systemd/system/apparmor.service",
+        r"/etc/apparmor(\.d)?(/.*)?",
+        ("systemctl", "try-reload-or-restart", "apparmor.service"),
+        "programs go on with the profiles of the change",
+    ),
+    Made(
+        "/run/udev/control",
+        r"/etc/udev/rules\.d(/.*)?|/etc/systemd/network/[^/]+\.link",
+        ("udevadm", "control", "--reload"),
+        "devices that come get the rules of the change",
+    ),
+    Made(
+        "/usr/lib/locale/locale-archive",
+        r"/etc/locale\.gen|/usr/local/share/i18n(/.*)?",
+        ("locale-gen",),
+        "the locales are those of the change",
+        600.0,
+    ),
 )
 
 
@@ -65,10 +84,11 @@ class Renewal:
             held = (
                 is_within(one.file, root) for spec in specs for root in spec["paths"] if not excludes(spec, one.file)
             )
-            if came == self._done.get(one.file, []) or not os.path.exists(one.file) or any(held):
+            has = os.path.exists(one.file) and (one.argv[0] != "systemctl" or system.has_systemd())
+            if came == self._done.get(one.file, []) or not has or any(held):
                 continue
             self._done[one.file] = came
-            done = system.run(one.argv, _SECONDS)
+            done = system.run(one.argv, one.seconds)
             if done.rc:
                 left.append(f"{one.file}: {' '.join(one.argv)} failed, so that {one.else_}: {done.words}")
         return left

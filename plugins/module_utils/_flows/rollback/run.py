@@ -36,7 +36,7 @@ from ..._services import outage
 from ..._store.manifest import Manifest
 from ..._store.objects import Hasher, Writer
 from ..._store.store import UNDO
-from . import access, plan, wanted
+from . import access, accounts, plan, wanted
 from .first import First
 from .plan import Plan, Reading
 from .proof import Proof
@@ -116,7 +116,7 @@ class Run(First, Proof):
         return error
 
     def _carry_out(self) -> None:
-        writer = Writer(self.store.objects)
+        writer, known = Writer(self.store.objects), accounts.look()
         with transaction.Transaction(self.store, self._journal_note()) as paths:
             with ExitStack() as quiet:
                 quiet.callback(writer.discard)
@@ -139,6 +139,7 @@ class Run(First, Proof):
             if self._still.seconds:  # The programs that stood still run again, and may have changed something.
                 self._put_back_what_programs_changed()
         self._prove_kinds()
+        self._notes += accounts.orphaned(known)
         if self.how.unattended and self._started_programs() and not self._left:
             with self._trying(FILES):
                 self.written = plan.written_since(self.store, self._plan.sections, self.how)

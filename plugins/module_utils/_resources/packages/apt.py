@@ -9,7 +9,7 @@ import os
 import re
 import struct
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..._errors import Damaged, EvenkeelError, RestoreFailed
@@ -17,7 +17,7 @@ from ..._host.commands import Completed
 from ..._host.durable import write_all
 from ..._services import systemd
 from ..kind import Restore
-from . import dpkg, kept, replacing
+from . import dpkg, forgetting, kept, replacing
 from .dpkg import fetch, identity, look
 from .package import INSTALLS, REMOVES, Package, environment, most
 
@@ -50,14 +50,16 @@ _QUIET = {
 Change = tuple[str, Package]
 
 
-def transact(changes: Sequence[Change], at: Restore, filters: Sequence[str] | None = None) -> dict[str, str]:
+def transact(
+    changes: Sequence[Change], at: Restore, filters: Sequence[str] | None = None, forget: Collection[str] = ()
+) -> dict[str, str]:
     """Change the packages in one transaction of apt; return (name and architecture -> why) for the packages that are
     left out.
 
     ``changes``: (action of the step, package as recorded). ``filters``: the options by which dpkg leaves files out of
-    packages, in place of its configuration. A package that cannot be changed is left out, with the packages that
-    depend on it. Raises RestoreFailed, with nothing changed, where another program holds the lock of dpkg or apt for
-    longer than ``at.patience``.
+    packages, in place of its configuration. ``forget``: keys of packages that are forgotten once they are removed. A
+    package that cannot be changed is left out, with the packages that depend on it. Raises RestoreFailed, with nothing
+    changed, where another program holds the lock of dpkg or apt for longer than ``at.patience``.
     """
     _wait_for_locks(at)
     _add_architectures({one.arch for action, one in changes if action in INSTALLS}, at)
@@ -72,6 +74,7 @@ def transact(changes: Sequence[Change], at: Restore, filters: Sequence[str] | No
         still = {key: cause(work.said, key.partition(":")[0]) or reason(work.said) for key in work.open()}
         left = {**still, **refused, **{key: why for key, why in failed.items() if key in still}, **left}
         left.update(work.purge())
+        left.update(work.forget(forget))
         left.update(_mark([one for one in changes if one[1].key not in left], folder, at))
     os.sync()
     if at.boot and at.system.has_systemd():
@@ -195,8 +198,15 @@ class Work:
     def configure(self) -> None:
         self._run(["dpkg", *_KEEP_CONFIG, "--configure", "--pending"])
 
-    def _run(self, argv: Sequence[str]) -> None:
-        self.said += run(argv, self.folder, self.at).out
+    def forget(self, keys: Collection[str]) -> dict[str, str]:
+        """Have the removed packages of these keys forgotten; return (key -> cause) for those where that failed."""
+        gone = [one for key, one in dpkg.with_data(self.at.system).items() if key in keys] if keys else []
+        return forgetting.forget(gone, self.at.system, self._run)
+
+    def _run(self, argv: Sequence[str]) -> str:
+        said = run(argv, self.folder, self.at).out
+        self.said += said
+        return said
 
     def repair(self) -> None:
         """Let dpkg finish the work that a kill left. A package that dpkg cannot configure is replaced next, or the

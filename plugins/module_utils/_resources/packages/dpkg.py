@@ -26,6 +26,8 @@ _GONE = ("not-installed", "config-files")
 _WHOLE = ("installed", "triggers-awaited", "triggers-pending")
 _LOOK = 60.0
 _CONFIG = "/etc/dpkg/dpkg.cfg"
+# The scripts of packages, each under the name of its package.
+INFO = "/var/lib/dpkg/info"
 # Seconds that a download may take: for the connection, and for each package. A rollback may wait for it.
 _CONNECT, _EACH = 20.0, 2.0
 

@@ -25,7 +25,7 @@ from ..._host.system import System
 from ..._store.manifest import Manifest
 from ..._store.objects import Hasher, Objects
 from ..kind import Kind, Restore, Sink, Spec, Suggestion, is_within
-from . import apt, diversions, dpkg, kept, overrides, owners, replacing, rpm
+from . import apt, architectures, diversions, dpkg, forgetting, kept, overrides, owners, replacing, rpm
 from .package import INSTALLS, REMOVES, Ident, Package
 
 # The package files that are kept: the files of versions that the change replaces, or all files.
@@ -43,6 +43,14 @@ _OVERRIDES = "overrides"
 _DIVERSION = r"diversion (/\S*) (/\S*)"
 _OVERRIDE = r"override (/\S*) ([^\s-]\S* [^\s-]\S* [0-7]+)"
 _FILTER = r"filter (path-(?:exclude|include)=[^\n]*)"
+# After this word, each line is a package of which only configuration and data were there. At first none was recorded.
+_REST = "rest"
+# The action, and the mark of a removal, after which nothing knows the package any more.
+_FORGET = "forget"
+_RESTS = r"rest ([A-Za-z0-9][A-Za-z0-9.+_-]*:[a-z0-9][a-z0-9_-]*)"
+# After this word, each line is an architecture of which dpkg takes packages; only with all packages.
+_ARCHITECTURES = "architectures"
+_ARCHITECTURE = r"architecture ([a-z0-9][a-z0-9-]*)"
 _DATA = r"data ([A-Za-z0-9][A-Za-z0-9.+_-]*:[a-z0-9][a-z0-9_-]*)"
 NO_FILE = "; its package file is not in the store"
 # Packages by which a machine boots, and reaches its disks.
@@ -58,8 +66,9 @@ class Recorded(NamedTuple):
 
     ``data``: keys of the packages that were not installed, and had left data; None where no package is to be purged.
     ``filters``: the options by which dpkg left files out of packages. ``diversions``: path -> the path at which dpkg
-    put files instead. ``overrides``: path -> owner and mode that dpkg gave. All three are None where they are not
-    recorded.
+    put files instead. ``overrides``: path -> owner and mode that dpkg gave. ``rest``: keys of the packages of which
+    only configuration and data were there. ``architectures``: those of which dpkg took packages. These five are None
+    where they are not recorded.
     """
 
     present: list[Package]
@@ -68,6 +77,8 @@ class Recorded(NamedTuple):
     filters: list[str] | None = None
     diversions: dict[str, str] | None = None
     overrides: dict[str, str] | None = None
+    rest: set[str] | None = None
+    architectures: list[str] | None = None
 
     def covers(self, package: Package) -> bool:
         return not self.absent.isdisjoint({package.key, package.name, _ALL})
@@ -81,7 +92,9 @@ class Packages(Kind):
     without a mirror then. Files of rpm are kept at the checkpoint, from the cache of dnf or else the mirror. Rpm needs
     its Python module, and locks of dnf are files.
 
-    A package that was not installed is removed again, but its configuration and data stay, unless C(purge) is V(true).
+    A package that was not installed is removed again, but its data stay, and configuration in no declared path, unless
+    C(purge) is V(true). Where no configuration of it is left, dpkg, ucf and systemd's helper of Debian forget it, so
+    that the same change finds the host as it was.
 
     As many packages as possible are put back; each of the others is named with its cause.
 
@@ -122,7 +135,7 @@ class Packages(Kind):
         if not names:
             raise UsageError("packages: names is empty; leave it out for all packages")
         for name in names:
-            if not re.fullmatch(_NAME, name):
+            if not re.fullmatch(_NAME, name) or name.endswith(":any"):
                 raise UsageError(f"packages: {name!r} is no name of a package; write nginx, or nginx:amd64")
         return {"names": sorted(set(names)), **more}
 
@@ -133,8 +146,9 @@ class Packages(Kind):
         return _captured(spec, sink, system, fetch=not local_only)
 
     def not_restorable(self, spec: Spec, lines: Sequence[str]) -> list[str]:
-        present = parse(lines).present
-        found = []
+        recorded = parse(lines)
+        present, absent = recorded.present, sorted(recorded.absent - {_ALL})
+        found = [f"{name} is not installed: a rollback removes it, no more" for name in absent]
         broken = [f"{one.name} is {one.status}" for one in present if one.status]
         if broken:
             found.append(
@@ -212,9 +226,13 @@ class Packages(Kind):
             left = diversions.apply([step for step in steps if step.action in diversions.ACTIONS], at.system)
             left.update(overrides.apply([step for step in steps if step.action in overrides.ACTIONS], at.system))
             if changes and changes[0][1].manager == "deb":
-                left.update(apt.transact(changes, at, steps[-1].detail.get("filters")))
+                forget = {_key(step) for step in steps if step.action == _FORGET or _FORGET in step.detail}
+                left.update(apt.transact(changes, at, steps[-1].detail.get("filters"), forget))
             elif changes:
                 left.update(rpm.transact(changes, at))
+            left.update(
+                architectures.apply([step for step in steps if step.action in architectures.ACTIONS], at.system)
+            )
         except OSError as error:
             raise RestoreFailed(
                 f"packages cannot be put back: {error}; mend the cause, then run the rollback again",
@@ -233,7 +251,8 @@ class Packages(Kind):
         return done
 
     def verify(self, lines: Sequence[str], system: System) -> list[str]:
-        return [f"{step.target}: {step.why}" for step in plan(lines, system)]
+        # A package may lose the last of its configuration after its turn.
+        return [f"{step.target}: {step.why}" for step in plan(lines, system) if step.action != _FORGET]
 
     def outside(self, spec: Spec, lines: Sequence[str], declared: Sequence[Spec], system: System) -> Iterator[str]:
         if spec.get("purge") and not any(one.get("purge") for one in declared):
@@ -328,6 +347,10 @@ def _captured(spec: Spec, sink: Sink, system: System, fetch: bool) -> list[str]:
     if manager == "deb" and names is None:
         lines += [_DIVERSIONS, *(f"diversion {_word(at)} {_word(to)}" for at, to in diversions.look().items())]
         lines += [_OVERRIDES, *(f"override {_word(at)} {told}" for at, told in overrides.look().items())]
+        lines += [_ARCHITECTURES, *(f"architecture {one}" for one in architectures.look())]
+    if manager == "deb":
+        rest = [one for one in dpkg.with_data(system).values() if names is None or {one.key, one.name} & set(names)]
+        lines += [_REST, *(f"rest {one.key}" for one in rest)]
     return lines + ([_PURGE, *(f"data {key}" for key in dpkg.with_data(system))] if spec.get("purge") else [])
 
 
@@ -390,6 +413,8 @@ def parse(lines: Sequence[str]) -> Recorded:
         filters=[] if _FILTERS in lines else None,
         diversions={} if _DIVERSIONS in lines else None,
         overrides={} if _OVERRIDES in lines else None,
+        rest=set() if _REST in lines else None,
+        architectures=[] if _ARCHITECTURES in lines else None,
     )
     for line in lines:
         left, kept_out, diverted = (
@@ -397,7 +422,15 @@ def parse(lines: Sequence[str]) -> Recorded:
             re.fullmatch(_FILTER, line),
             re.fullmatch(_DIVERSION, line),
         )
-        if line in (_PURGE, _FILTERS, _DIVERSIONS, _OVERRIDES):
+        if line in (_PURGE, _FILTERS, _DIVERSIONS, _OVERRIDES, _REST, _ARCHITECTURES):
+            continue
+        taken = re.fullmatch(_ARCHITECTURE, line)
+        if taken is not None and recorded.architectures is not None:
+            recorded.architectures.append(taken[1])
+            continue
+        known = re.fullmatch(_RESTS, line)
+        if known is not None and recorded.rest is not None:
+            recorded.rest.add(known[1])
             continue
         if diverted is not None and recorded.diversions is not None:
             recorded.diversions[_path(diverted[1])] = _path(diverted[2])
@@ -477,10 +510,15 @@ def _step(action: str, target: str, why: str, package: Package) -> Step:
 def _removal(then: Recorded, one: Package) -> Step:
     if then.data is not None and one.key not in then.data:
         return _step("purge", one.key, "was not installed", one)
-    why = "was not installed; its configuration and data stay (state rc)"
-    step = _step("remove", one.key, why, one)
-    hint = ": with packages: {purge: true} they are removed too" if then.data is None else ", as they were there before"
-    step.detail["note"] = f"{one.key} was removed, and its configuration and data stay (state rc){hint}"
+    known = then.rest if then.data is None else then.data
+    stays = "its configuration and data stay (state rc)"
+    if known is not None and one.key not in known:  # It was nothing to dpkg, and so it is again.
+        stays = "its data stay, and configuration that is not declared"
+    step = _step("remove", one.key, f"was not installed; {stays}", one)
+    before = known is not None and one.key in known
+    hint = ", as they were there before" if before else ": with packages: {purge: true} they are removed too"
+    step.detail["note"] = f"{one.key} was removed, and {stays}{hint}"
+    step.detail.update({_FORGET: True} if known is not None and not before else {})
     return step
 
 
@@ -538,6 +576,11 @@ def plan(lines: Sequence[str], system: System, replaced: Collection[Ident] = ())
         known = {*recorded.data, *(one.key for one in recorded.present)}
         rest = [one for key, one in dpkg.with_data(system).items() if key not in known and recorded.covers(one)]
         steps += [_step("purge", one.key, "has left configuration and data", one) for one in rest]
+    elif recorded.rest is not None:
+        known = {*recorded.rest, *(one.key for one in recorded.present)}
+        rest = [one for key, one in dpkg.with_data(system).items() if key not in known and recorded.covers(one)]
+        bare = forgetting.bare(rest, system)
+        steps += [_step(_FORGET, one.key, "was not known, and its configuration is gone", one) for one in bare]
     if recorded.filters is not None and recorded.filters != dpkg.filters():
         # With other filters a package would come back without files that it had.
         steps = [replace(step, detail={**step.detail, "filters": recorded.filters}) for step in steps]
@@ -545,6 +588,8 @@ def plan(lines: Sequence[str], system: System, replaced: Collection[Ident] = ())
         steps = diversions.compare(recorded.diversions, diversions.look()) + steps
     if recorded.overrides is not None:
         steps = overrides.compare(recorded.overrides, overrides.look()) + steps
+    if recorded.architectures is not None:
+        steps = architectures.compare(recorded.architectures, architectures.look()) + steps
     return steps
 
 

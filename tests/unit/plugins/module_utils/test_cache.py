@@ -454,3 +454,22 @@ def test_a_file_that_is_a_mount_point_is_judged_by_its_own_file_system(
     monkeypatch.setattr(cache, "window", lambda: 0)
     lie(store, small)
     assert believed(look(store, small)) == {"two", "a-b", "large"}
+
+
+@pytest.mark.parametrize("kind", ["autofs", "zfs"])
+def test_what_comes_and_goes_by_itself_is_not_walked_into(
+    store: Store, small: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    folder = small / "nest" / ".zfs"
+    (folder / "snapshot" / "host").mkdir(parents=True)
+    spec = {"paths": [str(small)], "exclude": []}
+    checkpoint(store, "before", [{"files": spec}])
+    if kind == "autofs":
+        monkeypatch.setattr(walk, "automounts", lambda: {bytes(folder)})
+    else:
+        monkeypatch.setattr(walk, "mount_points", lambda: {b"/": "ext4", bytes(small / "nest"): "zfs"})
+    for _turn in ("known to the cache as a directory", "not known"):
+        found = files.scan(spec, Hasher(store.objects), [])
+        assert found.entries.find(bytes(folder)) and not found.entries.find(bytes(folder / "snapshot"))
+        assert bytes(folder) in found.holding
+        checkpoint(store, "again", [{"files": spec}])

@@ -38,17 +38,20 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files im
     applying,
     declaration,
     journals,
+    places,
     reading,
     rereading,
     transaction,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.entry import Entry, path_of
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.mounts import unprotected
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.mounts import remounted, unprotected
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import alternatives
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import durable
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.hashing import chunks
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files, registry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Section
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher, Writer
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, rollback
@@ -181,6 +184,45 @@ def test_what_is_excluded_is_neither_recorded_nor_touched(store: Store, tree: Pa
     assert (tree / "a.log").read_text() == "more"
     assert (tree / "sub" / "deep" / "c").read_text() == "more"
     assert os.listdir(tree / "made") == ["b.log"]
+
+
+@pytest.mark.parametrize(
+    "pattern", ["./sub", "sub/deep", "sub/*", "*/", "/", ".", "/srv//x", "/srv/./x", "*/../x", "!/x"]
+)
+def test_a_pattern_that_can_match_no_path_is_refused(tree: Path, pattern: str) -> None:
+    with pytest.raises(UsageError, match=r"exclude: .* matches no path.*begin it with /"):
+        registry.check(protect(tree, exclude=[pattern]))
+    with pytest.raises(UsageError, match="outside: exclude: .* matches no path"):
+        places.check({"exclude": [pattern]})
+    old = Section("files", {"paths": [str(tree)], "exclude": [pattern]}, [])
+    assert registry.tree_spec(old) == old.spec and files.scan(old.spec, Hasher(Store(str(tree), System()).objects))
+
+
+@pytest.mark.parametrize("pattern", ["deep/", "*/deep/", "{}/sub/deep/", "?*/deep", "[/]*/deep"])
+def test_a_pattern_of_a_directory_leaves_it_out(store: Store, tree: Path, pattern: str) -> None:
+    taken = checkpoint(store, "before", protect(tree, exclude=[pattern.format(tree)]))
+    (tree / "sub" / "deep" / "c").write_text("more")
+    rollback(store, "before")
+    assert (tree / "sub" / "deep" / "c").read_text() == "more" and not taken["left"]
+
+
+def test_an_exclude_that_lies_in_no_declared_path_is_named(store: Store, tree: Path) -> None:
+    inside = [f"{tree}/sub", "/*/sub", f"{str(tree)[:-2]}*/sub", f"{tree}/[s]ub", "/etc/adjtime"]
+    beside = [str(tree), f"{tree}2/sub", "/srv/elsewhere/*"]
+    left = checkpoint(store, "before", protect(tree, exclude=[*inside, *beside]))["left"]
+    assert left == [f"exclude: {one} lies in no declared path, and leaves out nothing" for one in sorted(beside)]
+
+
+def test_a_declared_symlink_to_what_nothing_protects_is_named(store: Store, tree: Path, tmp_path: Path) -> None:
+    current, null = tmp_path / "current", tmp_path / "null"
+    current.symlink_to(f"{tree.name}/sub")
+    null.symlink_to("/dev/null")
+    words = f"{current} is a symlink to {tree}/sub: the link alone is protected"
+    (left,) = checkpoint(store, "before", protect(current, null))["left"]
+    assert left.startswith(words)
+    (left,) = checkpoint(store, "before", protect(current, tree, exclude=["sub"]))["left"]
+    assert left.startswith(words)
+    assert not checkpoint(store, "before", protect(current) + protect(tree))["left"]
 
 
 def test_a_declared_path_that_was_not_there_goes_again(store: Store, tree: Path) -> None:
@@ -895,6 +937,54 @@ def refused(store: Store, tree: Path, words: str) -> None:
     with pytest.raises(Refused, match=rf"{words}.*nothing was changed"):
         rollback(store, "before")
     assert differences(found, tree) == "" and not list(Path(store.root).glob("journal/*"))
+
+
+def test_mounts_that_come_and_go_by_themselves_are_no_difference() -> None:
+    mounts = {
+        "/srv": "xfs",
+        "/srv/net": "autofs",
+        "/srv/net/a/b": "nfs4",
+        "/srv/x/.zfs/snapshot/s": "zfs",
+        "/auto": "autofs",
+    }
+    spec = {
+        "paths": ["/srv", "/auto/a"],
+        "exclude": [],
+        "mounts": {"/srv": "xfs", "/srv/net": "autofs", "/auto": "autofs"},
+    }
+    assert files.mounted(spec, mounts) == spec["mounts"]
+    assert remounted(files.trees_of(spec), mounts) == {}
+    assert "/srv/net is a mount of autofs: nothing that" in unprotected(files.trees_of(spec), [])[1]
+    # Such a mount counts where it, and nothing above it, is declared.
+    assert files.mounted({"paths": ["/srv/net/a/b"], "exclude": []}, mounts)["/srv/net/a/b"] == "nfs4"
+    old = {**spec, "mounts": mounts}
+    assert set(remounted(files.trees_of(old), spec["mounts"])) == {"/srv/net/a/b", "/srv/x/.zfs/snapshot/s"}
+
+
+def test_no_alternative_goes_to_which_a_link_outside_leads(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    links, books, programs = (tmp_path / name for name in ("links", "books", "bin"))
+    monkeypatch.setattr(alternatives, "_LINKS", str(links))
+    monkeypatch.setattr(alternatives, "_BOOKS", (str(tmp_path / "none"), str(books)))
+    for one in (links, books, programs):
+        one.mkdir()
+    checkpoint(store, "before", protect(links))
+    (books / "python3").write_text(f"auto\n{programs}/python3\npy\n{programs}/py\ngone\n{programs}/gone\n\n/x\n1\n\n")
+    for name in ("python3", "py", "gone", "other"):
+        (links / name).symlink_to("/usr/bin/true")
+    for name in ("python3", "py"):
+        (programs / name).symlink_to(links / name)
+    with pytest.raises(
+        RestoreFailed, match=f"{links}/py: was not there, and stays: {programs}/py leads to it"
+    ) as failed:
+        rollback(store, "before")
+    assert len(failed.value.result["left"]) == 2 and sorted(os.listdir(links)) == ["py", "python3"]
+    # A script of the package that went may take the link with it.
+    (programs / "py").unlink()
+    (programs / "python3").unlink()
+    rollback(store, "before")
+    assert os.listdir(links) == []
 
 
 @pytest.mark.parametrize(

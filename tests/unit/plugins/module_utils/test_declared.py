@@ -50,6 +50,12 @@ CLUSTER = {"cluster": "15/main", "data": "/var/lib/postgresql/15/main", "archive
             [{"files": {"paths": ["/srv"], "exclude": ["tmp"]}}],
             [f"f /srv/a 644 0 0 1 size=0 sha256={EMPTY}"],
         ),
+        (
+            "files",
+            {"paths": ["/srv"], "exclude": ["./a", "tmp/"]},
+            [{"files": {"paths": ["/srv"], "exclude": ["./a", "tmp/"]}}],
+            [],
+        ),
         ("services", {**NONE, "trees": [NGINX]}, [{"services": {"names": ["nginx"]}}], [unit("nginx.service")]),
         ("services", {"names": [], "processes": [WHOLE]}, [{"services": {"processes": [PROCESS]}}], []),
         (

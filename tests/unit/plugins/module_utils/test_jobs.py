@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import strays
@@ -301,17 +302,46 @@ def test_a_process_of_a_login_is_told_by_its_group(group: str, is_one: bool, tmp
     assert not background._is_of_login(8, str(tmp_path))
 
 
-def test_units_that_systemd_run_has_made_since_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unit(name: str, moment: float, transient: str = "yes") -> Unit:
-        more = {"Transient": transient, "StateChangeTimestampMonotonic": str(int(moment * 1e6))}
-        return Unit(name, sub="waiting", more=more)
+def test_units_that_were_made_for_a_while_since_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unit(name: str, moment: float, transient: str = "yes", **more: Any) -> Unit:
+        kept = {"Transient": transient, "StateChangeTimestampMonotonic": "900000000"}
+        return Unit(name, entered=moment, more=kept, **{"sub": "running", **more})
 
     monkeypatch.setattr(background, "left_behind", lambda *_words: ["pid 7: x"])
-    units = [unit("run-r1.timer", 600.0), unit("run-r2.service", 400.0), unit("run-by-file.service", 600.0, "no")]
+    hexadecimal = "0123456789abcdef" * 4
+    passing = [
+        "session-3.scope",
+        "evenkeel-x.service",
+        f"{hexadecimal}.timer",
+        f"{hexadecimal}-5a.service",
+        "init.scope",
+    ]
+    units = [
+        unit("run-r1.timer", 600.0, sub="waiting"),
+        unit("late.timer", 600.0),
+        unit(f"libpod-{hexadecimal}.scope", 600.0),
+        # A timer of before, that has fired since.
+        *(unit("run-r2.timer", 400.0), unit("run-by-file.service", 600.0, "no")),
+        *(unit(name, 600.0) for name in passing),
+    ]
     system = machine(*units).system()
     since = background.boottime(system, 500.0)
-    assert strays.found(system, since, since + 900.0, -1) == ["pid 7: x", "run-r1.timer, active (waiting)"]
+    named = ["run-r1.timer, active (waiting)", "late.timer, active (running)"]
+    named += [f"libpod-{hexadecimal}.scope, active (running)"]
+    assert strays.found(system, since, since + 900.0, -1, "/none") == ["pid 7: x", *named]
     broken = machine(*units)
     broken.broken = "Failed to connect to bus"
-    assert strays.found(broken.system(), since, since + 900.0, -1) == ["pid 7: x"]
+    assert strays.found(broken.system(), since, since + 900.0, -1, "/none") == ["pid 7: x"]
     assert strays.found(replace(system, has_systemd=lambda: False), since, since + 900.0, -1) == []
+
+
+def test_a_shutdown_that_was_planned_since_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(background, "left_behind", lambda *_words: [])
+    planned = tmp_path / "scheduled"
+    planned.write_text("USEC=1700000000000000\nWARN_WALL=1\nMODE=reboot\n")
+    system = machine().system()
+    since = background.boottime(system, 500.0)
+    for moment, named in ((600.0, True), (400.0, False)):
+        os.utime(planned, (system.now() - system.monotonic() + moment,) * 2)
+        words = strays.found(system, since, since + 900.0, -1, str(planned))
+        assert words == (["a shutdown is planned (reboot); shutdown -c calls it off"] if named else [])

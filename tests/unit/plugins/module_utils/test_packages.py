@@ -23,12 +23,16 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     RestoreFailed,
     UsageError,
 )
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import Step
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.packages import (
     apt,
+    architectures,
     diversions,
     dpkg,
+    forgetting,
     overrides,
     package,
     packages,
@@ -63,6 +67,7 @@ def plan(then: Sequence[str], *live: Package) -> list[str]:
         ({"names": ["-o=x"]}, "no name of a package"),
         ({"names": ["../x"]}, "no name of a package"),
         ({"names": [True]}, "must be a text, not True"),
+        ({"names": ["dpkg:any"]}, "no name of a package"),
     ],
 )
 def test_a_bad_declaration_is_named(spec: dict[str, Any], words: str) -> None:
@@ -393,6 +398,8 @@ class Debian:
     commands: list[list[str]] = field(default_factory=list)
     remains: list[str] = field(default_factory=list)
     replaces: str = ""
+    # Package -> its configuration files.
+    conffiles: dict[str, list[str]] = field(default_factory=dict)
     # The architectures of other machines whose packages it takes.
     foreign: list[str] = field(default_factory=list)
 
@@ -420,6 +427,12 @@ class Debian:
                 return Completed(tuple(argv), 0 if self.reachable else 100, "", "")
         if words[:4] == ["dpkg-query", "-W", "-f", "${Replaces}, "]:
             return Completed(tuple(argv), 0, self.replaces, "")
+        if words[0] == "dpkg-query" and "Conffiles" in " ".join(words):
+            told = [
+                f"{name}:amd64\n" + "".join(f" {one} 0a1\n" for one in self.conffiles.get(name, ["/etc"]))
+                for name in self.remains
+            ]
+            return Completed(tuple(argv), 0, "".join(told), "")
         if words[0] == "dpkg-query":
             lines = [
                 f"{one[0]}\t{one[1]}\t{one[2]}\tinstall\tok\t{one.status or 'installed'}\n" for one in self.installed
@@ -489,6 +502,9 @@ def _no_real_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(dpkg, "_ARCHIVES", str(tmp_path / "archives"))
     monkeypatch.setattr(dpkg, "_MARKS", str(tmp_path / "marks"))
     monkeypatch.setattr(apt, "_LOCKS", ())
+    monkeypatch.setattr(architectures, "_FILE", str(tmp_path / "arch"))
+    monkeypatch.setattr(dpkg, "INFO", str(tmp_path / "info"))
+    monkeypatch.setattr(forgetting, "_UCF", str(tmp_path / "ucf"))
     monkeypatch.setattr(shutil, "which", lambda _name: None)
     (tmp_path / "archives").mkdir()
 
@@ -549,6 +565,8 @@ def test_a_file_that_cannot_be_had_is_said_and_asked_for_again(tmp_path: Path) -
 
 def test_what_is_not_whole_is_said() -> None:
     assert Packages().not_restorable({}, [WEB.line()]) == []
+    absent = [WEB.line(), "deb ngnix -", "deb * -"]
+    assert Packages().not_restorable({}, absent) == ["ngnix is not installed: a rollback removes it, no more"]
     assert "web is unpacked" in Packages().not_restorable({}, [WEB._replace(status="unpacked").line()])[0]
 
 
@@ -570,6 +588,37 @@ def test_packages_of_an_architecture_that_the_change_took_away_come_back(tmp_pat
     host.installed, host.foreign = [NEW], []
     rollback(store, "before")
     assert sorted(host.installed) == sorted([OLD, lib]) and host.foreign == ["i386"]
+
+
+def test_an_architecture_that_the_change_added_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = Debian([OLD], [OLD])
+    store = host.store(tmp_path)
+    checkpoint(store, "before", ALL)
+    (tmp_path / "arch").write_text("amd64\ni386\n")
+    asked: list[str] = []
+
+    def apply(steps: Sequence[Step], system: System) -> dict[str, str]:
+        asked.extend(f"{one.action} {one.target}" for one in steps)
+        assert Package("lib", "i386", "1.0") not in host.installed, "dpkg would refuse it"
+        (tmp_path / "arch").unlink()
+        return {}
+
+    monkeypatch.setattr(architectures, "apply", apply)
+    host.installed = [OLD, Package("lib", "i386", "1.0")]
+    assert rollback(store, "before")["left"] == []
+    assert asked == ["remove-architecture i386"]
+
+
+def test_the_architectures_of_dpkg_are_compared(tmp_path: Path) -> None:
+    def steps(then: list[str], now: list[str]) -> list[str]:
+        return [f"{one.action} {one.target}" for one in architectures.compare(then, now)]
+
+    assert steps(["amd64", "i386"], []) == ["add-architecture i386"] and steps([], []) == []
+    both = ["add-architecture armhf", "remove-architecture i386"]
+    assert steps(["amd64", "armhf"], ["amd64", "i386"]) == both
+    no = replace(SYSTEM, run=lambda argv, _limit: Completed(tuple(argv), 2, "", "in use by the database"))
+    left = architectures.apply(architectures.compare([], ["amd64", "i386"]), no)
+    assert list(left) == ["i386"] and "in use by the database" in left["i386"]
 
 
 def test_what_apt_refuses_changes_nothing(tmp_path: Path) -> None:
@@ -673,6 +722,58 @@ def test_a_lock_is_waited_for_and_its_holder_named(tmp_path: Path, monkeypatch: 
     assert Packages().obstacles(lines, at) == [] and Packages().apply(packages.plan(lines, at.system), at)
 
 
+@pytest.mark.parametrize("stays", ["", "conf", "conf.dpkg-old", "ucf"])
+def test_what_came_with_the_change_is_forgotten_once_its_configuration_is_gone(tmp_path: Path, stays: str) -> None:
+    host = Debian([OLD], remains=["other"], conffiles={"other": [], "lib": [f"{tmp_path}/etc/conf"]})
+    store = host.store(tmp_path)
+    checkpoint(store, "before", ALL)
+    lines = store.manifest(store.resolve("before")).sections[0].lines
+    host.installed = [OLD, LIB]
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / (stays or "else")).write_text("of a person")
+    (tmp_path / "ucf").write_text(f"lib \t {tmp_path}/etc/ucf\nother {tmp_path}/etc\n")
+    script = tmp_path / "info" / "lib:amd64.postrm"
+    script.parent.mkdir()
+    script.write_text("deb-systemd-helper purge 'lib.service' 'lib.timer' >/dev/null || true\nrm -rf /srv/data\n")
+    at, purge = Restore(store.system, store.objects), host.run
+
+    def run(argv: Sequence[str], timeout: float) -> Completed:
+        if "--purge" in argv and "dpkg" in argv:
+            assert not script.exists(), "it would delete data"
+        return purge(argv, timeout)
+
+    host.commands.clear()
+    at = at._replace(system=replace(store.system, run=run))
+    (done,) = Packages().apply(packages.plan(lines, at.system), at)
+    assert done.detail["note"].startswith("lib:amd64 was removed, and its data stay")
+    said = [" ".join(words) for words in host.commands]
+    assert any(
+        "DPKG_MAINTSCRIPT_PACKAGE=lib deb-systemd-helper purge lib.service lib.timer" in one for one in said
+    ) == (not stays)
+    assert any(f"ucf --purge {tmp_path}/etc/ucf" in one for one in said) == (not stays)
+    assert host.remains == (["other", "lib"] if stays else ["other"]) and script.exists() == bool(stays)
+    assert packages.plan(lines, at.system) == []
+    if stays:  # Whatever took its last configuration away: a run after a kill forgets it.
+        (tmp_path / "etc" / stays).unlink()
+        assert [one.action for one in packages.plan(lines, at.system)] == ["forget"]
+        assert Packages().verify(lines, at.system) == []
+        assert Packages().apply(packages.plan(lines, at.system), at) and host.remains == ["other"]
+    old = [line for line in lines if not line.startswith("rest")]
+    host.installed, host.remains = [OLD, LIB], []
+    Packages().apply(packages.plan(old, at.system), at)
+    assert host.remains == ["lib"], "an older checkpoint does not tell whether it was there"
+
+
+def test_a_package_that_dpkg_does_not_forget_keeps_its_script(tmp_path: Path) -> None:
+    host = Debian([OLD], remains=["lib"], conffiles={"lib": []}, fails={"lib": "x"})
+    (tmp_path / "info").mkdir()
+    script = tmp_path / "info" / "lib.postrm"
+    script.write_text("true")
+    left = forgetting.forget([LIB], replace(SYSTEM, run=host.run), lambda argv: host.run(argv, 1.0).out + "no")
+    assert left == {"lib:amd64": "dpkg does not forget it: no"} and script.read_text() == "true"
+    assert os.listdir(script.parent) == ["lib.postrm"]
+
+
 def test_what_was_not_there_before_leaves_its_data_unless_it_is_purged(tmp_path: Path) -> None:
     host = Debian([OLD], [OLD], remains=["other"])
     store = host.store(tmp_path)
@@ -686,7 +787,11 @@ def test_what_was_not_there_before_leaves_its_data_unless_it_is_purged(tmp_path:
         return {f"{one.action} {one.target}": one.detail.get("note", "") for one in packages.plan(lines, at.system)}
 
     assert set(planned("before")) == {"remove lib:amd64", "remove other:amd64"}
-    assert "state rc): with packages: {purge: true} they are" in planned("before")["remove lib:amd64"]
+    stays = (
+        "lib:amd64 was removed, and its data stay, and configuration that is not declared: with packages: {purge: true}"
+    )
+    assert planned("before")["remove lib:amd64"] == f"{stays} they are removed too"
+    assert "state rc), as they were there before" in planned("before")["remove other:amd64"]
     # The data of what was removed once before were there before.
     assert set(planned("clean")) == {"purge lib:amd64", "remove other:amd64"}
     assert (

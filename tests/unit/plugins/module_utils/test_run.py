@@ -95,7 +95,11 @@ def test_programs_find_the_libraries_that_came_back(
         ("/etc/udev/hwdb.d/70-mouse.hwdb", ["systemd-hwdb update"]),
         ("/etc/selinux/targeted/policy/policy.33", ["load_policy"]),
         ("/etc/selinux/config", []),
-        ("/etc/udev/rules.d/70.rules", []),
+        ("/etc/udev/rules.d/70.rules", ["udevadm control --reload"]),
+        ("/etc/systemd/network/10-x.link", ["udevadm control --reload"]),
+        ("/etc/systemd/network/10-x.network", []),
+        ("/etc/apparmor.d/usr.sbin.x", ["systemctl try-reload-or-restart apparmor.service"]),
+        ("/etc/locale.gen", ["locale-gen"]),
         ("/opt/some/file", []),
         ("/opt/x.sock", []),
     ],
@@ -115,5 +119,5 @@ def test_what_is_made_of_a_path_that_came_back_is_made_anew_once(
     monkeypatch.setattr(renewal, "MADE", known)
     anew = renewal.Renewal()
     for _again in range(2):
-        assert anew.carry_out([path], [], replace(SYSTEM, run=run)) == []
+        assert anew.carry_out([path], [], replace(SYSTEM, run=run, has_systemd=lambda: True)) == []
     assert ran == made

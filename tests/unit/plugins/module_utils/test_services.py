@@ -1057,3 +1057,15 @@ def test_a_checkpoint_of_all_units_lies_inside_a_declaration_of_all() -> None:
     assert list(services.outside(every, [], [{"names": [WEB]}], system)) == ["without a limit"]
     process = {"name": "p", "pidfile": "/run/p.pid", "argv": ["/bin/p"]}
     assert list(services.outside({**every, "processes": [process]}, [], [{}], system)) == ["process p"]
+
+
+def test_other_names_of_nothing_are_said(tmp_path: Path) -> None:
+    system = machine(Unit("docker.service"), Unit("tidy.timer", active="inactive")).system()
+    said = Services(system).not_restorable({"except": ["dockr.service", "docker.service", "tidy.timer"]}, [])
+    assert said == ["except: there is no unit dockr.service on this host"]
+    definition = {"name": "app", "pidfile": str(tmp_path / "pid"), "argv": [str(tmp_path / "app"), "-x"]}
+    lines = Services(system).capture(Services(system).check({"processes": [definition]}), Hasher(), system)
+    (said,) = Services(system).not_restorable({}, lines)
+    assert said.startswith(f"app: there is neither {tmp_path}/pid nor {tmp_path}/app: ")
+    (tmp_path / "app").write_text("")
+    assert Services(system).not_restorable({}, lines) == []

@@ -18,7 +18,7 @@ import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Refused, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import applying, transaction
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.journals import Plan
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import access
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import access, accounts
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
@@ -94,6 +94,27 @@ def test_the_six_files_come_back_as_one_set(store: Store, etc: Path) -> None:
     assert len(result["done"]) == 6 and not rollback(store, "before")["changed"]
     rollback(store, "undo")
     assert (etc / "subgid").read_text() == "new:\n"
+
+
+def test_a_home_that_belongs_to_an_account_that_went_is_named(
+    store: Store, etc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounts, "_FILE", str(etc / "passwd"))
+    monkeypatch.setattr(accounts, "mount_points", lambda: {b"/": "ext4", bytes(tmp_path / "nfs"): "nfs4"})
+    (etc / "passwd").write_text("root:x:0:0::/root:/bin/sh\n")
+    checkpoint(store, "before", [{"users": {}}])
+    homes = {name: tmp_path / name for name in ("deploy", "other", "nfs", "none", "same")}
+    number = os.getuid() or 4_001_001
+    with open(etc / "passwd", "a") as stream:
+        for name, home in homes.items():
+            stream.write(f"{name}:x:{0 if name == 'same' else number}:0::{home}:/bin/sh\n")
+            if name != "none":
+                home.mkdir()
+            if name in ("deploy", "nfs"):
+                os.chown(home, number, -1)
+    result = rollback(store, "before")
+    (note,) = [one for one in result["notes"] if "belongs to uid" in one]
+    assert note.startswith(f"{homes['deploy']} still belongs to uid {number}, which is no account now")
 
 
 def test_it_takes_no_keys(etc: Path) -> None:

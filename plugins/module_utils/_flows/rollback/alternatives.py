@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Links of update-alternatives. A group that came with a change has taken the place of a program's own link, outside of
+what is declared: without the group that name would lead nowhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+from ..._files.step import DELETE, PathStep
+from ..._resources.kind import is_within
+
+_LINKS = "/etc/alternatives"
+# The books of update-alternatives, of Debian and of chkconfig: a file for each group.
+_BOOKS = ("/var/lib/dpkg/alternatives", "/var/lib/alternatives")
+
+
+def needed(steps: Sequence[PathStep], roots: Sequence[str]) -> dict[str, str]:
+    """The new paths that the steps would remove, and to which links outside of the ``roots`` lead: path -> why it
+    stays."""
+    gone = {step.target for step in steps if step.op == DELETE and is_within(step.target, _LINKS)}
+    found = {}
+    for name, link in _known() if gone else ():
+        path = f"{_LINKS}/{name}"
+        with suppress(OSError):
+            inside = any(is_within(link, root) for root in roots)
+            if path in gone and os.readlink(link) == path and not inside:
+                found[path] = (
+                    f"was not there, and stays: {link} leads to it, and did not before. Put {link} back, then remove "
+                    "the group with update-alternatives --remove-all"
+                )
+    return found
+
+
+def _known() -> Iterator[tuple[str, str]]:
+    """(the name of a link in /etc/alternatives, the path of the link that leads to it)."""
+    for folder in _BOOKS:
+        with suppress(OSError):
+            for group in os.listdir(folder):
+                with open(f"{folder}/{group}", encoding="utf-8", errors="surrogateescape") as stream:
+                    _mode, *lines = stream.read().splitlines()
+                lines = lines[: lines.index("")] if "" in lines else lines
+                yield from zip([group, *lines[1::2]], lines[::2])
