@@ -89,7 +89,7 @@ def _load_all() -> None:
 def _at_boot(store: Store, finish: Finish) -> int:
     """Try once, because the boot must not wait; the timers try again later."""
     try:
-        with store.locked(wait=600.0):
+        with store.locked(wait=600.0, first=True):
             _say(finish(store, boot=True))
         code = 0
     except Exception as error:
@@ -227,7 +227,7 @@ def _locked(store: Store, generation: int) -> Iterator[None]:
     with ExitStack() as stack:
         for last in [False] * 60 + [True]:
             try:
-                stack.enter_context(store.locked(wait=1.0))
+                stack.enter_context(store.locked(wait=1.0, first=True))
                 break
             except Busy:
                 if last or _is_over(store, generation):

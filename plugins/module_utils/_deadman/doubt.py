@@ -94,7 +94,7 @@ def accept(store: Store, asked: int | None = None, check_mode: bool = False) -> 
         return _accepted(store, asked)
     if not store.exists:
         return _accepted(store, asked)
-    with store.locked():
+    with store.locked(first=True):
         result = _accepted(store, asked)
         doubt, change = in_doubt(store), armed(store)
         if doubt is not None and change is not None:

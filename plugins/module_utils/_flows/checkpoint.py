@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from typing import Any, Callable, NamedTuple
 
@@ -19,6 +19,7 @@ from .._files.staging import FULL
 from .._health import probes as probing
 from .._health.probe import HOST
 from .._health.wait import Times
+from .._host.processes import Stopped
 from .._resources import ours, registry
 from .._results.change import Checkpointed
 from .._services import quiescing
@@ -133,12 +134,14 @@ class _Taking:
         finished = finish(store)
         agent = self._install_agent()
         started = store.system.monotonic()
-        try:
-            recorded = self._recorded(agent)
-        except OSError as error:
-            if error.errno not in FULL or not self._made_room():
-                raise
-            recorded = self._recorded(agent)
+        # The deadline of a change waits for no checkpoint beside it, and neither does whoever confirms the change.
+        with store.giving_way() if changes.armed(store) is not None else nullcontext():
+            try:
+                recorded = self._recorded(agent)
+            except OSError as error:
+                if error.errno not in FULL or not self._made_room():
+                    raise
+                recorded = self._recorded(agent)
         manifest, stats = recorded.manifest, recorded.stats
         stats["seconds"] = round(store.system.monotonic() - started, 3)
         result = self._result(manifest, recorded.root, recorded.is_new)
@@ -190,7 +193,7 @@ class _Taking:
         """Where an error ends the checkpoint, its contents take no room, and no package manager calls us."""
         try:
             yield
-        except (OSError, EvenkeelError) as error:
+        except (OSError, EvenkeelError, Stopped) as error:
             writer.discard()
             if agent:
                 ours.take_hooks_away()

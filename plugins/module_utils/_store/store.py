@@ -34,6 +34,7 @@ from typing import BinaryIO, Callable, NamedTuple
 from .._errors import Busy, Damaged, NotFound, Refused, UsageError
 from .._host import trust
 from .._host.durable import TEMPORARY, ensure_dir, fsync_dir, move_all, write_file, write_pieces
+from .._host.processes import Stopped, ask_to_stop, start_time, stoppable
 from .._host.system import System
 from . import retention
 from .manifest import LOG, Manifest, Section
@@ -61,6 +62,8 @@ _DATE = "%Y-%m-%dT%H:%M:%S.%fZ"
 _NAMING = ("sha256=", "beside=")
 # The number of digits at the beginning of an id that may stand for it.
 _SHORTEST = 8
+# The word for a holder of the lock that gives way, and the most seconds that it is waited for before it is asked to.
+_GIVES_WAY, _PATIENCE = "gives-way", 5.0
 # Deletes data outside of the store, given the lines of manifests that stay and of manifests that go.
 Forget = Callable[[Sequence[str], Sequence[str]], None]
 
@@ -152,10 +155,11 @@ class Store:
             )
 
     @contextmanager
-    def locked(self, wait: float = 30.0) -> Iterator[None]:
+    def locked(self, wait: float = 30.0, first: bool = False) -> Iterator[None]:
         """Lock the store for writing. It is made if it does not exist, and leftovers of a killed run are removed.
 
-        Raises Busy, naming the holder, after ``wait`` seconds; UsageError when other users could write to the store.
+        ``first``: a holder that gives way (see ``giving_way``) is asked to end. Raises Busy, naming the holder, after
+        ``wait`` seconds; UsageError when other users could write to the store.
         """
         self.check_format()
         ensure_dir(self.root)
@@ -168,10 +172,8 @@ class Store:
         umask = os.umask(0o077)
         fd = os.open(self.join("lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            self._acquire(fd, wait)
-            with suppress(OSError):  # It is for messages alone, and a full disk must not keep the host from going back.
-                os.ftruncate(fd, 0)
-                os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            self._acquire(fd, wait, min(wait / 2, _PATIENCE) if first else wait)
+            _note_holder(fd, str(os.getpid()))
             if not self.exists:
                 for folder in ("manifests", "refs", "packs", "objects"):
                     os.makedirs(self.join(folder), 0o700, exist_ok=True)
@@ -196,18 +198,39 @@ class Store:
                     with suppress(OSError):
                         os.unlink(os.path.join(folder, name))
 
-    def _acquire(self, fd: int, wait: float) -> None:
+    @contextmanager
+    def giving_way(self) -> Iterator[None]:
+        """Under the lock: what is done within ends with Busy as soon as a process that goes ``first`` waits for it."""
+        with stoppable() as may_stop, open(self.join("lock"), "rb+", 0) as stream:
+            try:
+                if may_stop:
+                    _note_holder(stream.fileno(), f"{os.getpid()}\n{_GIVES_WAY} {start_time(os.getpid())}")
+                yield
+            except Stopped as error:
+                raise Busy(
+                    f"ended for the change under way on this host, which needs the store {self.root} now. No "
+                    "checkpoint was taken; run again once the change is over"
+                ) from error
+            finally:
+                _note_holder(stream.fileno(), str(os.getpid()))
+
+    def _acquire(self, fd: int, wait: float, patience: float) -> None:
         end = self.system.monotonic() + wait
+        patience += self.system.monotonic()
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             except BlockingIOError:
+                holder = os.pread(fd, 64, 0).decode("ascii", "replace").split()
                 if self.system.monotonic() >= end:
-                    holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+                    number = holder[0] if holder else "unknown"
                     raise Busy(
-                        f"the store {self.root} is in use by process {holder}; wait until it is done, then run again"
+                        f"the store {self.root} is in use by process {number}; wait until it is done, then run again"
                     ) from None
+                if self.system.monotonic() >= patience and holder[1:2] == [_GIVES_WAY]:
+                    with suppress(ValueError, IndexError):  # It is just being written.
+                        ask_to_stop(int(holder[0]), int(holder[2]))
                 self.system.sleep(0.05)
 
     # -- reading
@@ -724,6 +747,13 @@ def meant(wanted: str, held: Sequence[tuple[str, str]]) -> list[str]:
             return named[int(back) :][:1]
     ids = [found for found in newest(lambda _name: True) if len(wanted) >= _SHORTEST and found.startswith(wanted)]
     return ids if len(ids) == 1 else []
+
+
+def _note_holder(fd: int, text: str) -> None:
+    """Write into the file of the lock who holds it."""
+    with suppress(OSError):  # A full disk must not keep the host from going back.
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{text}\n".encode(), 0)
 
 
 def _ref_file(name: str) -> str:

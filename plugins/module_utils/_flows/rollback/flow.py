@@ -63,7 +63,7 @@ def rollback(store: Store, request: Request, check_mode: bool = False) -> Rolled
     if check_mode:
         store.check_format()
         return _with_warnings(Run(store, store.manifest(store.resolve(request.to)), how).predicted())
-    with store.locked():
+    with store.locked(first=True):
         finished = finish(store)
         changes.fence(store, request.generation)
         manifest = store.manifest(store.resolve(request.to))
