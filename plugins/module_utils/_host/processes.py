@@ -187,7 +187,7 @@ def stoppable() -> Iterator[bool]:
         return
 
     def stop(_number: int, _frame: object) -> None:
-        signal.signal(_ASKS, signal.SIG_IGN)  # What cleans up now is not stopped in its turn.
+        signal.signal(_ASKS, signal.SIG_IGN)  # The cleaning that begins now is not stopped.
         raise Stopped
 
     before = signal.signal(_ASKS, stop)

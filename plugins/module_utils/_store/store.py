@@ -20,7 +20,6 @@
 from __future__ import annotations
 
 import datetime
-import fcntl
 import os
 import re
 import shutil
@@ -32,7 +31,7 @@ from dataclasses import dataclass, replace
 from typing import BinaryIO, Callable, NamedTuple
 
 from .._errors import Busy, Damaged, NotFound, Refused, UsageError
-from .._host import trust
+from .._host import locks, trust
 from .._host.durable import TEMPORARY, ensure_dir, fsync_dir, move_all, write_file, write_pieces
 from .._host.processes import Stopped, ask_to_stop, start_time, stoppable
 from .._host.system import System
@@ -170,9 +169,9 @@ class Store:
         if stat.S_IMODE(found.st_mode) & 0o077:
             os.chmod(self.root, 0o700)
         umask = os.umask(0o077)
-        fd = os.open(self.join("lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        fd = -1
         try:
-            self._acquire(fd, wait, min(wait / 2, _PATIENCE) if first else wait)
+            fd = self._acquire(wait, min(wait / 2, _PATIENCE) if first else wait)
             _note_holder(fd, str(os.getpid()))
             if not self.exists:
                 for folder in ("manifests", "refs", "packs", "objects"):
@@ -186,7 +185,8 @@ class Store:
             self.objects._index = None
             yield
         finally:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
             os.umask(umask)
 
     def _reclaim(self) -> None:
@@ -214,24 +214,29 @@ class Store:
             finally:
                 _note_holder(stream.fileno(), str(os.getpid()))
 
-    def _acquire(self, fd: int, wait: float, patience: float) -> None:
+    def _acquire(self, wait: float, patience: float) -> int:
+        """The open file of the lock, which we hold. A file that a stranger holds locked is replaced."""
+        path = self.join("lock")
         end = self.system.monotonic() + wait
         patience += self.system.monotonic()
         while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                holder = os.pread(fd, 64, 0).decode("ascii", "replace").split()
-                if self.system.monotonic() >= end:
-                    number = holder[0] if holder else "unknown"
-                    raise Busy(
-                        f"the store {self.root} is in use by process {number}; wait until it is done, then run again"
-                    ) from None
-                if self.system.monotonic() >= patience and holder[1:2] == [_GIVES_WAY]:
-                    with suppress(ValueError, IndexError):  # It is just being written.
-                        ask_to_stop(int(holder[0]), int(holder[2]))
-                self.system.sleep(0.05)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            if locks.lock(fd) and os.path.samestat(os.fstat(fd), os.stat(path)):
+                return fd
+            holder = os.pread(fd, 64, 0).decode("ascii", "replace").split()
+            os.close(fd)
+            if self.system.monotonic() >= end:
+                if locks.is_strangers(path):
+                    locks.replace(path, b"", 0o600)
+                    continue
+                number = holder[0] if holder else "unknown"
+                raise Busy(
+                    f"the store {self.root} is in use by process {number}; wait until it is done, then run again"
+                )
+            if self.system.monotonic() >= patience and holder[1:2] == [_GIVES_WAY]:
+                with suppress(ValueError, IndexError):  # It is just being written.
+                    ask_to_stop(int(holder[0]), int(holder[2]))
+            self.system.sleep(0.05)
 
     # -- reading
 
