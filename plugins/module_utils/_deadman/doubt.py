@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from .._errors import Refused
 from .._results.change import Accepted
 from .._store.store import Store
-from . import notices
+from . import amid, notices
 from .changes import (
     ACCEPTED,
     IN_DOUBT,
@@ -101,6 +101,7 @@ def accept(store: Store, asked: int | None = None, check_mode: bool = False) -> 
             conclude(store, change, ACCEPTED, "operator", doubt.left)
         elif doubt is not None:
             _append(store, replace(doubt, outcome=ACCEPTED, by="operator"))
+            amid.judge(store, doubt.generation, stays=True)
         if doubt is not None:
             result.done = [f"accepted what was in doubt since generation {doubt.generation}"]
         return result

@@ -9,6 +9,7 @@
     <root>/objects, packs    contents
     <root>/manifests/<id>    checkpoints
     <root>/refs/<name>       ids, one per line, the newest last: the only mutable files; they make checkpoints visible
+    <root>/amid              ids of checkpoints that were taken in the middle of a change
     <root>/journal/<n>/      an unfinished rollback
     <root>/trash/            files that nothing names any more, for a time of grace
     <root>/operations/       records of operations that are repeated
@@ -47,6 +48,8 @@ LOGS = "logs"
 # Here a host lists the checkpoints of other hosts that it was given for a recovery. No checkpoint can have this name.
 FOREIGN = "of another host"
 LATEST = "latest"
+# The file of the checkpoints that were taken in the middle of a change, and the word for a change that stays.
+AMID, STAYS = "amid", "stays"
 RESERVED = (LATEST,)
 # The checkpoints that ``latest`` does not mean.
 _APART = (UNDO, LOGS)
@@ -255,6 +258,15 @@ class Store:
                     found[urllib.parse.unquote(entry)] = stream.read().decode("ascii", "backslashreplace").split()
         return found
 
+    def amid_lines(self) -> list[list[str]]:
+        """The words of the file ``amid``: an id, the generation of its change, and whether that stays."""
+        try:
+            with open(self.join(AMID), "rb") as stream:
+                lines = [line.split() for line in stream.read().decode("ascii", "replace").splitlines()]
+        except FileNotFoundError:
+            return []
+        return [words for words in lines if len(words) > 1]
+
     def own_refs(self) -> dict[str, list[str]]:
         """``refs`` without the checkpoints of other hosts."""
         return {name: ids for name, ids in self.refs().items() if name != FOREIGN}
@@ -382,6 +394,7 @@ class Store:
     def resolve(self, wanted: str, foreign: bool = False) -> str:
         """The id of the newest checkpoint of this host that ``wanted`` means (see ``meant``).
 
+        ``latest`` means none that was taken in the middle of a change that was not confirmed.
         With ``foreign`` the whole id of a checkpoint of another host means that one; else it is Refused. Raises
         NotFound; Damaged when a checkpoint that cannot be read might be the wanted checkpoint.
         """
@@ -390,7 +403,8 @@ class Store:
         if wanted == LATEST:
             named = {name: ids for name, ids in refs.items() if name not in _APART}
             dated = {name: [(self.record(one, whole=False).created, one) for one in ids] for name, ids in named.items()}
-            held = in_order(dated, self.system.now())
+            amid = {words[0] for words in self.amid_lines() if words[2:] != [STAYS]}
+            held = [(name, one) for name, one in in_order(dated, self.system.now()) if one not in amid]
         found = meant(wanted, held)
         if found:
             return found[0]
@@ -400,6 +414,11 @@ class Store:
             raise Refused(
                 f"checkpoint {wanted[:12]} is of another host, {self.record(wanted, whole=False).host}, and would make "
                 "this host that one. Put it back with ft_recover, which knows what has to stay as it is here"
+            )
+        if wanted == LATEST and self.amid_lines():
+            raise NotFound(
+                f"no checkpoint in {self.root} is known to be good: they were taken in the middle of a change that was "
+                "not confirmed. Look with ft_info, and name one of them"
             )
         if wanted == LATEST:
             raise NotFound(f"there is no checkpoint in {self.root}; take one with ft_checkpoint, or recover a replica")
