@@ -74,8 +74,10 @@ def rollback(store: Store, request: Request, check_mode: bool = False) -> Rolled
         result = execute(store, manifest, change, "operator", how, arm)
         result.done = [*finished, *result.done]
         result.changed = result.changed or bool(finished)
-        doubt.cleared(store, manifest.id, not kinds and not paths, result.generation)
-        return _with_warnings(result)
+        stays = doubt.cleared(store, manifest, not kinds and not paths, result.generation)
+        result = _with_warnings(result)
+        result.warnings = [*(result.warnings or []), *([stays] if stays else [])]
+        return result
 
 
 def _with_warnings(result: RolledBack) -> RolledBack:
