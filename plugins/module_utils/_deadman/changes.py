@@ -429,6 +429,8 @@ def conclude(
     remove_file(store.join("resume"))
     give_room(store)
     timers.disarm(store)
+    if outcome != IN_DOUBT:
+        units.forget_failures(store)
     if command.is_host(store):
         ours.take_hooks_away()
     if outcome == ROLLED_BACK:

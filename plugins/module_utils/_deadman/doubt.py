@@ -17,7 +17,7 @@ from .._errors import Damaged, Refused
 from .._results.change import Accepted
 from .._store.manifest import Manifest
 from .._store.store import Store
-from . import amid, notices
+from . import amid, notices, units
 from .changes import (
     ACCEPTED,
     IN_DOUBT,
@@ -156,6 +156,8 @@ def _accepted(store: Store, asked: int | None) -> Accepted:
 
 def _append(store: Store, event: Event) -> None:
     record_event(store, replace(event, at=store.system.now()))
+    if in_doubt(store) is None:
+        units.forget_failures(store)
     if armed(store) is None:
         notices.over(store, event.checkpoint[:12], event.outcome)
 

@@ -216,6 +216,13 @@ def stop_watch(store: Store) -> None:
     store.system.run(["systemctl", "stop", "--no-block", unit(store, "watch") + ".timer"], 10.0)
 
 
+def forget_failures(store: Store) -> None:
+    """Have systemd forget that our units failed, as a host in doubt has them do: the doubt is over."""
+    if store.system.has_systemd():
+        names = [f"{unit(store, kind)}.service" for kind in ("deadman", "boot", "health")]
+        store.system.run(["systemctl", "reset-failed", *names], 10.0)
+
+
 def systemctl(store: Store, *words: str, patience: float = 30.0) -> None:
     done = store.system.run(["systemctl", *words], patience)
     if done.rc != 0:

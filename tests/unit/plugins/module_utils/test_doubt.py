@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import changes
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import changes, command, doubt
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman.doubt import (
     accept,
     in_doubt,
     refuse_if_in_doubt,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Refused
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, info, rollback
@@ -177,3 +178,30 @@ def test_what_could_not_be_put_back_is_said_and_refused_where_that_is_asked_for(
         assert refused.value.result["left"] == ["the package file of app"]
     assert store.refs() == before and info(store)["armed"] is None and info(store)["generation"] == 3
     assert begin(store, live)["left"] == ["the package file of app"]
+
+
+def test_no_unit_of_ours_stays_failed_once_the_doubt_is_over(
+    store: Store, live: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def run(argv: Sequence[str], timeout: float) -> Completed:
+        asked.append(" ".join(argv[1:]))
+        return Completed(tuple(argv), 0, "", "")
+
+    host = Store(store.root, replace(store.system, has_systemd=lambda: True, run=run))
+    monkeypatch.setattr(command, "is_host", lambda _store: False)
+    own = replace(DOUBT, checkpoint=store.resolve("other"))
+    change = changes.Armed(3, own.checkpoint, "other", 0.0, 0.0, "", 0.0)
+    for what, forgets in (("in_doubt", False), ("accepted", True), ("in_doubt", False), ("cleared", True)):
+        asked.clear()
+        with store.locked():
+            if what == "in_doubt":
+                changes.conclude(host, change, what, "deadline", own.left)
+            elif what == "cleared":
+                doubt.cleared(host, store.manifest(own.checkpoint), whole=True)
+        if what == "accepted":
+            accept(host)
+        assert any(words.startswith("reset-failed evenkeel-deadman") for words in asked) is forgets, what
+    changes.conclude(host, change, changes.CONFIRMED, "settle")
+    assert asked[-1].startswith("reset-failed ") and "evenkeel-boot" in asked[-1] and "evenkeel-health" in asked[-1]
