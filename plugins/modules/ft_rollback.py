@@ -34,6 +34,7 @@ options:
     description:
       - V(latest), a name, an id, or the first 8 or more digits of an id. V(name~1) is the last but one of the
         name, V(name~2) is the checkpoint before that. V(undo) is the state that the last rollback replaced.
+      - V(latest) means no checkpoint that was taken in the middle of a change, unless the change was confirmed.
       - This option was named C(to) before version 0.2.0.
     type: str
     default: latest

@@ -185,6 +185,41 @@ def test_a_failure_that_was_rescued_counts_against_the_change_in_which_it_was(
         assert value(text, {**known, "begin_failed": value(remember, known)}) == "probe"
 
 
+def test_handlers_of_the_content_run_before_the_change_is_settled_and_fail_it(tmp_path: Path) -> None:
+    def replaced(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The tasks of the role, with words in place of the roles and of the connection."""
+        for one in tasks:
+            for part in ("block", "rescue"):
+                replaced(one.get(part, []))
+            name = one.pop("ansible.builtin.import_role", {}).get("name", "").rpartition(".")[2]
+            if name or one.get("ansible.builtin.meta") == "reset_connection":
+                one.pop("ansible.builtin.meta", None)
+                one["ansible.builtin.debug"] = {"msg": f"says {name} {{{{ evenkeel_verdicts | default('') }}}}"}
+        return tasks
+
+    tasks = replaced(yaml.safe_load((ROLES / "change/tasks/main.yml").read_text()))
+    handler = {"name": "Reload", "ansible.builtin.debug": {"msg": "says reload"}, "failed_when": "fails"}
+    known = {
+        "begin_checkpoint": {"armed": None},
+        "evenkeel_tasks": f"{tmp_path}/content.yml",
+        "ansible_connection": "local",
+    }
+    play = {"hosts": "all", "gather_facts": False, "vars": known, "tasks": tasks, "handlers": [handler]}
+    content = {"ansible.builtin.debug": {"msg": "says content"}, "changed_when": True, "notify": "Reload"}
+    (tmp_path / "content.yml").write_text(yaml.safe_dump([{"name": "Change it", **content}]))
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play], sort_keys=False))
+    hosts = {"good": {"fails": False}, "bad": {"fails": True}}
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
+    command = [sys.executable, "-m", "ansible.cli.playbook", "-i", "hosts.yml", "play.yml"]
+    environment = {**os.environ, "ANSIBLE_NOCOLOR": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    said = re.findall(r'\[(\w+)\][^\[]*?says ([^"\n]*)"', done.stdout)
+    found = {host: [words.strip() for one, words in said if one == host and words.strip()] for host in hosts}
+    assert found["good"] == ["begin", "content", "reload", "settle {'good': 'probe'}"], done.stdout + done.stderr
+    assert found["bad"][:4] == ["begin", "content", "reload", "settle {'bad': 'roll_back'}"], done.stdout + done.stderr
+    assert re.search(r"^bad +: .*failed=1 .*rescued=1", done.stdout, re.M)
+
+
 def test_a_run_for_the_logs_alone_reads_no_store() -> None:
     role = ROLES / "protect"
     tasks = yaml.safe_load((role / "tasks/main.yml").read_text())

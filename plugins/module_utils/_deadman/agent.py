@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
 from .._errors import Busy, EvenkeelError
-from .._host import background
+from .._host import background, locks
 from .._host.durable import remove_file
 from .._host.system import System
 from .._store.store import Store
@@ -89,7 +89,7 @@ def _load_all() -> None:
 def _at_boot(store: Store, finish: Finish) -> int:
     """Try once, because the boot must not wait; the timers try again later."""
     try:
-        with store.locked(wait=600.0):
+        with store.locked(wait=600.0, first=True):
             _say(finish(store, boot=True))
         code = 0
     except Exception as error:
@@ -179,8 +179,9 @@ def _is_over(store: Store, generation: int) -> bool:
 @contextmanager
 def _sole_agent(store: Store, generation: int) -> Iterator[bool]:
     """Be the only process that puts this store's host back. Waits for another such process, and takes over when that
-    process dies. Yields False where the change is over by then."""
-    while (fd := watcher.lock(store.root)) is None:
+    process dies. Yields False where the change is over by then. A stranger who locks the store's directory is passed
+    over: the lock of the store still lets only one process at a time put the host back."""
+    while (fd := watcher.lock(store.root)) is None and not locks.is_strangers(store.root):
         watcher.wake(store.root)
         if not _wait(store, generation, 1.0):
             yield False
@@ -188,7 +189,8 @@ def _sole_agent(store: Store, generation: int) -> Iterator[bool]:
     try:
         yield not _is_over(store, generation)
     finally:
-        os.close(fd)
+        if fd is not None:
+            os.close(fd)
 
 
 def _until_done(store: Store, generation: int, finish: Finish) -> int | None:
@@ -227,7 +229,7 @@ def _locked(store: Store, generation: int) -> Iterator[None]:
     with ExitStack() as stack:
         for last in [False] * 60 + [True]:
             try:
-                stack.enter_context(store.locked(wait=1.0))
+                stack.enter_context(store.locked(wait=1.0, first=True))
                 break
             except Busy:
                 if last or _is_over(store, generation):

@@ -26,7 +26,7 @@ from .._host.processes import login_of
 from .._host.system import System
 from .._resources import ours
 from .._store.store import Store
-from . import command, loader, notices, timers, units
+from . import amid, command, loader, notices, timers, units
 
 CONFIRMED, ROLLED_BACK, IN_DOUBT, ACCEPTED = "confirmed", "rolled_back", "in_doubt", "accepted"
 # The answer of a host whose change is not over, and has reached no stage yet.
@@ -424,10 +424,13 @@ def conclude(
         boots=record.boots,
     )
     record_event(store, event)
+    amid.judge(store, event.generation, outcome in (CONFIRMED, ACCEPTED))
     remove_file(store.join("armed"))
     remove_file(store.join("resume"))
     give_room(store)
     timers.disarm(store)
+    if outcome != IN_DOUBT:
+        units.forget_failures(store)
     if command.is_host(store):
         ours.take_hooks_away()
     if outcome == ROLLED_BACK:

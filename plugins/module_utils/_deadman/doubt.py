@@ -2,9 +2,10 @@
 
 """A host in doubt: a change ended there, and not all of its state is back. The host takes no other change meanwhile.
 
-The doubt ends with a good rollback of all kinds of a checkpoint (of the change, or another checkpoint), or when an
-operator accepts the host as it is. Both are events, like the ends of changes. A change that goes back and has state
-left is in doubt too, as long as the host tries again.
+The doubt ends with a good rollback of all kinds of the checkpoint of the change, or of an older checkpoint with the
+same declarations, or when an operator accepts the host as it is. Both are events, like the ends of changes. A change
+that goes back and has state left is in doubt too, as long as the host tries again. A rollback of a host in doubt may
+leave it in doubt for more: then all doubts have to end.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 
-from .._errors import Refused
+from .._errors import Damaged, Refused
 from .._results.change import Accepted
+from .._store.manifest import Manifest
 from .._store.store import Store
-from . import notices
+from . import amid, notices, units
 from .changes import (
     ACCEPTED,
     IN_DOUBT,
@@ -39,22 +41,29 @@ def in_doubt(store: Store) -> Event | None:
         return Event(
             change.generation, IN_DOUBT, change.back, change.tries_until - TRIES, change.checkpoint, change.left
         )
-    doubt: Event | None = None
-    taken: dict[int, Event | None] = {}
+    found = _doubts(store)
+    left = list(dict.fromkeys(line for one in found for line in one.left))
+    return replace(found[-1], left=left) if found else None
+
+
+def _doubts(store: Store) -> list[Event]:
+    """The events of changes that are over and whose doubt has not ended, the oldest first."""
+    found: list[Event] = []
+    taken: dict[int, list[Event]] = {}
     for event in _events(store):
         if event.outcome == IN_DOUBT:
-            doubt = event
+            found = [*(one for one in found if one.generation != event.generation), event]
         elif event.outcome == ACCEPTED:
-            doubt = None
-        elif event.outcome == ROLLED_BACK and event.rollback is not None:
-            # This rollback has to be confirmed itself: if it is undone, the doubt is back.
-            taken[event.rollback], doubt = doubt, None
-        elif event.outcome == ROLLED_BACK and event.generation in taken:
-            doubt = taken[event.generation]
-        elif event.outcome == ROLLED_BACK and doubt is not None:
-            same = event.generation == doubt.generation or event.checkpoint == doubt.checkpoint
-            doubt = None if same else doubt
-    return doubt
+            found = []
+        elif event.outcome == ROLLED_BACK:
+            ended = [one for one in found if event.generation == one.generation or event.checkpoint == one.checkpoint]
+            found = [one for one in found if one not in ended]
+            if event.rollback is not None:
+                # This rollback has to be confirmed itself: if it is undone, the doubt is back.
+                taken.setdefault(event.rollback, []).extend(ended)
+            else:
+                found += taken.pop(event.generation, [])
+    return found
 
 
 def _events(store: Store) -> Iterator[Event]:
@@ -79,12 +88,37 @@ def refuse_if_in_doubt(store: Store) -> None:
         )
 
 
-def cleared(store: Store, checkpoint: str, whole: bool, rollback: int | None = None) -> None:
-    """Under the lock, after a good rollback to the checkpoint: end the doubt, where ``whole`` says that all kinds of
-    the checkpoint went back. ``rollback``: the generation of the rollback, where it has to be confirmed itself."""
+def cleared(store: Store, back: Manifest, whole: bool, rollback: int | None = None) -> str:
+    """Under the lock, after a good rollback to the checkpoint: end each doubt whose state has gone back with it.
+    Return a sentence where the host stays in doubt; else empty.
+
+    ``whole``: all kinds of the checkpoint went back. ``rollback``: the generation of the rollback, where it has to be
+    confirmed itself.
+    """
+    for one in _doubts(store) if whole else []:
+        if _is_covered(store, one.checkpoint, back):
+            _append(store, replace(one, outcome=ROLLED_BACK, by="operator", left=[], rollback=rollback))
     doubt = in_doubt(store)
-    if doubt is not None and whole:
-        _append(store, replace(doubt, outcome=ROLLED_BACK, by="operator", left=[], rollback=rollback))
+    if doubt is None:
+        return ""
+    return (
+        f"the host stays in doubt since the change of generation {doubt.generation}, as this rollback need not have put"
+        f" back all of it: {_some(doubt.left)}. Roll it back as a whole (ft_rollback to {doubt.checkpoint[:12]}), or"
+        " accept it as it is (ft_accept, evenkeel accept)"
+    )
+
+
+def _is_covered(store: Store, checkpoint: str, back: Manifest) -> bool:
+    """Whether the checkpoint ``back`` is the one to which a change was to go back, or holds at least all its
+    declarations in an older state."""
+    if back.id == checkpoint:
+        return True
+    try:
+        own = store.record(checkpoint, whole=False)
+    except Damaged:
+        return False
+    declared = [(section.kind, section.spec) for section in back.sections]
+    return back.created <= own.created and all((one.kind, one.spec) in declared for one in own.sections)
 
 
 def accept(store: Store, asked: int | None = None, check_mode: bool = False) -> Accepted:
@@ -94,13 +128,14 @@ def accept(store: Store, asked: int | None = None, check_mode: bool = False) -> 
         return _accepted(store, asked)
     if not store.exists:
         return _accepted(store, asked)
-    with store.locked():
+    with store.locked(first=True):
         result = _accepted(store, asked)
         doubt, change = in_doubt(store), armed(store)
         if doubt is not None and change is not None:
             conclude(store, change, ACCEPTED, "operator", doubt.left)
         elif doubt is not None:
             _append(store, replace(doubt, outcome=ACCEPTED, by="operator"))
+            amid.judge(store, doubt.generation, stays=True)
         if doubt is not None:
             result.done = [f"accepted what was in doubt since generation {doubt.generation}"]
         return result
@@ -121,6 +156,8 @@ def _accepted(store: Store, asked: int | None) -> Accepted:
 
 def _append(store: Store, event: Event) -> None:
     record_event(store, replace(event, at=store.system.now()))
+    if in_doubt(store) is None:
+        units.forget_failures(store)
     if armed(store) is None:
         notices.over(store, event.checkpoint[:12], event.outcome)
 

@@ -160,16 +160,25 @@ def install_boot(store: Store, agent: str) -> None:
     units."""
     _clear(store)
     _write(_boot_files(store, agent))
+    _link(store)
+
+
+def _link(store: Store) -> bool:
+    """Make the links that start the units at boot. Return whether any was missing or wrong: whoever disables all units
+    of others (systemctl preset-all) removes them."""
+    mended = False
     # systemd starts boot-complete.target only where it counts the attempts to boot an entry of the boot loader.
     for kind, folder in (("boot", "sysinit.target.wants"), ("health", "boot-complete.target.requires")):
         name, wants = f"{unit(store, kind)}.service", os.path.join(_ETC, folder)
-        make_dirs(wants)
+        _make_folder(wants)
         link, target = os.path.join(wants, name), os.path.join(_ETC, name)
         if not os.path.islink(link) or os.readlink(link) != target:
             with suppress(FileNotFoundError):
                 os.unlink(link)
             os.symlink(target, link)
             fsync_dir(wants)
+            mended = True
+    return mended
 
 
 def ensure(store: Store, number: int, due: float, agent: str, patience: float = 30.0) -> bool:
@@ -178,7 +187,7 @@ def ensure(store: Store, number: int, due: float, agent: str, patience: float = 
     ``due``: in seconds of the monotonic clock. Raises Refused where systemd does not obey.
     """
     files = {**_boot_files(store, agent), **_run_files(store, number, due, agent)}
-    repaired = _clear(store) or any(_read(path) != text for path, text in files.items())
+    repaired = any([_clear(store), _link(store), any(_read(path) != text for path, text in files.items())])
     timers = [unit(store) + ".timer", unit(store, "watch") + ".timer"]
     if repaired:
         _write({path: text for path, text in files.items() if _read(path) != text})
@@ -205,6 +214,13 @@ def stop_watch(store: Store) -> None:
     """Stop the timer that checks the watcher. The timer of the deadline elapses by itself, and the service that it
     starts finds nothing to do."""
     store.system.run(["systemctl", "stop", "--no-block", unit(store, "watch") + ".timer"], 10.0)
+
+
+def forget_failures(store: Store) -> None:
+    """Have systemd forget that our units failed, as a host in doubt has them do: the doubt is over."""
+    if store.system.has_systemd():
+        names = [f"{unit(store, kind)}.service" for kind in ("deadman", "boot", "health")]
+        store.system.run(["systemctl", "reset-failed", *names], 10.0)
 
 
 def systemctl(store: Store, *words: str, patience: float = 30.0) -> None:
@@ -372,12 +388,20 @@ def _clear(store: Store) -> bool:
 
 def _write(files: Mapping[str, str]) -> None:
     for path, text in files.items():
-        make_dirs(os.path.dirname(path))
-        os.chmod(os.path.dirname(path), 0o755)
+        _make_folder(os.path.dirname(path))
         if os.path.islink(path):
             os.unlink(path)  # A mask.
         write_file(path, text.encode(), 0o644)
         os.chmod(path, 0o644)
+
+
+def _make_folder(path: str) -> None:
+    """Make a directory of units, which all may read. A directory of the host keeps its mode; those of drop-ins for our
+    units are ours."""
+    is_ours = not os.path.isdir(path) or path.endswith(".d")
+    make_dirs(path)
+    if is_ours:
+        os.chmod(path, 0o755)
 
 
 def _read(path: str) -> str | None:

@@ -4,15 +4,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import signal
 import subprocess
-import time
 from contextlib import suppress
 
 from .._errors import Refused
+from .._host import locks
 from .._host.processes import read_stat, send_signal, start_time
 from .._host.system import System
 from .._store.store import Store
@@ -34,6 +33,7 @@ class WatcherTimer:
         """Do nothing: a watcher has no files."""
 
     def arm(self, store: Store, number: int, agent: str) -> None:
+        is_running(agent)  # No stranger may hold what the new watcher locks.
         start(store, number, agent)
 
     def ensure(self, store: Store, number: int, due: float, agent: str, patience: float) -> None:
@@ -164,21 +164,20 @@ def report_ready() -> None:
 def lock(path: str, wait: float = 0.0) -> int | None:
     """A descriptor that locks this file or directory for us alone; None where another process holds the lock."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    end = time.monotonic() + wait
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return fd
-        except BlockingIOError:
-            if time.monotonic() >= end:
-                os.close(fd)
-                return None
-        time.sleep(0.1)
+    if locks.lock(fd, wait):
+        return fd
+    os.close(fd)
+    return None
 
 
 def is_running(agent: str) -> bool:
-    """Whether a watcher runs that was started from this zipapp. A watcher that was stopped (SIGSTOP) is continued."""
+    """Whether a watcher runs that was started from this zipapp. A watcher that was stopped (SIGSTOP) is continued. A
+    zipapp that a stranger has locked is replaced by a copy, for a watcher to lock."""
     fd = lock(agent)
+    if fd is None and locks.is_strangers(agent):
+        with open(agent, "rb") as stream:
+            locks.replace(agent, stream.read(), 0o400)
+        return False
     if fd is None:
         wake(agent)
         return True
@@ -188,16 +187,10 @@ def is_running(agent: str) -> bool:
 
 def wake(path: str) -> None:
     """Continue the process that locks this file or directory, where it was stopped (SIGSTOP)."""
-    with suppress(OSError):
-        inode = os.stat(path).st_ino
-        with open("/proc/locks") as stream:
-            lines = [line.split() for line in stream]
-        for words in lines:
-            if words[1] == "FLOCK" and words[-3].rpartition(":")[2] == str(inode):
-                pid = int(words[-4])
-                started = start_time(pid)
-                if started is not None and _is_stopped(pid):
-                    send_signal(pid, started, signal.SIGCONT)
+    for pid in locks.holders(path):
+        started = start_time(pid)
+        if started is not None and _is_stopped(pid):
+            send_signal(pid, started, signal.SIGCONT)
 
 
 def _is_stopped(pid: int) -> bool:

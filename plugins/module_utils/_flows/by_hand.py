@@ -50,7 +50,7 @@ def confirm(store: Store, from_here: bool, alone: bool) -> int:
             )
         # While the host still waits, and without the lock: at the deadline the dead-man must get through.
         footprints.look(store, change.generation, change.checkpoint, back=False, seconds=status.left(store, change) / 2)
-    with store.locked():
+    with store.locked(first=True):
         _said, resumed = resume(store)
         now = changes.armed(store)
         if now is None or now.generation != change.generation:
@@ -69,7 +69,7 @@ def confirm(store: Store, from_here: bool, alone: bool) -> int:
 def extend(store: Store, within: float) -> int:
     """Move the deadline of the change under way."""
     changes.check_within(within)
-    with store.locked():
+    with store.locked(first=True):
         change = changes.armed(store)
         if change is None:
             return over(store)
@@ -120,7 +120,7 @@ def roll_back(store: Store, wanted: str | None, within: float) -> int:
 
 def end_change(store: Store, change: changes.Armed) -> int:
     """Undo the change under way, now."""
-    with undisturbed(), store.locked():
+    with undisturbed(), store.locked(first=True):
         done: list[object] = list(flow.finish(store))
         now = changes.armed(store)
         if now is not None and now.generation == change.generation:

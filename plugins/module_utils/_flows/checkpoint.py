@@ -7,11 +7,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from typing import Any, Callable, NamedTuple
 
-from .._deadman import changes, command, doubt, loader, units
+from .._deadman import amid, changes, command, doubt, loader, units
 from .._deadman.invocation import agent_arguments
 from .._errors import Damaged, EvenkeelError, Refused
 from .._files import places
@@ -19,6 +19,7 @@ from .._files.staging import FULL
 from .._health import probes as probing
 from .._health.probe import HOST
 from .._health.wait import Times
+from .._host.processes import Stopped
 from .._resources import ours, registry
 from .._results.change import Checkpointed
 from .._services import quiescing
@@ -133,13 +134,16 @@ class _Taking:
         finished = finish(store)
         agent = self._install_agent()
         started = store.system.monotonic()
-        try:
-            recorded = self._recorded(agent)
-        except OSError as error:
-            if error.errno not in FULL or not self._made_room():
-                raise
-            recorded = self._recorded(agent)
+        # The deadline of a change waits for no checkpoint beside it, and neither does whoever confirms the change.
+        with store.giving_way() if changes.armed(store) is not None else nullcontext():
+            try:
+                recorded = self._recorded(agent)
+            except OSError as error:
+                if error.errno not in FULL or not self._made_room():
+                    raise
+                recorded = self._recorded(agent)
         manifest, stats = recorded.manifest, recorded.stats
+        self._note_change(recorded)
         stats["seconds"] = round(store.system.monotonic() - started, 3)
         result = self._result(manifest, recorded.root, recorded.is_new)
         result.stats = stats
@@ -162,6 +166,20 @@ class _Taking:
             raise EvenkeelError(f"{error}. Done before: {done}", **result.report()) from error
         result.proved = [f"{stats['paths']} paths and their contents are durable"]
         return result
+
+    def _note_change(self, recorded: _Recorded) -> None:
+        """Note the change in whose middle this state was found: nobody has confirmed the state yet."""
+        store, one = self.store, recorded.manifest.id
+        change, unsure = changes.armed(store), doubt.in_doubt(store)
+        generation = change.generation if change is not None else unsure.generation if unsure is not None else 0
+        if not generation:
+            amid.found_again(store, one)
+        elif recorded.is_new:
+            amid.note(store, one, generation)
+            self.warnings.append(
+                f"this checkpoint was taken in the middle of the change of generation {generation}: latest means it "
+                "only once that change is confirmed or accepted"
+            )
 
     def _recorded(self, agent: str) -> _Recorded:
         """Capture the state, and store it unless the newest checkpoint of the name has it."""
@@ -190,7 +208,7 @@ class _Taking:
         """Where an error ends the checkpoint, its contents take no room, and no package manager calls us."""
         try:
             yield
-        except (OSError, EvenkeelError) as error:
+        except (OSError, EvenkeelError, Stopped) as error:
             writer.discard()
             if agent:
                 ours.take_hooks_away()

@@ -110,7 +110,7 @@ class _Settling:
         if enough and not change.stage:  # A held change was looked at when it was held.
             left = change.due - store.system.monotonic()
             footprints.look(store, self.generation, change.checkpoint, back=False, seconds=left / 2)
-        with store.locked():
+        with store.locked(first=True):
             _said, resumed = resume(store)  # An operator's rollback may have been killed meanwhile.
             change = changes.armed(store)
             if change is None or change.generation != self.generation:
@@ -134,7 +134,7 @@ class _Settling:
         """Extend the change, and note its new stage, without a look at the host's health."""
         if login == logins.OLD:
             raise Refused(f"not extended: {_OLD_LOGIN}", login=login)
-        with self.store.locked():
+        with self.store.locked(first=True):
             change = changes.armed(self.store)
             if change is None or change.generation != self.generation:
                 return _ended(self.store, self.generation, look=self.request.verdict != "extend")
@@ -156,7 +156,7 @@ class _Settling:
     def _take_back(self) -> Settled:
         """Roll back a change that was confirmed already. Raises as ``settle`` says."""
         store = self.store
-        with store.locked():
+        with store.locked(first=True):
             event = changes.last_event(store)
             if event is None or event.generation != self.generation or event.outcome != changes.CONFIRMED:
                 return _ended(store, self.generation)
@@ -183,7 +183,7 @@ class _Settling:
 
     def _under_way(self) -> changes.Armed | None:
         """Finish the leftovers of a kill; the change under way, or None where the change is over."""
-        with self.store.locked():
+        with self.store.locked(first=True):
             try:
                 flow.finish(self.store)
             except EvenkeelError as error:

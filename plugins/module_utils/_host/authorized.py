@@ -9,7 +9,6 @@ the old file in one step, with the same mode, group and extended attributes (the
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import pwd
@@ -24,7 +23,7 @@ from dataclasses import asdict, dataclass
 from typing import Callable, NoReturn
 
 from .._errors import EvenkeelError
-from . import trust
+from . import locks, trust
 from .durable import write_all
 
 # The comment of each line of ours begins with this.
@@ -32,6 +31,8 @@ MARK = "evenkeel-"
 _LARGEST = 1024 * 1024
 # Seconds for a change: the home may be a file system that does not answer.
 _LIMIT = 20.0
+# The same for the lock of the directory.
+_PATIENCE = 5.0
 _TEMPORARY = ".evenkeel-keys-"
 _DONE = "done"
 _OURS = re.compile(rb'restrict,expiry-time="([0-9]{14})",.* evenkeel-[0-9a-zA-Z-]+\r?\n?')
@@ -156,7 +157,7 @@ def _child(entry: Entry, change: Callable[[bytes], bytes], answer: int) -> NoRet
 def _edit(file: str, change: Callable[[bytes], bytes]) -> None:
     folder, name = os.path.split(file)
     directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    fcntl.flock(directory, fcntl.LOCK_EX)
+    locks.lock(directory, _PATIENCE)  # A stranger who reads it can hold it for ever. Below a change of others is seen.
     for left in os.listdir(directory):
         if left.startswith(_TEMPORARY):
             os.unlink(left, dir_fd=directory)

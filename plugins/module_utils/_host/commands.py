@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import IO, NamedTuple
 
+from .processes import Stopped
+
 # Exit codes of a command that ran out of time, could not be started, or was ended by a signal below a shell.
 _NO_ANSWER = (124, 126, 127, *range(129, 128 + signal.NSIG))
 
@@ -113,7 +115,12 @@ def _run(argv: Sequence[str], timeout: float, variables: dict[str, str]) -> Comp
             )
         except OSError as error:
             return Completed(words, 127, "", f"{words[0] if words else 'empty command'}: {error.strerror}")
-        why = _wait(process, timeout, (out, err))
+        try:
+            why = _wait(process, timeout, (out, err))
+        except Stopped:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
         if _is_too_long(out, err):
             return Completed(words, 124, "", why or _too_long())
         return Completed(words, 124 if why else process.returncode, _content(out), _content(err) + why)

@@ -168,3 +168,35 @@ def undisturbed(*numbers: int) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+# The signal that asks a process of ours to end what it does. A process without a handler takes no notice of it.
+_ASKS = signal.SIGURG
+
+
+class Stopped(BaseException):
+    """Another process has asked us to end what we do. No handler of errors takes it for one of its own."""
+
+
+@contextmanager
+def stoppable() -> Iterator[bool]:
+    """Raise Stopped within, once, when another process calls ``ask_to_stop``. Yields False where that is impossible:
+    only the main thread gets signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield False
+        return
+
+    def stop(_number: int, _frame: object) -> None:
+        signal.signal(_ASKS, signal.SIG_IGN)  # The cleaning that begins now is not stopped.
+        raise Stopped
+
+    before = signal.signal(_ASKS, stop)
+    try:
+        yield True
+    finally:
+        signal.signal(_ASKS, before)
+
+
+def ask_to_stop(pid: int, started: int) -> None:
+    """Ask the process that started at this clock tick to end what it has declared to be ``stoppable``."""
+    send_signal(pid, started, _ASKS)

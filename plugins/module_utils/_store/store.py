@@ -9,6 +9,7 @@
     <root>/objects, packs    contents
     <root>/manifests/<id>    checkpoints
     <root>/refs/<name>       ids, one per line, the newest last: the only mutable files; they make checkpoints visible
+    <root>/amid              ids of checkpoints that were taken in the middle of a change
     <root>/journal/<n>/      an unfinished rollback
     <root>/trash/            files that nothing names any more, for a time of grace
     <root>/operations/       records of operations that are repeated
@@ -20,7 +21,6 @@
 from __future__ import annotations
 
 import datetime
-import fcntl
 import os
 import re
 import shutil
@@ -32,8 +32,9 @@ from dataclasses import dataclass, replace
 from typing import BinaryIO, Callable, NamedTuple
 
 from .._errors import Busy, Damaged, NotFound, Refused, UsageError
-from .._host import trust
+from .._host import locks, trust
 from .._host.durable import TEMPORARY, ensure_dir, fsync_dir, move_all, write_file, write_pieces
+from .._host.processes import Stopped, ask_to_stop, start_time, stoppable
 from .._host.system import System
 from . import retention
 from .manifest import LOG, Manifest, Section
@@ -47,6 +48,8 @@ LOGS = "logs"
 # Here a host lists the checkpoints of other hosts that it was given for a recovery. No checkpoint can have this name.
 FOREIGN = "of another host"
 LATEST = "latest"
+# The file of the checkpoints that were taken in the middle of a change, and the word for a change that stays.
+AMID, STAYS = "amid", "stays"
 RESERVED = (LATEST,)
 # The checkpoints that ``latest`` does not mean.
 _APART = (UNDO, LOGS)
@@ -61,6 +64,8 @@ _DATE = "%Y-%m-%dT%H:%M:%S.%fZ"
 _NAMING = ("sha256=", "beside=")
 # The number of digits at the beginning of an id that may stand for it.
 _SHORTEST = 8
+# The word for a holder of the lock that gives way, and the most seconds that it is waited for before it is asked to.
+_GIVES_WAY, _PATIENCE = "gives-way", 5.0
 # Deletes data outside of the store, given the lines of manifests that stay and of manifests that go.
 Forget = Callable[[Sequence[str], Sequence[str]], None]
 
@@ -152,10 +157,11 @@ class Store:
             )
 
     @contextmanager
-    def locked(self, wait: float = 30.0) -> Iterator[None]:
+    def locked(self, wait: float = 30.0, first: bool = False) -> Iterator[None]:
         """Lock the store for writing. It is made if it does not exist, and leftovers of a killed run are removed.
 
-        Raises Busy, naming the holder, after ``wait`` seconds; UsageError when other users could write to the store.
+        ``first``: a holder that gives way (see ``giving_way``) is asked to end. Raises Busy, naming the holder, after
+        ``wait`` seconds; UsageError when other users could write to the store.
         """
         self.check_format()
         ensure_dir(self.root)
@@ -166,12 +172,10 @@ class Store:
         if stat.S_IMODE(found.st_mode) & 0o077:
             os.chmod(self.root, 0o700)
         umask = os.umask(0o077)
-        fd = os.open(self.join("lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        fd = -1
         try:
-            self._acquire(fd, wait)
-            with suppress(OSError):  # It is for messages alone, and a full disk must not keep the host from going back.
-                os.ftruncate(fd, 0)
-                os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            fd = self._acquire(wait, min(wait / 2, _PATIENCE) if first else wait)
+            _note_holder(fd, str(os.getpid()))
             if not self.exists:
                 for folder in ("manifests", "refs", "packs", "objects"):
                     os.makedirs(self.join(folder), 0o700, exist_ok=True)
@@ -184,7 +188,8 @@ class Store:
             self.objects._index = None
             yield
         finally:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
             os.umask(umask)
 
     def _reclaim(self) -> None:
@@ -196,19 +201,45 @@ class Store:
                     with suppress(OSError):
                         os.unlink(os.path.join(folder, name))
 
-    def _acquire(self, fd: int, wait: float) -> None:
-        end = self.system.monotonic() + wait
-        while True:
+    @contextmanager
+    def giving_way(self) -> Iterator[None]:
+        """Under the lock: what is done within ends with Busy as soon as a process that goes ``first`` waits for it."""
+        with stoppable() as may_stop, open(self.join("lock"), "rb+", 0) as stream:
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if self.system.monotonic() >= end:
-                    holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
-                    raise Busy(
-                        f"the store {self.root} is in use by process {holder}; wait until it is done, then run again"
-                    ) from None
-                self.system.sleep(0.05)
+                if may_stop:
+                    _note_holder(stream.fileno(), f"{os.getpid()}\n{_GIVES_WAY} {start_time(os.getpid())}")
+                yield
+            except Stopped as error:
+                raise Busy(
+                    f"ended for the change under way on this host, which needs the store {self.root} now. No "
+                    "checkpoint was taken; run again once the change is over"
+                ) from error
+            finally:
+                _note_holder(stream.fileno(), str(os.getpid()))
+
+    def _acquire(self, wait: float, patience: float) -> int:
+        """The open file of the lock, which we hold. A file that a stranger holds locked is replaced."""
+        path = self.join("lock")
+        end = self.system.monotonic() + wait
+        patience += self.system.monotonic()
+        while True:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            if locks.lock(fd) and os.path.samestat(os.fstat(fd), os.stat(path)):
+                return fd
+            holder = os.pread(fd, 64, 0).decode("ascii", "replace").split()
+            os.close(fd)
+            if self.system.monotonic() >= end:
+                if locks.is_strangers(path):
+                    locks.replace(path, b"", 0o600)
+                    continue
+                number = holder[0] if holder else "unknown"
+                raise Busy(
+                    f"the store {self.root} is in use by process {number}; wait until it is done, then run again"
+                )
+            if self.system.monotonic() >= patience and holder[1:2] == [_GIVES_WAY]:
+                with suppress(ValueError, IndexError):  # It is just being written.
+                    ask_to_stop(int(holder[0]), int(holder[2]))
+            self.system.sleep(0.05)
 
     # -- reading
 
@@ -226,6 +257,15 @@ class Store:
                 with open(os.path.join(folder, entry), "rb") as stream:
                     found[urllib.parse.unquote(entry)] = stream.read().decode("ascii", "backslashreplace").split()
         return found
+
+    def amid_lines(self) -> list[list[str]]:
+        """The words of the file ``amid``: an id, the generation of its change, and whether that stays."""
+        try:
+            with open(self.join(AMID), "rb") as stream:
+                lines = [line.split() for line in stream.read().decode("ascii", "replace").splitlines()]
+        except FileNotFoundError:
+            return []
+        return [words for words in lines if len(words) > 1]
 
     def own_refs(self) -> dict[str, list[str]]:
         """``refs`` without the checkpoints of other hosts."""
@@ -354,6 +394,7 @@ class Store:
     def resolve(self, wanted: str, foreign: bool = False) -> str:
         """The id of the newest checkpoint of this host that ``wanted`` means (see ``meant``).
 
+        ``latest`` means none that was taken in the middle of a change that was not confirmed.
         With ``foreign`` the whole id of a checkpoint of another host means that one; else it is Refused. Raises
         NotFound; Damaged when a checkpoint that cannot be read might be the wanted checkpoint.
         """
@@ -362,7 +403,8 @@ class Store:
         if wanted == LATEST:
             named = {name: ids for name, ids in refs.items() if name not in _APART}
             dated = {name: [(self.record(one, whole=False).created, one) for one in ids] for name, ids in named.items()}
-            held = in_order(dated, self.system.now())
+            amid = {words[0] for words in self.amid_lines() if words[2:] != [STAYS]}
+            held = [(name, one) for name, one in in_order(dated, self.system.now()) if one not in amid]
         found = meant(wanted, held)
         if found:
             return found[0]
@@ -372,6 +414,11 @@ class Store:
             raise Refused(
                 f"checkpoint {wanted[:12]} is of another host, {self.record(wanted, whole=False).host}, and would make "
                 "this host that one. Put it back with ft_recover, which knows what has to stay as it is here"
+            )
+        if wanted == LATEST and self.amid_lines():
+            raise NotFound(
+                f"no checkpoint in {self.root} is known to be good: they were taken in the middle of a change that was "
+                "not confirmed. Look with ft_info, and name one of them"
             )
         if wanted == LATEST:
             raise NotFound(f"there is no checkpoint in {self.root}; take one with ft_checkpoint, or recover a replica")
@@ -724,6 +771,13 @@ def meant(wanted: str, held: Sequence[tuple[str, str]]) -> list[str]:
             return named[int(back) :][:1]
     ids = [found for found in newest(lambda _name: True) if len(wanted) >= _SHORTEST and found.startswith(wanted)]
     return ids if len(ids) == 1 else []
+
+
+def _note_holder(fd: int, text: str) -> None:
+    """Write into the file of the lock who holds it."""
+    with suppress(OSError):  # A full disk must not keep the host from going back.
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{text}\n".encode(), 0)
 
 
 def _ref_file(name: str) -> str:

@@ -30,6 +30,8 @@ _SKEW = 3.0
 QUIET = 31.0
 # The words of ssh for such a login, and for one that nobody answered.
 _TURNED_AWAY = r"[Cc]onnection (refused|reset|closed|timed out)|kex_exchange_identification|banner exchange"
+# The words of a host on which another operation holds the store for longer than it waits.
+_BUSY = r"the store .* is in use by process"
 # No dead-man is waited for longer, in seconds, whatever a host says of it.
 _LONGEST = 86400.0
 
@@ -246,8 +248,19 @@ def approved(result: Mapping[str, Any] | None) -> bool:
 
 def may_ask_again(armed: Armed, why: str, now: float) -> bool:
     """Whether a host without an answer is asked the same once more, after a while: its login was turned away, as hosts
-    do that limit logins, and more than half of its time to confirm is left then."""
-    return armed.earliest - now - QUIET > armed.within / 2 and re.search(_TURNED_AWAY, why) is not None
+    do that limit logins, or its store was in use; and more than half of its time to confirm is left then."""
+    waits = is_busy(why) or re.search(_TURNED_AWAY, why) is not None
+    return armed.earliest - now - QUIET > armed.within / 2 and waits
+
+
+def is_busy(why: str) -> bool:
+    """Whether the host let the login in, and could not answer because another operation holds its store."""
+    return re.search(_BUSY, why) is not None
+
+
+def missed(why: str) -> str:
+    """Why a host that did not answer at the end of its change goes back, from why it was silent."""
+    return f"it could not be settled: {why}" if is_busy(why) else f"no login after the change: {why}"
 
 
 def why_unsettled(record: Record, host: str) -> str:

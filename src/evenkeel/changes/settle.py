@@ -52,7 +52,7 @@ class Settlement:
                 late = [host for host in waiting if host not in answered]
                 self.whys = {**self.whys, **{host: self.whys.get(host) or said for host in late}}
             for host, answer in answered.items():
-                missed = f"no login after the change: {self.silent[host]}" if host in self.silent else ""
+                missed = decide.missed(self.silent[host]) if host in self.silent else ""
                 self._ended(host, answer, self.whys.get(host) or missed)
             # A host that could not be asked right after the change must not keep it, unless it limits logins.
             back = decide.TAKE_BACK if self.how == decide.TAKE_BACK else decide.ROLL_BACK
@@ -61,7 +61,7 @@ class Settlement:
             waiting = {host: spared.get(host, back) for host in waiting}
             if waiting:
                 self._wait(waiting, decide.QUIET if spared else 0.0)
-                again, may_spare = not spared, False
+                again, may_spare = not spared, all(decide.is_busy(self.silent.get(host, "")) for host in spared)
                 self.silent = {host: why for host, why in self.silent.items() if host not in spared}
         for host in waiting:
             self._never_answered(host)

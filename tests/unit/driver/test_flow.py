@@ -235,6 +235,23 @@ def test_a_host_that_turned_a_login_away_is_asked_once_more_after_a_while(clock:
     assert ("no login after the change" in one.hosts["web2"].why) is not good
 
 
+def test_a_host_whose_store_is_in_use_is_asked_again_while_its_time_allows_it(clock: Hands) -> None:
+    said = "the store /var/lib/evenkeel is in use by process 77; wait until it is done, then run again"
+    busy = ended("web2", PREFIX + "ft_settle", "failed", error="Busy", msg=said)
+    one, script = wave(
+        ("begin", BEGIN, 0),
+        ("users", WELL, 0),
+        ("settle", [settled("web1", "confirmed"), busy], 2),
+        ("settle", [busy], 2),
+        ("settle", [settled("web2", "confirmed")], 0),
+        clock=clock,
+    )
+    one.run()
+    assert [asked[1]["evenkeel_verdicts"]["web2"] for asked in script.asked[2:]] == ["probe"] * 3
+    assert states(one) == [State.CONFIRMED] * 2 and one.hosts["web2"].why == ""
+    assert decide.missed(said) == f"it could not be settled: {said}"
+
+
 def test_a_host_is_asked_once_more_only_where_its_time_allows_it() -> None:
     dead_man = decide.Armed(3, "f00", 100.0, 1000.0, 1001.0)
     for why in (REFUSED, "kex_exchange_identification: read: Connection reset by peer", "Connection timed out"):

@@ -63,7 +63,7 @@ def rollback(store: Store, request: Request, check_mode: bool = False) -> Rolled
     if check_mode:
         store.check_format()
         return _with_warnings(Run(store, store.manifest(store.resolve(request.to)), how).predicted())
-    with store.locked():
+    with store.locked(first=True):
         finished = finish(store)
         changes.fence(store, request.generation)
         manifest = store.manifest(store.resolve(request.to))
@@ -74,8 +74,10 @@ def rollback(store: Store, request: Request, check_mode: bool = False) -> Rolled
         result = execute(store, manifest, change, "operator", how, arm)
         result.done = [*finished, *result.done]
         result.changed = result.changed or bool(finished)
-        doubt.cleared(store, manifest.id, not kinds and not paths, result.generation)
-        return _with_warnings(result)
+        stays = doubt.cleared(store, manifest, not kinds and not paths, result.generation)
+        result = _with_warnings(result)
+        result.warnings = [*(result.warnings or []), *([stays] if stays else [])]
+        return result
 
 
 def _with_warnings(result: RolledBack) -> RolledBack:

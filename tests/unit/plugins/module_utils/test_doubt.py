@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import changes
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import changes, command, doubt
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman.doubt import (
     accept,
-    cleared,
     in_doubt,
     refuse_if_in_doubt,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Refused
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, info, rollback
@@ -118,26 +118,49 @@ def test_nothing_to_accept_leaves_no_store(tmp_path: Path, store: Store) -> None
     assert not accept(nowhere).changed and not nowhere.exists
 
 
-def test_a_good_rollback_of_all_kinds_makes_it_good(store: Store, live: Path) -> None:
-    write(store, DOUBT)
-    cleared(store, DOUBT.checkpoint, whole=False)
-    assert in_doubt(store) is not None
-    rollback(store, "other", kinds=["files"])
-    assert in_doubt(store) is not None
-    rollback(store, "other")
+def test_a_good_rollback_of_all_that_is_in_doubt_makes_it_good(store: Store, live: Path) -> None:
+    declared = {"files": {"paths": [str(live)]}}
+    (live.parent / "more").write_text("more")
+    both = [declared, {"files": {"paths": [str(live.parent / "more")]}}]
+    own = checkpoint(store, "own", both)["id"]
+    wider = checkpoint(store, "later", both)["id"]
+    write(store, replace(DOUBT, checkpoint=own))
+    for wanted, kinds in (("own", ["files"]), ("other", None), (wider, None)):
+        (stays,) = rollback(store, wanted, kinds=kinds)["warnings"]
+        assert "stays in doubt since the change of generation 3" in stays and own[:12] in stays
+        assert in_doubt(store) is not None
+    assert rollback(store, "own").get("warnings") in (None, [])
     assert in_doubt(store) is None and info(store)["last"]["outcome"] == "rolled_back"
     assert begin(store, live)["armed"]
 
 
+def test_an_older_checkpoint_with_the_same_declarations_makes_it_good(store: Store, live: Path) -> None:
+    write(store, replace(DOUBT, checkpoint=checkpoint(store, "own", [{"files": {"paths": [str(live)]}}])["id"]))
+    rollback(store, "other")
+    assert in_doubt(store) is None
+
+
+def test_a_second_doubt_does_not_cover_the_first(store: Store, live: Path) -> None:
+    second = replace(DOUBT, generation=4, checkpoint="c" * 64, left=["db: does not start"])
+    write(store, DOUBT, second)
+    found = in_doubt(store)
+    assert found is not None and found.left == [*DOUBT.left, *second.left] and found.generation == 4
+    write(store, DOUBT, second, replace(second, outcome="rolled_back", left=[]))
+    assert in_doubt(store) == DOUBT
+    write(store, DOUBT, second, replace(second, outcome="accepted"))
+    assert in_doubt(store) is None
+
+
 def test_a_rollback_that_is_to_be_confirmed_is_no_change_that_is_refused(store: Store, live: Path) -> None:
-    write(store, DOUBT)
+    one = replace(DOUBT, checkpoint=store.resolve("other"))
+    write(store, one)
     (live / "file").write_text("after")
     result = rollback(store, "other", confirm_within=60.0)
     assert result["generation"] == 4 and in_doubt(store) is None and info(store)["armed"]["generation"] == 4
     change = changes.armed(store)
     assert change is not None
     changes.conclude(store, change, changes.ROLLED_BACK, "deadline")
-    assert in_doubt(store) == replace(DOUBT, rollback=None)
+    assert in_doubt(store) == one
 
 
 def test_what_could_not_be_put_back_is_said_and_refused_where_that_is_asked_for(
@@ -155,3 +178,30 @@ def test_what_could_not_be_put_back_is_said_and_refused_where_that_is_asked_for(
         assert refused.value.result["left"] == ["the package file of app"]
     assert store.refs() == before and info(store)["armed"] is None and info(store)["generation"] == 3
     assert begin(store, live)["left"] == ["the package file of app"]
+
+
+def test_no_unit_of_ours_stays_failed_once_the_doubt_is_over(
+    store: Store, live: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def run(argv: Sequence[str], timeout: float) -> Completed:
+        asked.append(" ".join(argv[1:]))
+        return Completed(tuple(argv), 0, "", "")
+
+    host = Store(store.root, replace(store.system, has_systemd=lambda: True, run=run))
+    monkeypatch.setattr(command, "is_host", lambda _store: False)
+    own = replace(DOUBT, checkpoint=store.resolve("other"))
+    change = changes.Armed(3, own.checkpoint, "other", 0.0, 0.0, "", 0.0)
+    for what, forgets in (("in_doubt", False), ("accepted", True), ("in_doubt", False), ("cleared", True)):
+        asked.clear()
+        with store.locked():
+            if what == "in_doubt":
+                changes.conclude(host, change, what, "deadline", own.left)
+            elif what == "cleared":
+                doubt.cleared(host, store.manifest(own.checkpoint), whole=True)
+        if what == "accepted":
+            accept(host)
+        assert any(words.startswith("reset-failed evenkeel-deadman") for words in asked) is forgets, what
+    changes.conclude(host, change, changes.CONFIRMED, "settle")
+    assert asked[-1].startswith("reset-failed ") and "evenkeel-boot" in asked[-1] and "evenkeel-health" in asked[-1]

@@ -85,6 +85,43 @@ def test_what_stands_is_left_alone(host: Store, asked: list[str]) -> None:
     assert not units.ensure(host, 1, 105.0, AGENT) and not any(words.startswith("start") for words in asked)
 
 
+@pytest.mark.parametrize(
+    "place", ["sysinit.target.wants/evenkeel-boot", "boot-complete.target.requires/evenkeel-health"]
+)
+@pytest.mark.parametrize("how", ["removed", "elsewhere"])
+def test_a_link_that_starts_a_unit_at_boot_is_made_again(
+    host: Store, tmp_path: Path, asked: list[str], place: str, how: str
+) -> None:
+    units.install_boot(host, AGENT)
+    units.ensure(host, 1, 105.0, AGENT)
+    link = tmp_path / "etc" / f"{place}.service"
+    before = link.readlink()
+    link.unlink()
+    if how == "elsewhere":
+        link.symlink_to("/dev/null")
+    asked.clear()
+    assert units.ensure(host, 1, 105.0, AGENT) and link.readlink() == before
+    assert asked[-2] == "daemon-reload" and not units.ensure(host, 1, 105.0, AGENT)
+
+
+def test_a_directory_of_the_host_keeps_its_mode(host: Store, tmp_path: Path) -> None:
+    wants = tmp_path / "etc/sysinit.target.wants"
+    wants.mkdir(parents=True)
+    for folder in (wants, wants.parent):
+        folder.chmod(0o700)
+    before = os.umask(0o077)
+    try:
+        units.install_boot(host, AGENT)
+        units.ensure(host, 1, 105.0, AGENT)
+    finally:
+        os.umask(before)
+    modes = {
+        str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*") if path.is_dir()
+    }
+    assert modes.pop("etc") == modes.pop("etc/sysinit.target.wants") == 0o700
+    assert len(modes) > 4 and set(modes.values()) == {0o755}, modes
+
+
 @pytest.mark.parametrize("name", ["evenkeel-deadman.timer", "evenkeel-deadman.service", "evenkeel-watch.timer"])
 @pytest.mark.parametrize("how", ["removed", "masked", "overwritten", "shadowed"])
 def test_units_that_were_disturbed_are_mended(
