@@ -18,7 +18,7 @@ from typing import Any, Callable
 
 from .._errors import ServiceFailed, UsageError
 from .._host.hashing import chunks, hash_of
-from .._host.options import mapping, meant, one_of, read
+from .._host.options import mapping, meant, one_of, read, shown
 from .._host.system import System
 from .._services import systemd
 from .._services.container import OPTIONS as CONTAINER_OPTIONS
@@ -45,7 +45,7 @@ def check(probes: object) -> list[Probe]:
     if probes is None:
         return []
     if not isinstance(probes, list):
-        raise UsageError(f"probes must be a list, not {probes!r}; write for example - tcp: {{port: 80}}")
+        raise UsageError(f"probes must be a list, not {shown(probes)}; write for example - tcp: {{port: 80}}")
     return [_checked(item, f"probes, item {number}") for number, item in enumerate(probes, 1)]
 
 
