@@ -28,6 +28,8 @@ class _Module(AnsibleModule):
     """A module that shows no declaration, neither in the log of the host nor in its result: a command of ``quiesce``, a
     probe or a service may hold a secret."""
 
+    params: dict[str, Any]
+
     def _log_invocation(self) -> None:
         given = self.params
         self.params = self._shown()

@@ -127,8 +127,10 @@ class Flow:
         found = self._answer(record.read(self.store))
         earlier = [one for one in record.history(self.store) if one.request == self.request.hash]
         found.history = _summary(earlier)
-        if earlier and earlier[-1].ok:
-            found.finished = {"roll": earlier[-1].roll, "at": earlier[-1].at, "hosts": earlier[-1].hosts}
+        rolled = next((one for one in reversed(earlier) if one.roll), None)
+        if rolled is not None:
+            ok = rolled.ok and earlier[-1].ok
+            found.rolled = {"roll": rolled.roll, "at": rolled.at, "hosts": rolled.hosts, "ok": ok}
         if self.request.scope or REBOOT in self.request.ladder:
             found.boot = host.identity(self._boots(), self.system)
         found.leads = self._leads()

@@ -81,9 +81,9 @@ def test_a_restart_is_on_record_from_its_beginning_to_its_end(store: Store, host
     phase(store, "end", {"token": token})
     found = phase(store, "look")
     assert found["restart"] is None
-    assert (found["finished"]["roll"], found["finished"]["hosts"]) == ("r1", 3)
+    assert (found["rolled"]["roll"], found["rolled"]["hosts"], found["rolled"]["ok"]) == ("r1", 3, True)
     assert (found["history"]["tries"], found["history"]["failures"]) == (1, 0)
-    assert phase(store, "look", mode="warm")["finished"] is None, "another mode is another request"
+    assert phase(store, "look", mode="warm")["rolled"] is None, "another mode is another request"
     (entry,) = record.history(store)
     assert (entry.target, entry.mode, entry.ok, entry.roll, entry.downtime) == (WEB, "cold", True, "r1", None)
     assert phase(store, "begin")["generation"] == 2
@@ -184,9 +184,20 @@ def test_a_plain_restart_leaves_no_record(store: Store, host: Machine, good: boo
     except ServiceFailed:
         assert not good
     found = phase(store, "look")
-    assert found["restart"] is None and (found["finished"] is not None) == good
+    assert found["restart"] is None and (found["rolled"]["roll"], found["rolled"]["ok"]) == ("r1", good)
     assert found["history"]["failures"] == (0 if good else 1)
     assert [one.ok for one in record.history(store)] == [good]
+
+
+def test_a_restart_without_a_roll_does_not_make_a_roll_unfinished(store: Store, host: Machine) -> None:
+    phase(store, "", {"roll": ROLL})
+    at = phase(store, "look")["rolled"]["at"]
+    phase(store, "")
+    assert phase(store, "look")["rolled"] == {"roll": "r1", "at": at, "hosts": 3, "ok": True}
+    host.units[WEB].fails = ("restart",)
+    with pytest.raises(ServiceFailed):
+        phase(store, "")
+    assert not phase(store, "look")["rolled"]["ok"], "the host is not as the roll has left it"
 
 
 def test_a_plain_restart_does_not_forget_what_another_run_has_drained(store: Store) -> None:

@@ -55,8 +55,8 @@ class Host:
         token = str(values.get("token") or "")
         if name == "look":
             roll, hosts = self.history[-1] if self.history else ("", 0)
-            done = {"roll": roll, "at": float(world.clock), "hosts": hosts} if roll else None
-            return {**self.state(), "refusal": "", "target": "nginx", "finished": done, "history": {}, "leads": None}
+            done = {"roll": roll, "at": float(world.clock), "hosts": hosts, "ok": True} if roll else None
+            return {**self.state(), "refusal": "", "target": "nginx", "rolled": done, "history": {}, "leads": None}
         if name == "begin":
             before = self.record
             self.generation += 1
