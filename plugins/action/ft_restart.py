@@ -21,7 +21,13 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._evidence
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._guard import earlier_hosts
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._outside import Outside, parted
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Inventory
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._restart import REBOOT, Balancers, Steps, Wanted
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._restart import (
+    REBOOT,
+    Balancers,
+    Steps,
+    Wanted,
+    comes_last,
+)
 
 # Options of the task that concern the controller alone.
 _HERE = ("group", "drain", "boot_within", "roll")
@@ -68,22 +74,22 @@ class ActionModule(ProbingAction):
             str(variables["inventory_hostname"]),
             drained,
             values["roll"],
-            self._is_last(variables),
+            self._is_last(values, variables),
             bool(values["scope"]),
             seconds(values["boot_within"], "boot_within"),
         )
 
-    def _is_last(self, variables: Mapping[str, Any]) -> bool:
-        """Whether no host of the play comes after those of this batch."""
+    def _is_last(self, values: Mapping[str, Any], variables: Mapping[str, Any]) -> bool:
+        """Whether no host of the play comes after those of this batch, but hosts that lead as these do."""
         everyone = list(variables.get("ansible_play_hosts_all") or [])
         batch = list(variables.get("ansible_play_batch") or [])
         earlier = earlier_hosts(everyone, self._task.get_play().order, batch)
-        return earlier is not None and len(set(earlier) | set(batch)) >= len(everyone)
+        return earlier is not None and comes_last(everyone, earlier, batch, (values["roll"] or {}).get("leaders") or ())
 
     def arguments(self, values: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, object]:
         own, items = parted(values["probes"])
         given = {name: value for name, value in self._task.args.items() if name not in _HERE}
-        more = {"_values": {"roll": values["roll"], "now": self._is_last(variables)}}
+        more = {"_values": {"roll": values["roll"], "now": self._is_last(values, variables)}}
         if not items:
             return {**given, **more}
         self._outside = self.outside(items, values, variables)

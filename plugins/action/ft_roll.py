@@ -100,7 +100,11 @@ def _result(plan: _roll.Plan, seen: Mapping[str, _roll.Seen]) -> dict[str, objec
     failed = {"failed": True, "msg": f"{' '.join(reasons)} Nothing was touched.", "error": error} if reasons else {}
     return report(
         {
-            "roll": {"id": plan.roll or secrets.token_hex(8), "hosts": max(1, plan.hosts)},
+            "roll": {
+                "id": plan.roll or secrets.token_hex(8),
+                "hosts": max(1, plan.hosts),
+                "leaders": [host for host in plan.order if seen[host].leads],
+            },
             "group": list(seen),
             "against": dict(plan.reasons),
             "waves": [list(wave) for wave in plan.waves],

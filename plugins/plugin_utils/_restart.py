@@ -242,6 +242,15 @@ class Steps:
         return {**found, "msg": msg} if msg else found
 
 
+def comes_last(
+    everyone: Sequence[str], earlier: Sequence[str], batch: Sequence[str], leaders: Sequence[str] = ()
+) -> bool:
+    """Whether no host comes after the batch. After a leader of the plan, other leaders of the plan may come: each waits
+    for its own group, and not for theirs."""
+    later = set(everyone) - set(earlier) - set(batch)
+    return not later or later | set(batch) <= set(leaders)
+
+
 def _drained_of(record: object) -> list[Mapping[str, Any]]:
     """The places in the record of a host, which may say anything."""
     told = record.get("drained") if isinstance(record, Mapping) else None

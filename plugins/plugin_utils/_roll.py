@@ -231,8 +231,8 @@ def _notes(question: Question, roll: str, finished: Mapping[str, float]) -> list
     notes = [f"{name}: {seen.left}; it is restarted first" for name, seen in question.hosts.items() if seen.left]
     if roll and not question.resume:
         notes.append(
-            f"an earlier roll was interrupted after {', '.join(finished) or 'no host'}; all hosts are restarted now, unless"
-            " it goes on (--resume, evenkeel_resume)"
+            f"an earlier roll was interrupted after {', '.join(finished) or 'no host'}; all hosts are restarted now,"
+            " unless it goes on (--resume, evenkeel_resume)"
         )
     if question.resume and not roll:
         notes.append("no interrupted roll is known on these hosts, so that all are restarted")

@@ -20,7 +20,13 @@ ARGUMENTS: Options = {
     "rollback_to": {"type": "str", "default": "latest"},
     "last": {"type": "list", "elements": "str"},
     "drain": draining.OPTION,
-    "roll": mapping({"id": {"type": "str", "required": True}, "hosts": {"type": "int", "required": True}}),
+    "roll": mapping(
+        {
+            "id": {"type": "str", "required": True},
+            "hosts": {"type": "int", "required": True},
+            "leaders": {"type": "list", "elements": "str"},
+        }
+    ),
     "boot_within": {"type": "str", "default": "10m"},
     "probes": probes.OPTION,
     "group": {"type": "list", "elements": "str"},

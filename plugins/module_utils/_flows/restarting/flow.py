@@ -159,7 +159,7 @@ class Flow:
         """Open the restart, unless this host leads and is to come last."""
         drained, (roll, hosts) = self.phase.drained, self.phase.roll
         name, before = self._checked()
-        if self._comes_last():
+        if self._comes_last(name):
             found = self._answer(record.read(self.store))
             found.deferred, found.leads, found.before = True, True, before
             return found
@@ -169,9 +169,15 @@ class Flow:
         found.earlier = record.shown(known, self.system)
         return found
 
-    def _comes_last(self) -> bool:
-        """Whether this host leads its group, and others are restarted after it. Raises Refused where nobody knows."""
+    def _comes_last(self, name: str) -> bool:
+        """Whether this host leads its group, and others are restarted after it. Raises Refused where nobody knows.
+
+        A restart that was begun here goes on first, as the plan of a roll has it: the host may be drained already.
+        """
         if not self.request.last or self.phase.flag("now"):
+            return False
+        known = record.read(self.store)
+        if known is not None and known.target == name:
             return False
         leads = self._leads()
         if leads is None:
@@ -261,7 +267,7 @@ class Flow:
         """Restart, with the record around it. Raises Refused where an earlier run has drained this host."""
         roll, hosts = self.phase.roll
         job = self.job()
-        if self._comes_last():
+        if self._comes_last(job.name):
             raise Refused(
                 "this host leads its group now, and other hosts restart after it. Nothing was touched: run the same"
                 " restart again, which takes it last"

@@ -11,7 +11,12 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleConnectionFailure
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.draining import Place
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._restart import Outcome, Steps, Wanted
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._restart import (
+    Outcome,
+    Steps,
+    Wanted,
+    comes_last,
+)
 
 PLACE = Place("lb", "haproxy", {"backend": "web", "server": "web1", "socket": "/run/haproxy/admin.sock"})
 BEGUN = {"token": "t", "earlier": None}
@@ -150,3 +155,19 @@ def test_a_leader_is_not_restarted_before_the_others() -> None:
     result = world.run(last=False)
     assert world.calls == ["begin"] and not world.sent["begin"]["now"]
     assert result["error"] == "Refused" and "leads its group now" in result["msg"]
+
+
+@pytest.mark.parametrize(
+    ("earlier", "batch", "leaders", "last"),
+    [
+        (["a", "b"], ["c"], [], True),
+        (["a"], ["b"], [], False),
+        (["a"], ["b"], ["b", "c"], True),  # each leads a group of its own
+        (["a"], ["b"], ["c"], False),  # it leads since the plan was made, and the leader of then comes after it
+        ([], ["a"], ["b", "c"], False),
+    ],
+)
+def test_only_another_leader_of_the_plan_comes_after_a_leader(
+    earlier: list[str], batch: list[str], leaders: list[str], last: bool
+) -> None:
+    assert comes_last(["a", "b", "c"], earlier, batch, leaders) is last
