@@ -20,7 +20,7 @@ from ._results.result import Result
 STORE: Option = {"type": "path", "default": "/var/lib/evenkeel"}
 
 
-# What the log of the host and the invocation tell of a declaration.
+# The word for a declaration in the log of the host and in the invocation.
 _HIDDEN = "(not shown)"
 
 

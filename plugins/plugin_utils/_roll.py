@@ -101,7 +101,7 @@ def _seen(answer: Mapping[str, Any]) -> Seen:
 
 
 def _rolled(under_way: Mapping[str, Any] | None, rolled: Mapping[str, Any] | None) -> Rolled | None:
-    """What a roll did last on this host. The restart that is under way is newer than every one that has ended."""
+    """The last act of a roll on this host. The restart that is under way is newer than every one that has ended."""
     last = under_way if under_way and under_way["roll"] else rolled
     if not last:
         return None

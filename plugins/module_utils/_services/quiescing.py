@@ -43,7 +43,7 @@ class Hook(NamedTuple):
     unit: str = ""
 
     def words(self, argv: list[str]) -> str:
-        """One of its commands, for a message. That of a user may hold a secret: its program alone is told."""
+        """A command of the hook, for a message. That of a user may hold a secret: its program alone is told."""
         return " ".join(argv if self.unit else ["quiesce", *argv[:1]])
 
 
