@@ -62,7 +62,14 @@ class ActionModule(ProbingAction):
         def ask(phase: str, **more: Any) -> Answer:
             return host.module("ft_restart", **own, _phase=phase, _values=more)
 
-        return reported(Steps(wanted, ask, balancers, self._measured, self._reset).run())
+        def look(limit: float) -> Answer:
+            # A process of its own: a connection to a host that goes down may hang for ever.
+            (told,) = inventory.each(
+                [wanted.host], lambda one: one.module("ft_restart", **own, _phase="look", _values={}), limit
+            ).values()
+            return told
+
+        return reported(Steps(wanted, ask, balancers, self._measured, self._reset, look).run())
 
     def _wanted(self, values: Mapping[str, Any], variables: Mapping[str, Any]) -> Wanted:
         inventory = Inventory(self, dict(variables))
@@ -97,6 +104,7 @@ class ActionModule(ProbingAction):
 
     def _reset(self) -> None:
         with contextlib.suppress(Exception):
+            self._connection._shell.tmpdir = None  # A boot may have removed it.
             self._connection.reset()
 
     def completed(self, result: dict[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from .job import Every, Job, One, Tried, check_here
 from .ladder import Climb
 from .target import HOST, REBOOT, Request, check, look
 
-# Seconds to wait for the store once something was done that has to be remembered.
+# Seconds to wait for the store once a restart has begun: its host may be drained, and waits for the end.
 _PATIENCE = 300.0
 # Seconds for the command that says whether this host leads.
 _LEADS = 30.0
@@ -212,7 +212,7 @@ class Flow:
 
     def drained(self) -> OpenRestart:
         """Replace the list of what is drained."""
-        with self.store.locked():
+        with self.store.locked(_PATIENCE):
             known = record.read(self.store)
             made = decision.with_drained(known, self.phase.text("token"), self.phase.drained)
             return self._answer(record.write(self.store, made))
@@ -224,7 +224,7 @@ class Flow:
         return self._act(token, self.job())
 
     def _act(self, token: str, job: Job) -> Restarted:
-        with self.store.locked():
+        with self.store.locked(_PATIENCE):
             known = record.read(self.store)
             made = decision.acting(known, token, record.is_running(known, self.system))
             made = replace(record.of_this_process(made, self.system), at=self.system.now())
@@ -255,7 +255,7 @@ class Flow:
     def end(self) -> OpenRestart:
         """Close the restart."""
         token, leave = self.phase.text("token"), self.phase.flag("leave")
-        with self.store.locked():
+        with self.store.locked(_PATIENCE):
             known = record.read(self.store)
             made = decision.ended(known, token, record.is_running(known, self.system), leave)
             record.remove(self.store)
@@ -296,7 +296,7 @@ class Flow:
         """Have this host restart in a moment."""
         token, mode = self.phase.text("token"), self._boots()
         host.check(mode, self.system)
-        with self.store.locked():
+        with self.store.locked(_PATIENCE):
             known = record.read(self.store)
             made = decision.acting(known, token, record.is_running(known, self.system))
             made = replace(made, pid=0, started=0, boot=self.system.boot_id(), at=self.system.now())

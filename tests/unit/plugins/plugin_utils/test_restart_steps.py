@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from ansible.errors import AnsibleConnectionFailure
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.draining import Place
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._restart import (
     Outcome,
@@ -42,6 +42,12 @@ class World:
             raise answer
         return dict(answer)
 
+    def look(self, _limit: float) -> dict[str, Any]:
+        try:
+            return self.ask("look")
+        except AnsibleConnectionFailure as error:
+            return {"unreachable": True, "msg": str(error)}
+
     def drain(self, places: Sequence[Place], ours: Sequence[Place]) -> Outcome:
         self.calls.append(f"drain at {len(places)}, {len(ours)} of them ours")
         return Outcome(ours, why="lb refuses") if self.failing == "drain" else Outcome(places, ["drained"])
@@ -60,6 +66,7 @@ class World:
             self,
             lambda result: result,
             lambda: self.calls.append("reset"),
+            self.look,
             self.sleep,
             lambda: self.now,
         )
@@ -171,3 +178,43 @@ def test_only_another_leader_of_the_plan_comes_after_a_leader(
     earlier: list[str], batch: list[str], leaders: list[str], last: bool
 ) -> None:
     assert comes_last(["a", "b", "c"], earlier, batch, leaders) is last
+
+
+REFUSED = {"failed": True, "error": "Busy", "msg": "The store is locked. Nothing was touched.", "changed": False}
+
+
+@pytest.mark.parametrize("boots", [False, True])
+def test_a_host_that_refuses_after_the_drain_is_ready_again(boots: bool) -> None:
+    """It is healthy, and nobody would bring it back."""
+    world = World(act=REFUSED, boot=REFUSED, drained={"restart": {"stage": "begun"}})
+    result = world.run(boots=boots)
+    assert world.calls[2:] == ["boot" if boots else "act", "drained", "ready at 1", "end"]
+    assert result["failed"] and result["error"] == "Busy" and not result["changed"] and result["left"] == []
+    assert result["msg"] == "The store is locked. Nothing was touched. It is ready again."
+    world = World(act=REFUSED, boot=REFUSED, drained={"restart": {"stage": "begun"}})
+    world.failing = "ready"
+    result = world.run(boots=boots)
+    assert "end" not in world.calls and result["left"] and "gets no requests: lb says DOWN" in result["msg"]
+
+
+@pytest.mark.parametrize(
+    ("told", "earlier"),
+    [({"restart": {"stage": "failed"}}, None), ({"failed": True}, None), ({"restart": {"stage": "begun"}}, {"at": 1})],
+)
+def test_a_host_on_which_something_may_have_been_done_stays_drained(told: Any, earlier: Any) -> None:
+    """By this run, by one that has taken over, or by an earlier one."""
+    world = World(begin={"token": "t", "earlier": earlier}, act=REFUSED, drained=told)
+    result = world.run()
+    assert "ready at 1" not in world.calls and "end" not in world.calls and result["left"]
+
+
+def test_an_error_on_the_way_tells_of_the_restart_and_the_drain() -> None:
+    lost = AnsibleError("Failed to create temporary directory")
+    booting = {"boot": {"restart": {"identity": "a"}}, "look": {"boot": "b"}}
+    result = World(**booting, booted=lost).run(boots=True)
+    assert result["failed"] and result["changed"] and PLACE.words in result["msg"] and result["left"]
+    assert "Its restart may have begun" in result["msg"] and "temporary directory" in result["msg"]
+    result = World(end=lost).run()
+    assert "It was restarted. Run the same" in result["msg"] and result["left"] == []
+    result = World(begin=lost).run()
+    assert not result["changed"] and "restart may" not in result["msg"]
