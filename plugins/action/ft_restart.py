@@ -10,7 +10,7 @@ from typing import Any
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import STORE, reported
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.restart import ARGUMENTS
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.restart import ARGUMENTS, leading
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import check_variables, refused
@@ -22,11 +22,12 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._guard im
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._outside import Outside, parted
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Inventory
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._restart import (
-    REBOOT,
     Balancers,
     Steps,
     Wanted,
     comes_last,
+    may_boot,
+    refuse_here,
 )
 
 # Options of the task that concern the controller alone.
@@ -47,7 +48,7 @@ class ActionModule(ProbingAction):
             wanted = self._wanted(values, variables)
             # The record stays until the service is healthy as seen from outside as well.
             outside = bool(parted(values["probes"])[1])
-            needs_steps = bool(wanted.places) or wanted.boots or outside or REBOOT in (values["ladder"] or ())
+            needs_steps = bool(wanted.places) or outside or may_boot(values)
             if self._task.check_mode or not needs_steps:
                 return super().run(tmp, task_vars)
             given = self.arguments(values, variables)
@@ -73,6 +74,8 @@ class ActionModule(ProbingAction):
 
     def _wanted(self, values: Mapping[str, Any], variables: Mapping[str, Any]) -> Wanted:
         inventory = Inventory(self, dict(variables))
+        leading(values["last"])
+        refuse_here(inventory, str(variables["inventory_hostname"]), values)
         try:
             drained = declared(inventory, values["drain"])
         except AnsibleError as error:

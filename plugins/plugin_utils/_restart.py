@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import BAD_ANSWER, Damaged
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import BAD_ANSWER, Damaged, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.restarting.decision import BEGUN
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.draining import Place, known
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _drain
@@ -277,6 +277,20 @@ class Steps:
         proved = [*_texts(result.get("proved")), *self._proved]
         found = {**result, "proved": proved, "left": [*_texts(result.get("left")), *left]}
         return {**found, "msg": msg} if msg else found
+
+
+def may_boot(values: Mapping[str, Any]) -> bool:
+    """Whether the restart with these options boots the host, or may end with that."""
+    return bool(values.get("scope")) or REBOOT in (values.get("ladder") or ())
+
+
+def refuse_here(inventory: Inventory, host: str, values: Mapping[str, Any]) -> None:
+    """Raise UsageError where the restart would boot the controller, and end with it."""
+    if may_boot(values) and inventory.is_here(host):
+        raise UsageError(
+            f"{host} is the controller of this run (ansible_connection is local), and its boot would end the run."
+            " Nothing was touched: leave that host out, and boot it by hand"
+        )
 
 
 def comes_last(

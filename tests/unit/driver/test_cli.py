@@ -111,6 +111,7 @@ def test_help_names_every_command_and_every_exit_code(capsys: pytest.CaptureFixt
         ["restart", "nginx", "--mode", "reboot"],
         ["restart", "nginx", "--drain", "/not/there.yml"],
         ["restart", "nginx", "--last", "'"],
+        ["restart", "nginx", "--last", ""],
         ["restart", "nginx", "--probes", "/not/there.yml"],
         ["scrub", "--share", "x%"],
         ["heal", "--copies", "x"],

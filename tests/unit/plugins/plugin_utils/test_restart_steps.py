@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.restart import leading
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.draining import Place
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._restart import (
     Outcome,
     Steps,
     Wanted,
     comes_last,
+    refuse_here,
 )
 
 PLACE = Place("lb", "haproxy", {"backend": "web", "server": "web1", "socket": "/run/haproxy/admin.sock"})
@@ -218,3 +221,26 @@ def test_an_error_on_the_way_tells_of_the_restart_and_the_drain() -> None:
     assert "It was restarted. Run the same" in result["msg"] and result["left"] == []
     result = World(begin=lost).run()
     assert not result["changed"] and "restart may" not in result["msg"]
+
+
+@pytest.mark.parametrize("last", [[], [""], [" "]])
+def test_an_empty_command_is_no_word_that_nobody_leads(last: list[str]) -> None:
+    with pytest.raises(UsageError, match="last is empty"):
+        leading(last)
+    assert leading(None) == () and leading(["is-leader"]) == ("is-leader",)
+
+
+class Here:
+    """An inventory in which the controller is a host as well."""
+
+    def is_here(self, host: str) -> bool:
+        return host == "localhost"
+
+
+@pytest.mark.parametrize("values", [{"scope": "host"}, {"ladder": ["cold", "reboot"]}])
+def test_no_run_boots_its_own_controller(values: dict[str, Any]) -> None:
+    inventory: Any = Here()
+    with pytest.raises(UsageError, match="localhost is the controller of this run"):
+        refuse_here(inventory, "localhost", values)
+    refuse_here(inventory, "web1", values)
+    refuse_here(inventory, "localhost", {"scope": None, "ladder": ["cold"]})
