@@ -250,6 +250,10 @@ def test_the_role_schedule_refuses_what_could_not_run_and_writes_no_secret(tmp_p
         "file": {**good, "evenkeel_schedule_command": ["/bin/echo", "-e", "@vars.yml"]},
         "long": {**good, "evenkeel_schedule_command": ["/bin/echo", "--extra-vars=@vars.yml"]},
         "longer": {**good, "evenkeel_schedule_command": ["/bin/echo", "--extra-vars=evenkeel_key=x"]},
+        "short": {**good, "evenkeel_schedule_command": ["/bin/echo", "--extra", "evenkeel_key=x"]},
+        "joined": {**good, "evenkeel_schedule_command": ["/bin/echo", "-beevenkeel_key=x"]},
+        "joined_file": {**good, "evenkeel_schedule_command": ["/bin/echo", "-be", "@f", "-tdeploy", "--exit", "x"]},
+        "misspelt": {**good, "evenkeel_schedule_comand": ["evenkeel", "heal"]},
         "systemd": {**good, "booted": "/", "evenkeel_schedule": "sometimes"},
     }
     (tmp_path / "a b%").mkdir()
@@ -272,7 +276,9 @@ def test_the_role_schedule_refuses_what_could_not_run_and_writes_no_secret(tmp_p
     environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(collections_path()), "ANSIBLE_NOCOLOR": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     found = dict(re.findall(r'^fatal: \[(\w+)\]: FAILED! => .*"msg": "(.*)"', done.stdout, re.M))
-    assert found.keys() == cases.keys() - {"time", "word", "absent", "file", "long"}, done.stdout + done.stderr
+    assert found.keys() == cases.keys() - {"time", "word", "absent", "file", "long", "joined_file"}, (
+        done.stdout + done.stderr
+    )
     assert [why for why in found.values() if "Nothing was touched" not in why] == []
     for case, why in {
         "calendar": "without systemd it is one of hourly",
@@ -282,6 +288,9 @@ def test_the_role_schedule_refuses_what_could_not_run_and_writes_no_secret(tmp_p
         "line": "no control characters",
         "secret": "write -e @FILE",
         "longer": "write -e @FILE",
+        "short": "write -e @FILE",
+        "joined": "write -e @FILE",
+        "misspelt": "no variable is named evenkeel_schedule_comand; there are evenkeel_schedule, ",
         "systemd": "Failed to parse",
     }.items():
         assert why in found[case]

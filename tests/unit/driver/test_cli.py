@@ -116,6 +116,7 @@ def test_help_names_every_command_and_every_exit_code(capsys: pytest.CaptureFixt
         ["scrub", "--share", "x%"],
         ["heal", "--copies", "x"],
         ["status", "extra"],
+        ["status", "--lim", "web1"],
         ["plan"],
         ["plan", "/not/there.yml"],
         ["nothing"],
