@@ -15,7 +15,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import BAD_ANSWER, Damaged, UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
+    Damaged,
+    EvenkeelError,
+    UsageError,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.restarting.decision import BEGUN
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.draining import Place, known
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _drain
@@ -124,8 +128,9 @@ class Steps:
             why = words(str(error)).rstrip(".")
             why = f"{self.wanted.host} does not answer: {why}" if lost else f"{self.wanted.host}: {why}"
             said = f"{why}.{self._begun}{self._whereabouts()} Run the same restart again"
-            end: Answer = {"unreachable": True} if lost else {"failed": True, "error": BAD_ANSWER}
-            return self._ended({**end, "changed": bool(self._begun)}, said)
+            end: Answer = {"unreachable": True} if lost else {"failed": True, "error": EvenkeelError.code}
+            left = [self.wanted.host] if self._begun else []
+            return self._ended({**end, "changed": bool(self._begun), "left": left}, said)
 
     def _run(self) -> Answer:
         wanted = self.wanted
