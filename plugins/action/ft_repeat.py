@@ -412,7 +412,7 @@ class Repetition:
         def work() -> Answer:
             host = self.operation.host()
             try:
-                return dict(host.module("ft_rollback", to=self._told["checkpoint"], store=self.request.store))
+                return dict(host.module("ft_rollback", checkpoint=self._told["checkpoint"], store=self.request.store))
             finally:
                 host.close()
 

@@ -10,7 +10,7 @@ from typing import Any
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import STORE, reported
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.restart import ARGUMENTS
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.restart import ARGUMENTS, leading
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import check_variables, refused
@@ -21,7 +21,14 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._evidence
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._guard import earlier_hosts
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._outside import Outside, parted
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Inventory
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._restart import REBOOT, Balancers, Steps, Wanted
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._restart import (
+    Balancers,
+    Steps,
+    Wanted,
+    comes_last,
+    may_boot,
+    refuse_here,
+)
 
 # Options of the task that concern the controller alone.
 _HERE = ("group", "drain", "boot_within", "roll")
@@ -41,7 +48,7 @@ class ActionModule(ProbingAction):
             wanted = self._wanted(values, variables)
             # The record stays until the service is healthy as seen from outside as well.
             outside = bool(parted(values["probes"])[1])
-            needs_steps = bool(wanted.places) or wanted.boots or outside or REBOOT in (values["ladder"] or ())
+            needs_steps = bool(wanted.places) or outside or may_boot(values)
             if self._task.check_mode or not needs_steps:
                 return super().run(tmp, task_vars)
             given = self.arguments(values, variables)
@@ -56,10 +63,19 @@ class ActionModule(ProbingAction):
         def ask(phase: str, **more: Any) -> Answer:
             return host.module("ft_restart", **own, _phase=phase, _values=more)
 
-        return reported(Steps(wanted, ask, balancers, self._measured, self._reset).run())
+        def look(limit: float) -> Answer:
+            # A process of its own: a connection to a host that goes down may hang for ever.
+            (told,) = inventory.each(
+                [wanted.host], lambda one: one.module("ft_restart", **own, _phase="look", _values={}), limit
+            ).values()
+            return told
+
+        return reported(Steps(wanted, ask, balancers, self._measured, self._reset, look).run())
 
     def _wanted(self, values: Mapping[str, Any], variables: Mapping[str, Any]) -> Wanted:
         inventory = Inventory(self, dict(variables))
+        leading(values["last"])
+        refuse_here(inventory, str(variables["inventory_hostname"]), values)
         try:
             drained = declared(inventory, values["drain"])
         except AnsibleError as error:
@@ -68,22 +84,22 @@ class ActionModule(ProbingAction):
             str(variables["inventory_hostname"]),
             drained,
             values["roll"],
-            self._is_last(variables),
+            self._is_last(values, variables),
             bool(values["scope"]),
             seconds(values["boot_within"], "boot_within"),
         )
 
-    def _is_last(self, variables: Mapping[str, Any]) -> bool:
-        """Whether no host of the play comes after those of this batch."""
+    def _is_last(self, values: Mapping[str, Any], variables: Mapping[str, Any]) -> bool:
+        """Whether no host of the play comes after those of this batch, but hosts that lead as these do."""
         everyone = list(variables.get("ansible_play_hosts_all") or [])
         batch = list(variables.get("ansible_play_batch") or [])
         earlier = earlier_hosts(everyone, self._task.get_play().order, batch)
-        return earlier is not None and len(set(earlier) | set(batch)) >= len(everyone)
+        return earlier is not None and comes_last(everyone, earlier, batch, (values["roll"] or {}).get("leaders") or ())
 
     def arguments(self, values: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, object]:
         own, items = parted(values["probes"])
         given = {name: value for name, value in self._task.args.items() if name not in _HERE}
-        more = {"_values": {"roll": values["roll"], "now": self._is_last(variables)}}
+        more = {"_values": {"roll": values["roll"], "now": self._is_last(values, variables)}}
         if not items:
             return {**given, **more}
         self._outside = self.outside(items, values, variables)
@@ -91,6 +107,7 @@ class ActionModule(ProbingAction):
 
     def _reset(self) -> None:
         with contextlib.suppress(Exception):
+            self._connection._shell.tmpdir = None  # A boot may have removed it.
             self._connection.reset()
 
     def completed(self, result: dict[str, Any]) -> dict[str, Any]:

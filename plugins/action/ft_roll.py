@@ -12,6 +12,7 @@ from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import STORE
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import reported as report
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.restart import leading
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import EvenkeelError, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
 from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_roll import ARGUMENTS, TARGET
@@ -21,6 +22,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer i
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._drain import declared
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Host, Inventory
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._restart import refuse_here
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import reclaim
 
 # The variable by which the role drains a host.
@@ -52,6 +54,9 @@ class ActionModule(ActionBase):
         domain = params["guard_domain"]
         _refuse_twice(inventory, hosts)
         given = {host: _targets(inventory, host, hosts[0], params) for host in hosts}
+        for host in hosts:
+            refuse_here(inventory, host, given[host])
+            leading(given[host].get("last"))
 
         def look(host: Host) -> Answer:
             store = inventory.store(host.name, params["store"])
@@ -100,7 +105,11 @@ def _result(plan: _roll.Plan, seen: Mapping[str, _roll.Seen]) -> dict[str, objec
     failed = {"failed": True, "msg": f"{' '.join(reasons)} Nothing was touched.", "error": error} if reasons else {}
     return report(
         {
-            "roll": {"id": plan.roll or secrets.token_hex(8), "hosts": max(1, plan.hosts)},
+            "roll": {
+                "id": plan.roll or secrets.token_hex(8),
+                "hosts": max(1, plan.hosts),
+                "leaders": [host for host in plan.order if seen[host].leads],
+            },
             "group": list(seen),
             "against": dict(plan.reasons),
             "waves": [list(wave) for wave in plan.waves],

@@ -20,7 +20,36 @@ from ._results.result import Result
 STORE: Option = {"type": "path", "default": "/var/lib/evenkeel"}
 
 
-class _Called(AnsibleModule):
+# The word for a declaration in the log of the host and in the invocation.
+_HIDDEN = "(not shown)"
+
+
+class _Module(AnsibleModule):
+    """A module that shows no declaration, neither in the log of the host nor in its result: a command of ``quiesce``, a
+    probe or a service may hold a secret."""
+
+    params: dict[str, Any]
+
+    def _log_invocation(self) -> None:
+        given = self.params
+        self.params = self._shown()
+        super()._log_invocation()
+        self.params = given
+
+    def _return_formatted(self, kwargs: dict[str, Any]) -> None:
+        kwargs.setdefault("invocation", {"module_args": self._shown()})
+        super()._return_formatted(kwargs)
+
+    def _shown(self) -> dict[str, Any]:
+        """The arguments that are no declarations, nor lists of them."""
+
+        def hides(value: object) -> bool:
+            return isinstance(value, dict) or (isinstance(value, list) and any(map(hides, value)))
+
+        return {key: _HIDDEN if hides(value) else value for key, value in self.params.items()}
+
+
+class _Called(_Module):
     """A module with other arguments than Ansible has sent."""
 
     def __init__(self, call: Params, **options: Any) -> None:
@@ -43,20 +72,26 @@ def run_module(
     """
     mark_as_ours()
     options.update(argument_spec=dict(argument_spec, store=STORE), supports_check_mode=True)
-    module = AnsibleModule(**options) if call is None else _Called(call, **options)
+    module = _Module(**options) if call is None else _Called(call, **options)
     if not module.check_mode:
         scratch.reclaim(str((module.params.get("_values") or {}).get("run", "")), time.time())
     try:
         result = work(named(_given(argument_spec, module.params)), module.check_mode).report()
     except EvenkeelError as error:
+        _warn(module, error.result)
         module.fail_json(msg=sentence(error.message), error=error.code, **report(error.result))
     except OSError as error:
         module.fail_json(msg=sentence(f"{error}; nothing more was done"), error=OS_ERROR, **report({}))
     if not module._diff:
         result.pop("diff", None)
-    for said in result.pop("warnings", []):
-        module.warn(sentence(said))
+    _warn(module, result)
     module.exit_json(**report(result))
+
+
+def _warn(module: AnsibleModule, result: dict[str, Any]) -> None:
+    """Let Ansible tell the warnings of the result."""
+    for said in result.pop("warnings", None) or []:
+        module.warn(sentence(str(said)))
 
 
 def _given(spec: Options, params: Params) -> Params:

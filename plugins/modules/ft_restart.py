@@ -117,6 +117,13 @@ options:
           - The number of its hosts. For example V(6).
         type: int
         required: true
+      leaders:
+        description:
+          - The hosts that led their groups as it was planned, and that come last, one at a time. For example
+            V([db1, mq1]).
+        type: list
+        version_added: 0.2.0
+        elements: str
   boot_within:
     description:
       - How long a host that restarts may take until it answers again.

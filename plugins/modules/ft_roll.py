@@ -128,6 +128,10 @@ roll:
     hosts:
       description: The number of its hosts.
       type: int
+    leaders:
+      description: The hosts that lead their groups (O(last)), and come last.
+      type: list
+      elements: str
 waves:
   description: The hosts of each wave.
   returned: always

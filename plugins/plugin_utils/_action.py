@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _a
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer, answer
 
 _COLLECTION = "evenkeel.fault_tolerance"
+_PLAYBOOKS = os.path.normpath(os.path.join(os.path.realpath(__file__), "../../../playbooks"))
 
 
 def check_variables(variables: Mapping[str, Any], refuse: bool = True) -> None:
@@ -36,9 +38,10 @@ def check_variables(variables: Mapping[str, Any], refuse: bool = True) -> None:
 
 
 def check_peers(action: ActionBase, variables: Mapping[str, Any]) -> None:
-    """A warning where one of our roles takes the hosts whose health counts for the hosts that hold copies."""
+    """A warning where a role or playbook of ours takes the hosts whose health counts for those that hold copies."""
     role = getattr(action._task, "_role", None)
-    ours = role is not None and role.get_name().startswith(f"{_COLLECTION}.")
+    file = os.path.realpath(str(action._task.get_path() or "").rpartition(":")[0])
+    ours = os.path.dirname(file) == _PLAYBOOKS if role is None else role.get_name().startswith(f"{_COLLECTION}.")
     if ours and "evenkeel_group" in variables and "evenkeel_peers" not in variables:
         said = "evenkeel_group names only hosts whose health counts now: name hosts that hold copies in evenkeel_peers"
         Display().deprecated(said, version=_variables.REMOVED, collection_name=_COLLECTION)

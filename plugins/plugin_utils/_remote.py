@@ -188,7 +188,7 @@ class Inventory:
 
     def is_here(self, host: str) -> bool:
         """Whether a host is the controller itself."""
-        return str(self.variable(host, "ansible_connection", "")).rpartition(".")[2] == "local"
+        return self.connection(host).rpartition(".")[2] == "local"
 
     def refuse_facts(self, host: str, names: Iterable[str]) -> None:
         """Raise UsageError where a fact of the host itself sets one of these variables."""

@@ -14,16 +14,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ansible.errors import AnsibleConnectionFailure
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
+    Damaged,
+    EvenkeelError,
+    UsageError,
+)
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.restarting.decision import BEGUN
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.draining import Place, known
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _drain
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import words
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Inventory
 
-# Seconds between two questions to a host that boots.
-_PAUSE = 2.0
+# Seconds between two questions to a host that boots, and for the answer to one.
+_PAUSE, _LOOK = 2.0, 60.0
 # The number of places that a message names.
 _SHOWN = 20
 # The way to restart a host that a ladder can end with.
@@ -88,7 +93,7 @@ class Wanted:
     within: float = 600.0
 
 
-# Asks the host for a phase, with its values. Raises AnsibleConnectionFailure.
+# Asks the host for a phase, with its values. Raises AnsibleError.
 Ask = Callable[..., Answer]
 
 
@@ -96,7 +101,8 @@ Ask = Callable[..., Answer]
 class Steps:
     """A restart, step by step.
 
-    outside: measures the host from outside after the act. reset: drops a dead connection.
+    outside: measures the host from outside after the act. reset: drops a dead connection. look: the answer to the phase
+    look within so many seconds; a host that does not answer is unreachable, and raises nothing.
     """
 
     wanted: Wanted
@@ -104,10 +110,12 @@ class Steps:
     drains: Drains
     outside: Callable[[Answer], Answer]
     reset: Callable[[], None]
+    look: Callable[[float], Answer]
     sleep: Callable[[float], None] = time.sleep
     now: Callable[[], float] = time.monotonic
     _token: str = ""
     _earlier: bool = False
+    _begun: str = ""
     _drained: list[Place] = field(default_factory=list)
     _proved: list[str] = field(default_factory=list)
 
@@ -115,9 +123,14 @@ class Steps:
         """The result of the task."""
         try:
             return self._run()
-        except AnsibleConnectionFailure as error:
-            why = f"{self.wanted.host} does not answer: {words(str(error))}"
-            return self._ended({"unreachable": True}, f"{why}.{self._whereabouts()} Run the same restart again")
+        except AnsibleError as error:
+            lost = isinstance(error, AnsibleConnectionFailure)
+            why = words(str(error)).rstrip(".")
+            why = f"{self.wanted.host} does not answer: {why}" if lost else f"{self.wanted.host}: {why}"
+            said = f"{why}.{self._begun}{self._whereabouts()} Run the same restart again"
+            end: Answer = {"unreachable": True} if lost else {"failed": True, "error": EvenkeelError.code}
+            left = [self.wanted.host] if self._begun else []
+            return self._ended({**end, "changed": bool(self._begun), "left": left}, said)
 
     def _run(self) -> Answer:
         wanted = self.wanted
@@ -143,7 +156,10 @@ class Steps:
         if drained.why:
             return self._not_drained(drained.why)
         acted = self._act()
+        if acted.get("failed") and self._has_done_nothing():
+            return self._refused(acted)
         if not acted.get("failed"):
+            self._begun = " It was restarted."
             acted = self.outside(acted)
         if acted.get("failed"):
             why = str(acted.get("msg") or f"the restart of {self.wanted.host} failed without a reason").rstrip(".")
@@ -181,13 +197,41 @@ class Steps:
 
     def _not_drained(self, why: str) -> Answer:
         """Close the restart where it has done nothing. That of an earlier run stays open: it is not finished."""
-        self.ask("drained", token=self._token, drained=[_recorded(place) for place in self._drained])
+        self._remember()
         if not self._drained and not self._earlier:
             self.ask("end", token=self._token)
         said = f"{self.wanted.host} was not restarted, as it could not be drained: {why}.{self._whereabouts()}"
         return self._ended({"failed": True, "error": "Refused", "changed": False}, said)
 
+    def _has_done_nothing(self) -> bool:
+        """Whether the restart is still at its beginning, as the host has it on record for this run. It is further
+        before anything is done to the target."""
+        if self._earlier:
+            return False
+        told = self._remember().get("restart")
+        return isinstance(told, Mapping) and told.get("stage") == BEGUN
+
+    def _remember(self) -> Answer:
+        """Tell the host where it is drained now."""
+        return self.ask("drained", token=self._token, drained=[_recorded(place) for place in self._drained])
+
+    def _refused(self, acted: Answer) -> Answer:
+        """Make the host ready again, and close the restart: the host has refused it, and is as it was."""
+        self._begun = ""
+        why = str(acted.get("msg") or "the restart was refused without a reason").rstrip(".")
+        if self._drained:
+            ready = self.drains.ready(self._drained)
+            self._drained = list(ready.drained)
+            self._proved += ready.done
+            why += f". It was not restarted, and gets no requests: {ready.why}" if ready.why else ". It is ready again"
+        if self._drained:
+            self._remember()
+        else:
+            self.ask("end", token=self._token, leave=True)
+        return self._ended({**acted, "changed": False}, f"{why}.{self._whereabouts()}")
+
     def _act(self) -> Answer:
+        self._begun = " Its restart may have begun, and how it ended is not known."
         if not self.wanted.boots:
             acted = self.ask("act", token=self._token)
             if acted.get("next") != REBOOT or not acted.get("failed"):
@@ -203,12 +247,10 @@ class Steps:
         while self.now() < end:
             self.sleep(_PAUSE)
             self.reset()
-            try:
-                seen = self.ask("look")
-            except AnsibleConnectionFailure as error:
-                why = f"it does not answer: {words(str(error))}"
-                continue
-            if seen.get("failed"):
+            seen = self.look(min(_LOOK, max(1.0, end - self.now())))
+            if seen.get("unreachable"):
+                why = f"it does not answer: {words(str(seen.get('msg') or ''))}"
+            elif seen.get("failed"):
                 why = words(str(seen.get("msg") or "it gives no answer"))
             elif seen.get("boot") and seen.get("boot") != before:
                 return self.ask("booted", token=self._token)
@@ -220,7 +262,7 @@ class Steps:
         self._drained = list(ready.drained)
         self._proved += ready.done
         if ready.why:
-            self.ask("drained", token=self._token, drained=[_recorded(place) for place in self._drained])
+            self._remember()
             said = f"{self.wanted.host} was restarted and is healthy, but gets no requests: {ready.why}."
             return self._ended({**acted, "failed": True, "error": "Unhealthy"}, said + self._whereabouts())
         ended = self.ask("end", token=self._token, leave=True)
@@ -240,6 +282,29 @@ class Steps:
         proved = [*_texts(result.get("proved")), *self._proved]
         found = {**result, "proved": proved, "left": [*_texts(result.get("left")), *left]}
         return {**found, "msg": msg} if msg else found
+
+
+def may_boot(values: Mapping[str, Any]) -> bool:
+    """Whether the restart with these options boots the host, or may end with that."""
+    return bool(values.get("scope")) or REBOOT in (values.get("ladder") or ())
+
+
+def refuse_here(inventory: Inventory, host: str, values: Mapping[str, Any]) -> None:
+    """Raise UsageError where the restart would boot the controller, and end with it."""
+    if may_boot(values) and inventory.is_here(host):
+        raise UsageError(
+            f"{host} is the controller of this run (ansible_connection is local), and its boot would end the run."
+            " Nothing was touched: leave that host out, and boot it by hand"
+        )
+
+
+def comes_last(
+    everyone: Sequence[str], earlier: Sequence[str], batch: Sequence[str], leaders: Sequence[str] = ()
+) -> bool:
+    """Whether no host comes after the batch. After a leader of the plan, other leaders of the plan may come: each waits
+    for its own group, and not for theirs."""
+    later = set(everyone) - set(earlier) - set(batch)
+    return not later or later | set(batch) <= set(leaders)
 
 
 def _drained_of(record: object) -> list[Mapping[str, Any]]:

@@ -27,12 +27,14 @@ _WRONG = ("UsageError", "NotFound")
 
 
 @dataclass(frozen=True)
-class Finished:
-    """The last restart of this kind on a host that succeeded: its roll, and the number of hosts that the roll had."""
+class Rolled:
+    """The last restart of this kind on a host by a roll: its roll, and the number of hosts that the roll had. ok: it
+    has ended well, and nothing that failed came after it."""
 
     roll: str
     at: float
     hosts: int
+    ok: bool = True
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Seen:
     leads: bool = False
     owed: Sequence[str] = ()
     above: Sequence[str] = ()
-    finished: Finished | None = None
+    rolled: Rolled | None = None
     tries: int = 0
     failures: int = 0
     seconds: float = 0.0
@@ -77,7 +79,7 @@ def seen(answer: Mapping[str, Any], asks_leader: bool = False) -> Seen:
 def _seen(answer: Mapping[str, Any]) -> Seen:
     if answer["refusal"]:
         return Seen(words(str(answer["refusal"]), 1000), wrong=True)
-    under_way, finished, history = answer["restart"], answer["finished"], answer["history"] or {}
+    under_way, history = answer["restart"], answer["history"] or {}
     if under_way and under_way["target"] != answer["target"]:
         return Seen(f"{in_words(under_way)}. Finish that by the same restart, or accept the host (evenkeel accept)")
     owed = answer.get("owed") or []
@@ -91,13 +93,20 @@ def _seen(answer: Mapping[str, Any]) -> Seen:
         leads=answer["leads"] is True,
         owed=[words(one["unit"], 255) for one in owed if one["level"] == _SERVICE],
         above=[said for one, said in zip(owed, above, strict=True) if one["level"] in _LEVELS],
-        finished=Finished(words(finished["roll"], 64), _within(finished["at"], 1e11), int(_within(finished["hosts"])))
-        if finished
-        else None,
+        rolled=_rolled(under_way, answer["rolled"]),
         tries=int(_within(history.get("tries") or 0)),
         failures=int(_within(history.get("failures") or 0)),
         seconds=_within(history.get("seconds") or 0.0),
     )
+
+
+def _rolled(under_way: Mapping[str, Any] | None, rolled: Mapping[str, Any] | None) -> Rolled | None:
+    """The last act of a roll on this host. The restart that is under way is newer than every one that has ended."""
+    last = under_way if under_way and under_way["roll"] else rolled
+    if not last:
+        return None
+    ok = last is rolled and last["ok"] is True
+    return Rolled(words(last["roll"], 64), _within(last["at"], 1e11), int(_within(last["hosts"])), ok)
 
 
 def _within(value: Any, most: float = 1e9) -> float:
@@ -165,7 +174,7 @@ def plan(question: Question) -> Plan:
     hosts = [name for name in question.hosts if name not in skipped]
     waves, goes_on = _split(question, hosts), question.resume and roll != ""
     size = max(
-        (one.finished.hosts for one in question.hosts.values() if one.finished and one.finished.roll == roll), default=0
+        (one.rolled.hosts for one in question.hosts.values() if one.rolled and one.rolled.roll == roll), default=0
     )
     return Plan(waves, roll if goes_on else "", size if goes_on else len(hosts), skipped, notes)
 
@@ -200,15 +209,19 @@ def _against(question: Question) -> Iterator[tuple[str, str]]:
 
 
 def _interrupted(question: Question) -> tuple[str, Mapping[str, float]]:
-    """The newest roll that has not restarted all its hosts, and the hosts that it has restarted, each with the time.
+    """The newest roll, unless it has restarted all its hosts; and the hosts that it has restarted, each with the time.
 
-    A host counts as restarted by a roll only where that was its last restart of this kind.
+    It is the newest that was begun on any host, whatever its end. An older one does not go on: its hosts were to be
+    restarted once more.
     """
-    known = {name: seen.finished for name, seen in question.hosts.items() if seen.finished and seen.finished.roll}
+    known = {name: seen.rolled for name, seen in question.hosts.items() if seen.rolled}
     newest = max(known.values(), key=lambda one: one.at, default=None)
     if newest is None:
         return "", {}
-    done = {name: one.at for name, one in known.items() if one.roll == newest.roll}
+    ended = [
+        name for name, one in known.items() if one.roll == newest.roll and one.ok and not question.hosts[name].left
+    ]
+    done = {name: known[name].at for name in ended}
     if len(done) >= newest.hosts or len(done) == len(question.hosts):
         return "", {}
     return newest.roll, done
@@ -218,8 +231,8 @@ def _notes(question: Question, roll: str, finished: Mapping[str, float]) -> list
     notes = [f"{name}: {seen.left}; it is restarted first" for name, seen in question.hosts.items() if seen.left]
     if roll and not question.resume:
         notes.append(
-            f"an earlier roll was interrupted after {', '.join(finished)}; all hosts are restarted now, unless it goes"
-            " on (--resume, evenkeel_resume)"
+            f"an earlier roll was interrupted after {', '.join(finished) or 'no host'}; all hosts are restarted now,"
+            " unless it goes on (--resume, evenkeel_resume)"
         )
     if question.resume and not roll:
         notes.append("no interrupted roll is known on these hosts, so that all are restarted")

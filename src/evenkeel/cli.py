@@ -10,7 +10,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from evenkeel import __version__
 from evenkeel.commands.base import Command, refusal
@@ -27,6 +27,10 @@ class Parser(argparse.ArgumentParser):
     """
 
     words: Sequence[str] = ()
+
+    def __init__(self, **how: Any) -> None:
+        # An abbreviation of a script would change its meaning with the next option of a longer name.
+        super().__init__(**{**how, "allow_abbrev": False})
 
     def error(self, message: str) -> NoReturn:
         if "--json" in Parser.words:

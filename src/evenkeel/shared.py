@@ -23,6 +23,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     NotFound,
     Refused,
     RestoreFailed,
+    Unhealthy,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError as BadValue  # noqa: E402
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import (  # noqa: E402
@@ -46,7 +47,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._variable
 
 # The codes of failures that decide an exit code; docs/errors.md explains all codes.
 USAGE, NOT_FOUND, REFUSED, BUSY = BadValue.code, NotFound.code, Refused.code, Busy.code
-DAMAGED, RESTORE_FAILED = Damaged.code, RestoreFailed.code
+DAMAGED, RESTORE_FAILED, UNHEALTHY = Damaged.code, RestoreFailed.code, Unhealthy.code
 
 __all__ = [
     "BAD_ANSWER",
@@ -58,6 +59,7 @@ __all__ = [
     "REMOVED",
     "RESTORE_FAILED",
     "UNDO",
+    "UNHEALTHY",
     "USAGE",
     "BadValue",
     "choose",

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import re
 from collections.abc import Iterator
 from importlib import import_module
@@ -184,3 +185,25 @@ def test_the_reasons_that_modules_give_are_documented_in_all_of_them() -> None:
         for name, value in returned.items():
             if value["type"] == "dict" or value.get("elements") == "dict":
                 assert value.get("contains") or value.get("sample") or "by host" in str(value), f"{path.stem}: {name}"
+
+
+def test_no_code_of_ours_uses_an_old_name_of_an_option() -> None:
+    """Each use gives the user a deprecation warning."""
+    old = {
+        (module.stem, alias)
+        for module in (ROOT / "plugins/modules").glob("ft_*.py")
+        for option in getattr(import_module(f"{PLUGINS}.modules.{module.stem}"), "ARGUMENTS", {}).values()
+        for alias in option.get("aliases", ())
+    }
+    old |= {("ft_rollback", "to"), ("ft_rollback", "resources")}  # Its options stand with its call.
+    assert ("ft_guard", "failure_domain") in old
+    found = [
+        (path.name, node.args[0].value, keyword.arg)
+        for room in ("action", "plugin_utils")
+        for path in (ROOT / "plugins" / room).glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "module"
+        for keyword in node.keywords
+        if node.args and isinstance(node.args[0], ast.Constant) and (node.args[0].value, keyword.arg) in old
+    ]
+    assert found == []

@@ -285,6 +285,10 @@ def test_the_role_schedule_refuses_what_could_not_run_and_writes_no_secret(tmp_p
         "file": {**good, "evenkeel_schedule_command": ["/bin/echo", "-e", "@vars.yml"]},
         "long": {**good, "evenkeel_schedule_command": ["/bin/echo", "--extra-vars=@vars.yml"]},
         "longer": {**good, "evenkeel_schedule_command": ["/bin/echo", "--extra-vars=evenkeel_key=x"]},
+        "short": {**good, "evenkeel_schedule_command": ["/bin/echo", "--extra", "evenkeel_key=x"]},
+        "joined": {**good, "evenkeel_schedule_command": ["/bin/echo", "-beevenkeel_key=x"]},
+        "joined_file": {**good, "evenkeel_schedule_command": ["/bin/echo", "-be", "@f", "-tdeploy", "--exit", "x"]},
+        "misspelt": {**good, "evenkeel_schedule_comand": ["evenkeel", "heal"]},
         "systemd": {**good, "booted": "/", "evenkeel_schedule": "sometimes"},
     }
     (tmp_path / "a b%").mkdir()
@@ -307,7 +311,9 @@ def test_the_role_schedule_refuses_what_could_not_run_and_writes_no_secret(tmp_p
     environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(collections_path()), "ANSIBLE_NOCOLOR": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     found = dict(re.findall(r'^fatal: \[(\w+)\]: FAILED! => .*"msg": "(.*)"', done.stdout, re.M))
-    assert found.keys() == cases.keys() - {"time", "word", "absent", "file", "long"}, done.stdout + done.stderr
+    assert found.keys() == cases.keys() - {"time", "word", "absent", "file", "long", "joined_file"}, (
+        done.stdout + done.stderr
+    )
     assert [why for why in found.values() if "Nothing was touched" not in why] == []
     for case, why in {
         "calendar": "without systemd it is one of hourly",
@@ -317,6 +323,9 @@ def test_the_role_schedule_refuses_what_could_not_run_and_writes_no_secret(tmp_p
         "line": "no control characters",
         "secret": "write -e @FILE",
         "longer": "write -e @FILE",
+        "short": "write -e @FILE",
+        "joined": "write -e @FILE",
+        "misspelt": "no variable is named evenkeel_schedule_comand; there are evenkeel_schedule, ",
         "systemd": "Failed to parse",
     }.items():
         assert why in found[case]
@@ -380,3 +389,47 @@ def test_a_spare_gets_the_copies_of_the_lost_host_as_that_host_declares_them(tmp
 
 def known(variables: dict[str, Any]) -> dict[str, Any]:
     return {key.removeprefix("evenkeel_"): value for key, value in variables.items()}
+
+
+def _tasks(role: str) -> dict[str, dict[str, Any]]:
+    """The arguments of each module of ours that the role calls."""
+    text = (ROLES / role / "tasks/main.yml").read_text()
+    found: dict[str, dict[str, Any]] = {}
+
+    def walk(tasks: list[dict[str, Any]]) -> None:
+        for task in tasks:
+            walk([*task.get("block", []), *task.get("rescue", []), *task.get("always", [])])
+            found.update({key.rpartition(".")[2]: value for key, value in task.items() if ".ft_" in key})
+
+    walk(yaml.safe_load(text))
+    return found
+
+
+def _templated(text: str, **variables: Any) -> Any:
+    return Templar(DataLoader(), variables=variables).template(trust_as_template(text))
+
+
+def test_a_restart_is_measured_by_the_hosts_that_the_guard_asks() -> None:
+    tasks = _tasks("restart")
+    assert tasks["ft_restart"]["group"] == tasks["ft_guard"]["group"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "group"),
+    [
+        ({}, "all"),
+        ({"evenkeel_group": "spares"}, "spares"),
+        ({"evenkeel_recover_host": "web1", "hostvars": {"web1": {"evenkeel_group": "web"}}}, "web"),
+        ({"evenkeel_recover_host": "web1", "hostvars": {"web1": {}}, "evenkeel_group": "web"}, "web"),
+    ],
+)
+def test_a_recovery_is_measured_by_the_hosts_of_the_lost_one(variables: dict[str, Any], group: str) -> None:
+    found = _templated(_tasks("recover")["ft_health"]["group"], **{"hostvars": {}, **variables})
+    assert found == group
+
+
+def test_a_recovery_makes_its_copies_also_where_it_is_not_healthy() -> None:
+    text = yaml.safe_load((ROLES / "recover/tasks/main.yml").read_text())
+    (proved,) = (task for task in text if "block" in task)
+    assert any("evenkeel.fault_tolerance.ft_replicate" in task for task in proved["always"])
+    assert "min_copies" in _tasks("recover")["ft_replicate"]

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from .._errors import UsageError
 from .._health import probes
 from .._host.options import PHASE, Options, Params, mapping
 from .._results.result import Result
@@ -20,7 +21,13 @@ ARGUMENTS: Options = {
     "rollback_to": {"type": "str", "default": "latest"},
     "last": {"type": "list", "elements": "str"},
     "drain": draining.OPTION,
-    "roll": mapping({"id": {"type": "str", "required": True}, "hosts": {"type": "int", "required": True}}),
+    "roll": mapping(
+        {
+            "id": {"type": "str", "required": True},
+            "hosts": {"type": "int", "required": True},
+            "leaders": {"type": "list", "elements": "str"},
+        }
+    ),
     "boot_within": {"type": "str", "default": "10m"},
     "probes": probes.OPTION,
     "group": {"type": "list", "elements": "str"},
@@ -30,6 +37,17 @@ ARGUMENTS: Options = {
 }
 # The options of the module: in addition, the phase of which the controller asks.
 OPTIONS: Options = {**ARGUMENTS, **PHASE}
+
+
+def leading(last: list[str] | None) -> tuple[str, ...]:
+    """The command that tells whether a host leads; empty where nobody asks. UsageError for a command without words: an
+    empty variable would mean that no host leads."""
+    if last is not None and not "".join(last[:1]).strip():
+        raise UsageError(
+            "last is empty, so that no host could say whether it leads. Nothing was touched: give it a command, or"
+            " leave it out"
+        )
+    return tuple(last or ())
 
 
 def work(params: Params, check_mode: bool) -> Result:
@@ -51,7 +69,7 @@ def work(params: Params, check_mode: bool) -> Result:
         scope=params["scope"],
         ladder=params["ladder"] or (),
         rollback_to=params["rollback_to"],
-        last=params["last"] or (),
+        last=leading(params["last"]),
     )
     phase = Phase(params["_phase"] or "", params["_values"] or {})
     return work(Store(params["store"], System()), request, phase, check_mode)

@@ -35,7 +35,7 @@ _BUNDLE = "bundle"
 _NOTES, _MOST_NOTES = "offsite.compared", 1000
 _ID = "[0-9a-f]{64}"
 # The part of an address before the host.
-_PASSWORD = r"(//[^/@:]*):[^/@]*@"
+_PASSWORD, _TOKEN = r"(//[^/@:\s]*):[^/\s]*@", r"(https?://)[^/@:\s]+@"
 _TIMEOUT = 6 * 3600.0
 _LEFT_BEHIND = 86400.0
 
@@ -88,7 +88,7 @@ class Repository:
 
 
 def _masked(text: str) -> str:
-    return re.sub(_PASSWORD, r"\1:***@", text)
+    return re.sub(_TOKEN, r"\1***@", re.sub(_PASSWORD, r"\1:***@", text))
 
 
 def push(store: Store, repository: Repository, host: str, wanted: str, check_mode: bool = False) -> Offsite:

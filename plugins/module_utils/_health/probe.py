@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
+from urllib.parse import SplitResult, urlsplit
 
 from .._errors import UsageError
 from .._host.durations import seconds
@@ -23,6 +25,24 @@ COMMON: Options = {
     "timeout": {"type": "str", "default": "5s"},
     "severity": {"type": "str", "choices": [DECIDES, WARNS], "default": DECIDES},
 }
+
+
+def split_url(written: str, instead: str) -> SplitResult:
+    """The parts of a URL of HTTP. UsageError for a malformed one. A URL with a user or a password is refused and not
+    repeated, and ``instead`` says what to use."""
+    url, why = urlsplit(""), " is not an http or https address, as http://localhost:8080/"
+    try:
+        url = urlsplit(written)
+        good = url.scheme in ("http", "https") and bool(url.hostname) and not re.search(r"[\x00-\x20\x7f]", written)
+        _port = url.port
+    except ValueError as error:
+        good, why = False, f": {error}"
+    # A password with a sign that ends the host is no password for urlsplit, and stands in its own error.
+    if url.username is not None or (not good and "@" in written):
+        raise UsageError(f"url holds a user or a password, which results and logs would show; use {instead}")
+    if not good:
+        raise UsageError(f"url {written!r}{why}")
+    return url
 
 
 @dataclass(frozen=True)

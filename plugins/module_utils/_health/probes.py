@@ -18,7 +18,7 @@ from typing import Any, Callable
 
 from .._errors import ServiceFailed, UsageError
 from .._host.hashing import chunks, hash_of
-from .._host.options import mapping, meant, one_of, read
+from .._host.options import mapping, meant, one_of, read, shown
 from .._host.system import System
 from .._services import systemd
 from .._services.container import OPTIONS as CONTAINER_OPTIONS
@@ -26,7 +26,7 @@ from .._services.process import OPTIONS as PROCESS_OPTIONS
 from .._services.service import Service, declared_service
 from .address import AddressProbe
 from .compare import CompareProbe
-from .probe import CONTROLLER, FAIL, HOST, PASS, PEER, UNKNOWN, Measurement, Probe, ProbeResult
+from .probe import CONTROLLER, FAIL, HOST, PASS, PEER, UNKNOWN, Measurement, Probe, ProbeResult, split_url
 from .prometheus import PrometheusProbe
 from .reaching import reach
 
@@ -45,7 +45,7 @@ def check(probes: object) -> list[Probe]:
     if probes is None:
         return []
     if not isinstance(probes, list):
-        raise UsageError(f"probes must be a list, not {probes!r}; write for example - tcp: {{port: 80}}")
+        raise UsageError(f"probes must be a list, not {shown(probes)}; write for example - tcp: {{port: 80}}")
     return [_checked(item, f"probes, item {number}") for number, item in enumerate(probes, 1)]
 
 
@@ -119,15 +119,8 @@ class HttpProbe(Probe):
     }
 
     def prepare(self, declared: Mapping[str, Any]) -> str:
-        try:
-            url = urllib.parse.urlsplit(declared["url"])
-            host, self._port = url.hostname, url.port
-        except ValueError as error:
-            raise UsageError(f"url {declared['url']!r}: {error}") from error
-        if url.scheme not in ("http", "https") or not host or re.search(r"[\x00-\x20\x7f]", declared["url"]):
-            raise UsageError(f"url {declared['url']!r} is not an http or https address")
-        if url.username is not None:
-            raise UsageError("url holds a user or a password, which results and logs would show; use a command probe")
+        url = split_url(declared["url"], "a command probe")
+        self._port = url.port
         if not declared["status"]:
             raise UsageError("status is an empty list: no answer would pass")
         try:
@@ -136,7 +129,7 @@ class HttpProbe(Probe):
             raise UsageError(f"body {declared['body']!r} is no regular expression: {error}") from error
         import http.client  # It takes longer to load than most calls take, and few probes need it.
 
-        self.host = host
+        self.host = url.hostname or ""
         self._statuses: list[int] = declared["status"]
         self._connection = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
         self._path = urllib.parse.urlunsplit(("", "", url.path or "/", url.query, ""))

@@ -16,7 +16,7 @@ from .._errors import UsageError
 from .._host.durations import seconds
 from .._host.options import Options
 from .._host.system import System
-from .probe import CONTROLLER, FAIL, PASS, UNKNOWN, Measurement, Probe
+from .probe import CONTROLLER, FAIL, PASS, UNKNOWN, Measurement, Probe, split_url
 
 if TYPE_CHECKING:
     from http.client import HTTPConnection
@@ -109,15 +109,12 @@ class Server:
 
 
 def _address(written: str) -> str:
-    try:
-        url = urllib.parse.urlsplit(written)
-        host, _port = url.hostname, url.port
-    except ValueError as error:
-        raise UsageError(f"url: {error}") from error
-    if url.username is not None:
-        raise UsageError("url holds a user or a password, which results and logs would show; use token or headers")
-    if url.scheme not in ("http", "https") or not host or url.query or url.fragment or re.search(r"[^!-~]", written):
-        raise UsageError(f"url {written!r} is not the http or https address of a server, as http://localhost:9090")
+    url = split_url(written, "token or headers")
+    if url.query or url.fragment or re.search(r"[^!-~]", written):
+        raise UsageError(
+            "url is not the address of a server, as http://localhost:9090: it has a query, a fragment or a sign that no"
+            " address has"
+        )
     return written.rstrip("/") if url.path.rstrip("/").endswith(_PATH) else f"{written.rstrip('/')}{_PATH}"
 
 

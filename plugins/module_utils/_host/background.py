@@ -92,9 +92,9 @@ class Process(NamedTuple):
 
     @property
     def words(self) -> str:
-        """The pid and the command line, for a message."""
-        command = " ".join(self.argv) or self.name
-        return f"pid {self.pid}: {command if len(command) <= 200 else command[:200] + '…'}"
+        """The pid, the program, and the script of a job, for a message. Command lines hold secrets: none is shown."""
+        job = re.search(_SCRIPT, self.script)
+        return f"pid {self.pid}: {self.program or self.name}{' ' + os.path.basename(self.script) if job else ''}"
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def read(options: Options, declared: Any, where: str) -> dict[str, Any]:
     key that is unknown or missing and a value of another type.
     """
     if not isinstance(declared, Mapping):
-        raise UsageError(f"{where} takes a mapping, not {declared!r}")
+        raise UsageError(f"{where} takes a mapping, not {shown(declared)}")
     for key in declared:
         if key not in options:
             takes = f"it takes {', '.join(sorted(options))}" if options else f"it takes none, write {where}: {{}}"
@@ -80,6 +80,13 @@ def read(options: Options, declared: Any, where: str) -> dict[str, Any]:
         key: _default(option) if declared.get(key) is None else _value(option, declared[key], f"{where}: {key}")
         for key, option in options.items()
     }
+
+
+def shown(value: object) -> str:
+    """A value in a wrong place, for a message: of a mapping its keys alone, because a value in it may be secret."""
+    if isinstance(value, Mapping):
+        return f"a mapping of {', '.join(map(str, value)) or 'nothing'}"
+    return "a list" if isinstance(value, list) else repr(value)
 
 
 def one_word(value: str, option: Option, name: str) -> str:
@@ -112,10 +119,10 @@ def _value(option: Option, value: Any, where: str) -> Any:
     if kind == "bool":
         if isinstance(value, bool):
             return value
-        raise UsageError(f"{where} must be true or false, not {value!r}")
+        raise UsageError(f"{where} must be true or false, not {shown(value)}")
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        shown = "something else" if option.get("no_log") else repr(value)
-        raise UsageError(f"{where} must be {_NUMBERS.get(kind, 'a text')}, not {shown}")
+        words = "something else" if option.get("no_log") else shown(value)
+        raise UsageError(f"{where} must be {_NUMBERS.get(kind, 'a text')}, not {words}")
     return _number(value, where, kind) if kind in _NUMBERS else str(value)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from .._errors import Refused, UsageError
 from .._host import machine
 from .._host.mounts import mount_points
-from .._host.options import mapping, meant, one_of
+from .._host.options import mapping, meant, one_of, shown
 from .._host.system import System
 from .._store.manifest import LOG, Manifest, Section
 from .._store.store import Forget, Store
@@ -61,7 +61,9 @@ def check(resources: Any) -> list[Section]:
     order = list(KINDS)
     for number, item in enumerate(resources, 1):
         if not isinstance(item, dict) or len(item) != 1:
-            raise UsageError(f"resources, item {number}: {item!r} must have one key, the kind: {' or '.join(order)}")
+            raise UsageError(
+                f"resources, item {number}: {shown(item)} must have one key, the kind: {' or '.join(order)}"
+            )
         ((kind, spec),) = item.items()
         if kind not in KINDS:
             raise UsageError(
@@ -69,7 +71,7 @@ def check(resources: Any) -> list[Section]:
                 f"{' and '.join(order)}"
             )
         if not isinstance(spec, dict):
-            raise UsageError(f"resources, item {number}: {kind} takes a mapping, not {spec!r}")
+            raise UsageError(f"resources, item {number}: {kind} takes a mapping, not {shown(spec)}")
         try:
             sections.append(Section(kind, KINDS[kind].check(spec)))
         except UsageError as error:

@@ -46,9 +46,9 @@ class Restarted(Result):
 class OpenRestart(Result):
     """``token`` and ``generation``: of the restart that has begun. ``deferred``: nothing has begun, because this host
     leads and comes last. ``earlier``: the restart that was taken over. ``restart``: the restart that is open, or was
-    until its end. ``request``: the hash by which this host knows target and mode. ``finished``: the roll and the time
-    of the last such restart, if that succeeded; ``history``: the number and the mean seconds of all of them. ``boot``:
-    the identity of the boot, where the host itself restarts.
+    until its end. ``request``: the hash by which this host knows target and mode. ``rolled``: the last such restart by
+    a roll: its roll and time, and whether it and all later ones succeeded; ``history``: the number and the mean seconds
+    of all of them. ``boot``: the identity of the boot, where the host itself restarts.
     ``leads``: whether the host leads, None where nobody asked or it is not known. ``before``: the target, and
     ``target`` its name. ``refusal``: why it cannot be restarted as asked; empty where it can."""
 
@@ -59,7 +59,7 @@ class OpenRestart(Result):
     restart: Any = None
     target: str = ""
     request: str = ""
-    finished: Any = None
+    rolled: Any = None
     history: Any = None
     boot: str = ""
     leads: bool | None = None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from .._errors import Damaged, UsageError
-from .._host.options import Options, given, mapping, meant, one_of, read
+from .._host.options import Options, given, mapping, meant, one_of, read, shown
 from . import haproxy, pair
 
 # kind -> its options, and the check of a declaration.
@@ -69,7 +69,7 @@ def places(declared: object, hosts_of: Callable[[Sequence[str]], Sequence[str]] 
     if declared is None:
         return []
     if not isinstance(declared, list):
-        raise UsageError(f"drain must be a list, not {declared!r}; nothing was touched")
+        raise UsageError(f"drain must be a list, not {shown(declared)}; nothing was touched")
     found: list[Place] = []
     for number, item in enumerate(declared, 1):
         where = f"drain, item {number}"

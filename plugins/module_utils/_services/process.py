@@ -246,8 +246,8 @@ def _act(verb: str, definition: Definition, system: System) -> ServiceState:
         "stop": after.active,
     }[verb]
     if wrong:
-        command = " ".join(definition["argv"])
-        raise ServiceFailed(f"process {definition['name']}: after {verb} it is {after.text}; its command: {command}")
+        program = definition["argv"][0]  # Its other words may hold a secret.
+        raise ServiceFailed(f"process {definition['name']}: after {verb} it is {after.text}; its program: {program}")
     return after
 
 

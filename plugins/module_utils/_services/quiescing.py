@@ -13,7 +13,7 @@ from typing import Any, Callable, NamedTuple
 
 from .._errors import EvenkeelError, ServiceFailed, UsageError
 from .._host.commands import Completed, detached
-from .._host.options import mapping, one_of, read
+from .._host.options import mapping, one_of, read, shown
 from .._host.system import System
 from . import systemd
 
@@ -42,6 +42,10 @@ class Hook(NamedTuple):
     end: list[str]
     unit: str = ""
 
+    def words(self, argv: list[str]) -> str:
+        """A command of the hook, for a message. That of a user may hold a secret: its program alone is told."""
+        return " ".join(argv if self.unit else ["quiesce", *argv[:1]])
+
 
 # A declared hook: one key, ``stop`` or ``freeze`` with a unit, or ``command`` with ``argv`` and ``after``.
 Declared = Mapping[str, Any]
@@ -52,13 +56,13 @@ def check(hooks: object) -> list[Declared]:
     if hooks is None:
         return []
     if not isinstance(hooks, list):
-        raise UsageError(f"quiesce must be a list, not {hooks!r}")
+        raise UsageError(f"quiesce must be a list, not {shown(hooks)}")
     kinds = OPTION["options"]
     checked: list[Declared] = []
     for number, hook in enumerate(hooks, 1):
         where = f"quiesce, item {number}"
         if not isinstance(hook, dict) or len(hook) != 1 or not set(hook) <= set(kinds):
-            raise UsageError(f"{where}: {hook!r} must have one key, {' or '.join(kinds)}")
+            raise UsageError(f"{where}: {shown(hook)} must have one key, {' or '.join(kinds)}")
         ((kind, value),) = hook.items()
         checked.append(read({kind: {**kinds[kind], "required": True}}, hook, where))
         if kind != "command":
@@ -120,7 +124,7 @@ class Quiesced:
         for hook in self._planned:
             done = _do(hook, hook.begin, self._system)
             if done.rc != 0:
-                why = f"{' '.join(hook.begin)}: {done.words}; {self._so}"
+                why = f"{hook.words(hook.begin)}: {done.words}; {self._so}"
                 try:
                     self._let_go()
                 except ServiceFailed as error:
@@ -158,7 +162,7 @@ class Quiesced:
 def _end(planned: Sequence[Hook], system: System) -> list[str]:
     """Let all programs go on; the commands that failed, in words. For a unit its state counts, not its command."""
     ends = [(hook, _do(hook, hook.end, system)) for hook in reversed(planned)]
-    return [f"{' '.join(hook.end)}: {done.words}" for hook, done in ends if done.rc != 0 and not hook.unit]
+    return [f"{hook.words(hook.end)}: {done.words}" for hook, done in ends if done.rc != 0 and not hook.unit]
 
 
 def _do(hook: Hook, argv: list[str], system: System) -> Completed:

@@ -17,6 +17,12 @@ from evenkeel.outcome import Spec, UsageError
 from evenkeel.shared import REMOVED, BadValue, declarations
 
 Variables = dict[str, object]
+# An item of the file of each option that ``specs`` reads.
+_EXAMPLES = {
+    "resources": "- files: {paths: [/etc/nginx]}",
+    "probes": "- tcp: {port: 443}",
+    "drain": "- haproxy: {hosts: [lb1], backend: web, server: web1}",
+}
 
 
 def add_json(parser: argparse._ActionsContainer) -> None:
@@ -104,13 +110,13 @@ def stop_if(words: Sequence[str] | None) -> list[Spec] | None:
 
 
 def specs(path: str | None, option: str) -> list[Spec] | None:
-    """The resources or probes in a YAML file, each a mapping of one key; None where no file was given.
+    """The items in a YAML file, each a mapping of one key; None where no file was given.
 
-    option: resources or probes. Raises UsageError.
+    option: resources, probes or drain. Raises UsageError.
     """
     if not path:
         return None
-    found = _listed(path, option, "- files: {paths: [/etc/nginx]}")
+    found = _listed(path, option, _EXAMPLES[option])
     try:
         return declarations({option: found})[option]
     except BadValue as error:

@@ -20,6 +20,7 @@ from evenkeel.commands.arguments import Variables, add_part, given, part
 from evenkeel.commands.playbook import PlaybookCommand
 from evenkeel.outcome import RunResult, UsageError, some_of
 from evenkeel.progress import Kind, Progress
+from evenkeel.shared import UNHEALTHY
 from evenkeel.show import summary
 
 
@@ -29,6 +30,8 @@ class Recover(PlaybookCommand):
     name = "recover"
     text = "bring a host that lost its files or its store back from a replica, or let a spare take its place"
     lost_is_doubt = True
+    # The recovery stays on a host that is not healthy, and somebody has to look at it.
+    doubtful_errors = PlaybookCommand.doubtful_errors | {UNHEALTHY}
 
     def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("host", metavar="HOST", help="whose checkpoint")
@@ -121,13 +124,13 @@ def _told(record: Record, host: str, row: Mapping[str, Any]) -> Mapping[str, Any
         return row
     done = recovery.result.get("done") or []
     said = [one for one in done if isinstance(one, str) and one.startswith("recovered ")][:1] or ["nothing to do"]
+    health, copies = record.of(host, "ft_health"), record.of(host, "ft_replicate")
+    copied = [f"{len(_listed(copies.result, 'proved'))} verified copies"] if copies and copies.status == "ok" else []
     if row["state"] != "ok":
         warnings = [*_listed(recovery.result, "warnings"), *_listed(row, "warnings")]
-        return {**row, "msg": f"{said[0]}; {row['msg']}", **({"warnings": warnings} if warnings else {})}
-    health, copies = record.of(host, "ft_health"), record.of(host, "ft_replicate")
+        msg = "; ".join([*said, *copied, str(row["msg"])])
+        return {**row, "msg": msg, **({"warnings": warnings} if warnings else {})}
     said.append("healthy" if health is not None else "health was not measured: no probes are declared")
-    if copies is not None:
-        verified = [str(one) for one in copies.result.get("proved") or []]
-        said.append(f"{len(verified)} verified copies")
+    said += copied
     kept = {key: value for key, value in recovery.result.items() if not key.startswith("_") and key != "invocation"}
     return {**row, **kept, "task": "ft_recover", "state": "ok", "msg": "", "done": said}

@@ -181,6 +181,11 @@ def _words(command: str | None) -> list[str] | None:
     if command is None:
         return None
     try:
-        return shlex.split(command)
+        found = shlex.split(command)
     except ValueError as error:
         raise UsageError(f"--last {command!r} cannot be split into words: {error}") from error
+    if not found or not found[0].strip():
+        raise UsageError(
+            "--last is empty, so that no host could say whether it leads: give it a command, or leave it out"
+        )
+    return found

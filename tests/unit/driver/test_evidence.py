@@ -236,7 +236,7 @@ def test_conditions_are_commands_or_a_file_of_them(tmp_path: Path) -> None:
         ("true", "must be a list of command or prometheus"),
         ([{"http": {}}], "item 1 must have one key, command or prometheus"),
         ([{"command": {"argv": []}}], "item 1: command: argv is missing"),
-        ([{"prometheus": {"url": "ftp://p", "query": "q"}}], "is not the http or https address"),
+        ([{"prometheus": {"url": "ftp://p", "query": "q"}}], "is not an http or https address"),
         ([{"prometheus": {"url": "http://p", "query": "q", "token": [SECRET]}}], "token must be a text"),
         ([{"prometheus": None, "token": SECRET}], "item 1 must have one key"),
     ],

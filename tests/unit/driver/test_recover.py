@@ -48,6 +48,10 @@ def test_a_failure_after_a_recovery_does_not_hide_it() -> None:
     sick = {"failed": True, "error": "Unhealthy", "msg": "nginx is down"}
     found = rows(["web6"], ("web6", "ft_recover", RECOVERED), ("web6", "ft_health", sick))
     assert found["web6"]["state"] == "failed" and found["web6"]["msg"] == f"{SAID}; nginx is down"
+    assert PLAYBOOKS["recover"].exit_code(list(found.values())) is Exit.IN_DOUBT
+    copied = ("web6", "ft_replicate", {"proved": ["web2 holds"]})
+    found = rows(["web6"], ("web6", "ft_recover", RECOVERED), ("web6", "ft_health", sick), copied)
+    assert found["web6"]["msg"] == f"{SAID}; 1 verified copies; nginx is down"
 
 
 def test_a_host_that_nobody_reaches_after_its_recovery_tells_of_its_new_ssh_keys() -> None:

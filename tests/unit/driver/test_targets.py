@@ -130,7 +130,17 @@ def test_a_file_that_is_not_a_list_of_specs_is_an_error_that_names_the_place(
     path = tmp_path / "specs.yml"
     path.write_text(text)
     with pytest.raises(UsageError, match=word):
-        specs(str(path), "protect")
+        specs(str(path), "resources")
+
+
+@pytest.mark.parametrize(("option", "kind"), [("resources", "files"), ("probes", "tcp"), ("drain", "haproxy")])
+def test_the_example_is_one_for_the_option_of_the_file(tmp_path: Path, option: str, kind: str) -> None:
+    """And what it says is right."""
+    (tmp_path / "specs.yml").write_text("{}")
+    with pytest.raises(UsageError, match=f"{option} file .*specs.yml must hold a list, as in '- {kind}: ") as error:
+        specs(str(tmp_path / "specs.yml"), option)
+    (tmp_path / "specs.yml").write_text(str(error.value).split("'")[1])
+    assert [[*one] for one in specs(str(tmp_path / "specs.yml"), option) or []] == [[kind]]
 
 
 def test_a_file_that_is_not_there_is_an_error() -> None:

@@ -32,7 +32,7 @@ from .job import Every, Job, One, Tried, check_here
 from .ladder import Climb
 from .target import HOST, REBOOT, Request, check, look
 
-# Seconds to wait for the store once something was done that has to be remembered.
+# Seconds to wait for the store once a restart has begun: its host may be drained, and waits for the end.
 _PATIENCE = 300.0
 # Seconds for the command that says whether this host leads.
 _LEADS = 30.0
@@ -127,8 +127,10 @@ class Flow:
         found = self._answer(record.read(self.store))
         earlier = [one for one in record.history(self.store) if one.request == self.request.hash]
         found.history = _summary(earlier)
-        if earlier and earlier[-1].ok:
-            found.finished = {"roll": earlier[-1].roll, "at": earlier[-1].at, "hosts": earlier[-1].hosts}
+        rolled = next((one for one in reversed(earlier) if one.roll), None)
+        if rolled is not None:
+            ok = rolled.ok and earlier[-1].ok
+            found.rolled = {"roll": rolled.roll, "at": rolled.at, "hosts": rolled.hosts, "ok": ok}
         if self.request.scope or REBOOT in self.request.ladder:
             found.boot = host.identity(self._boots(), self.system)
         found.leads = self._leads()
@@ -157,7 +159,7 @@ class Flow:
         """Open the restart, unless this host leads and is to come last."""
         drained, (roll, hosts) = self.phase.drained, self.phase.roll
         name, before = self._checked()
-        if self._comes_last():
+        if self._comes_last(name):
             found = self._answer(record.read(self.store))
             found.deferred, found.leads, found.before = True, True, before
             return found
@@ -167,9 +169,15 @@ class Flow:
         found.earlier = record.shown(known, self.system)
         return found
 
-    def _comes_last(self) -> bool:
-        """Whether this host leads its group, and others are restarted after it. Raises Refused where nobody knows."""
+    def _comes_last(self, name: str) -> bool:
+        """Whether this host leads its group, and others are restarted after it. Raises Refused where nobody knows.
+
+        A restart that was begun here goes on first, as the plan of a roll has it: the host may be drained already.
+        """
         if not self.request.last or self.phase.flag("now"):
+            return False
+        known = record.read(self.store)
+        if known is not None and known.target == name:
             return False
         leads = self._leads()
         if leads is None:
@@ -204,7 +212,7 @@ class Flow:
 
     def drained(self) -> OpenRestart:
         """Replace the list of what is drained."""
-        with self.store.locked():
+        with self.store.locked(_PATIENCE):
             known = record.read(self.store)
             made = decision.with_drained(known, self.phase.text("token"), self.phase.drained)
             return self._answer(record.write(self.store, made))
@@ -216,7 +224,7 @@ class Flow:
         return self._act(token, self.job())
 
     def _act(self, token: str, job: Job) -> Restarted:
-        with self.store.locked():
+        with self.store.locked(_PATIENCE):
             known = record.read(self.store)
             made = decision.acting(known, token, record.is_running(known, self.system))
             made = replace(record.of_this_process(made, self.system), at=self.system.now())
@@ -247,7 +255,7 @@ class Flow:
     def end(self) -> OpenRestart:
         """Close the restart."""
         token, leave = self.phase.text("token"), self.phase.flag("leave")
-        with self.store.locked():
+        with self.store.locked(_PATIENCE):
             known = record.read(self.store)
             made = decision.ended(known, token, record.is_running(known, self.system), leave)
             record.remove(self.store)
@@ -259,7 +267,7 @@ class Flow:
         """Restart, with the record around it. Raises Refused where an earlier run has drained this host."""
         roll, hosts = self.phase.roll
         job = self.job()
-        if self._comes_last():
+        if self._comes_last(job.name):
             raise Refused(
                 "this host leads its group now, and other hosts restart after it. Nothing was touched: run the same"
                 " restart again, which takes it last"
@@ -288,7 +296,7 @@ class Flow:
         """Have this host restart in a moment."""
         token, mode = self.phase.text("token"), self._boots()
         host.check(mode, self.system)
-        with self.store.locked():
+        with self.store.locked(_PATIENCE):
             known = record.read(self.store)
             made = decision.acting(known, token, record.is_running(known, self.system))
             made = replace(made, pid=0, started=0, boot=self.system.boot_id(), at=self.system.now())

@@ -66,6 +66,7 @@ TYPOS: dict[str, tuple[dict[str, Any], str]] = {
         task("ft_restart", process={"name": "a", "pidfile": "/a", "argv": ["/a"], "stop_singal": "HUP"}),
         "process.stop_singal is no option (did you mean stop_signal?)",
     ),
+    "leader": (task("ft_restart", name="nginx", last=""), "last is empty, so that no host could say whether it leads"),
     "option": (
         task("ft_checkpoint", resources=[FILES], confim_within="5m"),
         "confim_within is no option (did you mean confirm_within?)",

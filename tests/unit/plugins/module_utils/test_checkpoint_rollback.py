@@ -364,6 +364,7 @@ def test_paths_that_are_not_plain_are_refused(path: str) -> None:
         ([{"files": {"path": ["/etc"]}}], "unknown key 'path'"),
         ([{"files": {"paths": ["/etc"]}}, {"files": {"paths": ["/etc/nginx"]}}], "overlap"),
         (["files"], "item 1: 'files' must have one key"),
+        ([{"files": {}, "argv": "s3cret"}], "item 1: a mapping of files, argv must have one key"),
     ],
 )
 def test_bad_declarations_are_named(store: Store, resources: Any, words: str) -> None:

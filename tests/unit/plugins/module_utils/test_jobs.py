@@ -281,10 +281,29 @@ def test_what_a_login_has_left_behind_is_named_and_not_ended(monkeypatch: pytest
     monkeypatch.setattr(background, "arguments", lambda pid: words.get(pid, [b"sh", b"job%d" % pid]))
     monkeypatch.setattr(background, "_processes", lambda: {one.pid: one for one in every})
     monkeypatch.setattr(background, "_is_of_login", lambda pid: pid != 1008)
-    assert background.left_behind(50.0, 200.0, 1000) == ["pid 1001: sh job1001", "pid 1002: sh job1002"]
+    assert background.left_behind(50.0, 200.0, 1000) == ["pid 1001: bash", "pid 1002: bash"]
     assert background.left_behind(50.0, 100.0, 1000) == []
-    (said,) = background.Ended(beside=["pid 1001: sh job1001"]).left
-    assert said == "started since the host was armed, and goes on in the background: pid 1001: sh job1001"
+    (said,) = background.Ended(beside=["pid 1001: bash"]).left
+    assert said == "started since the host was armed, and goes on in the background: pid 1001: bash"
+
+
+@pytest.mark.parametrize(
+    ("program", "argv", "said"),
+    [
+        ("bash", ["sh", "-c", "TOKEN=secret python3 && sleep 0"], "pid 7: bash"),
+        ("python3", ["python3", "/root/ansible-tmp-1.5-1-2/AnsiballZ_command.py", "secret"], "AnsiballZ_command.py"),
+        ("python3", ["python3", "/root/ansible-tmp-1.5-1-2/async_wrapper.py", "secret"], "python3 async_wrapper.py"),
+        ("python3", ["python3", "-c", "secret = 1"], "pid 7: python3"),
+        ("", ["backup", "--password=secret"], "pid 7: its-name"),
+    ],
+)
+def test_no_word_of_a_command_line_is_told(
+    program: str, argv: list[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell of a task with ``environment:`` holds its values, and a program its password."""
+    monkeypatch.setattr(background, "arguments", lambda _pid: [os.fsencode(word) for word in argv])
+    words = background.Process(7, 1, 7, {0}, 100 * TICKS, "its-name", program).words
+    assert words.endswith(said) and "secret" not in words
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,19 @@ def test_a_password_in_an_address_is_neither_shown_nor_an_argument(store: Store,
     assert called and "hunter2" not in f"{called}{error.value.message}" and "RESTIC_REPOSITORY" not in os.environ
 
 
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("rest:http://me:s3c@r:et@host:1/a@b", "rest:http://me:***@host:1/a@b"),
+        ("rest:https://s3cret@host/", "rest:https://***@host/"),
+        ("sftp:me@host:/srv/restic", "sftp:me@host:/srv/restic"),
+        ("rest:http://host:8000/a", "rest:http://host:8000/a"),
+    ],
+)
+def test_an_address_is_shown_without_its_secret(address: str, shown: str) -> None:
+    assert Repository(address, "/password", SYSTEM).shown == shown
+
+
 def test_without_restic_it_says_what_to_install(store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint(store, "before", files(tree))
     monkeypatch.setenv("PATH", "/nowhere")

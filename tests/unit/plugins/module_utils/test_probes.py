@@ -380,6 +380,13 @@ def test_the_probes_are_a_list() -> None:
 
 
 def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:
-    with pytest.raises(UsageError, match="item 1: http: url holds a user or a password") as error:
-        probes.check([{"http": {"url": "http://admin:hunter2@localhost/"}}])
-    assert "hunter2" not in error.value.message
+    for url in (
+        *("http://admin:hunter2@localhost/", "http://admin:hunter2/@localhost/", "http://admin:hunter2#@localhost/"),
+        *("admin:hunter2@localhost/", "ftp://admin:hunter2@localhost/", "http://admin:hunter2 @localhost/"),
+        "http://hunter2@localhost:x/",
+    ):
+        for kind, more in (("http", {}), ("prometheus", {"query": "up", "max": 1})):
+            with pytest.raises(UsageError, match=f"item 1: {kind}: url holds a user or a password") as error:
+                probes.check([{kind: {"url": url, **more}}])
+            assert "hunter2" not in error.value.message
+    assert probes.check([{"http": {"url": "http://localhost/@user"}}])

@@ -157,10 +157,10 @@ GOOD = {"url": "http://p:9090", "query": "up", "min": 1}
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"url": "ftp://p"}, "url 'ftp://p' is not the http or https address"),
-        ({"url": "file:///etc/passwd"}, "is not the http or https address"),
-        ({"url": "http://p:9090/?a=b"}, "is not the http or https address"),
-        ({"url": "http://p:x"}, "url: Port could not"),
+        ({"url": "ftp://p"}, "url 'ftp://p' is not an http or https address"),
+        ({"url": "file:///etc/passwd"}, "is not an http or https address"),
+        ({"url": "http://p/?token=x"}, "it has a query"),
+        ({"url": "http://p:x"}, "url 'http://p:x': Port could not"),
         ({"url": f"http://me:{SECRET}@p"}, "url holds a user or a password"),
         ({"min": None}, "give min, max or both"),
         ({"min": 3, "max": 2}, "min 3 is more than max 2"),

@@ -81,9 +81,9 @@ def test_a_restart_is_on_record_from_its_beginning_to_its_end(store: Store, host
     phase(store, "end", {"token": token})
     found = phase(store, "look")
     assert found["restart"] is None
-    assert (found["finished"]["roll"], found["finished"]["hosts"]) == ("r1", 3)
+    assert (found["rolled"]["roll"], found["rolled"]["hosts"], found["rolled"]["ok"]) == ("r1", 3, True)
     assert (found["history"]["tries"], found["history"]["failures"]) == (1, 0)
-    assert phase(store, "look", mode="warm")["finished"] is None, "another mode is another request"
+    assert phase(store, "look", mode="warm")["rolled"] is None, "another mode is another request"
     (entry,) = record.history(store)
     assert (entry.target, entry.mode, entry.ok, entry.roll, entry.downtime) == (WEB, "cold", True, "r1", None)
     assert phase(store, "begin")["generation"] == 2
@@ -184,9 +184,20 @@ def test_a_plain_restart_leaves_no_record(store: Store, host: Machine, good: boo
     except ServiceFailed:
         assert not good
     found = phase(store, "look")
-    assert found["restart"] is None and (found["finished"] is not None) == good
+    assert found["restart"] is None and (found["rolled"]["roll"], found["rolled"]["ok"]) == ("r1", good)
     assert found["history"]["failures"] == (0 if good else 1)
     assert [one.ok for one in record.history(store)] == [good]
+
+
+def test_a_restart_without_a_roll_does_not_make_a_roll_unfinished(store: Store, host: Machine) -> None:
+    phase(store, "", {"roll": ROLL})
+    at = phase(store, "look")["rolled"]["at"]
+    phase(store, "")
+    assert phase(store, "look")["rolled"] == {"roll": "r1", "at": at, "hosts": 3, "ok": True}
+    host.units[WEB].fails = ("restart",)
+    with pytest.raises(ServiceFailed):
+        phase(store, "")
+    assert not phase(store, "look")["rolled"]["ok"], "the host is not as the roll has left it"
 
 
 def test_a_plain_restart_does_not_forget_what_another_run_has_drained(store: Store) -> None:
@@ -223,8 +234,10 @@ def test_a_host_that_leads_comes_last(store: Store, host: Machine) -> None:
     store = Store(store.root, host.system())
     answer = phase(store, "begin", last=["leads"])
     assert answer["deferred"] and answer["token"] == "" and not os.path.exists(store.root)
-    assert phase(store, "begin", {"now": True}, last=["leads"])["token"]
-    assert phase(store, "begin", last=["follows"])["token"]
+    for values in ({"now": True}, {}):  # The second goes on with what the first has begun.
+        token = phase(store, "begin", values, last=["leads"])["token"]
+    phase(store, "end", {"token": token})
+    phase(store, "end", {"token": phase(store, "begin", last=["follows"])["token"]})
     for word in [*answers][2:]:
         with pytest.raises(Refused, match="whether this host leads is not known"):
             phase(store, "begin", last=[word])

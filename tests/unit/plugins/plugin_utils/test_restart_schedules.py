@@ -55,8 +55,8 @@ class Host:
         token = str(values.get("token") or "")
         if name == "look":
             roll, hosts = self.history[-1] if self.history else ("", 0)
-            done = {"roll": roll, "at": float(world.clock), "hosts": hosts} if roll else None
-            return {**self.state(), "refusal": "", "target": "nginx", "finished": done, "history": {}, "leads": None}
+            done = {"roll": roll, "at": float(world.clock), "hosts": hosts, "ok": True} if roll else None
+            return {**self.state(), "refusal": "", "target": "nginx", "rolled": done, "history": {}, "leads": None}
         if name == "begin":
             before = self.record
             self.generation += 1
@@ -201,7 +201,9 @@ def run(world: World, size: str, resume: bool = False, limit: Sequence[str] = ()
         assert not lost, "no wave starts after a host that failed (F3)"
         for name in wave:
             wanted = _restart.Wanted(name, [] if undeclared else [PLACE], roll, last=wave == plan.waves[-1])
-            steps = _restart.Steps(wanted, world.ask(name), Balancer(world, name), lambda result: result, lambda: None)
+            steps = _restart.Steps(
+                wanted, world.ask(name), Balancer(world, name), lambda result: result, lambda: None, lambda _limit: {}
+            )
             result = steps.run()
             if result.get("failed") or result.get("unreachable"):
                 lost.append(name)
@@ -270,4 +272,6 @@ def test_a_run_that_was_fenced_does_nothing_more() -> None:
             return ask(phase, **more)
 
         wanted = _restart.Wanted("web1", [PLACE])
-        _restart.Steps(wanted, slow, Balancer(world, "web1"), lambda result: result, lambda: None).run()
+        _restart.Steps(
+            wanted, slow, Balancer(world, "web1"), lambda result: result, lambda: None, lambda _limit: {}
+        ).run()

@@ -9,9 +9,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from ansible.errors import AnsibleConnectionFailure
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.restart import leading
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.draining import Place
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._restart import Outcome, Steps, Wanted
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._restart import (
+    Outcome,
+    Steps,
+    Wanted,
+    comes_last,
+    refuse_here,
+)
 
 PLACE = Place("lb", "haproxy", {"backend": "web", "server": "web1", "socket": "/run/haproxy/admin.sock"})
 BEGUN = {"token": "t", "earlier": None}
@@ -37,6 +45,12 @@ class World:
             raise answer
         return dict(answer)
 
+    def look(self, _limit: float) -> dict[str, Any]:
+        try:
+            return self.ask("look")
+        except AnsibleConnectionFailure as error:
+            return {"unreachable": True, "msg": str(error)}
+
     def drain(self, places: Sequence[Place], ours: Sequence[Place]) -> Outcome:
         self.calls.append(f"drain at {len(places)}, {len(ours)} of them ours")
         return Outcome(ours, why="lb refuses") if self.failing == "drain" else Outcome(places, ["drained"])
@@ -55,6 +69,7 @@ class World:
             self,
             lambda result: result,
             lambda: self.calls.append("reset"),
+            self.look,
             self.sleep,
             lambda: self.now,
         )
@@ -150,3 +165,82 @@ def test_a_leader_is_not_restarted_before_the_others() -> None:
     result = world.run(last=False)
     assert world.calls == ["begin"] and not world.sent["begin"]["now"]
     assert result["error"] == "Refused" and "leads its group now" in result["msg"]
+
+
+@pytest.mark.parametrize(
+    ("earlier", "batch", "leaders", "last"),
+    [
+        (["a", "b"], ["c"], [], True),
+        (["a"], ["b"], [], False),
+        (["a"], ["b"], ["b", "c"], True),  # each leads a group of its own
+        (["a"], ["b"], ["c"], False),  # it leads since the plan was made, and the leader of then comes after it
+        ([], ["a"], ["b", "c"], False),
+    ],
+)
+def test_only_another_leader_of_the_plan_comes_after_a_leader(
+    earlier: list[str], batch: list[str], leaders: list[str], last: bool
+) -> None:
+    assert comes_last(["a", "b", "c"], earlier, batch, leaders) is last
+
+
+REFUSED = {"failed": True, "error": "Busy", "msg": "The store is locked. Nothing was touched.", "changed": False}
+
+
+@pytest.mark.parametrize("boots", [False, True])
+def test_a_host_that_refuses_after_the_drain_is_ready_again(boots: bool) -> None:
+    """It is healthy, and nobody would bring it back."""
+    world = World(act=REFUSED, boot=REFUSED, drained={"restart": {"stage": "begun"}})
+    result = world.run(boots=boots)
+    assert world.calls[2:] == ["boot" if boots else "act", "drained", "ready at 1", "end"]
+    assert result["failed"] and result["error"] == "Busy" and not result["changed"] and result["left"] == []
+    assert result["msg"] == "The store is locked. Nothing was touched. It is ready again."
+    world = World(act=REFUSED, boot=REFUSED, drained={"restart": {"stage": "begun"}})
+    world.failing = "ready"
+    result = world.run(boots=boots)
+    assert "end" not in world.calls and result["left"] and "gets no requests: lb says DOWN" in result["msg"]
+
+
+@pytest.mark.parametrize(
+    ("told", "earlier"),
+    [({"restart": {"stage": "failed"}}, None), ({"failed": True}, None), ({"restart": {"stage": "begun"}}, {"at": 1})],
+)
+def test_a_host_on_which_something_may_have_been_done_stays_drained(told: Any, earlier: Any) -> None:
+    """By this run, by one that has taken over, or by an earlier one."""
+    world = World(begin={"token": "t", "earlier": earlier}, act=REFUSED, drained=told)
+    result = world.run()
+    assert "ready at 1" not in world.calls and "end" not in world.calls and result["left"]
+
+
+def test_an_error_on_the_way_tells_of_the_restart_and_the_drain() -> None:
+    lost = AnsibleError("Failed to create temporary directory")
+    booting = {"boot": {"restart": {"identity": "a"}}, "look": {"boot": "b"}}
+    result = World(**booting, booted=lost).run(boots=True)
+    assert result["failed"] and result["changed"] and PLACE.words in result["msg"] and result["left"]
+    assert "Its restart may have begun" in result["msg"] and "temporary directory" in result["msg"]
+    result = World(end=lost).run()
+    assert "It was restarted. Run the same" in result["msg"] and result["left"] == ["web1"]
+    result = World(begin=lost).run()
+    assert not result["changed"] and "restart may" not in result["msg"]
+
+
+@pytest.mark.parametrize("last", [[], [""], [" "]])
+def test_an_empty_command_is_no_word_that_nobody_leads(last: list[str]) -> None:
+    with pytest.raises(UsageError, match="last is empty"):
+        leading(last)
+    assert leading(None) == () and leading(["is-leader"]) == ("is-leader",)
+
+
+class Here:
+    """An inventory in which the controller is a host as well."""
+
+    def is_here(self, host: str) -> bool:
+        return host == "localhost"
+
+
+@pytest.mark.parametrize("values", [{"scope": "host"}, {"ladder": ["cold", "reboot"]}])
+def test_no_run_boots_its_own_controller(values: dict[str, Any]) -> None:
+    inventory: Any = Here()
+    with pytest.raises(UsageError, match="localhost is the controller of this run"):
+        refuse_here(inventory, "localhost", values)
+    refuse_here(inventory, "web1", values)
+    refuse_here(inventory, "localhost", {"scope": None, "ladder": ["cold"]})

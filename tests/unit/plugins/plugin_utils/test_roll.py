@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _guard, _roll
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._roll import Finished, Question, Seen, plan
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._roll import Question, Rolled, Seen, plan
 
 WELL = Seen()
 OTHER = {"target": "db.service", "mode": "cold", "stage": "failed", "at": 1.0, "running": False, "drained": []}
@@ -19,7 +19,7 @@ ANSWER: dict[str, Any] = {
     "target": "nginx.service",
     "refusal": "",
     "restart": None,
-    "finished": None,
+    "rolled": None,
     "history": None,
     "leads": None,
 }
@@ -65,8 +65,14 @@ def test_waves_stay_within_a_failure_domain() -> None:
         (_roll.seen({**ANSWER, "restart": OTHER}), "a restart of db.service (cold) has failed since 1970"),
         (_roll.seen(ANSWER, asks_leader=True), "whether it leads its group is not known"),
         (_roll.seen({**ANSWER, "history": {"tries": -2}}), "a number is out of bounds"),
-        (_roll.seen({**ANSWER, "finished": {"roll": "r", "at": math.inf, "hosts": 1}}), "a number is out of bounds"),
-        (_roll.seen({**ANSWER, "finished": {"roll": "r", "at": 1.0, "hosts": 10**400}}), "a number is out of bounds"),
+        (
+            _roll.seen({**ANSWER, "rolled": {"roll": "r", "at": math.inf, "hosts": 1, "ok": True}}),
+            "a number is out of bounds",
+        ),
+        (
+            _roll.seen({**ANSWER, "rolled": {"roll": "r", "at": 1.0, "hosts": 10**400, "ok": True}}),
+            "a number is out of bounds",
+        ),
         (_roll.seen({**ANSWER, "refusal": "there is no unit ngnix.service"}), "there is no unit ngnix.service"),
         (Seen(left="a restart is under way", running=True), "it still runs"),
     ],
@@ -95,8 +101,8 @@ def test_only_what_is_owed() -> None:
     assert made.skipped["c"] == "nothing is owed but a reboot (kernel 6.1.0-30 is installed)"
 
 
-def roll(at: float, hosts: int = 3, name: str = "r1") -> Seen:
-    return Seen(finished=Finished(name, at, hosts))
+def roll(at: float, hosts: int = 3, name: str = "r1", ok: bool = True) -> Seen:
+    return Seen(rolled=Rolled(name, at, hosts, ok))
 
 
 def test_an_interrupted_roll_goes_on_only_when_it_is_asked_for() -> None:
@@ -106,6 +112,29 @@ def test_an_interrupted_roll_goes_on_only_when_it_is_asked_for() -> None:
     assert any("interrupted after a" in note for note in anew.notes)
     again = plan(question(hosts, resume=True))
     assert again.order == ["c", "b"] and again.roll == "r1" and "roll that goes on" in again.skipped["a"]
+
+
+def under_way(name: str, at: float) -> Seen:
+    """A host on which a roll has begun, and not ended."""
+    begun = {**OTHER, "target": "nginx.service", "roll": name, "hosts": 3, "at": at}
+    return _roll.seen({**ANSWER, "restart": begun, "rolled": {"roll": "r1", "at": 1.0, "hosts": 3, "ok": True}})
+
+
+@pytest.mark.parametrize("last", [roll(9, name="r2", ok=False), under_way("r2", 9)])
+def test_a_roll_that_failed_at_its_first_host_goes_on_and_not_an_older_one(last: Seen) -> None:
+    """Whether the older one had ended, or not."""
+    for third in (roll(3), WELL):
+        made = plan(question({"a": last, "b": roll(2), "c": third}, resume=True))
+        assert made.order == ["a", "b", "c"] and made.roll == "r2" and not made.skipped
+    anew = plan(question({"a": last, "b": roll(2), "c": WELL}))
+    assert any("interrupted after no host" in note for note in anew.notes)
+
+
+def test_a_host_whose_restart_has_not_ended_keeps_its_roll_open() -> None:
+    """It is healthy, say, and gets no requests yet. Or a single restart was begun on it since."""
+    for last in (under_way("r1", 3), Seen(left="a restart is under way", rolled=Rolled("r1", 3, 3))):
+        made = plan(question({"a": roll(1), "b": roll(2), "c": last}, resume=True))
+        assert made.order == ["c"] and made.roll == "r1"
 
 
 @pytest.mark.parametrize(
@@ -139,7 +168,7 @@ def test_ten_thousand_random_fleets() -> None:
                 left=chance.choice(["", "", "", "under way"]),
                 leads=chance.random() < 0.2,
                 owed=["a.service"] if chance.random() < 0.5 else [],
-                finished=Finished(chance.choice("rs"), chance.random(), chance.randint(1, 9))
+                rolled=Rolled(chance.choice("rs"), chance.random(), chance.randint(1, 9), chance.random() < 0.7)
                 if chance.random() < 0.5
                 else None,
             )

@@ -5,10 +5,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
+from ansible.utils.display import Display
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _variables
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import HostAction, check_variables
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import (
+    HostAction,
+    check_peers,
+    check_variables,
+)
 
 
 @pytest.mark.parametrize("slip", ["confim_within", "chekpoint", "waevs", "resuorces", "probe", "quiesse"])
@@ -37,3 +46,25 @@ def test_what_ends_a_change_or_only_looks_goes_on() -> None:
     for module in ("ft_settle", "ft_info", "ft_health", "ft_accept"):
         path = f"ansible_collections.evenkeel.fault_tolerance.plugins.action.{module}"
         assert not __import__(path, fromlist=["ActionModule"]).ActionModule.REFUSES_NAMES
+
+
+@pytest.mark.parametrize(
+    ("role", "file", "variables", "warned"),
+    [
+        ("evenkeel.fault_tolerance.protect", "/x.yml", {"evenkeel_group": 1}, True),
+        ("mine", "OURS/heal.yml", {"evenkeel_group": 1}, False),
+        (None, "OURS/heal.yml", {"evenkeel_group": 1}, True),
+        (None, "OURS/recover.yml", {"evenkeel_group": 1, "evenkeel_peers": 1}, False),
+        (None, "/home/me/playbooks/heal.yml", {"evenkeel_group": 1}, False),
+    ],
+)
+def test_the_old_use_of_the_group_is_told_for_roles_and_playbooks_of_ours(
+    role: str | None, file: str, variables: dict[str, Any], warned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(Display, "deprecated", lambda _self, text, **_more: said.append(text))
+    path = file.replace("OURS", str(Path(__file__).parents[4] / "playbooks"))
+    ours = SimpleNamespace(get_name=lambda: role) if role else None
+    action: Any = SimpleNamespace(_task=SimpleNamespace(_role=ours, get_path=lambda: f"{path}:9"))
+    check_peers(action, variables)
+    assert bool(said) is warned
