@@ -11,6 +11,7 @@ from typing import Any
 from ansible import context
 from ansible.errors import AnsibleError, AnsibleFilterError
 from ansible.inventory.manager import InventoryManager, split_host_pattern
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _waves
 
 # Where nobody says how many hosts change at the same time; as the driver has it.
 DEFAULT_WAVES = "1,25%,100%"
@@ -53,8 +54,12 @@ def batches(
 
 
 def _sizes(waves: object) -> list[str]:
+    """The sizes, checked: Ansible takes 0 and less for all hosts at once. Raises AnsibleFilterError."""
     parts = waves if isinstance(waves, (list, tuple)) else [waves]
-    return [size.strip() for part in parts for size in str(part).split(",")]
+    try:
+        return list(_waves.parse(",".join(str(part) for part in parts)))
+    except ValueError as error:
+        raise AnsibleFilterError(f"evenkeel_waves: {error}. Nothing was touched") from error
 
 
 def _checked(

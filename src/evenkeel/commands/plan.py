@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from evenkeel import reliability
 from evenkeel.commands.arguments import add_json
 from evenkeel.commands.base import Command, refusal
 from evenkeel.outcome import Exit, UsageError
@@ -49,9 +50,11 @@ class Plan(Command):
         try:
             if not 100.0 <= args.host_years <= 1e7:
                 raise UsageError(f"--host-years {args.host_years:g}: give at least 100 and at most 10,000,000")
+            if args.seed < 0:
+                raise UsageError(f"--seed {args.seed}: give 0 or more")
             groups = read_plan(args.file, args.status)
             proposals = [propose(group) for group in groups]
-        except UsageError as error:
+        except (UsageError, reliability.UsageError) as error:
             if args.json:
                 print(refusal(self.name, Exit.USAGE, str(error)))
             Console(stderr=True, highlight=False, soft_wrap=True).print(str(error), style="red", markup=False)

@@ -20,6 +20,9 @@ from evenkeel.plan.section import EXPECTED, Section, load
 from evenkeel.plan.values import count, price, rate, share, size, word
 from evenkeel.shared import duration, hosts_of_budget
 
+# A plan for more hosts than this takes longer than anybody waits.
+_MOST_HOSTS = 10_000
+
 
 @dataclass
 class _Reader:
@@ -93,6 +96,11 @@ def _group(name: str, section: Section, common: Section, status: Mapping[str, ob
     if bandwidth <= 0:
         raise part.checkpoint.refuse("bandwidth", "moves nothing; write bytes per second, such as 100MB")
     transfer = max(1.0, weight / bandwidth)
+    try:
+        duration(transfer)
+    except ValueError:
+        wrong = f"takes too long to copy at {bandwidth:,.0f} bytes a second; write a smaller size or more bandwidth"
+        raise part.checkpoint.refuse("size", wrong) from None
     group = Group(
         name=name,
         targets=targets,
@@ -105,7 +113,7 @@ def _group(name: str, section: Section, common: Section, status: Mapping[str, ob
         common_cause=value(section, "common_cause", share, "5%"),
         domain_mtbf=value(part.domain, "mtbf", duration, "never", "failures of whole domains"),
         domain_mttr=value(part.domain, "mttr", duration, "1h", "repair of a whole domain"),
-        checkpoint_cost=value(part.checkpoint, "cost", duration, f"{transfer:.3g}s", "checkpoint cost"),
+        checkpoint_cost=value(part.checkpoint, "cost", duration, f"{transfer:.1f}s", "checkpoint cost"),
         size=weight,
         bandwidth=bandwidth,
         store_failure_rate=value(part.store, "annual_failure_rate", rate, "2%", "store failures a year"),
@@ -192,13 +200,20 @@ def _hosts(name: str, section: Section, reader: _Reader) -> tuple[dict[str, str]
         if twice:
             raise UsageError(f"{section.at('hosts')}: {twice!r} stands there twice; name each host once")
     else:
-        names, named = [f"{name}{i + 1}" for i in range(section.take("hosts", count))], False
+        names, named = [f"{name}{i + 1}" for i in range(section.take("hosts", _hosts_counted))], False
     if domains is None:
         reader.assumed.append("each host a failure domain of its own")
         domains = len(names)
     if domains > len(names):
         raise section.refuse("domains", f"is more than the {len(names)} hosts; write how many domains they stand in")
     return {host: f"domain{i % domains + 1}" for i, host in enumerate(names)}, named
+
+
+def _hosts_counted(value: object) -> int:
+    number = count(value)
+    if number > _MOST_HOSTS:
+        raise ValueError(f"is more than {_MOST_HOSTS:,} hosts; plan groups of a smaller number")
+    return number
 
 
 def _needed(section: Section, hosts: int, reader: _Reader) -> int:

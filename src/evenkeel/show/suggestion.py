@@ -15,6 +15,22 @@ from rich.text import Text
 from evenkeel.outcome import RunResult, some_of
 from evenkeel.show.display import text
 
+# What begins a template for Ansible.
+_TEMPLATES = ("{{", "{%", "{#")
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML in which a text of a host stays a text: Ansible would run a template in it."""
+
+
+def _literal(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    if any(mark in text for mark in _TEMPLATES):
+        return dumper.represent_scalar("!unsafe", text, style="'" if text.isprintable() else '"')
+    return dumper.represent_str(text)
+
+
+_Dumper.add_representer(str, _literal)
+
 
 def print_suggestion(result: RunResult, console: Console) -> None:
     """Print the suggestions of the hosts that answered; each line that is no YAML is a comment."""
@@ -23,7 +39,9 @@ def print_suggestion(result: RunResult, console: Console) -> None:
         console.print(Text(f"# {text(line, 10_000)}"), soft_wrap=True)
     found = merged(row.get("suggested") or [] for row in answered.values())
     if found:
-        document = yaml.safe_dump({"evenkeel_resources": found}, sort_keys=False, allow_unicode=False, width=10_000)
+        document = yaml.dump(
+            {"evenkeel_resources": found}, Dumper=_Dumper, sort_keys=False, allow_unicode=False, width=10_000
+        )
         for line in document.splitlines():
             console.print(Text(text(line, 10_000)), soft_wrap=True)
 

@@ -342,6 +342,14 @@ def test_what_is_missing_is_assumed_and_marked(tmp_path: Path) -> None:
     assert not any(text.startswith(("mtbf", "needed")) for text in told.assumed)
 
 
+@pytest.mark.parametrize("weight", ["90GB", "100GB", "215GB", "40TB", "1000TB"])
+def test_the_cost_of_a_checkpoint_of_any_size_can_be_assumed(tmp_path: Path, weight: str) -> None:
+    large = group(tmp_path, checkpoint={"size": weight})
+    assert large.checkpoint_cost == size(weight) / 1e8
+    assert f"checkpoint cost {large.checkpoint_cost:.1f}s" in large.assumed
+    assert propose(large).numbers["interval"] > 0
+
+
 def test_what_is_measured_counts_more_than_what_is_believed(tmp_path: Path) -> None:
     measured = {
         "over": "100d",
@@ -457,6 +465,24 @@ def test_the_hosts_own_journals_are_read(tmp_path: Path) -> None:
             {"groups": {"web": {"hosts": 2, "measured": {"attempts": 3, "successes": 4}}}},
             "groups.web.measured.successes: 4 is more than the 3 attempts",
         ),
+        ({"groups": {"web": {"hosts": 10**6}}}, "groups.web.hosts: 1000000 is more than 10,000 hosts; plan groups"),
+        (
+            {"groups": {"web": {"hosts": 2, "measured": {"over": "1d", "failures": 10**400}}}},
+            "groups.web.measured.failures: 10+ is more than 1,000,000,000,000; write",
+        ),
+        ({"groups": {"web": {"hosts": 2, "cost": {"host": 10**400}}}}, "groups.web.cost.host: 10+ is not a price"),
+        (
+            {"groups": {"web": {"hosts": 2, "checkpoint": {"size": "9" * 400}}}},
+            "groups.web.checkpoint.size: '9+' is more than any number",
+        ),
+        (
+            {"groups": {"web": {"hosts": 2, "checkpoint": {"size": "1000TB", "bandwidth": "0.00000000001"}}}},
+            "groups.web.checkpoint.size: '1000TB' takes too long to copy at",
+        ),
+        (
+            {"groups": {"web": {"hosts": 2, "store": {"annual_failure_rate": "1e400"}}}},
+            "groups.web.store.annual_failure_rate: '1e400' is more than any number",
+        ),
     ],
 )
 def test_bad_files(tmp_path: Path, content: Any, message: str) -> None:
@@ -473,9 +499,15 @@ def test_other_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(UsageError, match=r"status.json: has no hosts; write it with evenkeel status"):
         read_plan(path, str(status))
     assert cli.main(["plan", path, "--host-years", "1"]) == 1
+    assert cli.main(["plan", path, "--seed", "-1"]) == 1
     assert cli.main(["plan", str(tmp_path / "missing.yml")]) == 1
     seen = capsys.readouterr()
-    assert "--host-years 1" in seen.err and "missing.yml" in seen.err and not seen.out
+    assert (
+        "--host-years 1" in seen.err
+        and "--seed -1: give 0 or more" in seen.err
+        and "missing.yml" in seen.err
+        and not seen.out
+    )
     assert cli.main(["plan", str(tmp_path / "missing.yml"), "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["exit_code"] == 1
 

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
 from rich.console import Console
 
 from evenkeel.ansible import answers
@@ -163,3 +166,22 @@ def test_hostile_names_stay_within_their_line() -> None:
     found = yaml.safe_load(printed(a=told))
     assert found == {"evenkeel_resources": [{"files": {"paths": sorted([HOSTILE, "a: b #c"])}}]}
     assert merged([[{"files": {"paths": ["/a", "/a/b", "/ab"]}}]]) == [{"files": {"paths": ["/a", "/ab"]}}]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/opt/app/x{{ lookup('pipe', 'touch made') }}",
+        "/opt/{% for a in [1] %}{{ a }}{% endfor %}",
+        "/a{# it's #}",
+        "{{ 1\n}}",
+        "/caf\xe9{{ 1 }}",
+    ],
+)
+def test_a_name_that_looks_like_a_template_stays_a_name_when_it_is_pasted(name: str, tmp_path: Path) -> None:
+    text = printed(a={"state": "ok", "outside": seen((name, "new")), "suggested": [{"files": {"paths": [name, "/b"]}}]})
+    (tmp_path / "vars.yml").write_text(text)
+    loader = DataLoader()
+    variables = loader.load_from_file(str(tmp_path / "vars.yml"), trusted_as_template=True)
+    templar = Templar(loader=loader, variables=variables)
+    assert templar.template(variables["evenkeel_resources"]) == [{"files": {"paths": sorted([name, "/b"])}}]

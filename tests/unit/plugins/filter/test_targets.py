@@ -96,3 +96,10 @@ def test_the_waves_of_the_inventory_count_where_the_run_gives_none() -> None:
     assert batches(None, {}, GROUPS, "web") == batches("1, 25%,100%", {}, GROUPS) == ["1", "25%", "100%"]
     with pytest.raises(AnsibleFilterError, match="evenkeel_waves differs between hosts"):
         batches(None, said, GROUPS, "all")
+
+
+@pytest.mark.parametrize("waves", [0, -1, "0", "", [], [1, 0], "1,,2", "quorum", "0%", "101%", 1.5, {"a": 1}, True])
+def test_a_wave_of_no_size_is_refused_as_ansible_would_change_all_hosts_at_once(waves: object) -> None:
+    for said, given in ((waves, {}), (None, {"web1": {"evenkeel_waves": waves}, "web2": {}})):
+        with pytest.raises(AnsibleFilterError, match=r"evenkeel_waves: waves .*as in 1,25%,100%\. Nothing was touched"):
+            batches(said, given, GROUPS, "web")
