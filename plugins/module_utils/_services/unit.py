@@ -33,6 +33,8 @@ LISTENING = (
 # Tables of disks, of which generators make units.
 _TABLES = r"/etc/(fs|crypt|verity|integrity)tab"
 
+# The name of an instance that a socket starts for one connection: its number, and both ends of it.
+_CONNECTION = r".*@\d+-(?:.*:\d+-.*:\d+|\d+-\d+)(?:-[\d_]+)*\.service"
 # Kinds of units that run something, or start what does.
 _KINDS = (".service", ".socket", ".timer", ".path")
 # Units of logins, and of a controller's own work. Ours are never recorded.
@@ -80,6 +82,11 @@ class Unit(NamedTuple):
     def acts_on_host(self) -> bool:
         """Whether it is a pair of commands, of which one sets something up on the host and the other takes it down."""
         return self.type == "oneshot" and self.remains and self.has_stop
+
+    @property
+    def is_of_a_connection(self) -> bool:
+        """Whether a socket has started it for one connection, with which it ends."""
+        return bool(re.fullmatch(_CONNECTION, self.id))
 
     @property
     def is_of_the_host(self) -> bool:

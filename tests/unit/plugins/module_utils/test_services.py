@@ -22,6 +22,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     UsageError,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import Step
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.recovering import derive
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.registry import KINDS
@@ -34,6 +35,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services
     systemd,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.outage import Down
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Section
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher, Objects
 
 from .fake_systemd import BOOT, Machine, Unit, machine
@@ -1017,16 +1019,78 @@ def test_a_unit_that_came_with_the_change_ends_with_its_file(tmp_path: Path) -> 
     file = tmp_path / "new.service"
     file.touch()
     then = all_of(Unit(WEB))
-    new = Unit("new.service", more={"FragmentPath": str(file)})
-    assert plan(then, machine(Unit(WEB), new)) == [], "a package that stays has brought it"
+    new = Unit("new.service", entered=501.0, more={"FragmentPath": str(file)})
     steps = Services().plan(then, at(machine(Unit(WEB), new), str(file)))
     assert [(step.action, step.target) for step in steps if step.target == new.name] == [("stop", new.name)]
-    assert Services().verify(then, machine(Unit(WEB), new).system()) == []
+    older = [line.replace(', "running": true', "") for line in then]
+    assert older != then and Services().verify(older, machine(Unit(WEB), new).system()) == []
+    assert plan(older, machine(Unit(WEB), new)) == [], "an older record passed over units that ran"
     file.unlink()
     assert Services().verify(then, machine(Unit(WEB), new).system()) == ["new.service runs, and came with the change"]
     assert put_back(then, machine(Unit(WEB), new)) == []
     # Of units that are named one by one nothing else is looked at.
     assert plan(captured(Unit(WEB)), machine(Unit(WEB), new)) == []
+
+
+def shipped(name: str, enabled: str = "static", active: str = "active", **more: str) -> Unit:
+    """A unit whose file stays whatever a change does."""
+    return Unit(name, enabled=enabled, active=active, entered=600.0, more={"FragmentPath": "/etc/passwd", **more})
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        shipped("wg-quick@wg0.service", "enabled"),
+        shipped("static.service"),
+        shipped("script.service", "generated", SourcePath="/etc/init.d/../passwd"),
+        shipped("new.socket", "static"),
+    ],
+)
+def test_what_a_change_has_started_is_stopped_also_where_its_file_stays(unit: Unit) -> None:
+    then = all_of(Unit(WEB), replace(unit, active="inactive", enabled=unit.enabled.replace("enabled", "static")))
+    assert recorded_names(then) == [WEB]
+    host = machine(Unit(WEB), unit)
+    assert Services().verify(then, host.system()) == [f"{unit.name} runs, and came with the change"]
+    assert plan(then, host) == [f"stop {unit.name}"] and put_back(then, host) == []
+
+
+def test_another_host_may_run_programs_of_its_own() -> None:
+    then, host = all_of(Unit(WEB)), machine(Unit(WEB), shipped("agent.service", "enabled"))
+    assert plan(then, host) == ["stop agent.service"]
+    section = Section("services", {"names": None, "processes": []}, then)
+    carried = derive.derive([section], [section], derive.Choices()).sections[0].lines
+    assert recorded_names(carried) == [WEB] and plan(carried, host) == []
+
+
+def test_an_instance_goes_with_its_template(tmp_path: Path) -> None:
+    file = tmp_path / "app@.service"
+    file.touch()
+    app = Unit("app@1.service", enabled="static", entered=600.0, more={"FragmentPath": str(file)})
+    then = [line.replace(', "running": true', "") for line in all_of(Unit(WEB))]
+    assert plan(then, machine(Unit(WEB), app)) == []
+    assert "stop app@1.service" in plan(then, machine(Unit(WEB), app), str(file))
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        shipped("asked@3-127.0.0.1:80-127.0.0.1:9.service"),
+        shipped("asked@3-77-1000.service"),
+        replace(shipped("asked.service"), triggered_by=("asked.socket",)),
+    ],
+)
+def test_what_others_start_on_demand_may_run_without_a_record(unit: Unit) -> None:
+    others = [Unit(WEB), Unit("asked.socket")]
+    then = all_of(*others)
+    host = machine(*others, unit)
+    assert plan(then, host) == [] == Services().verify(then, host.system())
+
+
+def test_what_the_record_passed_over_under_another_unit_file_goes_on() -> None:
+    then = all_of(Unit(WEB))
+    older = replace(shipped("job.service", "enabled"), entered=100.0)
+    assert plan(then, machine(Unit(WEB), older), "/etc/passwd") == ["daemon-reload systemd"]
+    assert plan(then, machine(Unit(WEB), replace(older, entered=600.0)), "/etc/passwd")[1:] == ["stop job.service"]
 
 
 def test_what_a_generator_made_of_a_file_goes_and_comes_with_the_file() -> None:
