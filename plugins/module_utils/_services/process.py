@@ -15,6 +15,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
 import signal
 import time
@@ -44,7 +45,9 @@ _STOP_LIMIT = 10.0
 # Seconds that a new process must live to count as started.
 _ALIVE = 0.5
 # Largest size of a pid file, in bytes.
-_LONGEST = 128
+_LONGEST = 512
+# The pid file that we write where there is no store: the process, and its start time.
+_OURS = rb"\d+\n\d+\n"
 # Bytes of the first line of a script that the kernel reads.
 _LINE = 256
 
@@ -113,17 +116,18 @@ def _process_of_pidfile(definition: Definition) -> tuple[tuple[int, int] | None,
     try:
         data, owner = read_small(pidfile, _LONGEST)
         written = os.stat(pidfile, follow_symlinks=False).st_mtime
-        words = data.split()
+        words = data.split()  # Some services write more behind their pid.
         pid = int(words[0])
     except (ValueError, IndexError, FileNotFoundError):
         return None, ""
     except OSError as error:
         return None, f"its pid file {pidfile} is not trusted: {error.strerror}"
-    started = start_time(pid)
-    if started is None or (len(words) > 1 and words[1] != b"%d" % started):
+    started, is_ours = start_time(pid), bool(re.fullmatch(_OURS, data))
+    if started is None or (is_ours and words[1] != b"%d" % started):
         return None, ""
     if not stranger(pidfile, trusted()) and owner in trusted():
-        return ((pid, started), "") if len(words) > 1 or _runs(pid, argv, started, written) else (None, "")
+        is_it = is_ours or _has(pid, argv) or _runs(pid, argv, started, written)
+        return ((pid, started), "") if is_it else (None, "")
     # Another user can write the pid file, and could have us signal any process on the host.
     theirs = owner if owner not in trusted() else os.stat(os.path.dirname(pidfile)).st_uid
     why = stranger(pidfile, {*trusted(), theirs})
@@ -172,16 +176,20 @@ def _runs(pid: int, argv: Sequence[str], started: int, written: float) -> bool:
         program = os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
     except OSError:
         return False
-    wanted = [os.fsencode(word) for word in argv]
-    interpreter = _interpreter(argv[0])
-    if program != os.path.realpath(interpreter or argv[0]):
+    if program != os.path.realpath(_interpreter(argv[0]) or argv[0]):
         return False
-    words = arguments(pid) or [b""]
-    # The kernel puts the interpreter, and at most one option of it, before the arguments.
-    first = next((at for at in (1, 2) if words[at : at + 1] == wanted[:1]), 0) if interpreter else 0
-    if words[first : first + len(wanted)] == wanted:
+    if _has(pid, argv):
         return True
-    return b" " in words[0] and words[0] != wanted[0] and _age(started) >= time.time() - written
+    title = (arguments(pid) or [b""])[0]
+    return b" " in title and title != os.fsencode(argv[0]) and _age(started) >= time.time() - written
+
+
+def _has(pid: int, argv: Sequence[str]) -> bool:
+    """Whether the process shows these arguments. Its program may be another one since a link to it was switched."""
+    wanted, words = [os.fsencode(word) for word in argv], arguments(pid) or [b""]
+    # The kernel puts the interpreter of a script, and at most one option of it, before the arguments.
+    places = (0, 1, 2) if _interpreter(argv[0]) else (0,)
+    return any(words[at : at + len(wanted)] == wanted for at in places)
 
 
 def _interpreter(program: str) -> str:

@@ -363,6 +363,33 @@ def test_a_script_is_known_by_what_runs_it(
         assert running.wait(10) == 0
 
 
+def test_a_process_is_known_after_a_link_to_its_program_was_switched(
+    service: process.Definition, tmp_path: Path
+) -> None:
+    """As /usr/bin/java is: a second one beside it would be started."""
+    link = tmp_path / "python"
+    link.symlink_to(sys.executable)
+    service["argv"] = [str(link), *service["argv"][1:]]
+    with by_hand(service) as running:
+        link.unlink()
+        link.symlink_to("/bin/cat")
+        assert process.observe(service, SYSTEM).identity.startswith(f"{running.pid}:")
+        if os.geteuid() == 0:  # Another user may give a process any words.
+            os.chown(service["pidfile"], USER, USER)
+            assert not process.observe(service, SYSTEM).active
+            os.chown(service["pidfile"], 0, 0)
+
+
+def test_a_service_may_write_more_than_its_pid(service: process.Definition) -> None:
+    """As PostgreSQL and sendmail do; two lines of numbers alone are ours."""
+    with by_hand(service) as running:
+        Path(service["pidfile"]).write_text(f"{running.pid}\n/var/lib/postgresql/15/main\n1764374400\n5432\n")
+        assert process.observe(service, SYSTEM).identity.startswith(f"{running.pid}:")
+        assert not process.observe({**service, "argv": ["/bin/cat"]}, SYSTEM).active
+        Path(service["pidfile"]).write_text(f"{running.pid}\n1\n")
+        assert not process.observe(service, SYSTEM).active
+
+
 def test_a_process_that_gave_itself_a_title_is_known_by_its_program(
     service: process.Definition, stranger: subprocess.Popen[bytes]
 ) -> None:
