@@ -176,6 +176,23 @@ def with_dependents(unit: str, system: System) -> list[str]:
     return ordered
 
 
+def running_dependents(unit: Unit, system: System) -> list[str]:
+    """The units that run and that systemd stops with the unit, without itself. A job that just runs is none of them."""
+    names = [name for name in with_dependents(unit.id, system) if name != unit.id] if unit.takes else []
+    active = [state.name for state in observe(names, system) if state.active]
+    return [one.id for one in describe(active, system) if one.type != "oneshot" or one.remains]
+
+
+def down_again(units: Sequence[str], system: System) -> dict[str, str]:
+    """The units that do not run -> their state in words, once none of them is on the way or queued any more."""
+    end = system.monotonic() + max((one.patience("restart") for one in describe(units, system)), default=0.0)
+    while True:
+        states = [state for state in observe(units, system) if not state.active]
+        if not any(passing(state) or state.queued for state in states) or system.monotonic() >= end:
+            return {state.name: f"{state.text}{last_words(state.name, system)}" for state in states}
+        system.sleep(0.2)
+
+
 def _state(unit: str, block: dict[str, str], system: System) -> ServiceState:
     entered = int(block.get("ActiveEnterTimestampMonotonic") or 0) / 1e6
     active = block["ActiveState"] in ("active", "reloading", "refreshing")

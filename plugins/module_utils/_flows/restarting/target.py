@@ -95,7 +95,8 @@ def check(request: Request) -> list[Probe]:
 @dataclass(frozen=True)
 class Target:
     """A service as it is before. ``unit``: its properties, where it is a unit of systemd. ``started``: the clock tick
-    at which its main process started. ``along``: the services that stop and start with it, where it is a socket."""
+    at which its main process started. ``along``: the services that stop and start with it, where it is a socket.
+    ``dependents``: the units that run and that systemd stops with it; they have to run again afterwards."""
 
     service: Service
     before: ServiceState
@@ -103,6 +104,7 @@ class Target:
     unit: Unit | None = None
     started: int | None = None
     along: Sequence[Unit] = ()
+    dependents: Sequence[str] = ()
 
     @property
     def name(self) -> str:
@@ -206,7 +208,9 @@ def look_at(service: Service, system: System) -> Target:
     unit = systemd.describe([service.name], system)[0] if isinstance(service, SystemdService) else None
     started = start_time(unit.main) if unit is not None and unit.main else None
     along = systemd.along(unit, system) if unit is not None else ()
-    return Target(service, before, _own({"name": service.name}), unit, started, along)
+    dependents = systemd.running_dependents(unit, system) if unit is not None and before.active else []
+    dependents = [one for one in dependents if one not in [unit.id for unit in along]]
+    return Target(service, before, _own({"name": service.name}), unit, started, along, dependents)
 
 
 def _own(declared: Mapping[str, object]) -> Probe:
