@@ -14,6 +14,7 @@ from ..._host.system import System
 from ..._results.restart import Restarted
 from ..._services import systemd
 from ..._services.container import ContainerService
+from ..._services.process import ProcessService
 from ..._services.reload import reload
 from ..._services.service import SERVICES
 from ..._services.state import ServiceState
@@ -90,7 +91,7 @@ class Act:
             else:
                 self.warnings.append(f"{before.name}: the reload was {reloaded.words}")
             return reloaded.state
-        if isinstance(target.service, ContainerService):
+        if isinstance(target.service, (ContainerService, ProcessService)):
             after, killed = target.service.carry_out(self.verb, system)
         else:
             after = target.service.act(self.verb, system)

@@ -113,8 +113,51 @@ def test_what_ignores_its_stop_signal_is_killed(service: process.Definition, mon
     service["argv"] = [*service["argv"], "stubborn"]
     start(service)
     pid = pid_of(service)
-    assert not process.act("stop", service, SYSTEM).active
+    state, killed = process.carry_out("stop", service, SYSTEM)
+    assert not state.active and killed
     assert start_time(pid) is None and said(service) == ["SIGTERM"]
+
+
+def with_child(service: process.Definition) -> None:
+    """The service starts a child that it leaves alone when it ends."""
+    script = 'sleep 60 & echo $! > child; touch ready; trap "exit 0" TERM; while :; do sleep 0.05; done'
+    service["argv"] = ["/bin/sh", "-c", script]
+
+
+def child_of(service: process.Definition) -> int:
+    return int(Path(service["chdir"], "child").read_text())
+
+
+def test_children_end_with_a_service_that_we_have_started(service: process.Definition) -> None:
+    with_child(service)
+    start(service)
+    child = child_of(service)
+    assert start_time(child) is not None
+    state, killed = process.carry_out("stop", service, SYSTEM)
+    assert not state.active and not killed and start_time(child) is None
+
+
+def test_children_in_a_group_of_others_are_named_and_left_alone(service: process.Definition) -> None:
+    with_child(service)
+    with by_hand(service):
+        child = child_of(service)
+        try:
+            with pytest.raises(ServiceFailed, match=rf"has ended, and processes .* go on: {child} \(sleep\); end them"):
+                process.act("stop", service, SYSTEM)
+            assert start_time(child) is not None
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+def test_a_service_to_which_we_belong_is_not_stopped(
+    service: process.Definition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(service)
+    monkeypatch.setattr(os, "getpgid", lambda _pid: pid_of(service))
+    with pytest.raises(ServiceFailed, match="this process belongs to process web"):
+        process.act("stop", service, SYSTEM)
+    monkeypatch.undo()
+    assert process.observe(service, SYSTEM).active
 
 
 def test_reload_keeps_the_process_and_restart_replaces_it(service: process.Definition) -> None:
