@@ -236,9 +236,11 @@ class Services(Programs):
             steps = last if recorded["active"] else first
             known = Unit(live.name, files=tuple(definition["argv"][:2]), reloads=live.can_reload)
             steps += _activity(live, recorded, known, (), at, {"process": definition})
-        for known in _came(lines, at.system, at):
+        came = _came(lines, at.system, at)
+        for known in came:
             stays = _spare(known, "it came with the change", _FOR_ALL, [], at)
             first += stays if outage.stays_up(known) else [Step(SERVICES, "stop", known.id, "came with the change")]
+        last += _taken_along([*described, *came], units, [*first, *last])
         why = "something was put back" if at.changed or at.steps else "units changed" if linked else ""
         why = why or next((f"the unit file of {known.id} changed" for known in described if known.outdated), "")
         again = [Step(SERVICES, "daemon-reload", "systemd", why, {"units": names})] if units and why else []
@@ -546,6 +548,20 @@ def _activity(
     if unit.stops:
         return [Step(SERVICES, "restart", name, why, detail)]
     return [Step(SERVICES, "leave", name, why, detail)] if anew else []
+
+
+def _taken_along(known: Sequence[Unit], units: Sequence[UnitRecord], steps: Sequence[Step]) -> list[Step]:
+    """The steps that start what ran at the checkpoint and goes down with a unit that is stopped."""
+    takes = {unit.id: unit.takes for unit in known}
+    ran = {unit["name"] for unit in units if unit["active"] and not unit.get("clustered")}
+    starting = {step.target for step in steps if step.action in ("start", "restart")}
+    found: dict[str, str] = {}
+    for stopped in (step.target for step in steps if step.action == "stop"):
+        down = [stopped]
+        for name in down:
+            down += [one for one in takes.get(name, ()) if one not in down]
+        found.update({one: stopped for one in down[1:] if one in ran - starting})
+    return [Step(SERVICES, "start", name, f"stops with {stopped}") for name, stopped in found.items()]
 
 
 def _is_open(then: UnitRecord, unit: Unit) -> bool:

@@ -918,6 +918,15 @@ def test_nothing_is_taken_down_early_at_boot() -> None:
     assert not [act for act in host.acts() if "stop" in act]
 
 
+def test_what_stops_with_a_unit_and_ran_before_starts_again() -> None:
+    names = ("app.service", "late.service", "idle.service")
+    then = captured(Unit(DB, active="inactive"), *map(Unit, names[:2]), Unit(names[2], active="inactive"))
+    takes = Unit("app.service", takes=("late.service",))
+    now = [Unit(DB, takes=("app.service", "idle.service")), takes, Unit(names[1]), Unit(names[2], active="inactive")]
+    assert plan(then, machine(*now)) == ["stop db.service", "start app.service", "start late.service"]
+    assert put_back(then, machine(*now)) == []
+
+
 # -- all units
 
 
