@@ -132,11 +132,15 @@ def foresee(names: Sequence[str], processes: Sequence[Definition], ends: Collect
         wanted += group
     unique = list(dict.fromkeys(wanted))
     states = {state.name for state in systemd.observe(unique, system) if state.active or systemd.passing(state)}
-    units = [unit.id for unit in systemd.describe(unique, system) if unit.id in states and unit.stops]
+    found = [unit for unit in systemd.describe(unique, system) if unit.id in states and unit.stops]
+    units, jobs = [unit.id for unit in found], [unit.id for unit in found if unit.is_job and unit.id not in ends]
+    left += [
+        f"{name}: it is stopped in the middle of its work, and not started again: see what it did" for name in jobs
+    ]
     return Down(
-        units=[name for name in units if name not in ends],
+        units=[name for name in units if name not in (*ends, *jobs)],
         processes=[definition for definition in processes if ProcessService(definition).observe(system).active],
-        ends=[name for name in units if name in ends],
+        ends=[name for name in units if name in (*ends, *jobs)],
         left=left,
     )
 
@@ -186,7 +190,9 @@ def bring_up(down: Down, system: System, wait: bool = True) -> tuple[list[str], 
     """Start the services in the reverse order of their stop; (started services, name -> why another did not start)."""
     started: list[str] = []
     left: dict[str, str] = {}
-    names = list(reversed(down.units))
+    # A unit may be a job by its files that came back.
+    jobs = {unit.id for unit in systemd.describe(down.units, system) if unit.is_job}
+    names = [name for name in reversed(down.units) if name not in jobs]
     # Sockets first: a socket refuses to start once its service runs.
     names.sort(key=lambda name: not name.endswith(".socket"))
     services: list[Service] = [*map(SystemdService, names), *map(ProcessService, down.processes)]

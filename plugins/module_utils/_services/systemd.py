@@ -180,7 +180,7 @@ def running_dependents(unit: Unit, system: System) -> list[str]:
     """The units that run and that systemd stops with the unit, without itself. A job that just runs is none of them."""
     names = [name for name in with_dependents(unit.id, system) if name != unit.id] if unit.takes else []
     active = [state.name for state in observe(names, system) if state.active]
-    return [one.id for one in describe(active, system) if one.type != "oneshot" or one.remains]
+    return [one.id for one in describe(active, system) if not one.is_job]
 
 
 def down_again(units: Sequence[str], system: System) -> dict[str, str]:

@@ -79,6 +79,11 @@ class Unit(NamedTuple):
     clustered: bool = False
 
     @property
+    def is_job(self) -> bool:
+        """Whether it runs to its end, and is never active: a start of it does its work once more."""
+        return self.type == "oneshot" and not self.remains
+
+    @property
     def acts_on_host(self) -> bool:
         """Whether it is a pair of commands, of which one sets something up on the host and the other takes it down."""
         return self.type == "oneshot" and self.remains and self.has_stop

@@ -173,7 +173,7 @@ def _refusal_of(unit: Unit, before: ServiceState, verb: str) -> str:
             f"{before.name} refuses to be stopped by hand (RefuseManualStop=, CanStop): reload it with mode warm, or"
             " restart the host"
         )
-    if unit.type == "oneshot" and not unit.remains and verb != "reload":
+    if unit.is_job and verb != "reload":
         return (
             f"{before.name} is of Type=oneshot and does not stay active: it runs to its end, and then nothing of it is"
             " there that could be proved or probed. Run it with systemctl start"

@@ -884,6 +884,18 @@ def test_what_is_started_anew_is_down_meanwhile_with_all_that_depends_on_it() ->
     assert Services().start_again(down, here) == ([], {})
 
 
+def test_a_job_that_stops_with_a_service_is_named_and_not_run_once_more() -> None:
+    job = Unit("job.service", active="activating", sub="start", identity="", more={"Type": "oneshot"})
+    host = machine(Unit(DB, entered=501.0, takes=(job.name,)), job)
+    here = at(host, "/etc/x")
+    down = take_down(Services().plan(captured(Unit(DB)), here), here)
+    assert (down.units, down.ends) == ([DB], [job.name])
+    assert down.left == ["job.service: it is stopped in the middle of its work, and not started again: see what it did"]
+    older = replace(down, units=[DB, job.name])
+    done, left = Services().start_again(older, here)
+    assert [step.target for step in done] == [DB] and left == {}
+
+
 def test_what_cannot_be_stopped_is_left_and_no_gate() -> None:
     host = machine(Unit(WEB, entered=501.0, deaf=("stop",)), Unit(DB, entered=501.0))
     here = at(host, "/etc/x")
