@@ -69,10 +69,8 @@ _DEPENDED_ON = (
 )
 BY_NAME_WHY = "others may depend on it and be cut off, so that it is restarted only by its name"
 # Units of logins, which end by themselves. Those of a change under way are ours.
-_OF_LOGINS = ("user@", "user-runtime-dir@", "ssh@", "sshd@", "run-")
+_OF_LOGINS = ("user@", "user-runtime-dir@")
 _OURS = "evenkeel-"
-# The name of an instance for one connection: its number, and both ends of it.
-_CONNECTION = r".*@\d+-.*:\d+-.*:\d+\.service"
 # Settings of a unit that took effect as they were made.
 _AT_ONCE = "/systemd/system.control/"
 
@@ -155,9 +153,7 @@ def _judge_unit(whole: _Whole, unit: Unit, processes: Sequence[Process], changed
     ends = [one for one in processes if main is None or one is main or (not alone and one.ticks >= main.ticks)]
     stale = [one for one in ends if one.stale]
     why = [path for one in stale for path in one.stale] + [*changed]
-    of_a_moment = (
-        unit.transient or unit.type == "oneshot" or unit.load != "loaded" or re.fullmatch(_CONNECTION, unit.id)
-    )
+    of_a_moment = unit.transient or unit.type == "oneshot" or unit.load != "loaded" or unit.is_of_a_connection
     kept = unit.id.startswith(KEPT) or not (unit.starts and unit.stops)
     whole.rest += [one for one in processes if one.stale and (of_a_moment or one not in stale)]
     if why and not of_a_moment:

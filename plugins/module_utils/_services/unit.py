@@ -37,11 +37,13 @@ _TABLES = r"/etc/(fs|crypt|verity|integrity)tab"
 _CONNECTION = r".*@\d+-(?:.*:\d+-.*:\d+|\d+-\d+)(?:-[\d_]+)*\.service"
 # Kinds of units that run something, or start what does.
 _KINDS = (".service", ".socket", ".timer", ".path")
-# Units of logins, and of a controller's own work. Ours are never recorded.
+# Units of logins, and ours, which are never recorded.
 _PASSING = (
     *("getty@", "serial-getty@", "container-getty@", "autovt@", "console-getty.", "user@", "user-runtime-dir@"),
-    *("ssh@", "sshd@", "run-", "evenkeel-"),
+    "evenkeel-",
 )
+# Instances of these templates are connections, unless an administrator has enabled them.
+_OF_LOGINS = ("ssh@", "sshd@")
 
 
 class Unit(NamedTuple):
@@ -91,12 +93,15 @@ class Unit(NamedTuple):
     @property
     def is_of_a_connection(self) -> bool:
         """Whether a socket has started it for one connection, with which it ends."""
-        return bool(re.fullmatch(_CONNECTION, self.id))
+        is_login = self.id.startswith(_OF_LOGINS) and self.enabled in ("static", "")
+        return is_login or bool(re.fullmatch(_CONNECTION, self.id))
 
     @property
     def is_of_the_host(self) -> bool:
         """Whether the host runs it by itself: it is no login, made for a moment, or started by another on demand."""
-        if self.transient or self.id.startswith(_PASSING) or not self.id.endswith(_KINDS):
+        if self.transient or self.is_of_a_connection:
+            return False
+        if self.id.startswith(_PASSING) or not self.id.endswith(_KINDS):
             return False
         if self.enabled == "generated" and not self._is_of_a_file:
             return False

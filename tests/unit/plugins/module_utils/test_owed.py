@@ -209,7 +209,14 @@ def test_a_unit_that_cannot_be_started_again_as_it_was_is_not_to_be_restarted(ho
 
 def test_a_connection_of_a_socket_is_a_login(host: Host) -> None:
     host.service(20, "rsync@4-10.0.0.1:873-10.0.0.2:41234", f"{LIBRARY} (deleted)")
+    host.service(21, "sshd@4-77", f"{LIBRARY} (deleted)", UnitFileState="static")
     assert levels(host.owes()) == {"": "process"}
+
+
+@pytest.mark.parametrize("name", ["sshd@inside", "run-backup"])
+def test_a_service_that_an_administrator_has_enabled_is_neither_a_login_nor_of_systemd(host: Host, name: str) -> None:
+    host.service(20, name, f"{LIBRARY} (deleted)", UnitFileState="enabled")
+    assert levels(host.owes()) == {f"{name}.service": "service"}
 
 
 def test_units_of_a_change_under_way_are_ours(host: Host) -> None:

@@ -958,7 +958,9 @@ def test_all_units_are_those_that_the_host_runs_by_itself() -> None:
         Unit("masked.service", enabled="masked", active="inactive"),
         Unit("pg@15.service", enabled="enabled-runtime"),
         Unit("pod.service", enabled="generated", active="inactive", more={"SourcePath": "/etc/containers/systemd/pod"}),
+        Unit("run-backup.timer"),
         Unit("script.service", enabled="generated", more={"SourcePath": "/etc/init.d/script"}),
+        Unit("sshd@inside.service"),
         Unit("tidy.timer"),
         Unit("web.service"),
     ]
