@@ -21,6 +21,7 @@ from .._services.reload import reload
 from .._services.service import SERVICES
 from .._services.state import ServiceState
 from .._services.unit import LISTENING, Unit
+from .._services.vital import is_vital
 from . import json_line
 from .kind import Programs, Restore, Sink, Spec, Suggestion, is_within, names_of
 
@@ -341,7 +342,7 @@ class Services(Programs):
         names = [step.target for step in mine if step.action == "restart" and "process" not in step.detail]
         ends = {step.target for step in mine if step.action == "stop"}
         definitions = [step.detail["process"] for step in mine if step.action == "restart" and "process" in step.detail]
-        may = [name for name in names if name not in (*_ACCESS, *_NAMES) and not outage.is_vital(name)]
+        may = [name for name in names if name not in (*_ACCESS, *_NAMES) and not is_vital(name)]
         return outage.foresee(may, definitions, ends, at.system)
 
     def start_again(self, down: Down, at: Restore) -> tuple[list[Step], dict[str, str]]:
@@ -532,7 +533,7 @@ def _activity(
         return [Step(SERVICES, "stop", name, "was not active", detail)] if wanted and unit.stops else []
     if not live.active:
         # The start of a socket stops its service.
-        vital = outage.is_vital(name) and any(one.active for one in systemd.observe(unit.triggers, at.system))
+        vital = is_vital(name) and any(one.active for one in systemd.observe(unit.triggers, at.system))
         starts = unit.starts and not vital and not _has_ended(then, unit, at.system)
         return [Step(SERVICES, "start", name, f"is {live.text}", detail)] if starts else []
     if not why:
@@ -582,7 +583,7 @@ def _has_ended(then: UnitRecord | ProcessRecord, unit: Unit, system: System) -> 
 
 def _waits_for_boot(trigger: ServiceState, live: ServiceState) -> bool:
     """Whether a socket can only start once its service is down, and nobody may stop that."""
-    return live.active and outage.is_vital(trigger.name)
+    return live.active and is_vital(trigger.name)
 
 
 def _spare(unit: Unit, why: str, spared: str, pids: Sequence[int], at: Restore) -> list[Step]:

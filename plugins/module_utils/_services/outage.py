@@ -12,43 +12,12 @@ from dataclasses import dataclass, field, replace
 from .._errors import ServiceFailed
 from .._host.system import System
 from . import running, systemd
-from .owed import KEPT
 from .process import Definition, ProcessService
 from .service import Service
 from .systemd import SystemdService
 from .unit import Unit
+from .vital import is_vital
 
-# Beginnings of the names of units that a rollback never stops: the network, the firewall, file systems, and what all
-# programs talk to. A stop would cut the host off, or take from it what no start gives back.
-_VITAL = (
-    *KEPT,
-    *("systemd-journald", "systemd-udevd", "networking.", "network.", "ifup@", "NetworkManager.", "systemd-networkd"),
-    *(
-        "dhcpcd",
-        "dhclient",
-        "wpa_supplicant",
-        "iwd.",
-        "connman.",
-        "wicked",
-        "netplan-",
-        "openvswitch",
-        "ovs-",
-        "ovsdb-",
-    ),
-    *("nftables.", "iptables.", "ip6tables.", "netfilter-persistent.", "firewalld.", "ufw.", "shorewall", "ferm."),
-    *(
-        "ebtables.",
-        "arptables.",
-        "ipset.",
-        "blk-availability.",
-        "lvm2-",
-        "dm-event.",
-        "multipathd.",
-        "iscsi",
-        "open-iscsi",
-    ),
-    *("zfs-", "netfs.", "rbdmap.", "cryptdisks"),
-)
 # Why a unit that has no process any more is not run once more.
 DONE = "it ran to its end before the checkpoint, and would do its work once more"
 
@@ -91,11 +60,6 @@ class Down:
 def on_demand(unit: Unit, system: System) -> bool:
     """Whether an active socket, path or timer starts the unit on demand."""
     return any(state.active for state in systemd.observe(unit.triggered_by, system))
-
-
-def is_vital(name: str) -> bool:
-    """Whether the host would be cut off, or lose what no start gives back, while the unit is down."""
-    return name.startswith(_VITAL)
 
 
 def stays_up(unit: Unit) -> bool:

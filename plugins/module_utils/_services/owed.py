@@ -23,6 +23,7 @@ from .kernels import newer_kernel
 from .running import newer
 from .stale import Process, look, within
 from .unit import Unit
+from .vital import KEPT, is_vital
 
 REBOOT, SOFT_REBOOT, SERVICE, BY_NAME, PROCESS, UNKNOWN = LEVELS = (
     "reboot",
@@ -41,28 +42,10 @@ _SHOWN = 5
 _LONGEST = 300
 # The first systemd that restarts everything but the kernel.
 _SOFT = 254
-# Units that a running system cannot do without, or that end the logins or containers of others.
-KEPT = (
-    *("dbus.", "dbus-broker.", "systemd-logind.", "elogind.", "lxcfs.", "rc-local."),
-    *("getty@", "serial-getty@", "container-getty@", "autovt@", "console-getty."),
-    *("display-manager.", "gdm.", "gdm3.", "sddm.", "lightdm.", "lxdm.", "xdm.", "slim.", "greetd.", "ly."),
-    *("kdm.", "nodm.", "wdm.", "emergency.", "rescue."),
-)
-# Units on which others depend: the network, tunnels, containers, machines, clusters. needrestart leaves these and their
-# like alone by its configuration (override_rc).
+# Units on which others depend, beside those that a rollback never stops: routes, tunnels, containers, clusters.
+# needrestart leaves these and their like alone by its configuration (override_rc).
 _DEPENDED_ON = (
-    *(
-        "bird",
-        "frr",
-        "quagga",
-        "network.",
-        "networking.",
-        "NetworkManager",
-        "ModemManager",
-        "wpa_supplicant",
-        "iwd.",
-        "ifup",
-    ),
+    *("bird", "frr", "quagga", "ModemManager"),
     *("openvpn", "tinc", "strongswan", "openswan", "freeswan", "libreswan", "ipsec", "bluetooth"),
     *("docker", "containerd", "systemd-nspawn@", "lxc@", "libvirt", "virtlogd", "virtlockd", "xendomains"),
     *("corosync", "pacemaker", "drbd", "zfs-fuse", "mythtv-backend", "usbguard", "unattended-upgrades"),
@@ -154,11 +137,13 @@ def _judge_unit(whole: _Whole, unit: Unit, processes: Sequence[Process], changed
     stale = [one for one in ends if one.stale]
     why = [path for one in stale for path in one.stale] + [*changed]
     of_a_moment = unit.transient or unit.type == "oneshot" or unit.load != "loaded" or unit.is_of_a_connection
+    # The timer starts it again, and it may be in the middle of its work.
+    of_a_moment |= not unit.enabled.startswith("enabled") and any(one.endswith(".timer") for one in unit.triggered_by)
     kept = unit.id.startswith(KEPT) or not (unit.starts and unit.stops)
     whole.rest += [one for one in processes if one.stale and (of_a_moment or one not in stale)]
     if why and not of_a_moment:
         names = [_name(one) for one in stale or ends]
-        by_name = unit.id.startswith(_DEPENDED_ON) and not kept
+        by_name = (is_vital(unit.id) or unit.id.startswith(_DEPENDED_ON)) and not kept
         level = SOFT_REBOOT if kept else BY_NAME if by_name else SERVICE
         whole.units.append(Owed(level, unit.id, _some([*([BY_NAME_WHY] if by_name else []), *why]), _some(names)))
 

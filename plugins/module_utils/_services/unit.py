@@ -22,7 +22,10 @@ CAP = 600.0
 _MARGIN = 30.0
 # A stop has up to three phases, each with the limit of the unit: its commands, its signal, and KILL.
 _STOPS = 3
-_INTERPRETER = r"(?:ba|da|k|z)?sh|python[\d.]*|perl|ruby[\d.]*|node|php[\d.]*|env"
+_INTERPRETER = r"(?:ba|da|k|z)?sh|python[\d.]*|perl|ruby[\d.]*|node|php[\d.]*|java|env"
+# A word that names the script of an interpreter, as far as it is one of the first words; an option may have a row of
+# paths. An option that stands for a script.
+_SCRIPT, _WORDS, _NO_SCRIPT = r"/[^:]*", 7, r"-[A-Za-z]*c|-m"
 _SPAN = r"(\d+(?:\.\d+)?)(us|ms|s|min|h|d|w|month|y)?"
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1, "": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800, "month": 2629800}
 # Units that listen for logins, or without which no login arrives.
@@ -189,8 +192,12 @@ def _programs(lines: Sequence[str]) -> list[str]:
     for line in lines:
         path = re.search(r"path=(.*?) ; argv\[\]=(.*?) ; ", line)
         if path is not None:
-            found.append(path.group(1))
-            words = path.group(2).split(" ")[1:2]
-            if re.fullmatch(_INTERPRETER, path.group(1).rpartition("/")[2]):
-                found += [word for word in words if word.startswith("/")]
+            program, words = path.group(1), path.group(2).split(" ")[1:_WORDS]
+            found.append(program)
+            while re.fullmatch(_INTERPRETER, program.rpartition("/")[2]):
+                at = next((at for at, word in enumerate(words) if re.fullmatch(_SCRIPT, word)), len(words))
+                if not words[at:] or any(re.fullmatch(_NO_SCRIPT, word) for word in words[:at]):
+                    break
+                program, words = words[at], words[at + 1 :]
+                found.append(program)
     return found

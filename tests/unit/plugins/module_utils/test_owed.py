@@ -200,11 +200,18 @@ def test_logins_and_processes_without_a_unit_are_named_and_nothing_more(host: Ho
         {"Type": "oneshot"},
         {"Transient": "yes"},
         {"LoadState": "not-found"},
+        {"Type": "simple", "TriggeredBy": "job.timer", "UnitFileState": "static"},
     ],
 )
 def test_a_unit_that_cannot_be_started_again_as_it_was_is_not_to_be_restarted(host: Host, more: dict[str, str]) -> None:
     host.service(20, "job", f"{LIBRARY} (deleted)", **more)
     assert host.owes() == [Owed("process", "", [LIBRARY], ["job[20]"])]
+
+
+def test_a_service_that_runs_by_itself_and_has_a_timer_too_is_restarted(host: Host) -> None:
+    host.service(20, "app", f"{LIBRARY} (deleted)", TriggeredBy="app.timer", UnitFileState="enabled")
+    host.service(21, "asked", f"{LIBRARY} (deleted)", TriggeredBy="asked.socket", UnitFileState="static")
+    assert levels(host.owes()) == {"app.service": "service", "asked.service": "service"}
 
 
 def test_a_connection_of_a_socket_is_a_login(host: Host) -> None:
@@ -278,6 +285,7 @@ def test_units_that_a_running_system_needs_owe_a_soft_reboot(host: Host, name: s
             "drbd",
         ),
         *("pacemaker", "systemd-nspawn@web", "networking"),
+        *("systemd-networkd", "nftables", "multipathd", "iscsid", "ifup@eth0", "firewalld", "dhclient"),
     ],
 )
 def test_a_unit_on_which_others_depend_is_restarted_only_by_its_name(host: Host, name: str) -> None:
