@@ -315,3 +315,20 @@ def test_units_that_systemd_run_has_made_since_are_named(monkeypatch: pytest.Mon
     broken.broken = "Failed to connect to bus"
     assert strays.found(broken.system(), since, since + 900.0, -1) == ["pid 7: x"]
     assert strays.found(replace(system, has_systemd=lambda: False), since, since + 900.0, -1) == []
+
+
+@pytest.mark.parametrize(
+    ("group", "expected"),
+    [
+        ("/user.slice/user-1000.slice/session-c3.scope", True),
+        ("/system.slice/ssh.service", True),
+        ("/system.slice/sshd.service", True),
+        ("/system.slice/system-sshd.slice/sshd@4-10.0.0.1:22-10.0.0.2:41234.service", True),
+        ("/system.slice/web.service", False),
+        ("/system.slice/myssh.service", False),
+    ],
+)
+def test_a_login_is_a_session_or_belongs_to_sshd(tmp_path: Path, group: str, expected: bool) -> None:
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "cgroup").write_text(f"0::{group}\n")
+    assert background._is_of_login(7, str(tmp_path)) is expected

@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -216,6 +217,16 @@ def test_a_rollback_that_cannot_be_completed_ends_the_ladder(
     assert result["rungs"][1]["ok"] == isinstance(error, Refused)
     tried = [(one.mode, one.ok) for one in record.history(store)]
     assert tried == ([("cold", True)] if isinstance(error, Refused) else [("rollback", False)])
+
+
+def test_a_rollback_does_not_end_the_change_under_way(
+    store: Store, host: Machine, rolled: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    saved(store, tmp_path)
+    Ill(host, 99)
+    monkeypatch.setattr(ladder.changes, "armed", lambda _store: SimpleNamespace(generation=7))
+    why = climb(store, host, ["rollback"], rollback_to="good")["rungs"][0]["why"]
+    assert "the change of generation 7 is under way" in why and rolled == []
 
 
 @pytest.mark.parametrize("wanted", ["undo", "undo~1", "no-such"])
