@@ -28,7 +28,6 @@ from ..._services.unit import Unit
 COLD, WARM = SERVICE_MODES = ("cold", "warm")
 REBOOT, SOFT_REBOOT, KEXEC = HOST_MODES = ("reboot", "soft-reboot", "kexec")
 ROLLBACK = "rollback"
-RUNGS = (WARM, COLD, ROLLBACK, REBOOT)
 HOST = "host"
 OWED = "owed"
 

@@ -300,7 +300,7 @@ def test_a_restart_of_what_is_owed_names_what_it_leaves_alone(host: Host, monkey
     assert made.predicted().left == [f"docker.service: {owing.BY_NAME_WHY}"] and not made.result.planned
     done = made.carry_out()
     assert not done.done and done.left == made.left and "docker.service" in (done.warnings or [""])[0]
-    assert [one["unit"] for one in done.owed or []] == ["docker.service"]
+    assert [one.unit for one in done.owed] == ["docker.service"]
 
 
 def test_the_first_process_owes_a_soft_reboot_where_there_is_one(host: Host) -> None:
