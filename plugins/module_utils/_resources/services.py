@@ -20,7 +20,7 @@ from .._services.outage import Down
 from .._services.reload import reload
 from .._services.service import SERVICES
 from .._services.state import ServiceState
-from .._services.unit import LISTENING, Unit
+from .._services.unit import LISTENING, MOUNTING, Unit
 from .._services.vital import is_vital
 from . import json_line
 from .kind import Programs, Restore, Sink, Spec, Suggestion, is_within, names_of
@@ -45,6 +45,7 @@ _NAMES = ("systemd-resolved.service",)
 _OF_CLUSTER = "a cluster manager starts and stops it"
 # States of the unit files of services that start at the boot.
 _BY_ITSELF = ("enabled", "enabled-runtime", "generated")
+_IN_USE = "programs may use what it mounts"
 _FOR_ALL = "its stop would take from the host what others need as well"
 
 
@@ -312,10 +313,12 @@ class Services(Programs):
         return {unit["name"] for unit in units} | {one["definition"]["name"] for one in processes}
 
     def carried(self, lines: Sequence[str]) -> list[str]:
-        """A unit without a record may run there, as it did before the recovery."""
+        """A unit without a record may run there, as it did before the recovery, and the disks may be others."""
         found = []
         for line in lines:
             with json_line.read(line) as (word, record):
+                if record.get("among_all") and str(record["name"]).endswith(MOUNTING):
+                    continue
                 mine = {key: value for key, value in record.items() if word != _ALL or key != _RUNNING}
                 found.append(json_line.write(word, mine))
         return found
@@ -540,6 +543,8 @@ def _activity(
         return []
     is_older = 0.0 < (live.started or 0.0) <= at.began
     spared = outage.spared(unit, pids, is_older) if unit.stops and "process" not in detail else ""
+    if then.get("among_all") and name.endswith(MOUNTING):
+        spared = _IN_USE
     if unit.reloads and (spared or not anew or not unit.stops):
         return [Step(SERVICES, "reload", name, why, {**detail, "spared": spared} if spared else detail)]
     if spared:
@@ -577,6 +582,9 @@ def _has_ended(then: UnitRecord | ProcessRecord, unit: Unit, system: System) -> 
     if not then.get("among_all"):
         return False
     triggers = [one.name for one in systemd.observe(unit.triggered_by, system) if one.active]
+    # An automount lets a mount go that nobody uses.
+    if unit.id.endswith(".mount") and any(one.endswith(".automount") for one in triggers):
+        return True
     is_job = then.get("enabled") not in _BY_ITSELF and any(one.endswith(".timer") for one in triggers)
     return is_job or (bool(triggers) and unit.result == "success" and systemd.ended_by_itself(unit.id, system))
 
@@ -661,7 +669,7 @@ def _came(lines: Sequence[str], system: System, at: Restore | None = None) -> li
 def _was_down(live: ServiceState, unit: Unit, system: System, at: Restore | None) -> bool:
     """Whether a unit without a record, of which the file stays, did not run at the checkpoint: it is none that others
     start on demand, and none that the record passed over under the file that it had."""
-    if unit.clustered or unit.is_of_a_connection or outage.on_demand(unit, system):
+    if unit.clustered or unit.is_of_a_connection or unit.is_of_snapd or outage.on_demand(unit, system):
         return False
     if at is None:
         return True

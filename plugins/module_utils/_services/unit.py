@@ -40,6 +40,9 @@ _TABLES = r"/etc/(fs|crypt|verity|integrity)tab"
 _CONNECTION = r".*@\d+-(?:.*:\d+-.*:\d+|\d+-\d+)(?:-[\d_]+)*\.service"
 # Kinds of units that run something, or start what does.
 _KINDS = (".service", ".socket", ".timer", ".path")
+# Kinds of units that mount something: those count that an administrator has written. Snapd writes units of its own.
+MOUNTING = (".mount", ".automount", ".swap")
+_OF_SNAPD = ("snap-", "snap.")
 # Units of logins, and ours, which are never recorded.
 _PASSING = (
     *("getty@", "serial-getty@", "container-getty@", "autovt@", "console-getty.", "user@", "user-runtime-dir@"),
@@ -100,10 +103,18 @@ class Unit(NamedTuple):
         return is_login or bool(re.fullmatch(_CONNECTION, self.id))
 
     @property
+    def is_of_snapd(self) -> bool:
+        """Whether snapd has written it, and takes it away."""
+        return self.id.startswith(_OF_SNAPD)
+
+    @property
     def is_of_the_host(self) -> bool:
         """Whether the host runs it by itself: it is no login, made for a moment, or started by another on demand."""
         if self.transient or self.is_of_a_connection:
             return False
+        if self.id.endswith(MOUNTING):
+            written = any(path.startswith("/etc/") and path.endswith(f"/{self.id}") for path in self.files)
+            return written and self.enabled != "generated" and not self.is_of_snapd
         if self.id.startswith(_PASSING) or not self.id.endswith(_KINDS):
             return False
         if self.enabled == "generated" and not self._is_of_a_file:

@@ -1077,6 +1077,42 @@ def test_what_a_change_has_started_is_stopped_also_where_its_file_stays(unit: Un
     assert plan(then, host) == [f"stop {unit.name}"] and put_back(then, host) == []
 
 
+ETC = "/etc/systemd/system/"
+DATA = Unit("srv-data.mount", enabled="static", more={"FragmentPath": f"{ETC}srv-data.mount"})
+
+
+def test_mounts_that_an_administrator_has_written_are_part_of_all_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.path.lexists", lambda _path: True)
+    others = [
+        Unit("tmp.mount", enabled="static", more={"FragmentPath": "/usr/lib/systemd/system/tmp.mount"}),
+        Unit("home.mount", enabled="generated", more={"FragmentPath": "/run/systemd/generator/home.mount"}),
+        Unit("snap-core-1.mount", more={"FragmentPath": f"{ETC}snap-core-1.mount"}),
+        Unit("run-user-0.mount", file=False),
+        Unit("late.target", more={"FragmentPath": f"{ETC}late.target"}),
+    ]
+    then = all_of(DATA, Unit(WEB), *others)
+    assert recorded_names(then) == [DATA.name, WEB]
+    down = replace(DATA, active="inactive", sub="dead")
+    assert plan(then, machine(down, Unit(WEB))) == [f"start {DATA.name}"]
+    assert put_back(then, machine(replace(down), Unit(WEB))) == []
+    # It came with the change.
+    assert f"stop {DATA.name}" in plan(all_of(Unit(WEB)), machine(DATA, Unit(WEB)), f"{ETC}{DATA.name}")
+    # What is mounted may be in use.
+    mounted = replace(DATA, can_reload=False, entered=600.0)
+    assert f"leave {DATA.name}" in plan(then, machine(mounted, Unit(WEB)), f"{ETC}{DATA.name}")
+    assert f"reload {DATA.name}" in plan(then, machine(DATA, Unit(WEB)), f"{ETC}{DATA.name}")
+    # The disks of another host are others.
+    assert recorded_names(Services().carried(then)) == [WEB]
+
+
+def test_a_mount_that_its_automount_let_go_is_not_made_again() -> None:
+    auto = Unit("srv-data.automount", more={"FragmentPath": f"{ETC}srv-data.automount"})
+    data = replace(DATA, triggered_by=(auto.name,))
+    then, host = all_of(data, auto), machine(replace(data, active="inactive"), auto)
+    assert plan(then, host) == [] == Services().verify(then, host.system())
+    assert plan(all_of(replace(data, active="inactive"), auto), machine(data, auto)) == []
+
+
 def test_another_host_may_run_programs_of_its_own() -> None:
     then, host = all_of(Unit(WEB)), machine(Unit(WEB), shipped("agent.service", "enabled"))
     assert plan(then, host) == ["stop agent.service"]
