@@ -36,7 +36,9 @@ reload_signal:
   type: str
 stop_signal:
   description:
-    - Signal that asks the process to end. For example V(QUIT).
+    - Signal that asks the process to end. For example V(QUIT). It has 10 seconds for that, and is killed then, which is
+      told in C(warnings). What it leaves behind in the process group that it leads ends with it; what it leaves in a
+      group of others is named, and the stop has failed.
   type: str
   default: TERM
 """

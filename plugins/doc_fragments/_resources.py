@@ -243,8 +243,7 @@ options:
             are meant: those that are enabled or can be, and those that run. One of all
             is reloaded or started anew only where a file is put back that is its own by
             its name, as C(/etc/nginx) is of C(nginx), or where it was started, stopped
-            or reloaded since. A unit that came with the change is stopped once its file
-            is gone.'
+            or reloaded since. A unit that the change has started is stopped.'
         type: dict
         suboptions:
           names:
@@ -295,7 +294,11 @@ options:
                 type: str
               stop_signal:
                 description:
-                  - Signal that asks the process to end. For example V(QUIT).
+                  - Signal that asks the process to end. For example V(QUIT). It has 10
+                    seconds for that, and is killed then, which is told in C(warnings).
+                    What it leaves behind in the process group that it leads ends with
+                    it; what it leaves in a group of others is named, and the stop has
+                    failed.
                 type: str
                 default: TERM
 """

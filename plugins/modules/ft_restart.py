@@ -325,12 +325,13 @@ owed:
       description: The unit, or empty.
       type: str
     why:
-      description: The reason.
-      type: str
+      description: Some of the replaced files, or sentences.
+      type: list
+      elements: str
     processes:
       description: The processes that still run what was replaced.
       type: list
-      elements: raw
+      elements: str
 health:
   description: The measurements, as M(evenkeel.fault_tolerance.ft_health) returns it.
   returned: when it was measured

@@ -36,7 +36,7 @@ from .._store.store import Store
 
 # The classes of operations. An operation may be repeated at any time, or only after the checkpoint was restored, or it
 # must never take effect twice.
-IDEMPOTENT, COMPENSATABLE, ONCE = CLASSES = ("idempotent", "compensatable", "once")
+IDEMPOTENT, COMPENSATABLE, ONCE = ("idempotent", "compensatable", "once")
 # The states of a record: an attempt is open; the last attempt is over and did not take effect; verified.
 OPEN, ENDED, VERIFIED = "open", "ended", "verified"
 # The answers to the controller, besides VERIFIED: the attempt has begun; verification does not pass; an attempt still

@@ -41,7 +41,8 @@ _OF_LOGINS = {
 }
 # The directory of the server that VS Code starts over SSH.
 _OF_EDITORS = "/.vscode-server/"
-_SESSION = r"session-[A-Za-z0-9]+\.scope"
+# Where logind makes no session of a login (a container), the login belongs to the unit of sshd.
+_SESSION = r"session-[A-Za-z0-9]+\.scope|(?:sshd?|dropbear)(?:@[^/]*)?\.service"
 # Seconds that a job has to end after SIGTERM, and after SIGKILL.
 _TERM, _KILL = 2.0, 1.0
 

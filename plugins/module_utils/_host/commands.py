@@ -8,7 +8,6 @@ import fcntl
 import os
 import pwd
 import re
-import shlex
 import signal
 import subprocess
 import tempfile
@@ -49,6 +48,9 @@ class Completed(NamedTuple):
 _PRIVATE_VARIABLES = ("PYTHON", "ANSIBLE", "LD_", "VIRTUAL_ENV", "CONDA", "_MEIPASS")
 _PLACES = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 _LOCALES = ("/etc/default/locale", "/etc/locale.conf")
+# A line of such a file, of which the most characters are read.
+_VARIABLE = r"""^[ \t]*(?:export[ \t]+)?(LANG|LANGUAGE|LC_[A-Z]+)=["']?([A-Za-z0-9_.@:-]+)"""
+_LONGEST = 65536
 # A rollback works under the umask 077, which must not become that of a command or a service.
 _UMASK = 0o022
 # Seconds for the end of a command that was killed. The kernel ends none that waits for a disk or a server.
@@ -73,7 +75,7 @@ def command(argv: Sequence[str], timeout: float) -> Completed:
     return _run(argv, timeout, environment())
 
 
-def environment(locales: Sequence[str] = _LOCALES) -> dict[str, str]:
+def environment() -> dict[str, str]:
     """The environment that this host gives to a command: no variable of a login or of a controller is in it."""
     try:
         entry = pwd.getpwuid(os.geteuid())
@@ -81,7 +83,7 @@ def environment(locales: Sequence[str] = _LOCALES) -> dict[str, str]:
     except KeyError:
         account = {"HOME": "/"}
     kept = {key: os.environ[key] for key in ("TZ",) if key in os.environ}
-    return {"PATH": _path(), **account, **kept, **_locale(locales)}
+    return {"PATH": _path(), **account, **kept, **locale()}
 
 
 def _path() -> str:
@@ -90,11 +92,14 @@ def _path() -> str:
     return os.pathsep.join([*own, *(folder for folder in _PLACES if folder not in own)])
 
 
-def _locale(paths: Sequence[str]) -> dict[str, str]:
-    for path in paths:
+def locale() -> dict[str, str]:
+    """The variables of the locale of this host, from the first file that has any. A line of another form decides
+    nothing."""
+    for path in _LOCALES:
         with suppress(OSError), open(path, encoding="utf-8", errors="replace") as stream:
-            pairs = [line.partition("=") for line in shlex.split(stream.read(), comments=True)]
-            return {key: value for key, _sign, value in pairs if re.fullmatch("LANG|LANGUAGE|LC_[A-Z]+", key)}
+            found = dict(re.findall(_VARIABLE, stream.read(_LONGEST), re.MULTILINE))
+            if found:
+                return found
     return {"LANG": "C.UTF-8"}
 
 

@@ -239,6 +239,10 @@ class Kind:
 
     # -- another host
 
+    def carried(self, lines: Sequence[str]) -> list[str]:
+        """The lines without what they say of all that this host has: the host that gets them may have more. Pure."""
+        return list(lines)
+
     def leave_open(self, lines: Sequence[str], name: str) -> tuple[list[str], bool]:
         """(the lines, but open whether this program is to run; whether it is among them). Pure."""
         return list(lines), False

@@ -20,7 +20,8 @@ from .._services.outage import Down
 from .._services.reload import reload
 from .._services.service import SERVICES
 from .._services.state import ServiceState
-from .._services.unit import LISTENING, Unit
+from .._services.unit import LISTENING, MOUNTING, Unit
+from .._services.vital import is_vital
 from . import json_line
 from .kind import Programs, Restore, Sink, Spec, Suggestion, is_within, names_of
 
@@ -33,6 +34,8 @@ _OF_ALL = ("/etc/systemd/system", "/etc/systemd/system.control")
 _ALL = "all"
 # The key in such a line where the units that generators make are recorded. At first they were not.
 _GENERATED = "generated"
+# The key in such a line where each unit that ran is recorded, so that all others did not run.
+_RUNNING = "running"
 # Seconds to wait for a unit that is changing its state, where all units are declared.
 _BRIEFLY = 2.0
 # Every login goes through these services. They read all of their configuration anew when they are reloaded.
@@ -42,6 +45,7 @@ _NAMES = ("systemd-resolved.service",)
 _OF_CLUSTER = "a cluster manager starts and stops it"
 # States of the unit files of services that start at the boot.
 _BY_ITSELF = ("enabled", "enabled-runtime", "generated")
+_IN_USE = "programs may use what it mounts"
 _FOR_ALL = "its stop would take from the host what others need as well"
 
 
@@ -86,8 +90,8 @@ class Services(Programs):
 
     Give C(names) or C(processes), or both. With neither, all units of the host are meant: those that are enabled or can
     be, and those that run. One of all is reloaded or started anew only where a file is put back that is its own by its
-    name, as C(/etc/nginx) is of C(nginx), or where it was started, stopped or reloaded since. A unit that came with the
-    change is stopped once its file is gone.
+    name, as C(/etc/nginx) is of C(nginx), or where it was started, stopped or reloaded since. A unit that
+    the change has started is stopped.
 
     except: Units that are left alone where all are meant. For example V([docker.service]).
 
@@ -167,7 +171,7 @@ class Services(Programs):
         every = names is None
         if every:
             names = _all_but(spec.get("except", ()), system)
-            lines.append(json_line.write(_ALL, {"except": spec.get("except", []), _GENERATED: True}))
+            lines.append(json_line.write(_ALL, {"except": spec.get("except", []), _GENERATED: True, _RUNNING: True}))
         for seen, unit in zip(systemd.observe(names, system), systemd.describe(names, system)):
             # Record the state in which the unit settles, not a state on the way.
             limit = _BRIEFLY if every else 30.0
@@ -243,9 +247,11 @@ class Services(Programs):
             steps = last if recorded["active"] else first
             known = Unit(live.name, files=tuple(definition["argv"][:2]), reloads=live.can_reload)
             steps += _activity(live, recorded, known, (), at, {"process": definition})
-        for known in _came(lines, at.changed, at.system):
+        came = _came(lines, at.system, at)
+        for known in came:
             stays = _spare(known, "it came with the change", _FOR_ALL, [], at)
             first += stays if outage.stays_up(known) else [Step(SERVICES, "stop", known.id, "came with the change")]
+        last += _taken_along([*described, *came], units, [*first, *last])
         why = "something was put back" if at.changed or at.steps else "units changed" if linked else ""
         why = why or next((f"the unit file of {known.id} changed" for known in described if known.outdated), "")
         again = [Step(SERVICES, "daemon-reload", "systemd", why, {"units": names})] if units and why else []
@@ -300,7 +306,7 @@ class Services(Programs):
                 if not trigger.active and not _waits_for_boot(trigger, live):
                     wrong.append(f"{trigger.name}, which starts {live.name}, is {trigger.text}, and was active")
             wrong += [f"{step.target}: {step.action} is still to be done, {step.why}" for step in _links(unit, reader)]
-        came = [one.id for one in _came(lines, (), system) if not outage.stays_up(one)]
+        came = [one.id for one in _came(lines, system) if not outage.stays_up(one)]
         wrong += [f"{name} runs, and came with the change" for name in came]
         for one in processes:
             state = process.observe(one["definition"], system)
@@ -314,6 +320,17 @@ class Services(Programs):
     def programs(self, lines: Sequence[str]) -> set[str]:
         units, processes = _recorded(lines)
         return {unit["name"] for unit in units} | {one["definition"]["name"] for one in processes}
+
+    def carried(self, lines: Sequence[str]) -> list[str]:
+        """A unit without a record may run there, as it did before the recovery, and the disks may be others."""
+        found = []
+        for line in lines:
+            with json_line.read(line) as (word, record):
+                if record.get("among_all") and str(record["name"]).endswith(MOUNTING):
+                    continue
+                mine = {key: value for key, value in record.items() if word != _ALL or key != _RUNNING}
+                found.append(json_line.write(word, mine))
+        return found
 
     def leave_open(self, lines: Sequence[str], name: str) -> tuple[list[str], bool]:
         """As for a unit of a cluster."""
@@ -337,7 +354,7 @@ class Services(Programs):
         names = [step.target for step in mine if step.action == "restart" and "process" not in step.detail]
         ends = {step.target for step in mine if step.action == "stop"}
         definitions = [step.detail["process"] for step in mine if step.action == "restart" and "process" in step.detail]
-        may = [name for name in names if name not in (*_ACCESS, *_NAMES) and not outage.is_vital(name)]
+        may = [name for name in names if name not in (*_ACCESS, *_NAMES) and not is_vital(name)]
         return outage.foresee(may, definitions, ends, at.system)
 
     def start_again(self, down: Down, at: Restore) -> tuple[list[Step], dict[str, str]]:
@@ -528,13 +545,15 @@ def _activity(
         return [Step(SERVICES, "stop", name, "was not active", detail)] if wanted and unit.stops else []
     if not live.active:
         # The start of a socket stops its service.
-        vital = outage.is_vital(name) and any(one.active for one in systemd.observe(unit.triggers, at.system))
+        vital = is_vital(name) and any(one.active for one in systemd.observe(unit.triggers, at.system))
         starts = unit.starts and not vital and not _has_ended(then, unit, at.system)
         return [Step(SERVICES, "start", name, f"is {live.text}", detail)] if starts else []
     if not why:
         return []
     is_older = 0.0 < (live.started or 0.0) <= at.began
     spared = outage.spared(unit, pids, is_older) if unit.stops and "process" not in detail else ""
+    if then.get("among_all") and name.endswith(MOUNTING):
+        spared = _IN_USE
     if unit.reloads and (spared or not anew or not unit.stops):
         return [Step(SERVICES, "reload", name, why, {**detail, "spared": spared} if spared else detail)]
     if spared:
@@ -544,6 +563,20 @@ def _activity(
     if unit.stops:
         return [Step(SERVICES, "restart", name, why, detail)]
     return [Step(SERVICES, "leave", name, why, detail)] if anew else []
+
+
+def _taken_along(known: Sequence[Unit], units: Sequence[UnitRecord], steps: Sequence[Step]) -> list[Step]:
+    """The steps that start what ran at the checkpoint and goes down with a unit that is stopped."""
+    takes = {unit.id: unit.takes for unit in known}
+    ran = {unit["name"] for unit in units if unit["active"] and not unit.get("clustered")}
+    starting = {step.target for step in steps if step.action in ("start", "restart")}
+    found: dict[str, str] = {}
+    for stopped in (step.target for step in steps if step.action == "stop"):
+        down = [stopped]
+        for name in down:
+            down += [one for one in takes.get(name, ()) if one not in down]
+        found.update({one: stopped for one in down[1:] if one in ran - starting})
+    return [Step(SERVICES, "start", name, f"stops with {stopped}") for name, stopped in found.items()]
 
 
 def _is_open(then: UnitRecord, unit: Unit) -> bool:
@@ -558,13 +591,16 @@ def _has_ended(then: UnitRecord | ProcessRecord, unit: Unit, system: System) -> 
     if not then.get("among_all"):
         return False
     triggers = [one.name for one in systemd.observe(unit.triggered_by, system) if one.active]
+    # An automount lets a mount go that nobody uses.
+    if unit.id.endswith(".mount") and any(one.endswith(".automount") for one in triggers):
+        return True
     is_job = then.get("enabled") not in _BY_ITSELF and any(one.endswith(".timer") for one in triggers)
     return is_job or (bool(triggers) and unit.result == "success" and systemd.ended_by_itself(unit.id, system))
 
 
 def _waits_for_boot(trigger: ServiceState, live: ServiceState) -> bool:
     """Whether a socket can only start once its service is down, and nobody may stop that."""
-    return live.active and outage.is_vital(trigger.name)
+    return live.active and is_vital(trigger.name)
 
 
 def _spare(unit: Unit, why: str, spared: str, pids: Sequence[int], at: Restore) -> list[Step]:
@@ -615,31 +651,48 @@ def _all_but(excepts: Sequence[str], system: System) -> list[str]:
     return [name for name in systemd.every(system) if name not in excepts]
 
 
-def _came(lines: Sequence[str], changed: Sequence[str], system: System) -> list[Unit]:
-    """Where all units are recorded: the units that run, have no record, and have lost their unit file or will lose
-    it."""
+def _came(lines: Sequence[str], system: System, at: Restore | None = None) -> list[Unit]:
+    """Where all units are recorded: the units that run and have no record, so that they did not run at the checkpoint.
+    Of an older record only those that have lost their unit file, or will lose it. ``at``: of a plan."""
     marks = _marks(lines)
     excepts = [name for one in marks for name in one.excepts]
     if not marks:
         return []
-    is_told = all(one.generated for one in marks)
+    is_told, all_told = all(one.generated for one in marks), all(one.running for one in marks)
     known = {unit["name"] for unit in _recorded(lines)[0]}
     names = [name for name in _all_but(excepts, system) if name not in known]
+    changed = at.changed if at else ()
     found = []
     for live, unit in zip(systemd.observe(names, system), systemd.describe(names, system)):
-        files = [path for path in unit.files if path.endswith(f"/{unit.id}") or path == unit.source]
+        own = (f"/{unit.id}", f"/{links.template(unit.id)}")
+        files = [path for path in unit.files if path.endswith(own) or path == unit.source]
         lost = not live.exists or any(path in changed or not os.path.lexists(path) for path in files)
         untold = unit.enabled == "generated" and not (is_told or unit.source.startswith("/etc/init.d/"))
-        if lost and not untold and (live.active or systemd.passing(live)) and unit.stops:
+        up = live.active or systemd.passing(live) or (at is not None and live.queued)
+        came = lost or (all_told and _was_down(live, unit, system, at))
+        if up and came and not untold and unit.stops:
             found.append(unit._replace(id=live.name))
     return found
 
 
+def _was_down(live: ServiceState, unit: Unit, system: System, at: Restore | None) -> bool:
+    """Whether a unit without a record, of which the file stays, did not run at the checkpoint: it is none that others
+    start on demand, and none that the record passed over under the file that it had."""
+    if unit.clustered or unit.is_of_a_connection or unit.is_of_snapd or outage.on_demand(unit, system):
+        return False
+    if at is None:
+        return True
+    passed_over = (live.started or 0.0) <= at.began and bool(running.touches(unit.files, at.changed))
+    return not passed_over and not (at.boot and unit.enabled == "static")  # A boot starts units of its own.
+
+
 class _Mark(NamedTuple):
-    """A line that declares all units: those that are left alone, and whether generated units are recorded too."""
+    """A line that declares all units: those that are left alone, whether generated units are recorded too, and whether
+    a unit without a record did not run."""
 
     excepts: list[str]
     generated: bool
+    running: bool
 
 
 def _marks(lines: Sequence[str]) -> list[_Mark]:
@@ -648,7 +701,8 @@ def _marks(lines: Sequence[str]) -> list[_Mark]:
     for line in lines:
         with json_line.read(line) as (word, record):
             if word == _ALL:
-                found.append(_Mark([str(name) for name in record["except"]], bool(record.get(_GENERATED))))
+                excepts = [str(name) for name in record["except"]]
+                found.append(_Mark(excepts, bool(record.get(_GENERATED)), bool(record.get(_RUNNING))))
     return found
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from .change import Owed
 from .result import LEFT_OUT, Result
 
 
@@ -37,7 +38,7 @@ class Restarted(Result):
     downtime_of: str = ""
     rungs: list[Rung] = field(default_factory=list)
     next: str = ""
-    owed: list[Any] = field(default_factory=list)
+    owed: list[Owed] = field(default_factory=list)
     health: Any = field(default=None, metadata=LEFT_OUT)
     warnings: list[str] | None = field(default=None, metadata=LEFT_OUT)
 

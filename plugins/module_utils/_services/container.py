@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -105,7 +106,7 @@ class ContainerService:
         """``act``; (the state afterwards, whether the engine had to kill the container)."""
         if verb not in ("start", "stop", "restart"):
             raise ServiceFailed(f"container {self.name} cannot be told to {verb}: only its program could")
-        before = self.inspect(system)
+        before, began = self.inspect(system), system.now()
         argv = [self.engine, verb, "--", self.name]
         done = system.run(argv, _MARGIN + before.patience)
         after = self.observe(system)
@@ -113,9 +114,18 @@ class ContainerService:
             system.sleep(_ALIVE)
             after = self.observe(system)
         if done.rc == 0 and _holds(verb, before.state, after):
-            return after, _KILLED in done.err
+            return after, _KILLED in done.err or (verb != "start" and self._was_killed(began, system))
         why = done.words if done.rc else f"ended well, but the container is {after.text}"
         raise ServiceFailed(f"{' '.join(argv)}: {why}{self._last_words(system)}")
+
+    def _was_killed(self, since: float, system: System) -> bool:
+        """Whether docker tells that it has sent KILL to the container. It says nothing of it by itself."""
+        if os.path.basename(self.engine) != "docker":
+            return False
+        argv = [self.engine, "events", f"--since={since:.3f}", f"--until={system.now():.3f}", "--filter=event=kill"]
+        ask = [f"--filter=container={self.name}", "--format={{.Actor.Attributes.signal}}"]
+        done = system.run([*argv, *ask], 10.0)
+        return done.rc == 0 and "9" in done.out.split()
 
     def _last_words(self, system: System) -> str:
         """The last lines that the container wrote, for a message."""

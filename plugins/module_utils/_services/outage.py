@@ -12,43 +12,12 @@ from dataclasses import dataclass, field, replace
 from .._errors import ServiceFailed
 from .._host.system import System
 from . import running, systemd
-from .owed import KEPT
 from .process import Definition, ProcessService
 from .service import Service
 from .systemd import SystemdService
 from .unit import Unit
+from .vital import is_vital
 
-# Beginnings of the names of units that a rollback never stops: the network, the firewall, file systems, and what all
-# programs talk to. A stop would cut the host off, or take from it what no start gives back.
-_VITAL = (
-    *KEPT,
-    *("systemd-journald", "systemd-udevd", "networking.", "network.", "ifup@", "NetworkManager.", "systemd-networkd"),
-    *(
-        "dhcpcd",
-        "dhclient",
-        "wpa_supplicant",
-        "iwd.",
-        "connman.",
-        "wicked",
-        "netplan-",
-        "openvswitch",
-        "ovs-",
-        "ovsdb-",
-    ),
-    *("nftables.", "iptables.", "ip6tables.", "netfilter-persistent.", "firewalld.", "ufw.", "shorewall", "ferm."),
-    *(
-        "ebtables.",
-        "arptables.",
-        "ipset.",
-        "blk-availability.",
-        "lvm2-",
-        "dm-event.",
-        "multipathd.",
-        "iscsi",
-        "open-iscsi",
-    ),
-    *("zfs-", "netfs.", "rbdmap.", "cryptdisks"),
-)
 # Why a unit that has no process any more is not run once more.
 DONE = "it ran to its end before the checkpoint, and would do its work once more"
 
@@ -93,11 +62,6 @@ def on_demand(unit: Unit, system: System) -> bool:
     return any(state.active for state in systemd.observe(unit.triggered_by, system))
 
 
-def is_vital(name: str) -> bool:
-    """Whether the host would be cut off, or lose what no start gives back, while the unit is down."""
-    return name.startswith(_VITAL)
-
-
 def stays_up(unit: Unit) -> bool:
     """Whether the unit stays up even where it did not run before: its command of stop acts on all of the host."""
     return is_vital(unit.id) and unit.acts_on_host
@@ -132,11 +96,15 @@ def foresee(names: Sequence[str], processes: Sequence[Definition], ends: Collect
         wanted += group
     unique = list(dict.fromkeys(wanted))
     states = {state.name for state in systemd.observe(unique, system) if state.active or systemd.passing(state)}
-    units = [unit.id for unit in systemd.describe(unique, system) if unit.id in states and unit.stops]
+    found = [unit for unit in systemd.describe(unique, system) if unit.id in states and unit.stops]
+    units, jobs = [unit.id for unit in found], [unit.id for unit in found if unit.is_job and unit.id not in ends]
+    left += [
+        f"{name}: it is stopped in the middle of its work, and not started again: see what it did" for name in jobs
+    ]
     return Down(
-        units=[name for name in units if name not in ends],
+        units=[name for name in units if name not in (*ends, *jobs)],
         processes=[definition for definition in processes if ProcessService(definition).observe(system).active],
-        ends=[name for name in units if name in ends],
+        ends=[name for name in units if name in (*ends, *jobs)],
         left=left,
     )
 
@@ -186,7 +154,9 @@ def bring_up(down: Down, system: System, wait: bool = True) -> tuple[list[str], 
     """Start the services in the reverse order of their stop; (started services, name -> why another did not start)."""
     started: list[str] = []
     left: dict[str, str] = {}
-    names = list(reversed(down.units))
+    # A unit may be a job by its files that came back.
+    jobs = {unit.id for unit in systemd.describe(down.units, system) if unit.is_job}
+    names = [name for name in reversed(down.units) if name not in jobs]
     # Sockets first: a socket refuses to start once its service runs.
     names.sort(key=lambda name: not name.endswith(".socket"))
     services: list[Service] = [*map(SystemdService, names), *map(ProcessService, down.processes)]

@@ -23,6 +23,7 @@ from .kernels import newer_kernel
 from .running import newer
 from .stale import Process, look, within
 from .unit import Unit
+from .vital import KEPT, is_vital
 
 REBOOT, SOFT_REBOOT, SERVICE, BY_NAME, PROCESS, UNKNOWN = LEVELS = (
     "reboot",
@@ -41,38 +42,18 @@ _SHOWN = 5
 _LONGEST = 300
 # The first systemd that restarts everything but the kernel.
 _SOFT = 254
-# Units that a running system cannot do without, or that end the logins or containers of others.
-KEPT = (
-    *("dbus.", "dbus-broker.", "systemd-logind.", "elogind.", "lxcfs.", "rc-local."),
-    *("getty@", "serial-getty@", "container-getty@", "autovt@", "console-getty."),
-    *("display-manager.", "gdm.", "gdm3.", "sddm.", "lightdm.", "lxdm.", "xdm.", "slim.", "greetd.", "ly."),
-    *("kdm.", "nodm.", "wdm.", "emergency.", "rescue."),
-)
-# Units on which others depend: the network, tunnels, containers, machines, clusters. needrestart leaves these and their
-# like alone by its configuration (override_rc).
+# Units on which others depend, beside those that a rollback never stops: routes, tunnels, containers, clusters.
+# needrestart leaves these and their like alone by its configuration (override_rc).
 _DEPENDED_ON = (
-    *(
-        "bird",
-        "frr",
-        "quagga",
-        "network.",
-        "networking.",
-        "NetworkManager",
-        "ModemManager",
-        "wpa_supplicant",
-        "iwd.",
-        "ifup",
-    ),
+    *("bird", "frr", "quagga", "ModemManager"),
     *("openvpn", "tinc", "strongswan", "openswan", "freeswan", "libreswan", "ipsec", "bluetooth"),
     *("docker", "containerd", "systemd-nspawn@", "lxc@", "libvirt", "virtlogd", "virtlockd", "xendomains"),
     *("corosync", "pacemaker", "drbd", "zfs-fuse", "mythtv-backend", "usbguard", "unattended-upgrades"),
 )
 BY_NAME_WHY = "others may depend on it and be cut off, so that it is restarted only by its name"
 # Units of logins, which end by themselves. Those of a change under way are ours.
-_OF_LOGINS = ("user@", "user-runtime-dir@", "ssh@", "sshd@", "run-")
+_OF_LOGINS = ("user@", "user-runtime-dir@")
 _OURS = "evenkeel-"
-# The name of an instance for one connection: its number, and both ends of it.
-_CONNECTION = r".*@\d+-.*:\d+-.*:\d+\.service"
 # Settings of a unit that took effect as they were made.
 _AT_ONCE = "/systemd/system.control/"
 
@@ -155,14 +136,14 @@ def _judge_unit(whole: _Whole, unit: Unit, processes: Sequence[Process], changed
     ends = [one for one in processes if main is None or one is main or (not alone and one.ticks >= main.ticks)]
     stale = [one for one in ends if one.stale]
     why = [path for one in stale for path in one.stale] + [*changed]
-    of_a_moment = (
-        unit.transient or unit.type == "oneshot" or unit.load != "loaded" or re.fullmatch(_CONNECTION, unit.id)
-    )
+    of_a_moment = unit.transient or unit.type == "oneshot" or unit.load != "loaded" or unit.is_of_a_connection
+    # The timer starts it again, and it may be in the middle of its work.
+    of_a_moment |= not unit.enabled.startswith("enabled") and any(one.endswith(".timer") for one in unit.triggered_by)
     kept = unit.id.startswith(KEPT) or not (unit.starts and unit.stops)
     whole.rest += [one for one in processes if one.stale and (of_a_moment or one not in stale)]
     if why and not of_a_moment:
         names = [_name(one) for one in stale or ends]
-        by_name = unit.id.startswith(_DEPENDED_ON) and not kept
+        by_name = (is_vital(unit.id) or unit.id.startswith(_DEPENDED_ON)) and not kept
         level = SOFT_REBOOT if kept else BY_NAME if by_name else SERVICE
         whole.units.append(Owed(level, unit.id, _some([*([BY_NAME_WHY] if by_name else []), *why]), _some(names)))
 

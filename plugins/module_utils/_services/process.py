@@ -15,19 +15,20 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
 import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypedDict
+from typing import Callable, ClassVar, TypedDict
 
 from .._errors import EvenkeelError, ServiceFailed, UsageError
 from .._host.commands import detached
 from .._host.durable import ensure_dir, write_all, write_file
 from .._host.options import Options, read
 from .._host.paths import make_dirs, open_dir
-from .._host.processes import arguments, send_signal, start_time, user_ids
+from .._host.processes import arguments, program_name, read_stat, send_signal, start_time, user_ids
 from .._host.system import System
 from .._host.trust import open_regular, owners, read_small, stranger, trusted
 from .state import ServiceState
@@ -40,11 +41,14 @@ OPTIONS: Options = {
     "reload_signal": {"type": "str"},
     "stop_signal": {"type": "str", "default": "TERM"},
 }
+# Seconds that a service has to end by its stop signal, before it is killed.
 _STOP_LIMIT = 10.0
 # Seconds that a new process must live to count as started.
 _ALIVE = 0.5
 # Largest size of a pid file, in bytes.
-_LONGEST = 128
+_LONGEST = 512
+# The pid file that we write where there is no store: the process, and its start time.
+_OURS = rb"\d+\n\d+\n"
 # Bytes of the first line of a script that the kernel reads.
 _LINE = 256
 
@@ -101,6 +105,10 @@ class ProcessService:
     def act(self, verb: str, system: System, wait: bool = True) -> ServiceState:
         return act(verb, self.definition, system)
 
+    def carry_out(self, verb: str, system: System) -> tuple[ServiceState, bool]:
+        """``act``; (the state afterwards, whether the process or one of its group had to be killed)."""
+        return carry_out(verb, self.definition, system)
+
 
 def _running(definition: Definition, system: System) -> tuple[int, int] | None:
     """(pid, start time) of the service, or None. The process that we started comes before the pid file."""
@@ -113,17 +121,18 @@ def _process_of_pidfile(definition: Definition) -> tuple[tuple[int, int] | None,
     try:
         data, owner = read_small(pidfile, _LONGEST)
         written = os.stat(pidfile, follow_symlinks=False).st_mtime
-        words = data.split()
+        words = data.split()  # Some services write more behind their pid.
         pid = int(words[0])
     except (ValueError, IndexError, FileNotFoundError):
         return None, ""
     except OSError as error:
         return None, f"its pid file {pidfile} is not trusted: {error.strerror}"
-    started = start_time(pid)
-    if started is None or (len(words) > 1 and words[1] != b"%d" % started):
+    started, is_ours = start_time(pid), bool(re.fullmatch(_OURS, data))
+    if started is None or (is_ours and words[1] != b"%d" % started):
         return None, ""
     if not stranger(pidfile, trusted()) and owner in trusted():
-        return ((pid, started), "") if len(words) > 1 or _runs(pid, argv, started, written) else (None, "")
+        is_it = is_ours or _has(pid, argv) or _runs(pid, argv, started, written)
+        return ((pid, started), "") if is_it else (None, "")
     # Another user can write the pid file, and could have us signal any process on the host.
     theirs = owner if owner not in trusted() else os.stat(os.path.dirname(pidfile)).st_uid
     why = stranger(pidfile, {*trusted(), theirs})
@@ -172,16 +181,20 @@ def _runs(pid: int, argv: Sequence[str], started: int, written: float) -> bool:
         program = os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)")
     except OSError:
         return False
-    wanted = [os.fsencode(word) for word in argv]
-    interpreter = _interpreter(argv[0])
-    if program != os.path.realpath(interpreter or argv[0]):
+    if program != os.path.realpath(_interpreter(argv[0]) or argv[0]):
         return False
-    words = arguments(pid) or [b""]
-    # The kernel puts the interpreter, and at most one option of it, before the arguments.
-    first = next((at for at in (1, 2) if words[at : at + 1] == wanted[:1]), 0) if interpreter else 0
-    if words[first : first + len(wanted)] == wanted:
+    if _has(pid, argv):
         return True
-    return b" " in words[0] and words[0] != wanted[0] and _age(started) >= time.time() - written
+    title = (arguments(pid) or [b""])[0]
+    return b" " in title and title != os.fsencode(argv[0]) and _age(started) >= time.time() - written
+
+
+def _has(pid: int, argv: Sequence[str]) -> bool:
+    """Whether the process shows these arguments. Its program may be another one since a link to it was switched."""
+    wanted, words = [os.fsencode(word) for word in argv], arguments(pid) or [b""]
+    # The kernel puts the interpreter of a script, and at most one option of it, before the arguments.
+    places = (0, 1, 2) if _interpreter(argv[0]) else (0,)
+    return any(words[at : at + len(wanted)] == wanted for at in places)
 
 
 def _interpreter(program: str) -> str:
@@ -219,16 +232,20 @@ def observe(definition: Definition, system: System) -> ServiceState:
 
 def act(verb: str, definition: Definition, system: System) -> ServiceState:
     """Start, stop, restart or reload the service, and prove it; the state afterwards. Raises ServiceFailed."""
+    return carry_out(verb, definition, system)[0]
+
+
+def carry_out(verb: str, definition: Definition, system: System) -> tuple[ServiceState, bool]:
+    """``act``; (the state afterwards, whether the service did not stop in its time and was killed)."""
     try:
         return _act(verb, definition, system)
     except OSError as error:
         raise ServiceFailed(f"process {definition['name']}: {verb} failed: {error}") from error
 
 
-def _act(verb: str, definition: Definition, system: System) -> ServiceState:
+def _act(verb: str, definition: Definition, system: System) -> tuple[ServiceState, bool]:
     before = observe(definition, system)
-    if verb in ("stop", "restart"):
-        _stop(definition, system)
+    killed = verb in ("stop", "restart") and _stop(definition, system)
     if verb in ("start", "restart") and (verb == "restart" or not before.active):
         _start(definition, system)
     if verb == "reload":
@@ -248,7 +265,7 @@ def _act(verb: str, definition: Definition, system: System) -> ServiceState:
     if wrong:
         program = definition["argv"][0]  # Its other words may hold a secret.
         raise ServiceFailed(f"process {definition['name']}: after {verb} it is {after.text}; its program: {program}")
-    return after
+    return after, killed
 
 
 def _start(definition: Definition, system: System) -> None:
@@ -306,21 +323,78 @@ def _write(path: str, data: bytes) -> None:
         os.close(fd)
 
 
-def _stop(definition: Definition, system: System) -> None:
-    """Send the stop signal, and KILL when that does not end the process. A later process with its pid gets none."""
+def _stop(definition: Definition, system: System) -> bool:
+    """Send the stop signal, and KILL when that does not end the process; then end what it leaves behind in the process
+    group that it leads. Returns whether KILL was needed. A later process with its pid gets no signal.
+
+    Raises ServiceFailed where something goes on: what it has started in a group of others is named, and left alone.
+    """
     found = _running(definition, system)
     if found is None:
-        return
+        return False
     pid, started = found
-    for word in (definition["stop_signal"], "KILL"):
-        send_signal(pid, started, getattr(signal, "SIG" + word))
-        end = system.monotonic() + _STOP_LIMIT
-        while system.monotonic() < end:
-            _reap(pid)
-            if start_time(pid) != started:
-                return
-            system.sleep(0.05)
-    raise ServiceFailed(f"process {definition['name']} (pid {pid}) does not end, not even by KILL")
+    stat, where = read_stat(pid), f"process {definition['name']} (pid {pid})"
+    leads = stat is not None and stat.group == pid
+    if leads and os.getpgid(0) == pid:
+        raise ServiceFailed(f"this process belongs to {where} and would end with it: stop it from another login")
+    children = {} if leads or stat is None else _descendants(pid, stat.group)
+
+    def itself() -> dict[int, int]:
+        _reap(pid)
+        return {pid: started} if start_time(pid) == started else {}
+
+    def left() -> dict[int, int]:
+        return _group(pid) if leads else {one: at for one, at in children.items() if start_time(one) == at}
+
+    killed = _end(itself, definition["stop_signal"], system)
+    if itself():
+        raise ServiceFailed(f"{where} does not end, not even by KILL")
+    if leads:
+        killed = _end(left, "TERM", system) or killed
+    else:
+        _wait(left, _ALIVE, system)
+    if left():
+        those = ", ".join(f"{one} ({program_name(one)})" for one in sorted(left()))
+        raise ServiceFailed(f"{where} has ended, and processes that it had started go on: {those}; end them by hand")
+    return killed
+
+
+def _end(who: Callable[[], dict[int, int]], word: str, system: System) -> bool:
+    """Send the signal to the processes, and KILL to those that do not end by it. Returns whether KILL was needed."""
+    for name in (word, "KILL"):
+        for pid, started in who().items():
+            send_signal(pid, started, getattr(signal, "SIG" + name))
+        if _wait(who, _STOP_LIMIT, system):
+            return name != word
+    return True
+
+
+def _wait(who: Callable[[], dict[int, int]], seconds: float, system: System) -> bool:
+    """Wait until none of the processes runs any more; whether that came."""
+    end = system.monotonic() + seconds
+    while who():
+        if system.monotonic() >= end:
+            return False
+        system.sleep(0.05)
+    return True
+
+
+def _group(group: int) -> dict[int, int]:
+    """The processes of the group, each with its start time."""
+    stats = (read_stat(entry) for entry in filter(str.isdigit, os.listdir("/proc")))
+    return {stat.pid: stat.ticks for stat in stats if stat is not None and stat.group == group and not stat.has_ended}
+
+
+def _descendants(pid: int, group: int) -> dict[int, int]:
+    """The processes of the group that this one has started, directly or not, each with its start time."""
+    found: dict[int, int] = {}
+    members = _group(group)
+    parents = {one: stat.parent for one in members if (stat := read_stat(one)) is not None}
+    new = {pid}
+    while new:
+        new = {one for one, parent in parents.items() if parent in new and one not in found}
+        found.update({one: members[one] for one in new})
+    return found
 
 
 def _reap(pid: int) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from .._errors import ServiceFailed
@@ -25,12 +25,18 @@ _TAIL = 1 << 16
 _LINE = 4096
 # Seconds after which lines of the log count: errors come last.
 _LINES_AFTER = 1.0
-# A line that shows that the reload failed. Other errors in these seconds may belong to a request.
-_WRONG = re.compile(
-    r"\[(?:emerg|alert|crit)|fatal|address already in use|(?:could|can) ?not bind|config.*(?:fail|error)", re.I
-)
-_FAILED = re.compile(r"\b(?:error|failed|failure|invalid|cannot|can't|unable|denied|refused)\b", re.I)
+# The level of a line, in its head after the time.
+_HEAD = r"(?:\[[^\]]*\d\d:\d\d[^\]]*\])?[^\[\"']{0,80}\[(?:\w{1,40}:)?"
+_EMERGENCY, _SEVERE = re.compile(_HEAD + r"emerg\]", re.I), re.compile(_HEAD + r"(?:emerg|alert|crit)", re.I)
 _TAKEN = re.compile(r"re-?load|re-?read|re-?start|re-?exec|\bHUP|SIGHUP|listening on|configur", re.I)
+# A line that shows that the reload failed has one of these words beside a word of failure.
+_RELOAD = re.compile(_TAKEN.pattern + r"|\bconfig", re.I)
+_OWN_RELOAD = re.compile(_RELOAD.pattern + r"|\bload|already in use|not bind", re.I)
+_FAILED = re.compile(
+    r"\b(?:errors?|fail(?:ed|ure|s)?|fatal|invalid|(?:could|can) ?not|can't|unable|denied|refused|in use)\b", re.I
+)
+# Words of others that a line repeats: the name of a user, the path of a request.
+_QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'|\([^()]*\)")
 
 
 class Reloaded(NamedTuple):
@@ -68,8 +74,7 @@ def reload(name: str, system: System, proc: str = "/proc") -> Reloaded:
         if shown:
             return Reloaded(state, shown)
         lines = _log_lines(unit, before, system)
-        wrong = [line for line in lines if _WRONG.search(line) or (_TAKEN.search(line) and _FAILED.search(line))]
-        taken = [line for line in lines if _TAKEN.search(line) and line not in wrong]
+        wrong, taken = _judged(lines)
         passed = system.monotonic() - began
         if taken and not wrong and passed >= _LINES_AFTER:
             return Reloaded(state, f"it says: {taken[-1][:200]}")
@@ -80,7 +85,7 @@ def reload(name: str, system: System, proc: str = "/proc") -> Reloaded:
         raise ServiceFailed(
             f"{unit.id} was told to reload, and keeps its old configuration: {' / '.join(dict.fromkeys(wrong[-3:]))}"
         )
-    return Reloaded(state, "", next((line[:200] for line in reversed(lines) if _FAILED.search(line)), ""))
+    return Reloaded(state, "", next((line.text[:200] for line in reversed(lines) if _FAILED.search(line.text)), ""))
 
 
 def _workers(unit: Unit, before: _Before, proc: str) -> str:
@@ -96,8 +101,34 @@ def _workers(unit: Unit, before: _Before, proc: str) -> str:
     return ""
 
 
-def _log_lines(unit: Unit, before: _Before, system: System) -> list[str]:
-    """The lines that the service has written since: to the files that it appends to, and to the journal."""
+class _Line(NamedTuple):
+    """``is_own``: whether the main process wrote it, and not a child that serves others."""
+
+    text: str
+    is_own: bool
+
+
+def _judged(lines: Sequence[_Line]) -> tuple[list[str], list[str]]:
+    """(lines that show that the reload failed, lines of the main process that show that it was taken).
+
+    A failed login, or a request that was refused, is no failure of a reload. Lines of other processes count only while
+    the main process says nothing, and never as a proof: they may repeat what a client has written.
+    """
+    wrong: dict[bool, list[str]] = {True: [], False: []}
+    taken = []
+    for text, is_own in lines:
+        words = _QUOTED.sub(" ", text)
+        severe, about = (_SEVERE, _OWN_RELOAD) if is_own else (_EMERGENCY, _RELOAD)
+        if severe.match(text) or (about.search(words) and _FAILED.search(words)):
+            wrong[is_own].append(text)
+        elif is_own and _TAKEN.search(words):
+            taken.append(text)
+    return wrong[True] or ([] if taken else wrong[False]), taken
+
+
+def _log_lines(unit: Unit, before: _Before, system: System) -> list[_Line]:
+    """The lines that the service has written since: to the files that its main process appends to, and the lines of the
+    main process in the journal. A line of a file is its own where it names its id."""
     lines: list[str] = []
     for path, length in before.logs.items():
         if "access" in os.path.basename(path):
@@ -110,7 +141,10 @@ def _log_lines(unit: Unit, before: _Before, system: System) -> list[str]:
                 lines += stream.read(_TAIL).decode("utf-8", "replace").splitlines()
         except OSError:
             continue
-    argv = ["journalctl", f"_SYSTEMD_UNIT={unit.id}", f"--since=@{before.moment:.6f}", "--output=cat", "--no-pager"]
-    done = system.run([*argv, "--quiet", "--lines=50"], 10.0)
-    lines += done.out.splitlines() if done.rc == 0 else []
-    return [line.strip()[:_LINE] for line in lines if line.strip()]
+    own = rf"\b{unit.main}\b"
+    found = [_Line(line.strip()[:_LINE], bool(re.search(own, _QUOTED.sub(" ", line[:_LINE])))) for line in lines]
+    # A child of the service serves others: the words of a failed login are not about the reload.
+    argv = ["journalctl", f"_SYSTEMD_UNIT={unit.id}", f"_PID={unit.main}", f"--since=@{before.moment:.6f}"]
+    done = system.run([*argv, "--output=cat", "--no-pager", "--quiet", "--lines=50"], 10.0)
+    found += [_Line(line.strip()[:_LINE], True) for line in done.out.splitlines() if done.rc == 0]
+    return [line for line in found if line.text]

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from .._errors import ServiceFailed
 from .._host.system import System
-from . import outage, systemd
+from . import systemd
 from .unit import Unit
+from .vital import is_vital
 
 # The beginning of the paths that generators write to.
 GENERATED = "/run/systemd/generator"
@@ -49,7 +50,7 @@ def daemon_reload(names: Sequence[str], system: System) -> list[str]:
 def _active(names: Sequence[str], system: System) -> list[Unit]:
     """The sockets among the units, and those that start one of them, as far as they are active and may be stopped."""
     wanted = {one for unit in systemd.describe(names, system) for one in (unit.id, *unit.triggered_by)}
-    sockets = sorted(one for one in wanted if one.endswith(".socket") and not outage.is_vital(one))
+    sockets = sorted(one for one in wanted if one.endswith(".socket") and not is_vital(one))
     active = [state.name for state in systemd.observe(sockets, system) if state.active]
     return [unit for unit in systemd.describe(active, system) if unit.starts and unit.stops]
 

@@ -29,6 +29,10 @@ _PROPERTIES = (
 # The characters of a unit's name (systemd.unit(5)).
 _NAME = r"[A-Za-z0-9:_.@\\-]{1,255}"
 _TIMEOUT = 120.0
+# The units that are listed, and how.
+_KINDS = (".service", ".socket", ".timer", ".path")
+_FILES, _RUNNING = ["list-unit-files"], ["list-units", "--state=active,reloading"]
+_PLAIN = ("--plain", "--full", "--no-legend", "--no-pager")
 # A unit counts as started before its program has read its configuration: it must live this long to be proved.
 _ALIVE = 0.3
 # Seconds until the last lines of a program that ended have reached the journal.
@@ -91,19 +95,21 @@ def observe(names: Sequence[str], system: System) -> list[ServiceState]:
 
 
 def every(system: System) -> list[str]:
-    """The own names of the units that the host runs by itself: those that an administrator can enable, and those that
-    run. Raises ServiceFailed when systemd does not answer."""
+    """The own names of the units that the host runs by itself: those that an administrator can enable, those that
+    run, and the mounts that an administrator has written. Raises ServiceFailed when systemd does not answer."""
     found: dict[str, bool] = {}  # name -> whether a generator has made it, and nothing tells that it runs
-    for words in (["list-unit-files"], ["list-units", "--state=active,reloading"]):
-        argv = ["systemctl", *words, "--type=service,socket,timer,path", "--plain", "--full", "--no-legend"]
-        done = system.run([*argv, "--no-pager"], 30.0)
+    # A host of containers has thousands of mounts without a unit file.
+    for words, types in ((_FILES, _KINDS), (_RUNNING, _KINDS), (_FILES, facts.MOUNTING)):
+        listed = ",".join(one[1:] for one in types)
+        done = system.run(["systemctl", *words, f"--type={listed}", *_PLAIN], 30.0)
         if done.rc != 0:
             raise ServiceFailed(f"systemd does not list its units: {done.words}")
         for line in done.out.splitlines():
             name, _blank, rest = line.partition(" ")
-            state = rest.split()[0] if words[0] == "list-unit-files" and rest.split() else ""
+            state = rest.split()[0] if words == _FILES and rest.split() else ""
             # A unit that another one starts is of interest where it runs, and a template is nothing that runs.
-            if "@." not in name and state not in ("static", "alias", "transient", "bad"):
+            passed = ("alias", "transient", "bad", *(("static",) if types == _KINDS else ("generated",)))
+            if name.endswith(types) and "@." not in name and state not in passed:
                 found[name] = state == "generated"
     return sorted(
         {
@@ -174,6 +180,23 @@ def with_dependents(unit: str, system: System) -> list[str]:
 
     visit(unit)
     return ordered
+
+
+def running_dependents(unit: Unit, system: System) -> list[str]:
+    """The units that run and that systemd stops with the unit, without itself. A job that just runs is none of them."""
+    names = [name for name in with_dependents(unit.id, system) if name != unit.id] if unit.takes else []
+    active = [state.name for state in observe(names, system) if state.active]
+    return [one.id for one in describe(active, system) if not one.is_job]
+
+
+def down_again(units: Sequence[str], system: System) -> dict[str, str]:
+    """The units that do not run -> their state in words, once none of them is on the way or queued any more."""
+    end = system.monotonic() + max((one.patience("restart") for one in describe(units, system)), default=0.0)
+    while True:
+        states = [state for state in observe(units, system) if not state.active]
+        if not any(passing(state) or state.queued for state in states) or system.monotonic() >= end:
+            return {state.name: f"{state.text}{last_words(state.name, system)}" for state in states}
+        system.sleep(0.2)
 
 
 def _state(unit: str, block: dict[str, str], system: System) -> ServiceState:

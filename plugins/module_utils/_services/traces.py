@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import stat
+import time
 from contextlib import suppress
 
 from .._errors import UsageError
@@ -27,9 +28,22 @@ def may_hold_id(path: bytes, size: int) -> bool:
     return 0 < size <= _LONGEST and any(fnmatch.fnmatchcase(name, pattern) for pattern in _NAMES)
 
 
-def is_of_the_gone(content: bytes) -> bool:
-    """Whether the content is the id of a process that does not exist."""
-    return bool(re.fullmatch(rb"\s*[1-9][0-9]{0,9}\s*", content)) and not os.path.exists(f"/proc/{int(content)}")
+def is_of_the_gone(path: bytes, content: bytes, modified: float) -> bool:
+    """Whether the content is the id of a process that does not exist. ``modified``: epoch seconds of the file. Another
+    lock file may hold any number, so that one of before the boot, which no running program can own, is no trace."""
+    if not re.fullmatch(rb"\s*[1-9][0-9]{0,9}\s*", content) or int(content) > _most():
+        return False
+    is_lock = path.endswith((b".lock", b".lck", b"/lock"))
+    if is_lock and modified < time.time() - time.clock_gettime(time.CLOCK_BOOTTIME):
+        return False
+    return not os.path.exists(f"/proc/{int(content)}")
+
+
+def _most() -> int:
+    """The largest id of a process."""
+    with suppress(OSError, ValueError), open("/proc/sys/kernel/pid_max", encoding="ascii") as stream:
+        return int(stream.read())
+    return 1 << 22
 
 
 def clear(path: bytes, is_socket: bool) -> bool:
@@ -39,7 +53,7 @@ def clear(path: bytes, is_socket: bool) -> bool:
         folder = open_dir(os.path.dirname(path))
         try:
             name = os.path.basename(path)
-            if _has_no_listener(folder, name) if is_socket else is_of_the_gone(_content(folder, name)):
+            if _has_no_listener(folder, name) if is_socket else is_of_the_gone(path, *_content(folder, name)):
                 os.unlink(name, dir_fd=folder)
                 return True
         finally:
@@ -47,10 +61,11 @@ def clear(path: bytes, is_socket: bool) -> bool:
     return False
 
 
-def _content(folder: int, name: bytes) -> bytes:
+def _content(folder: int, name: bytes) -> tuple[bytes, float]:
+    """(the content of the file, epoch seconds of its last change)."""
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     try:
-        return os.read(fd, _LONGEST + 1)
+        return os.read(fd, _LONGEST + 1), os.fstat(fd).st_mtime
     finally:
         os.close(fd)
 

@@ -22,7 +22,10 @@ CAP = 600.0
 _MARGIN = 30.0
 # A stop has up to three phases, each with the limit of the unit: its commands, its signal, and KILL.
 _STOPS = 3
-_INTERPRETER = r"(?:ba|da|k|z)?sh|python[\d.]*|perl|ruby[\d.]*|node|php[\d.]*|env"
+_INTERPRETER = r"(?:ba|da|k|z)?sh|python[\d.]*|perl|ruby[\d.]*|node|php[\d.]*|java|env"
+# A word that names the script of an interpreter, as far as it is one of the first words; an option may have a row of
+# paths. An option that stands for a script.
+_SCRIPT, _WORDS, _NO_SCRIPT = r"/[^:]*", 7, r"-[A-Za-z]*c|-m"
 _SPAN = r"(\d+(?:\.\d+)?)(us|ms|s|min|h|d|w|month|y)?"
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1, "": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800, "month": 2629800}
 # Units that listen for logins, or without which no login arrives.
@@ -33,13 +36,20 @@ LISTENING = (
 # Tables of disks, of which generators make units.
 _TABLES = r"/etc/(fs|crypt|verity|integrity)tab"
 
+# The name of an instance that a socket starts for one connection: its number, and both ends of it.
+_CONNECTION = r".*@\d+-(?:.*:\d+-.*:\d+|\d+-\d+)(?:-[\d_]+)*\.service"
 # Kinds of units that run something, or start what does.
 _KINDS = (".service", ".socket", ".timer", ".path")
-# Units of logins, and of a controller's own work. Ours are never recorded.
+# Kinds of units that mount something: those count that an administrator has written. Snapd writes units of its own.
+MOUNTING = (".mount", ".automount", ".swap")
+_OF_SNAPD = ("snap-", "snap.")
+# Units of logins, and ours, which are never recorded.
 _PASSING = (
     *("getty@", "serial-getty@", "container-getty@", "autovt@", "console-getty.", "user@", "user-runtime-dir@"),
-    *("ssh@", "sshd@", "run-", "evenkeel-"),
+    "evenkeel-",
 )
+# Instances of these templates are connections, unless an administrator has enabled them.
+_OF_LOGINS = ("ssh@", "sshd@")
 
 
 class Unit(NamedTuple):
@@ -77,14 +87,35 @@ class Unit(NamedTuple):
     clustered: bool = False
 
     @property
+    def is_job(self) -> bool:
+        """Whether it runs to its end, and is never active: a start of it does its work once more."""
+        return self.type == "oneshot" and not self.remains
+
+    @property
     def acts_on_host(self) -> bool:
         """Whether it is a pair of commands, of which one sets something up on the host and the other takes it down."""
         return self.type == "oneshot" and self.remains and self.has_stop
 
     @property
+    def is_of_a_connection(self) -> bool:
+        """Whether a socket has started it for one connection, with which it ends."""
+        is_login = self.id.startswith(_OF_LOGINS) and self.enabled in ("static", "")
+        return is_login or bool(re.fullmatch(_CONNECTION, self.id))
+
+    @property
+    def is_of_snapd(self) -> bool:
+        """Whether snapd has written it, and takes it away."""
+        return self.id.startswith(_OF_SNAPD)
+
+    @property
     def is_of_the_host(self) -> bool:
         """Whether the host runs it by itself: it is no login, made for a moment, or started by another on demand."""
-        if self.transient or self.id.startswith(_PASSING) or not self.id.endswith(_KINDS):
+        if self.transient or self.is_of_a_connection:
+            return False
+        if self.id.endswith(MOUNTING):
+            written = any(path.startswith("/etc/") and path.endswith(f"/{self.id}") for path in self.files)
+            return written and self.enabled != "generated" and not self.is_of_snapd
+        if self.id.startswith(_PASSING) or not self.id.endswith(_KINDS):
             return False
         if self.enabled == "generated" and not self._is_of_a_file:
             return False
@@ -172,8 +203,12 @@ def _programs(lines: Sequence[str]) -> list[str]:
     for line in lines:
         path = re.search(r"path=(.*?) ; argv\[\]=(.*?) ; ", line)
         if path is not None:
-            found.append(path.group(1))
-            words = path.group(2).split(" ")[1:2]
-            if re.fullmatch(_INTERPRETER, path.group(1).rpartition("/")[2]):
-                found += [word for word in words if word.startswith("/")]
+            program, words = path.group(1), path.group(2).split(" ")[1:_WORDS]
+            found.append(program)
+            while re.fullmatch(_INTERPRETER, program.rpartition("/")[2]):
+                at = next((at for at, word in enumerate(words) if re.fullmatch(_SCRIPT, word)), len(words))
+                if not words[at:] or any(re.fullmatch(_NO_SCRIPT, word) for word in words[:at]):
+                    break
+                program, words = words[at], words[at + 1 :]
+                found.append(program)
     return found

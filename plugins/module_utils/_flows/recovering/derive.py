@@ -68,7 +68,7 @@ def derive(recorded: Sequence[Section], present: Sequence[Section], choices: Cho
         if section.kind in choices.without or (choices.keeps_hardware and kind.of_the_machine):
             left.append(f"{section.kind} ({why})")
             continue
-        own = own_lines(section)
+        own = kind.carried(own_lines(section))
         if choices.keeps_hardware:
             own, more = kind.keep_here(own, own_lines(now))
             left += more

@@ -14,6 +14,7 @@ from ..._host.system import System
 from ..._results.restart import Restarted
 from ..._services import systemd
 from ..._services.container import ContainerService
+from ..._services.process import ProcessService
 from ..._services.reload import reload
 from ..._services.service import SERVICES
 from ..._services.state import ServiceState
@@ -27,7 +28,8 @@ _EXITED = "active (exited)"
 def planned(target: Target, mode: str) -> Restarted:
     """The result of a restart that has not been done."""
     verb = target.verb(mode)
-    names = [target.name, *(one.id for one in (target.along if verb != "reload" else ()))]
+    along = [*(one.id for one in target.along), *target.dependents] if verb != "reload" else []
+    names = [target.name, *along]
     steps = [
         {"resource": SERVICES, "action": verb if name == target.name else "restart", "target": name} for name in names
     ]
@@ -46,6 +48,8 @@ class Act:
         self.result = planned(target, mode)
         self.result.after = None
         self.crash_loop = False
+        # Units that stopped with it and do not run again.
+        self.down: list[str] = []
         # Sentences for the result: facts that were measured, and warnings.
         self.facts: list[str] = []
         self.warnings = target.warnings()
@@ -87,7 +91,7 @@ class Act:
             else:
                 self.warnings.append(f"{before.name}: the reload was {reloaded.words}")
             return reloaded.state
-        if isinstance(target.service, ContainerService):
+        if isinstance(target.service, (ContainerService, ProcessService)):
             after, killed = target.service.carry_out(self.verb, system)
         else:
             after = target.service.act(self.verb, system)
@@ -100,6 +104,13 @@ class Act:
             raise ServiceFailed(
                 f"{before.name} was started anew while its process {target.main} from before goes on (its KillMode="
                 " leaves it alone): end that process, then restart it again"
+            )
+        down = systemd.down_again(target.dependents, system) if self.verb == "restart" else {}
+        if down:
+            self.down = list(down)
+            raise ServiceFailed(
+                f"{before.name} was restarted, and units that ran before it and stopped with it do not run again:"
+                f" {'; '.join(f'{name} is {state}' for name, state in down.items())}"
             )
         if killed:
             self.warnings.append(
@@ -128,7 +139,7 @@ class Act:
     def _failed(self, error: ServiceFailed) -> ServiceFailed:
         """The error of a restart that could not be proved, with all that is known."""
         result, target = self.result, self.target
-        result.after, result.left = target.service.observe(self.system), [target.name]
+        result.after, result.left = target.service.observe(self.system), self.down or [target.name]
         if self.verb == "reload" and result.after.active and result.after.identity == target.before.identity:
             error.message += f"; {target.name} still runs, with the identity {result.after.identity} from before"
         elif systemd.passing(result.after):

@@ -319,6 +319,7 @@ class Flow:
             raise ServiceFailed(
                 f"this host was not restarted ({mode}): its identity is still {now}. It may be about to go down; ask"
                 " again, or look at what holds it up (systemctl list-jobs, systemd-inhibit)"
+                f"{host.last_words(made.generation, self.system)}"
             )
         began, good = self.system.now(), False
         result = Restarted(changed=True, mode=mode, after=host.observe(self.system))

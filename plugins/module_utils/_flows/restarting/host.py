@@ -6,10 +6,15 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
+import time
 
 from ..._errors import ServiceFailed, UsageError
+from ..._host.package_locks import DPKG, RPM, holder
 from ..._host.system import System
+from ..._services import systemd
+from ..._services.kernels import newer_kernel
 from ..._services.state import ServiceState
 from .target import HOST, KEXEC, REBOOT, SOFT_REBOOT
 
@@ -19,6 +24,8 @@ _SOFT = 254
 _EVERY_BOOT = "sysinit.target"
 # Seconds until the host goes down, so that the answer gets out.
 _DELAY = 1
+_UNIT = "evenkeel-restart-"
+_PACKAGES = (*DPKG, *RPM)
 _KEXEC_LOADED, _KEXEC_DISABLED = "/sys/kernel/kexec_loaded", "/proc/sys/kernel/kexec_load_disabled"
 
 
@@ -55,9 +62,38 @@ def check(mode: str, system: System, kernels: str = "/boot") -> None:
             )
     if mode == KEXEC:
         why = "" if shutil.which("kexec") else "kexec-tools is not installed"
-        why = why or ("" if _first(_KEXEC_LOADED) == "1" or _loadable(kernels) else "no kernel is loaded, or can be")
+        is_loaded = _first(_KEXEC_LOADED) == "1"
+        why = why or ("" if is_loaded or _loadable(kernels) else "no kernel is loaded, or can be")
+        # It would load the kernel that runs.
+        why = why or ("" if is_loaded else _newer_kernel(kernels, system))
         if why:
             raise UsageError(f"kexec is not possible: {why}. Nothing was touched: use mode {REBOOT}")
+
+    why = _busy(system)
+    if why:
+        raise UsageError(f"this host is not to go down now: {why}. Nothing was touched: wait for its end, or end it")
+
+
+def _busy(system: System) -> str:
+    """Which work a boot would cut off, in words: a run of a package manager, or a program that blocks a shutdown."""
+    held = holder(_PACKAGES)
+    if held:
+        return held
+    asked = ["org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Manager", "ListInhibitors"]
+    done = system.run(["busctl", "call", *asked], 10.0)
+    try:
+        words = shlex.split(done.out)[2:] if done.rc == 0 else []
+    except ValueError:
+        return ""
+    # What it blocks, who, why, the mode, the user and the process.
+    rows = [words[at : at + 6] for at in range(0, len(words) - 5, 6)]
+    found = [row for row in rows if "shutdown" in row[0].split(":") and row[3].startswith("block")]
+    return "; ".join(f"{row[1][:60]} (process {row[5]}) blocks a shutdown: {row[2][:120]}" for row in found[:3])
+
+
+def last_words(generation: int, system: System) -> str:
+    """What the command that was to restart the host has said, for a message."""
+    return systemd.last_words(f"{_UNIT}{generation}.service", system)
 
 
 def systemd_version(system: System) -> int:
@@ -73,11 +109,16 @@ def start(mode: str, generation: int, system: System, kernels: str = "/boot") ->
         done = system.run(["kexec", "--load", kernel, f"--initrd={image}", "--reuse-cmdline"], 60.0)
         if done.rc != 0:
             raise ServiceFailed(f"the kernel {kernel} could not be loaded: {done.words}; the host was not restarted")
-    unit = f"evenkeel-restart-{generation}"
+    unit = f"{_UNIT}{generation}"
     argv = ["systemd-run", "--quiet", "--collect", f"--unit={unit}", f"--on-active={_DELAY}s"]
     done = system.run([*argv, "--timer-property=AccuracySec=100ms", "systemctl", mode], 30.0)
     if done.rc != 0:
         raise ServiceFailed(f"systemd-run: {done.words}; the host was not restarted")
+
+
+def _newer_kernel(kernels: str, system: System) -> str:
+    booted = system.now() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return newer_kernel(booted, root=kernels.removesuffix("/boot"))
 
 
 def _loadable(kernels: str) -> tuple[str, str] | None:

@@ -5,14 +5,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Protocol
 
 from ..._errors import ServiceFailed, Unhealthy, UsageError
 from ..._health.downtime import Downtime
 from ..._health.probe import Probe
 from ..._host.system import System
-from ..._results.change import Owed
 from ..._results.restart import Restarted
 from ..._services import systemd
 from ..._services.owed import BY_NAME, BY_NAME_WHY, SERVICE, owed
@@ -104,7 +103,7 @@ class Every:
         self.tried: list[Tried] = []
         self.left: list[str] = []
         found = owed(system)
-        self.result = Restarted(mode=COLD, owed=[_shown(one) for one in found if one.level != SERVICE])
+        self.result = Restarted(mode=COLD, owed=[one for one in found if one.level != SERVICE])
         self.names: list[str] = []
         self.outdated = False
         for one in found:
@@ -161,7 +160,7 @@ class Every:
     def _asked_again(self) -> Restarted:
         result = self.result
         found = owed(self.system)
-        result.owed = [_shown(one) for one in found if one.level != SERVICE]
+        result.owed = [one for one in found if one.level != SERVICE]
         due = {one.unit: f"{one.unit}: {'; '.join(one.why)}" for one in found if one.level == SERVICE}
         still = [said for unit, said in due.items() if unit in self.names]
         others = [
@@ -175,10 +174,6 @@ class Every:
         elif self.names:
             result.proved.append("no restart of a service is owed any more")
         return result
-
-
-def _shown(one: Owed) -> dict[str, object]:
-    return asdict(one)
 
 
 def check_here(request: Request) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import takewhile
 
+from ..._deadman import changes
 from ..._deadman.doubt import in_doubt
 from ..._errors import EvenkeelError, RestoreFailed, ServiceFailed, Unhealthy, UsageError
 from ..._health.downtime import Downtime
@@ -40,6 +41,9 @@ def no_rollback(store: Store, wanted: str, entries: Sequence[Entry], target: str
     """Why the service is not rolled back to this checkpoint; empty where the checkpoint is known to be good."""
     if wanted.partition("~")[0] == UNDO:
         return "an undo is the state that a rollback replaced, and nobody knows that it is good"
+    change = changes.armed(store)
+    if change is not None:
+        return f"the change of generation {change.generation} is under way on this host, and a rollback would end it"
     since = takewhile(lambda one: not one.ok, (one for one in reversed(entries) if one.target == target))
     if any(one.mode == ROLLBACK for one in since):
         return "a rollback did not make it healthy, nothing has since, and a second one would not either"

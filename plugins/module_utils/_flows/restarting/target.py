@@ -28,7 +28,6 @@ from ..._services.unit import Unit
 COLD, WARM = SERVICE_MODES = ("cold", "warm")
 REBOOT, SOFT_REBOOT, KEXEC = HOST_MODES = ("reboot", "soft-reboot", "kexec")
 ROLLBACK = "rollback"
-RUNGS = (WARM, COLD, ROLLBACK, REBOOT)
 HOST = "host"
 OWED = "owed"
 
@@ -96,7 +95,8 @@ def check(request: Request) -> list[Probe]:
 class Target:
     """A service as it is before. ``unit``: its properties, where it is a unit of systemd. ``started``: the clock tick
     at which its main process started. ``along``: the services that stop and start with it, where it is a socket.
-    ``sockets``: the sockets that systemd holds open for it, where connections wait while it restarts."""
+    ``dependents``: the units that run and that systemd stops with it; they have to run again afterwards. ``sockets``:
+    the sockets that systemd holds open for it, where connections wait while it restarts."""
 
     service: Service
     before: ServiceState
@@ -104,6 +104,7 @@ class Target:
     unit: Unit | None = None
     started: int | None = None
     along: Sequence[Unit] = ()
+    dependents: Sequence[str] = ()
     sockets: Sequence[ServiceState] = ()
 
     @property
@@ -174,7 +175,7 @@ def _refusal_of(unit: Unit, before: ServiceState, verb: str) -> str:
             f"{before.name} refuses to be stopped by hand (RefuseManualStop=, CanStop): reload it with mode warm, or"
             " restart the host"
         )
-    if unit.type == "oneshot" and not unit.remains and verb != "reload":
+    if unit.is_job and verb != "reload":
         return (
             f"{before.name} is of Type=oneshot and does not stay active: it runs to its end, and then nothing of it is"
             " there that could be proved or probed. Run it with systemctl start"
@@ -209,8 +210,10 @@ def look_at(service: Service, system: System) -> Target:
     unit = systemd.describe([service.name], system)[0] if isinstance(service, SystemdService) else None
     started = start_time(unit.main) if unit is not None and unit.main else None
     along = systemd.along(unit, system) if unit is not None else ()
+    dependents = systemd.running_dependents(unit, system) if unit is not None and before.active else []
+    dependents = [one for one in dependents if one not in [unit.id for unit in along]]
     sockets = held_open(unit.triggered_by, system) if unit is not None and before.active else ()
-    return Target(service, before, _own({"name": service.name}), unit, started, along, sockets)
+    return Target(service, before, _own({"name": service.name}), unit, started, along, dependents, sockets)
 
 
 def held_open(units: Sequence[str], system: System) -> list[ServiceState]:

@@ -293,7 +293,8 @@ def _is_trace(store: Store, step: PathStep) -> bool:
     if step.op != PUT or entry is None or entry.type != "f" or not traces.may_hold_id(entry.path, entry.size):
         return False
     with suppress(Damaged):
-        return traces.is_of_the_gone(b"".join(store.objects.read(entry.sha256)))
+        content = b"".join(store.objects.read(entry.sha256))
+        return traces.is_of_the_gone(entry.path, content, entry.mtime / 1e9)
     return False
 
 

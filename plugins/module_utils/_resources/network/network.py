@@ -214,7 +214,9 @@ class Network(Kind):
                 except EvenkeelError as error:
                     failed[step.target] = error.cause
             elif step.action == "reload":
-                words = tools.apply(tools.BY_NAME[step.target].reload, at.system)
+                tool = tools.BY_NAME[step.target]
+                words = tools.apply(tool.reload, at.system)
+                words = tools.apply(tool.reapply(step.detail.get("paths", ()), at.system), at.system) or words
                 failed.update({step.target: words} if words else {})
         if not at.boot:
             self._apply(then, any(step.action in ("reload", "start") for step in steps), failed, at.system)

@@ -26,7 +26,8 @@ class Tool(NamedTuple):
 
     ``command``: the program that we need to ask the tool. ``lists``: the interfaces that the tool manages -> the
     tool's name of the configuration in use. ``renew``: from the names of an interface and of its configuration, the
-    commands that apply this configuration.
+    commands that apply this configuration. ``reapply``: from the paths that were put back, the commands by which
+    interfaces take over their configuration from there once it was read; the tool leaves them as they are otherwise.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Tool(NamedTuple):
     reload: Sequence[Sequence[str]] = ()
     lists: Callable[[System], dict[str, str]] = lambda _system: {}
     renew: Callable[[str, str], list[list[str]]] = lambda _device, _configuration: []
+    reapply: Callable[[Sequence[str], System], list[list[str]]] = lambda _paths, _system: []
 
 
 def _networkd(system: System) -> dict[str, str]:
@@ -45,11 +47,22 @@ def _networkd(system: System) -> dict[str, str]:
 
 
 def _network_manager(system: System) -> dict[str, str]:
-    done = system.run(["nmcli", "--terse", "--fields", "DEVICE,STATE,CON-UUID", "device", "status"], _ASK)
+    rows = _rows("DEVICE,STATE,CON-UUID", ["device", "status"], system)
+    # NetworkManager shows a connection that others have set up as connected (externally).
+    return {row[0]: row[2] for row in rows if row[1] == "connected" and row[2]}
+
+
+def _reapply(paths: Sequence[str], system: System) -> list[list[str]]:
+    rows = _rows("DEVICE,FILENAME", ["connection", "show", "--active"], system)
+    return [["nmcli", "--wait", "30", "device", "reapply", device] for device, path in rows if device and path in paths]
+
+
+def _rows(fields: str, words: Sequence[str], system: System) -> list[list[str]]:
+    """The rows of a table that NetworkManager shows."""
+    done = system.run(["nmcli", "--terse", "--fields", fields, *words], _ASK)
     # A colon within a value is written with a backslash.
     rows = [re.split(r"(?<!\\):", line) for line in done.out.splitlines()] if done.rc == 0 else []
-    # NetworkManager shows a connection that others have set up as connected (externally).
-    return {row[0].replace("\\", ""): row[2] for row in rows if len(row) == 3 and row[1] == "connected" and row[2]}
+    return [[word.replace("\\", "") for word in row] for row in rows if len(row) == fields.count(",") + 1]
 
 
 def _ifupdown(system: System) -> dict[str, str]:
@@ -90,6 +103,7 @@ TOOLS = (
         (("nmcli", "general", "reload"), ("nmcli", "connection", "reload")),
         _network_manager,
         _up,
+        _reapply,
     ),
     Tool("ifupdown", ("/etc/network",), ("networking.service",), "ifup", (), _ifupdown, _again),
     Tool(

@@ -4,10 +4,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
-import struct
 import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from dataclasses import dataclass
 from ..._errors import Damaged, EvenkeelError, RestoreFailed
 from ..._host.commands import Completed
 from ..._host.durable import write_all
+from ..._host.package_locks import DPKG, holder
 from ..._services import systemd
 from ..kind import Restore
 from . import dpkg, forgetting, kept, replacing
@@ -26,10 +25,7 @@ _CHANGE = 3600.0
 _ASK = 60.0
 # apt stops at the first failure, and goes on when it is called again.
 _TURNS = 3
-_LOCKS = (
-    *("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock"),
-    *("/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock"),
-)
+_LOCKS = (*DPKG, "/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock")
 # apt knows only the installed packages and the given files: it can neither download nor choose other packages.
 _OFFLINE = (
     *("-o", "Dir::Etc::sourcelist=/dev/null", "-o", "Dir::Etc::sourceparts=/dev/null"),
@@ -378,28 +374,8 @@ def _held(words: str) -> RestoreFailed:
 
 
 def locked() -> str:
-    """The program that holds a lock of dpkg or apt, in words; "" where no program does. A lock file alone is no
-    lock."""
-    for path in _LOCKS:
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            continue
-        try:
-            # The layout of struct flock in the C library of this machine.
-            asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-            kind, _whence, _start, _length, pid = struct.unpack("hhqqi4x", fcntl.fcntl(fd, fcntl.F_GETLK, asked))
-        except (OSError, struct.error):
-            continue
-        finally:
-            os.close(fd)
-        if kind != fcntl.F_UNLCK:
-            return f"{path} is held by process {pid} ({_name(pid)})"
-    return ""
-
-
-def _name(pid: int) -> str:
-    return _read(f"/proc/{pid}/comm").strip() or "of which no name can be read"
+    """The program that holds a lock of dpkg or apt, in words; "" where no program does."""
+    return holder(_LOCKS)
 
 
 def _is_locked(said: str) -> bool:

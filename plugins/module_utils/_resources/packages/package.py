@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Callable, NamedTuple
 
+from ..._host.commands import locale
+
 _LINE = (
     r"(?P<manager>deb|rpm) (?P<name>[A-Za-z0-9][A-Za-z0-9.+_-]*):(?P<arch>[a-z0-9][a-z0-9_-]*)"
     r" (?P<version>[A-Za-z0-9][A-Za-z0-9.+~:^_-]*)"
@@ -81,7 +83,6 @@ class Package(NamedTuple):
 LATER = "later"
 INSTALLS = ("install", "upgrade", "downgrade", "reinstall")
 REMOVES = ("remove", "purge")
-_LOCALES = ("/etc/default/locale", "/etc/locale.conf")
 
 
 def most(wanted: Sequence[str], refusal: Callable[[Sequence[str]], str]) -> tuple[list[str], dict[str, str]]:
@@ -115,28 +116,16 @@ def most(wanted: Sequence[str], refusal: Callable[[Sequence[str]], str]) -> tupl
 def environment(more: Mapping[str, str], boot: bool = False) -> dict[str, str]:
     """The whole environment for programs that change packages: no variable of ours, and the host's own language.
     Their messages are in English, because we read them."""
+    known = locale()
     found = {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": "/root",
         "USER": "root",
         "LOGNAME": "root",
         "SHELL": "/bin/sh",
-        "LANG": _language(),
+        "LANG": known.get("LC_ALL") or known.get("LANG", "C.UTF-8"),
         "LC_MESSAGES": "C.UTF-8",
         **more,
     }
     # Early at boot services wait for us: a script that waited for a service would never end.
     return {**found, "SYSTEMD_OFFLINE": "1"} if boot else found
-
-
-def _language() -> str:
-    for path in _LOCALES:
-        try:
-            with open(path, encoding="utf-8", errors="replace") as stream:
-                text = stream.read()
-        except OSError:
-            continue
-        found = dict(re.findall(r"""^\s*(LC_ALL|LANG)=["']?([A-Za-z0-9_.@-]+)""", text, re.MULTILINE))
-        if found:
-            return str(found.get("LC_ALL") or found["LANG"])
-    return "C.UTF-8"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 import tracemalloc
+from pathlib import Path
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import commands
@@ -26,6 +27,23 @@ def test_a_command_that_does_not_end_when_it_is_killed_is_left(monkeypatch: pyte
     ((pid, number),) = killed
     kill(pid, number)
     os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('# "a comment\nLANG=de_DE.UTF-8\n LC_TIME="en_DK.UTF-8"\n', {"LANG": "de_DE.UTF-8", "LC_TIME": "en_DK.UTF-8"}),
+        ("LANG='de_DE.UTF-8\nexport LANGUAGE=de:en\nPATH=/x\n", {"LANG": "de_DE.UTF-8", "LANGUAGE": "de:en"}),
+        ("LANG=\"\nIt's mine\n", {"LANG": "C.UTF-8"}),
+    ],
+)
+def test_a_stray_quote_in_the_file_of_the_locale_breaks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, expected: dict[str, str]
+) -> None:
+    (tmp_path / "locale").write_text(text)
+    monkeypatch.setattr(commands, "_LOCALES", [str(tmp_path / "none"), str(tmp_path / "locale")])
+    found = commands.environment()
+    assert {key: value for key, value in found.items() if key.startswith(("LANG", "LC_"))} == expected
 
 
 def test_a_command_that_ends_when_it_is_killed_has_no_more_words() -> None:

@@ -122,6 +122,24 @@ def test_a_restart_is_proved_and_waits_as_long_as_the_container_may_take_to_stop
         WEB.act("reload", engine.system())
 
 
+@pytest.mark.parametrize(("signals", "killed"), [("15\n9\n", True), ("15\n", False), ("", False)])
+def test_docker_tells_a_kill_among_its_events_alone(signals: str, killed: bool) -> None:
+    engine = Engine()
+    run, asked = engine.run, []
+
+    def answer(argv: Sequence[str], timeout: float) -> Completed:
+        if argv[1] != "events":
+            return run(argv, timeout)
+        asked.append(list(argv))
+        return Completed(tuple(argv), 0, signals, "")
+
+    docker = ContainerService(check({"name": "web", "engine": "docker"}))
+    system = replace(engine.system(), run=answer)
+    assert docker.carry_out("restart", system)[1] == killed
+    assert "--filter=container=web" in asked[0] and any(word.startswith("--until=") for word in asked[0])
+    assert WEB.carry_out("restart", system)[1] is False and len(asked) == 1
+
+
 @pytest.mark.parametrize("verb", ["restart", "stop"])
 def test_a_verb_without_effect_is_a_failure(verb: str) -> None:
     engine = Engine()
@@ -171,7 +189,7 @@ def test_the_engine_is_looked_for_on_the_host_of_the_container(monkeypatch: pyte
     monkeypatch.setattr(shutil, "which", lambda name: name if name == "docker" else None)
     assert probe.measure(engine.system()).state == "pass"
     assert ContainerService(check({"name": "web"})).carry_out("restart", engine.system())[0].active
-    assert engine.calls == [("docker", "restart", "--", "web")]
+    assert [call[:2] for call in engine.calls] == [("docker", "restart"), ("docker", "events")]
 
 
 # -- a real engine

@@ -364,3 +364,20 @@ def test_a_shutdown_that_was_planned_since_is_named(monkeypatch: pytest.MonkeyPa
         os.utime(planned, (system.now() - system.monotonic() + moment,) * 2)
         words = strays.found(system, since, since + 900.0, -1, str(planned))
         assert words == (["a shutdown is planned (reboot); shutdown -c calls it off"] if named else [])
+
+
+@pytest.mark.parametrize(
+    ("group", "expected"),
+    [
+        ("/user.slice/user-1000.slice/session-c3.scope", True),
+        ("/system.slice/ssh.service", True),
+        ("/system.slice/sshd.service", True),
+        ("/system.slice/system-sshd.slice/sshd@4-10.0.0.1:22-10.0.0.2:41234.service", True),
+        ("/system.slice/web.service", False),
+        ("/system.slice/myssh.service", False),
+    ],
+)
+def test_a_login_is_a_session_or_belongs_to_sshd(tmp_path: Path, group: str, expected: bool) -> None:
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "cgroup").write_text(f"0::{group}\n")
+    assert background._is_of_login(7, str(tmp_path)) is expected

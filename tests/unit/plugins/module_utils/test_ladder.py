@@ -6,7 +6,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +29,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.re
     ladder,
     record,
 )
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.restarting import host as at_host
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.restarting.record import Entry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import flow as back
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import Times
@@ -40,7 +46,8 @@ ALL = ["warm", "cold", "rollback", "reboot"]
 
 
 @pytest.fixture
-def host() -> Machine:
+def host(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    monkeypatch.setattr(at_host, "_PACKAGES", ())  # Those of this machine.
     return machine(Unit(WEB), Unit(DB))
 
 
@@ -210,6 +217,16 @@ def test_a_rollback_that_cannot_be_completed_ends_the_ladder(
     assert result["rungs"][1]["ok"] == isinstance(error, Refused)
     tried = [(one.mode, one.ok) for one in record.history(store)]
     assert tried == ([("cold", True)] if isinstance(error, Refused) else [("rollback", False)])
+
+
+def test_a_rollback_does_not_end_the_change_under_way(
+    store: Store, host: Machine, rolled: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    saved(store, tmp_path)
+    Ill(host, 99)
+    monkeypatch.setattr(ladder.changes, "armed", lambda _store: SimpleNamespace(generation=7))
+    why = climb(store, host, ["rollback"], rollback_to="good")["rungs"][0]["why"]
+    assert "the change of generation 7 is under way" in why and rolled == []
 
 
 @pytest.mark.parametrize("wanted", ["undo", "undo~1", "no-such"])
@@ -384,6 +401,56 @@ def test_a_boot_that_is_not_possible_is_refused(store: Store, host: Machine, mon
     boots.system = replace(boots.system, has_systemd=lambda: False)
     with pytest.raises(UsageError, match="only root restarts a host"):
         booting(store, boots, "begin", {})
+
+
+@pytest.mark.parametrize("mode", ["reboot", "soft-reboot"])
+@pytest.mark.parametrize("phase", ["begin", "boot"])
+def test_no_host_goes_down_in_the_middle_of_a_run_of_packages(
+    store: Store, host: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, phase: str
+) -> None:
+    lock = tmp_path / "lock"
+    lock.touch()
+    boots = Booting(host)
+    token = booting(store, boots, "begin", {}, mode=mode)["token"]
+    monkeypatch.setattr(at_host, "_PACKAGES", (str(tmp_path / "none"), str(lock)))
+    script = f"import fcntl; it = open({str(lock)!r}, 'r+'); fcntl.lockf(it, fcntl.LOCK_EX); print(flush=True); input()"
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", script], **pipes) as dpkg:
+        assert dpkg.stdout is not None and dpkg.stdout.readline()
+        with pytest.raises(UsageError, match=rf"not to go down now: {lock} is held by process {dpkg.pid} \(python"):
+            booting(store, boots, phase, {"token": token}, mode=mode)
+        refusal = booting(store, boots, "look", {}, mode=mode)["refusal"]
+        assert f"process {dpkg.pid}" in refusal and not boots.calls
+        dpkg.communicate(b"\n")
+    booting(store, boots, phase, {"token": token}, mode=mode)
+
+
+def test_no_host_goes_down_while_a_program_blocks_that(store: Store, host: Machine) -> None:
+    host.inhibitors = (
+        '"sleep" "NetworkManager" "its \\"nets\\"" "delay" 0 7 "shutdown" "upgrades" "wait" "delay" 0 8 '
+        '"idle:shutdown" "backup" "of the \\"night\\"" "block" 0 9'
+    )
+    with pytest.raises(UsageError, match=r'now: backup \(process 9\) blocks a shutdown: of the "night"\. Nothing'):
+        booting(store, Booting(host), "begin", {})
+    host.inhibitors = '"sleep'
+    assert booting(store, Booting(host), "begin", {})["token"]
+
+
+def test_kexec_does_not_boot_the_kernel_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = Path("/proc/sys/kernel/osrelease").read_text().strip()
+    newer = running.replace(running.split(".")[0], "99", 1)
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    monkeypatch.setattr(at_host, "_KEXEC_LOADED", str(tmp_path / "loaded"))
+    monkeypatch.setattr(at_host, "_loadable", lambda _kernels: ("kernel", "image"))
+    boot = tmp_path / "boot"
+    boot.mkdir()
+    system = replace(machine().system(), now=time.time)
+    at_host.check("kexec", system, str(boot))
+    (boot / f"vmlinuz-{newer}").write_bytes(b"kernel")
+    with pytest.raises(UsageError, match=f"kexec is not possible: the kernel {newer} is installed, and .* runs"):
+        at_host.check("kexec", system, str(boot))
+    (tmp_path / "loaded").write_text("1\n")  # Somebody has chosen a kernel.
+    at_host.check("kexec", system, str(boot))
 
 
 def test_the_reboot_of_a_ladder_goes_on_under_the_same_token(store: Store, host: Machine) -> None:

@@ -67,7 +67,7 @@ class Host:
         self.routes: list[Facts] = [route("default", gateway="10.0.0.1")]
         self.rules: list[Facts] = [{"priority": 0, "src": "all", "table": "local"}]
         self.networkd = ""
-        self.nmcli = ""
+        self.nmcli = self.connections = ""
         self.ifstate = ""
         self.units: dict[str, tuple[str, str]] = {}
         self.ran: list[Argv] = []
@@ -94,6 +94,8 @@ class Host:
             return Completed(words, 0, self.networkd, "")
         if words[0] == "nmcli" and "status" in words:
             return Completed(words, 0, self.nmcli, "")
+        if words[0] == "nmcli" and "show" in words:
+            return Completed(words, 0, self.connections, "")
         if words[0] == "ifquery":
             return Completed(words, 0, self.ifstate, "")
         if words[:2] == ("systemctl", "show"):
@@ -338,6 +340,21 @@ def test_a_tool_reads_files_that_were_put_back_once(kind: Network, host: Host, s
     assert [(step.action, step.target) for step in steps] == [("reload", "networkd")]
     assert kind.apply(steps, at(host, store)) == steps and host.ran == [("networkctl", "reload")]
     assert kind.plan(lines, at(host, store, changed=paths, steps=steps)) == []
+
+
+def test_an_interface_takes_over_its_connection_once_that_is_back(kind: Network, host: Host, store: Store) -> None:
+    """NetworkManager goes on with what it has applied, and would bring it back at the next roaming."""
+    host.units = {"NetworkManager.service": ("enabled", "active")}
+    host.nmcli = "eth0:connected:12-ab\neth1:connected:34-cd\n"
+    mine = f"{kind.etc}/NetworkManager/system-connections/a b.nmconnection"
+    host.connections = f"eth0:{mine}\neth1:{kind.etc}/NetworkManager/system-connections/c.nmconnection\n:{mine}\nx\n"
+    steps = kind.plan(lines_of(kind, host), at(host, store, changed=[mine]))
+    assert kind.apply(steps, at(host, store)) == steps
+    reads = [("nmcli", "general", "reload"), ("nmcli", "connection", "reload")]
+    assert host.ran == [*reads, ("nmcli", "--wait", "30", "device", "reapply", "eth0")]
+    host.answers = {("nmcli", "--wait"): "cannot be reapplied"}
+    with pytest.raises(RestoreFailed, match="NetworkManager: nmcli --wait 30 device reapply eth0: cannot be reapplied"):
+        kind.apply(steps, at(host, store))
 
 
 def test_netplan_applies_its_files(kind: Network, host: Host, store: Store) -> None:

@@ -200,6 +200,7 @@ def test_logins_and_processes_without_a_unit_are_named_and_nothing_more(host: Ho
         {"Type": "oneshot"},
         {"Transient": "yes"},
         {"LoadState": "not-found"},
+        {"Type": "simple", "TriggeredBy": "job.timer", "UnitFileState": "static"},
     ],
 )
 def test_a_unit_that_cannot_be_started_again_as_it_was_is_not_to_be_restarted(host: Host, more: dict[str, str]) -> None:
@@ -207,9 +208,22 @@ def test_a_unit_that_cannot_be_started_again_as_it_was_is_not_to_be_restarted(ho
     assert host.owes() == [Owed("process", "", [LIBRARY], ["job[20]"])]
 
 
+def test_a_service_that_runs_by_itself_and_has_a_timer_too_is_restarted(host: Host) -> None:
+    host.service(20, "app", f"{LIBRARY} (deleted)", TriggeredBy="app.timer", UnitFileState="enabled")
+    host.service(21, "asked", f"{LIBRARY} (deleted)", TriggeredBy="asked.socket", UnitFileState="static")
+    assert levels(host.owes()) == {"app.service": "service", "asked.service": "service"}
+
+
 def test_a_connection_of_a_socket_is_a_login(host: Host) -> None:
     host.service(20, "rsync@4-10.0.0.1:873-10.0.0.2:41234", f"{LIBRARY} (deleted)")
+    host.service(21, "sshd@4-77", f"{LIBRARY} (deleted)", UnitFileState="static")
     assert levels(host.owes()) == {"": "process"}
+
+
+@pytest.mark.parametrize("name", ["sshd@inside", "run-backup"])
+def test_a_service_that_an_administrator_has_enabled_is_neither_a_login_nor_of_systemd(host: Host, name: str) -> None:
+    host.service(20, name, f"{LIBRARY} (deleted)", UnitFileState="enabled")
+    assert levels(host.owes()) == {f"{name}.service": "service"}
 
 
 def test_units_of_a_change_under_way_are_ours(host: Host) -> None:
@@ -271,6 +285,7 @@ def test_units_that_a_running_system_needs_owe_a_soft_reboot(host: Host, name: s
             "drbd",
         ),
         *("pacemaker", "systemd-nspawn@web", "networking"),
+        *("systemd-networkd", "nftables", "multipathd", "iscsid", "ifup@eth0", "firewalld", "dhclient"),
     ],
 )
 def test_a_unit_on_which_others_depend_is_restarted_only_by_its_name(host: Host, name: str) -> None:
@@ -285,7 +300,7 @@ def test_a_restart_of_what_is_owed_names_what_it_leaves_alone(host: Host, monkey
     assert made.predicted().left == [f"docker.service: {owing.BY_NAME_WHY}"] and not made.result.planned
     done = made.carry_out()
     assert not done.done and done.left == made.left and "docker.service" in (done.warnings or [""])[0]
-    assert [one["unit"] for one in done.owed or []] == ["docker.service"]
+    assert [one.unit for one in done.owed] == ["docker.service"]
 
 
 def test_the_first_process_owes_a_soft_reboot_where_there_is_one(host: Host) -> None:

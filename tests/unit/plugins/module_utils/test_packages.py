@@ -24,6 +24,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     UsageError,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import Step
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import commands
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore
@@ -685,7 +686,7 @@ def test_programs_that_change_packages_get_nothing_of_our_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "locale").write_text('LANG="de_DE.UTF-8"\n')
-    monkeypatch.setattr(package, "_LOCALES", [str(tmp_path / "none"), str(tmp_path / "locale")])
+    monkeypatch.setattr(commands, "_LOCALES", [str(tmp_path / "none"), str(tmp_path / "locale")])
     host = Debian([OLD], [OLD])
     store = host.store(tmp_path)
     checkpoint(store, "before", ALL)

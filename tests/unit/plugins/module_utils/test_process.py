@@ -113,8 +113,51 @@ def test_what_ignores_its_stop_signal_is_killed(service: process.Definition, mon
     service["argv"] = [*service["argv"], "stubborn"]
     start(service)
     pid = pid_of(service)
-    assert not process.act("stop", service, SYSTEM).active
+    state, killed = process.carry_out("stop", service, SYSTEM)
+    assert not state.active and killed
     assert start_time(pid) is None and said(service) == ["SIGTERM"]
+
+
+def with_child(service: process.Definition) -> None:
+    """The service starts a child that it leaves alone when it ends."""
+    script = 'sleep 60 & echo $! > child; touch ready; trap "exit 0" TERM; while :; do sleep 0.05; done'
+    service["argv"] = ["/bin/sh", "-c", script]
+
+
+def child_of(service: process.Definition) -> int:
+    return int(Path(service["chdir"], "child").read_text())
+
+
+def test_children_end_with_a_service_that_we_have_started(service: process.Definition) -> None:
+    with_child(service)
+    start(service)
+    child = child_of(service)
+    assert start_time(child) is not None
+    state, killed = process.carry_out("stop", service, SYSTEM)
+    assert not state.active and not killed and start_time(child) is None
+
+
+def test_children_in_a_group_of_others_are_named_and_left_alone(service: process.Definition) -> None:
+    with_child(service)
+    with by_hand(service):
+        child = child_of(service)
+        try:
+            with pytest.raises(ServiceFailed, match=rf"has ended, and processes .* go on: {child} \(sleep\); end them"):
+                process.act("stop", service, SYSTEM)
+            assert start_time(child) is not None
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+def test_a_service_to_which_we_belong_is_not_stopped(
+    service: process.Definition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(service)
+    monkeypatch.setattr(os, "getpgid", lambda _pid: pid_of(service))
+    with pytest.raises(ServiceFailed, match="this process belongs to process web"):
+        process.act("stop", service, SYSTEM)
+    monkeypatch.undo()
+    assert process.observe(service, SYSTEM).active
 
 
 def test_reload_keeps_the_process_and_restart_replaces_it(service: process.Definition) -> None:
@@ -361,6 +404,33 @@ def test_a_script_is_known_by_what_runs_it(
         assert not process.observe({**service, "argv": ["/bin/cat", "--workers=2"]}, SYSTEM).active
         process.act("stop", service, SYSTEM)
         assert running.wait(10) == 0
+
+
+def test_a_process_is_known_after_a_link_to_its_program_was_switched(
+    service: process.Definition, tmp_path: Path
+) -> None:
+    """As /usr/bin/java is: a second one beside it would be started."""
+    link = tmp_path / "python"
+    link.symlink_to(sys.executable)
+    service["argv"] = [str(link), *service["argv"][1:]]
+    with by_hand(service) as running:
+        link.unlink()
+        link.symlink_to("/bin/cat")
+        assert process.observe(service, SYSTEM).identity.startswith(f"{running.pid}:")
+        if os.geteuid() == 0:  # Another user may give a process any words.
+            os.chown(service["pidfile"], USER, USER)
+            assert not process.observe(service, SYSTEM).active
+            os.chown(service["pidfile"], 0, 0)
+
+
+def test_a_service_may_write_more_than_its_pid(service: process.Definition) -> None:
+    """As PostgreSQL and sendmail do; two lines of numbers alone are ours."""
+    with by_hand(service) as running:
+        Path(service["pidfile"]).write_text(f"{running.pid}\n/var/lib/postgresql/15/main\n1764374400\n5432\n")
+        assert process.observe(service, SYSTEM).identity.startswith(f"{running.pid}:")
+        assert not process.observe({**service, "argv": ["/bin/cat"]}, SYSTEM).active
+        Path(service["pidfile"]).write_text(f"{running.pid}\n1\n")
+        assert not process.observe(service, SYSTEM).active
 
 
 def test_a_process_that_gave_itself_a_title_is_known_by_its_program(

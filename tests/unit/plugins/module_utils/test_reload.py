@@ -171,3 +171,32 @@ def test_words_that_say_that_it_failed_do_not(daemon: Daemon) -> None:
 def test_what_systemd_waits_for_and_what_has_no_process_is_shown_by_that(daemon: Daemon) -> None:
     assert reload("web", host(daemon, Type="notify-reload").system()).shown == "it told systemd that it is ready again"
     assert reload("web", host(None).system()).shown == "its command ended well, and nothing else of it runs"
+
+
+OF_OTHERS = (
+    'FATAL:  password authentication failed for user "bob"',
+    'LOG:  connection refused for user "reload configuration"',
+    "2026/11/29 06:00:00 [error] 77#77: *1 open() '/srv/reload [emerg]' failed (2: No such file or directory)",
+)
+
+
+@pytest.mark.parametrize("words", OF_OTHERS)
+@pytest.mark.parametrize("where", ["log", "journal"])
+def test_words_about_a_client_decide_nothing(daemon: Daemon, words: str, where: str) -> None:
+    made = host(daemon, lambda: daemon.do(f"say {words}") if where == "log" else None)
+    made.said = words + "\n" if where == "journal" else ""
+    assert reload("web", made.system()).shown == ""
+
+
+def test_only_the_main_process_is_a_proof(daemon: Daemon) -> None:
+    """Anybody may write the words of a proof into a log, and the failure of another process is none of the service."""
+    made = host(daemon, lambda: daemon.do("say user reload logged in"))
+    assert reload("web", made.system()).shown == ""
+    pid = daemon.process.pid
+    made = host(daemon, lambda: daemon.do(f"say [{pid}] reloading\nsay [77] reload failed for user mallory"))
+    assert reload("web", made.system()).shown == f"it says: [{pid}] reloading"
+    asked = [call for call in made.calls if "journalctl" in call]
+    assert asked and all(f" _PID={pid} " in call for call in asked)
+    made = host(daemon, lambda: daemon.do(f"say [{pid}] reloading\nsay [{pid}] failed to load the worker"))
+    with pytest.raises(ServiceFailed, match="failed to load the worker"):
+        reload("web", made.system())

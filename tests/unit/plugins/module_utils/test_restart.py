@@ -133,6 +133,31 @@ def test_the_services_of_a_socket_restart_with_it_and_that_is_said() -> None:
     ]
 
 
+def test_what_stops_with_a_service_has_to_run_again() -> None:
+    """As the instance does of the umbrella of PostgreSQL on Debian, which counts as active all the time."""
+    umbrella = Unit("db.service", sub="exited", takes=("db@15.service", "off.service", "job.service"))
+    part, job = Unit("db@15.service", log="no space"), Unit("job.service", more={"Type": "oneshot"})
+    host = machine(umbrella, part, Unit("off.service", active="inactive", sub="dead"), job)
+    planned = act(host, name="db", check_mode=True)["planned"]
+    assert [step["target"] for step in planned] == ["db.service", "db@15.service"]
+    make = host.act
+
+    def restarts(words: tuple[str, ...], verb: str, unit: Unit, queued: bool) -> Any:
+        part.active, part.sub = ("failed", "failed") if verb == "restart" else (part.active, part.sub)
+        return make(words, verb, unit, queued)
+
+    assert act(host, name="db")["done"] == planned
+    assert act(host, "warm", name="db")["planned"] == [
+        {"resource": "services", "action": "reload", "target": "db.service"}
+    ]
+    host.act = restarts  # type: ignore[method-assign]
+    with pytest.raises(
+        ServiceFailed, match=r"do not run again: db@15.service is failed \(failed\); its log: no space"
+    ) as no:
+        act(host, name="db")
+    assert no.value.result["left"] == ["db@15.service"]
+
+
 @pytest.mark.parametrize(
     ("how", "words"),
     [("fails", "Job for web.service failed"), ("deaf", "inactive (dead)"), ("both", "Job for web.serv")],

@@ -22,6 +22,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     UsageError,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import Step
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.recovering import derive
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.registry import KINDS
@@ -34,6 +35,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services
     systemd,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.outage import Down
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Section
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher, Objects
 
 from .fake_systemd import BOOT, Machine, Unit, machine
@@ -882,6 +884,18 @@ def test_what_is_started_anew_is_down_meanwhile_with_all_that_depends_on_it() ->
     assert Services().start_again(down, here) == ([], {})
 
 
+def test_a_job_that_stops_with_a_service_is_named_and_not_run_once_more() -> None:
+    job = Unit("job.service", active="activating", sub="start", identity="", more={"Type": "oneshot"})
+    host = machine(Unit(DB, entered=501.0, takes=(job.name,)), job)
+    here = at(host, "/etc/x")
+    down = take_down(Services().plan(captured(Unit(DB)), here), here)
+    assert (down.units, down.ends) == ([DB], [job.name])
+    assert down.left == ["job.service: it is stopped in the middle of its work, and not started again: see what it did"]
+    older = replace(down, units=[DB, job.name])
+    done, left = Services().start_again(older, here)
+    assert [step.target for step in done] == [DB] and left == {}
+
+
 def test_what_cannot_be_stopped_is_left_and_no_gate() -> None:
     host = machine(Unit(WEB, entered=501.0, deaf=("stop",)), Unit(DB, entered=501.0))
     here = at(host, "/etc/x")
@@ -916,6 +930,15 @@ def test_nothing_is_taken_down_early_at_boot() -> None:
     assert not [act for act in host.acts() if "stop" in act]
 
 
+def test_what_stops_with_a_unit_and_ran_before_starts_again() -> None:
+    names = ("app.service", "late.service", "idle.service")
+    then = captured(Unit(DB, active="inactive"), *map(Unit, names[:2]), Unit(names[2], active="inactive"))
+    takes = Unit("app.service", takes=("late.service",))
+    now = [Unit(DB, takes=("app.service", "idle.service")), takes, Unit(names[1]), Unit(names[2], active="inactive")]
+    assert plan(then, machine(*now)) == ["stop db.service", "start app.service", "start late.service"]
+    assert put_back(then, machine(*now)) == []
+
+
 # -- all units
 
 
@@ -935,7 +958,9 @@ def test_all_units_are_those_that_the_host_runs_by_itself() -> None:
         Unit("masked.service", enabled="masked", active="inactive"),
         Unit("pg@15.service", enabled="enabled-runtime"),
         Unit("pod.service", enabled="generated", active="inactive", more={"SourcePath": "/etc/containers/systemd/pod"}),
+        Unit("run-backup.timer"),
         Unit("script.service", enabled="generated", more={"SourcePath": "/etc/init.d/script"}),
+        Unit("sshd@inside.service"),
         Unit("tidy.timer"),
         Unit("web.service"),
     ]
@@ -1017,16 +1042,114 @@ def test_a_unit_that_came_with_the_change_ends_with_its_file(tmp_path: Path) -> 
     file = tmp_path / "new.service"
     file.touch()
     then = all_of(Unit(WEB))
-    new = Unit("new.service", more={"FragmentPath": str(file)})
-    assert plan(then, machine(Unit(WEB), new)) == [], "a package that stays has brought it"
+    new = Unit("new.service", entered=501.0, more={"FragmentPath": str(file)})
     steps = Services().plan(then, at(machine(Unit(WEB), new), str(file)))
     assert [(step.action, step.target) for step in steps if step.target == new.name] == [("stop", new.name)]
-    assert Services().verify(then, machine(Unit(WEB), new).system()) == []
+    older = [line.replace(', "running": true', "") for line in then]
+    assert older != then and Services().verify(older, machine(Unit(WEB), new).system()) == []
+    assert plan(older, machine(Unit(WEB), new)) == [], "an older record passed over units that ran"
     file.unlink()
     assert Services().verify(then, machine(Unit(WEB), new).system()) == ["new.service runs, and came with the change"]
     assert put_back(then, machine(Unit(WEB), new)) == []
     # Of units that are named one by one nothing else is looked at.
     assert plan(captured(Unit(WEB)), machine(Unit(WEB), new)) == []
+
+
+def shipped(name: str, enabled: str = "static", active: str = "active", **more: str) -> Unit:
+    """A unit whose file stays whatever a change does."""
+    return Unit(name, enabled=enabled, active=active, entered=600.0, more={"FragmentPath": "/etc/passwd", **more})
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        shipped("wg-quick@wg0.service", "enabled"),
+        shipped("static.service"),
+        shipped("script.service", "generated", SourcePath="/etc/init.d/../passwd"),
+        shipped("new.socket", "static"),
+    ],
+)
+def test_what_a_change_has_started_is_stopped_also_where_its_file_stays(unit: Unit) -> None:
+    then = all_of(Unit(WEB), replace(unit, active="inactive", enabled=unit.enabled.replace("enabled", "static")))
+    assert recorded_names(then) == [WEB]
+    host = machine(Unit(WEB), unit)
+    assert Services().verify(then, host.system()) == [f"{unit.name} runs, and came with the change"]
+    assert plan(then, host) == [f"stop {unit.name}"] and put_back(then, host) == []
+
+
+ETC = "/etc/systemd/system/"
+DATA = Unit("srv-data.mount", enabled="static", more={"FragmentPath": f"{ETC}srv-data.mount"})
+
+
+def test_mounts_that_an_administrator_has_written_are_part_of_all_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.path.lexists", lambda _path: True)
+    others = [
+        Unit("tmp.mount", enabled="static", more={"FragmentPath": "/usr/lib/systemd/system/tmp.mount"}),
+        Unit("home.mount", enabled="generated", more={"FragmentPath": "/run/systemd/generator/home.mount"}),
+        Unit("snap-core-1.mount", more={"FragmentPath": f"{ETC}snap-core-1.mount"}),
+        Unit("run-user-0.mount", file=False),
+        Unit("late.target", more={"FragmentPath": f"{ETC}late.target"}),
+    ]
+    then = all_of(DATA, Unit(WEB), *others)
+    assert recorded_names(then) == [DATA.name, WEB]
+    down = replace(DATA, active="inactive", sub="dead")
+    assert plan(then, machine(down, Unit(WEB))) == [f"start {DATA.name}"]
+    assert put_back(then, machine(replace(down), Unit(WEB))) == []
+    # It came with the change.
+    assert f"stop {DATA.name}" in plan(all_of(Unit(WEB)), machine(DATA, Unit(WEB)), f"{ETC}{DATA.name}")
+    # What is mounted may be in use.
+    mounted = replace(DATA, can_reload=False, entered=600.0)
+    assert f"leave {DATA.name}" in plan(then, machine(mounted, Unit(WEB)), f"{ETC}{DATA.name}")
+    assert f"reload {DATA.name}" in plan(then, machine(DATA, Unit(WEB)), f"{ETC}{DATA.name}")
+    # The disks of another host are others.
+    assert recorded_names(Services().carried(then)) == [WEB]
+
+
+def test_a_mount_that_its_automount_let_go_is_not_made_again() -> None:
+    auto = Unit("srv-data.automount", more={"FragmentPath": f"{ETC}srv-data.automount"})
+    data = replace(DATA, triggered_by=(auto.name,))
+    then, host = all_of(data, auto), machine(replace(data, active="inactive"), auto)
+    assert plan(then, host) == [] == Services().verify(then, host.system())
+    assert plan(all_of(replace(data, active="inactive"), auto), machine(data, auto)) == []
+
+
+def test_another_host_may_run_programs_of_its_own() -> None:
+    then, host = all_of(Unit(WEB)), machine(Unit(WEB), shipped("agent.service", "enabled"))
+    assert plan(then, host) == ["stop agent.service"]
+    section = Section("services", {"names": None, "processes": []}, then)
+    carried = derive.derive([section], [section], derive.Choices()).sections[0].lines
+    assert recorded_names(carried) == [WEB] and plan(carried, host) == []
+
+
+def test_an_instance_goes_with_its_template(tmp_path: Path) -> None:
+    file = tmp_path / "app@.service"
+    file.touch()
+    app = Unit("app@1.service", enabled="static", entered=600.0, more={"FragmentPath": str(file)})
+    then = [line.replace(', "running": true', "") for line in all_of(Unit(WEB))]
+    assert plan(then, machine(Unit(WEB), app)) == []
+    assert "stop app@1.service" in plan(then, machine(Unit(WEB), app), str(file))
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        shipped("asked@3-127.0.0.1:80-127.0.0.1:9.service"),
+        shipped("asked@3-77-1000.service"),
+        replace(shipped("asked.service"), triggered_by=("asked.socket",)),
+    ],
+)
+def test_what_others_start_on_demand_may_run_without_a_record(unit: Unit) -> None:
+    others = [Unit(WEB), Unit("asked.socket")]
+    then = all_of(*others)
+    host = machine(*others, unit)
+    assert plan(then, host) == [] == Services().verify(then, host.system())
+
+
+def test_what_the_record_passed_over_under_another_unit_file_goes_on() -> None:
+    then = all_of(Unit(WEB))
+    older = replace(shipped("job.service", "enabled"), entered=100.0)
+    assert plan(then, machine(Unit(WEB), older), "/etc/passwd") == ["daemon-reload systemd"]
+    assert plan(then, machine(Unit(WEB), replace(older, entered=600.0)), "/etc/passwd")[1:] == ["stop job.service"]
 
 
 def test_what_a_generator_made_of_a_file_goes_and_comes_with_the_file() -> None:

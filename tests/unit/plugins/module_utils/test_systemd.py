@@ -83,6 +83,25 @@ def test_an_empty_line_in_a_command_of_a_unit_is_no_end_of_the_unit() -> None:
     assert one.type == "simple"
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("/usr/bin/python3 -u -W ignore /opt/app/main.py /etc/app.conf", ["/usr/bin/python3", "/opt/app/main.py"]),
+        ("/usr/bin/env python3 /opt/app.py", ["/usr/bin/env", "/opt/app.py"]),
+        ("/usr/bin/env /usr/bin/python3 /opt/app.py", ["/usr/bin/env", "/usr/bin/python3", "/opt/app.py"]),
+        ("/usr/bin/java -cp /opt/a:/opt/b -Xmx1g -jar /opt/app.jar", ["/usr/bin/java", "/opt/app.jar"]),
+        ("/bin/sh -ec /etc/app.conf", ["/bin/sh"]),
+        ("/bin/sh -e /opt/run.sh", ["/bin/sh", "/opt/run.sh"]),
+        ("/usr/bin/python3 -m app /etc/app.conf", ["/usr/bin/python3"]),
+        ("/usr/sbin/nginx -c /etc/nginx/nginx.conf", ["/usr/sbin/nginx"]),
+    ],
+)
+def test_the_script_behind_options_is_a_file_of_the_unit(words: str, expected: list[str]) -> None:
+    line = f"{{ path={words.split()[0]} ; argv[]={words} ; ignore_errors=no ; pid=0 }}"
+    (unit,) = systemd.describe(["web"], machine(Unit(WEB, more={"ExecStart": line})).system())
+    assert list(unit.files) == expected
+
+
 def test_an_answer_about_fewer_units_is_not_taken_for_all() -> None:
     host = machine(Unit(WEB))
     whole = host.show
