@@ -169,7 +169,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, playbook: bool) -> None:
         group.add_argument(*flags, **how)
     if not playbook:
         text = "directory of the playbook, whose group_vars, host_vars and plugins count (.)"
-        group.add_argument("--playbook-dir", metavar="DIR", default="", help=text)
+        group.add_argument("--playbook-dir", metavar="DIR", help=text)
     text = "time that a task may take on a host until it counts as no answer (6h; 5m for tasks that only ask)"
     parser.add_argument("--answer-within", metavar="TIME", type=_time, help=text)
 
@@ -190,7 +190,7 @@ def from_arguments(args: argparse.Namespace) -> Options:
         prompts=_prompting(vault_ids),
         output=bool(given["verbose"] or given.get("diff")),
         answer_within=given.get("answer_within"),
-        playbook_dir=given["playbook_dir"] if "playbook_dir" in given else _beside(given.get("playbook") or ""),
+        playbook_dir=given["playbook_dir"] or "" if "playbook_dir" in given else _beside(given.get("playbook") or ""),
     )
 
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from evenkeel.ansible.configuration import Ansible, document, listing, program
@@ -56,6 +57,7 @@ def directory_of(playbook: str, cwd: str) -> str:
 
 def find_targets(playbook: str, options: Options, ansible: Ansible, secrets: Secrets) -> Targets:
     """Ask Ansible for the hosts of ``playbook``. Raises UsageError when it does not parse or finds no host."""
+    limit_names(options.limit, ansible.cwd)
     base = directory_of(playbook, ansible.cwd)
 
     def hosts(limit: str) -> tuple[list[tuple[str, frozenset[str]]], frozenset[str]]:
@@ -89,12 +91,25 @@ def chosen_hosts(
     playbook: str, limit: str, options: Options, ansible: Ansible, secrets: Secrets, *more: str
 ) -> tuple[str, ...]:
     """The hosts of one of our own playbooks under ``limit``. Raises UsageError when there is no host, or for a typo."""
+    limit_names(limit, ansible.cwd)
     plays, unmatched = list_hosts(playbook, limit, options, ansible, secrets, *more)
     _no_typos(limit, unmatched)
     hosts = in_order((hosts for _, hosts in plays), ())
     if not hosts:
         raise UsageError("no host of the inventory is selected: give -i INVENTORY, or another --limit")
     return hosts
+
+
+def limit_names(limit: str, cwd: str) -> None:
+    """Raises UsageError for a file in ``limit`` that names no host: Ansible takes it for a limit to all hosts."""
+    for part in limit.split("," if "," in limit else ":"):
+        path = part.strip()
+        try:
+            empty = path.startswith("@") and not Path(cwd, path[1:]).read_text("utf-8", "replace").strip()
+        except OSError as error:
+            raise UsageError(f"--limit {limit}: {path[1:]}: {error.strerror}") from error
+        if empty:
+            raise UsageError(f"--limit {limit}: the file {path[1:]} names no host")
 
 
 def _no_typos(limit: str, unmatched: frozenset[str]) -> None:

@@ -36,7 +36,7 @@ class Plan(Command):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("file", metavar="FILE", help="targets and groups, YAML (see docs/reliability.md)")
         status = "output of evenkeel status --json, to plan by"
-        parser.add_argument("--status", default="", metavar="FILE", help=status)
+        parser.add_argument("--status", metavar="FILE", help=status)
         form = parser.add_mutually_exclusive_group()
         form.add_argument("--vars", action="store_true", help="print inventory variables for the roles, YAML")
         add_json(form)
@@ -49,7 +49,7 @@ class Plan(Command):
         try:
             if not 100.0 <= args.host_years <= 1e7:
                 raise UsageError(f"--host-years {args.host_years:g}: give at least 100 and at most 10,000,000")
-            groups = read_plan(args.file, args.status)
+            groups = read_plan(args.file, args.status or "")
             proposals = [propose(group) for group in groups]
         except UsageError as error:
             if args.json:

@@ -140,6 +140,33 @@ def test_a_usage_error_of_any_command_ends_with_1_and_with_json_when_that_was_as
         assert document["exit_code"] == 1 and document["reason"]
 
 
+def options_with_a_value(parser: argparse.ArgumentParser) -> list[tuple[str, str]]:
+    """Every option, of every command, that takes any text."""
+    (commands,) = [one for one in parser._actions if isinstance(one, argparse._SubParsersAction)]
+    return [
+        (name, action.option_strings[-1])
+        for name, own in commands.choices.items()
+        for action in own._actions
+        if action.option_strings and action.nargs != 0 and action.type is None and not action.choices
+    ]
+
+
+@pytest.mark.parametrize("blank", ["", " ", ","])
+def test_no_option_that_names_nothing_counts_as_not_given(blank: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = cli.parser()
+    options = options_with_a_value(parser)
+    assert {("change", "--limit"), ("abort", "--change"), ("recover", "--onto"), ("heal", "--forget")} <= set(options)
+    needed = {"change": ["x.yml"], "accept": ["web1"], "recover": ["web1"], "plan": ["x.yml"]}
+    for command, option in options:
+        with pytest.raises(SystemExit) as left:
+            parser.parse_args([command, *needed.get(command, []), option, blank])
+        assert left.value.code == 1
+        assert f"{option}: {blank!r} names nothing" in capsys.readouterr().err
+    for command in ("accept", "recover", "change"):
+        with pytest.raises(SystemExit):
+            parser.parse_args([command, blank])
+
+
 @pytest.mark.parametrize("as_json", [False, True])
 def test_text_of_others_in_an_error_is_shown_and_does_nothing(
     as_json: bool, capsys: pytest.CaptureFixture[str]

@@ -13,6 +13,7 @@ from evenkeel.ansible.targets import (
     Inventory,
     directory_of,
     in_order,
+    limit_names,
     parse_inventory,
     parse_plays,
     resolve,
@@ -72,6 +73,19 @@ def test_hosts_come_play_by_play_in_the_order_of_the_inventory() -> None:
         "web3",
         "web1",
     )
+
+
+@pytest.mark.parametrize(
+    ("limit", "why"),
+    [("@none.retry", "names no host"), ("web1,@none.retry", "names no host"), ("@gone.retry", "No such file")],
+)
+def test_a_file_that_limits_to_nothing_is_an_error_and_not_all_hosts(limit: str, why: str, tmp_path: Path) -> None:
+    (tmp_path / "none.retry").write_text("\n \n")
+    (tmp_path / "some.retry").write_text("web1\n")
+    limit_names("@some.retry:web*:!web2", str(tmp_path))
+    limit_names("", str(tmp_path))
+    with pytest.raises(UsageError, match=why):
+        limit_names(limit, str(tmp_path))
 
 
 def test_groups_hold_the_hosts_of_their_children() -> None:
