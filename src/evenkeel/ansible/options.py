@@ -105,7 +105,7 @@ class Options:
         Of extra variables only files and known harmless names are shown: any other value may be a secret.
         """
         words, missing = self.inventories(), False
-        if os.path.normpath(self.playbook_dir or ".") != ".":
+        if self.playbook_dir:
             words += ["--playbook-dir", self.playbook_dir]
         for word in self.common:
             name, _equals, value = word.partition("=")
@@ -195,8 +195,9 @@ def from_arguments(args: argparse.Namespace) -> Options:
 
 
 def _beside(playbook: str) -> str:
-    """The directory of a playbook, as it is said; empty for a playbook of a collection."""
-    return os.path.dirname(playbook) if os.path.exists(playbook) else ""
+    """The directory of a playbook, as it is said; empty for the current one, and for a playbook of a collection."""
+    found = os.path.dirname(playbook) if os.path.exists(playbook) else ""
+    return "" if os.path.normpath(found or ".") == "." else found
 
 
 def _time(said: str) -> float:

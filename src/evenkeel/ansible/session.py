@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import math
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from evenkeel.ansible.beside import link
 from evenkeel.ansible.configuration import NO_TERMINAL, Ansible, program
 from evenkeel.ansible.event import Event, mapping
 from evenkeel.ansible.events import AGAIN, PREFIX
@@ -87,14 +87,15 @@ class Seen:
 @dataclass
 class Session:
     """scratch: private (0700), in memory where there is such a file system. base: the directory of the user's
-    playbook, whose variables, plugins and collections count besides those of the inventory. start: runs a job.
+    playbook, whose variables, plugins and collections count besides those of the inventory; None where no such
+    directory counts. start: runs a job.
     """
 
     ansible: Ansible
     options: Options
     secrets: Secrets
     scratch: Path
-    base: Path
+    base: Path | None
     start: Callable[[Job, OnEvent, Stop], Ended] = execute
     # Two runs may go on at the same time, and share no file.
     _numbers: Iterator[int] = field(default_factory=itertools.count)
@@ -206,7 +207,7 @@ class Session:
         sockets = self.scratch / (f"c{next(self._numbers)}" if fresh else "c")
         enabled = [*(self.ansible.settings.get("CALLBACKS_ENABLED") or []), WITNESS]
         ours = {"ANSIBLE_CALLBACKS_ENABLED": ",".join(enabled), "EVENKEEL_WITNESS": ""}
-        ours |= {"EVENKEEL_PLAYBOOK_DIR": str(self.base), "EVENKEEL_SOCKETS": ""}
+        ours |= {"EVENKEEL_PLAYBOOK_DIR": str(self.base or ""), "EVENKEEL_SOCKETS": ""}
         env = {**self.ansible.environment(), **ours, **env}
         if len(str(sockets)) <= _LONGEST_SOCKET_DIRECTORY:
             # We open connections of our own: an older open connection has no keep-alive, and may already be dead.
@@ -255,10 +256,8 @@ class Session:
         directory = self._there() / f"beside{without}"
         if not directory.is_dir():
             directory.mkdir(mode=0o700)
-            for entry in self.base.iterdir():
-                with contextlib.suppress(OSError):
-                    if entry.name != without:
-                        (directory / entry.name).symlink_to(entry.resolve())
+            if self.base is not None:
+                link(self.base, directory, without)
         return directory
 
 
@@ -284,7 +283,7 @@ class _Progress:
 
 
 @contextmanager
-def open_session(ansible: Ansible, options: Options, secrets: Secrets, base: Path) -> Iterator[Session]:
+def open_session(ansible: Ansible, options: Options, secrets: Secrets, base: Path | None) -> Iterator[Session]:
     """A session; at its end connections are closed and its directory is gone."""
     with scratch_directory(ansible.settings.get("DEFAULT_LOCAL_TMP")) as scratch:
         yield Session(ansible, options, secrets, scratch, base)

@@ -208,8 +208,8 @@ def in_order(sets: Iterable[frozenset[str]], order: Sequence[str]) -> tuple[str,
 
 
 def find_inventory(options: Options, ansible: Ansible, secrets: Secrets, base: str) -> Inventory:
-    """Ask Ansible for the inventory, with the variables that lie beside the playbook in ``base``."""
-    argv = [program("ansible-inventory"), "--list", "--playbook-dir", base]
+    """Ask Ansible for the inventory, with the variables that lie beside the playbook in ``base``, if any."""
+    argv = [program("ansible-inventory"), "--list", *(["--playbook-dir", base] if base else [])]
     argv += [*options.inventories(), *_without_prompts(options.listing)]
     return parse_inventory(document(listing(argv, ansible, ansible.environment(), secrets.vault).stdout, dict))
 

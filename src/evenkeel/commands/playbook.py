@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from rich.console import Console
 
 from evenkeel.ansible.answers import BAD
+from evenkeel.ansible.beside import beside
 from evenkeel.ansible.caller import Caller
 from evenkeel.ansible.event import Event, mapping
 from evenkeel.ansible.events import CHECKS_ARGUMENTS, Record, Result, feed, message
@@ -79,11 +80,11 @@ class PlaybookCommand(FleetCommand[RunResult]):
         if wrong := misspelt(extra_names(options.common)):
             raise UsageError("; ".join(wrong))
         secrets = caller.passwords(options)
-        base = options.base(ansible.cwd)
+        near = beside(options, ansible.cwd)
         record = Record()
 
         def inventory() -> Inventory:
-            return caller.controller.find_inventory(options, ansible, secrets, base)
+            return caller.controller.find_inventory(options, ansible, secrets, near.directory)
 
         def on_event(event: Event) -> None:
             feed(record, event)
@@ -96,7 +97,10 @@ class PlaybookCommand(FleetCommand[RunResult]):
         def stop() -> str:
             return "stopped by the user" if caller.asked_to_stop() else ""
 
-        with caller.controller.open_session(ansible, options, secrets, Path(base)) as session:
+        for note in near.notes:
+            caller.report(Progress(Kind.NOTE, note))
+        base = Path(near.directory) if near.directory else None
+        with caller.controller.open_session(ansible, options, secrets, base) as session:
             hosts = session.list_own(self.name, variables, options.limit)
             variables = self.variables_of(hosts, variables, inventory)
             count = f"{len(hosts)} {'host' if len(hosts) == 1 else 'hosts'}"
@@ -111,7 +115,7 @@ class PlaybookCommand(FleetCommand[RunResult]):
         if code is Exit.DONE and ended.rc != 0:
             code = Exit.FAILED
             reason = ended.stopped or record.messages() or f"ansible-playbook ended with {ended.rc}"
-        return RunResult(self.name, code, reason, rows, self.notes(record), time.monotonic() - started)
+        return RunResult(self.name, code, reason, rows, [*near.notes, *self.notes(record)], time.monotonic() - started)
 
     def told(self, event: Event, record: Record, caller: Caller) -> None:
         """Report what an event of the run means for a person, besides its tasks."""

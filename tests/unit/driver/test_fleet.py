@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -18,6 +19,7 @@ from evenkeel.ansible.options import Options, Secrets
 from evenkeel.ansible.runner import Ended
 from evenkeel.ansible.session import OwnRun
 from evenkeel.ansible.targets import Inventory
+from evenkeel.changes import resume
 from evenkeel.commands.playbook import row
 from evenkeel.commands.protect import peers
 from evenkeel.commands.recover import Recover
@@ -207,6 +209,31 @@ def test_a_command_that_only_asks_waits_for_minutes_and_every_other_for_hours(na
     assert (seen[0].name, seen[0].limit, seen[0].question) == (name, "web*", name in ("status", "suggest", "accept"))
 
 
+@pytest.mark.parametrize("name", ["status", "resume"])
+def test_a_command_uses_nothing_from_a_directory_in_which_others_write_and_says_so(name: str, tmp_path: Path) -> None:
+    (tmp_path / "filter_plugins").mkdir()
+    tmp_path.chmod(0o1777)
+    seen: list[Any] = []
+
+    def noted(base: Any, found: Any) -> Any:
+        seen.append(base)
+        return found
+
+    controller = Controller(
+        ask_ansible=lambda cwd: Ansible(cwd, {}, ""),
+        find_inventory=lambda *words: noted(words[3], Inventory(("web1",), {}, {})),
+        open_session=lambda *words: noted(words[3], cast(Any, contextlib.nullcontext(Session()))),
+    )
+    caller = Caller(secrets=Secrets(), controller=controller, cwd=str(tmp_path))
+    ran: Any = (
+        PLAYBOOKS[name].run_playbook(Options(), {}, caller)
+        if name in PLAYBOOKS
+        else resume.run(name, Options(), caller)
+    )
+    assert not any(seen) and None in seen
+    assert "filter_plugins" in ran.notes[0]
+
+
 class Session:
     """A session of one host. answers: (task, result) of the host, in order."""
 
@@ -215,6 +242,9 @@ class Session:
 
     def list_own(self, *_words: Any) -> tuple[str, ...]:
         return ("web1",)
+
+    def rounds(self, hosts: int) -> int:
+        return 1
 
     def run_own(self, run: OwnRun, on_event: Any, stop: Any) -> Ended:
         for task, result in self.answers:

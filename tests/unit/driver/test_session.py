@@ -145,6 +145,11 @@ def test_no_directory_of_another_user_holds_the_scratch_directory(
         assert one.scratch.parent != root
 
 
+def test_where_no_directory_counts_our_playbook_lies_alone(root: Path) -> None:
+    with open_session(Ansible("/", {}, ""), Options(), Secrets(), None) as one:
+        assert [path.name for path in one._own("status").parent.iterdir()] == [".evenkeel-status.yml"]
+
+
 def test_what_a_killed_session_left_is_removed_and_what_a_living_one_uses_is_not(root: Path, tmp_path: Path) -> None:
     left = root / "evenkeel-left"
     left.mkdir()
