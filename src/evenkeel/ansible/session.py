@@ -51,23 +51,24 @@ Stop = Callable[[], str]
 
 @dataclass(frozen=True)
 class OwnRun:
-    """A run of a playbook of the collection, on ``hosts`` or else on the hosts of the pattern ``limit``.
+    """A run of a playbook of the collection, on ``hosts`` and no other.
 
     timeout: for connecting, in seconds. answer_within: the seconds that a task may take on a host until it counts as no
     answer. question: the playbook only asks, so that a few minutes are enough. fresh: use no connection of an earlier
     run, so that reaching a host proves that it still admits logins. facts: keep the gathered facts for the user's
-    playbook. unseen: its results hold secrets, which no log and no callback of the user's may see.
+    playbook. wide: reach more of the hosts at the same time than the user's forks. unseen: its results hold secrets,
+    which no log and no callback of the user's may see.
     """
 
     name: str
     variables: Mapping[str, object]
-    hosts: Sequence[str] = ()
-    limit: str = ""
+    hosts: Sequence[str]
     timeout: int | None = None
     answer_within: float | None = None
     question: bool = False
     fresh: bool = False
     facts: bool = False
+    wide: bool = True
     unseen: bool = False
 
 
@@ -106,8 +107,8 @@ class Session:
         argv = [program("ansible-playbook"), *self.options.inventories(), *self.options.common]
         argv += ["-e", f"@{self._write('vars.json', json.dumps(run.variables))}"]
         argv += ["--timeout", str(run.timeout)] if run.timeout else []
-        argv += ["--forks", str(self._forks(len(run.hosts)))] if run.hosts else []
-        argv += [*self._limit(run.hosts, run.limit), str(self._own(run.name, alone=run.unseen))]
+        argv += ["--forks", str(self._forks(len(run.hosts)))] if run.wide else []
+        argv += [*self._limit(run.hosts), str(self._own(run.name, alone=run.unseen))]
         progress = _Progress()
 
         def watch(event: Event) -> None:
@@ -175,7 +176,7 @@ class Session:
             if facts.name in hosts or _host_of(facts) in hosts:  # a host that changes gathers its facts itself
                 facts.unlink()
         argv = [program("ansible-playbook"), *self.options.inventories(), *self.options.common, *self.options.users]
-        argv += [*self._limit(limit, ""), str(around)]
+        argv += [*self._limit(limit), str(around)]
         return self._execute(argv, {**env, **self._facts()}, on_event, stop)
 
     def seen(self) -> Seen | None:
@@ -221,10 +222,9 @@ class Session:
             if fresh:
                 hang_up(sockets)
 
-    def _limit(self, hosts: Sequence[str], limit: str) -> list[str]:
-        if hosts:  # in a file: a thousand names do not fit every command line
-            return ["--limit", f"@{self._write('limit', ''.join(f'{host}{chr(10)}' for host in hosts))}"]
-        return ["--limit", limit] if limit else []
+    def _limit(self, hosts: Sequence[str]) -> list[str]:
+        # In a file: a thousand names do not fit every command line. An empty file would mean all hosts.
+        return ["--limit", f"@{self._write('limit', ''.join(f'{host}{chr(10)}' for host in hosts or ['!all']))}"]
 
     def _there(self) -> Path:
         """The private directory, made anew where somebody has removed it, as cleaners of temporary files may."""

@@ -95,6 +95,11 @@ def chosen_hosts(
     plays, unmatched = list_hosts(playbook, limit, options, ansible, secrets, *more)
     _no_typos(limit, unmatched)
     hosts = in_order((hosts for _, hosts in plays), ())
+    if not hosts and any(found for _, found in plays):
+        raise UsageError(
+            "the machine on which you call is no host of the fleet, under the name localhost: give it another name in"
+            " the inventory, with ansible_connection=local"
+        )
     if not hosts:
         raise UsageError("no host of the inventory is selected: give -i INVENTORY, or another --limit")
     return hosts

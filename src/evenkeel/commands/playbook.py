@@ -107,7 +107,8 @@ class PlaybookCommand(FleetCommand[RunResult]):
             caller.report(Progress(Kind.PLAN, f"{self.name} on {count}"))
             caller.report(Progress(Kind.HOST, hosts=hosts, phase=Phase.RUN))
             with under_way(caller.begins):
-                run = OwnRun(self.name, variables, limit=options.limit, question=self.question)
+                # The hosts that are listed and no other: the controller may stand in the inventory as well.
+                run = OwnRun(self.name, variables, hosts, question=self.question, wide=False)
                 ended = session.run_own(run, on_event, stop)
         rows = self.rows(record, hosts, ended.stopped)
         code = self.exit_code(list(rows.values()))

@@ -78,6 +78,12 @@ def _print_why(reason: str, hosts: Iterable[str], console: Console, told: Told) 
                 told.once(text(reason.removeprefix(f"{host}: ")))
 
 
+def _print_other_why(result: RunResult, console: Console, told: Told) -> None:
+    """Print the reason, unless it stands beside its host."""
+    if not any(result.reason == f"{host}: {row['msg']}" for host, row in result.hosts.items() if row.get("msg")):
+        _print_why(result.reason, result.hosts, console, told)
+
+
 def _print_advice(lines: Iterable[str], console: Console) -> None:
     for line in lines:  # not wrapped: a command is to be pasted
         console.print(Text(text(line, 10_000)), soft_wrap=line.startswith("  "))
@@ -206,8 +212,7 @@ def print_run(result: RunResult, console: Console, *, warn_of_left: bool = False
     line = f"{start}: {result.command} on {ok} of {_hosts(len(result.hosts))} ({result.seconds:.0f} s,"
     console.print(Text(f"{line} exit {int(result.exit_code)})", style=_STYLE.get(result.exit_code, "bold")))
     told = Told()
-    if not any(result.reason == f"{host}: {row['msg']}" for host, row in result.hosts.items() if row.get("msg")):
-        _print_why(result.reason, result.hosts, console, told)  # else it stands beside that host
+    _print_other_why(result, console, told)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("host")
     table.add_column("outcome", no_wrap=True)
@@ -249,6 +254,7 @@ def _hosts(number: int) -> str:
 
 def print_status(result: RunResult, console: Console, options: Options) -> None:
     """Print the state of hosts, their checkpoints, and the next steps of a person."""
+    _print_other_why(result, console, Told())
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("host")
     for name in ("now", "last change", "checkpoints", "restarts owed"):

@@ -135,6 +135,12 @@ def test_status_shows_what_is_armed_what_was_and_what_could_be() -> None:
         assert word in text
 
 
+@pytest.mark.parametrize("name", ["status", "suggest"])
+def test_a_command_that_failed_on_no_host_says_why(name: str) -> None:
+    found = RunResult(name, Exit.FAILED, "ansible-playbook ended with 2", {"web1": {"state": "ok"}}, [], 1.0)
+    assert "Why: ansible-playbook ended with 2" in seen_of(lambda console: PLAYBOOKS[name].show(found, INV, console))
+
+
 def due(level: str, unit: str = "", *why: str) -> Owed:
     return {"level": level, "unit": unit, "why": list(why) or ["/usr/lib/libz.so.1"], "processes": ["app[812]"]}
 
