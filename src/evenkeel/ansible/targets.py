@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -168,15 +169,20 @@ def usable(host: str) -> bool:
 
 
 def parse_plays(text: str) -> list[tuple[str, frozenset[str]]]:
-    """Read the output of ``ansible-playbook --list-hosts``: for each play its pattern and its hosts."""
-    plays: list[tuple[str, set[str]]] = []
-    for line in text.splitlines():
-        play = re.match(r"  play #\d+ \((.*?)\): ", line)
-        host = re.match(r"      (\S.*)$", line)
+    """Read the output of ``ansible-playbook --list-hosts``: for each play its pattern and its hosts.
+
+    A pattern and a name are texts of the user's, and may go on in further lines. The hosts of a play are the last list
+    before the next play, as long as its own count says.
+    """
+    plays: list[tuple[str, list[str]]] = []
+    lines = iter(text.split("\n"))
+    for line in lines:
+        play = re.match(rf"  play #{len(plays) + 1} \((.*?)(?:\): |$)", line)
+        count = re.fullmatch(r"    hosts \((\d+)\):", line)
         if play:
-            plays.append((play[1], set()))
-        elif host and plays:
-            plays[-1][1].add(host[1].strip())
+            plays.append((play[1].rstrip(), []))
+        elif count and plays:
+            plays[-1] = (plays[-1][0], [host.strip() for host in islice(lines, int(count[1]))])
     _no_templates(host for _, hosts in plays for host in hosts)
     return [(name, frozenset(hosts)) for name, hosts in plays]
 

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from evenkeel.ansible.configuration import ask_ansible
+from evenkeel.ansible.options import Options, Secrets
 from evenkeel.ansible.targets import (
     Inventory,
     directory_of,
     in_order,
     limit_names,
+    list_hosts,
     parse_inventory,
     parse_plays,
     resolve,
@@ -57,6 +60,41 @@ def test_the_listing_of_ansible_is_read() -> None:
         ("localhost", frozenset({"localhost"})),
         ("none", frozenset()),
     ]
+
+
+FOLDED = """
+playbook: site.yml
+
+  play #1 (web
+): Two
+  lines
+    hosts (1):
+      evil
+\tTAGS: []
+    pattern: ['web']
+    hosts (2):
+      web1
+      play #2 (x): y
+
+  play #2 (db): Other\tTAGS: []
+    pattern: ['db']
+    hosts (1):
+      db1
+"""
+
+
+def test_a_pattern_or_a_name_of_several_lines_neither_hides_a_play_nor_adds_a_host() -> None:
+    assert parse_plays(FOLDED) == [("web", frozenset({"web1", "play #2 (x): y"})), ("db", frozenset({"db1"}))]
+
+
+def test_ansible_lists_the_hosts_of_a_play_whose_pattern_is_folded(tmp_path: Path) -> None:
+    play = tmp_path / "site.yml"
+    play.write_text(
+        "- hosts: >\n    web1,\n    web2\n  name: |\n    Two\n    lines\n  tasks: []\n- hosts: db\n  tasks: []\n"
+    )
+    ansible = ask_ansible(str(tmp_path))
+    plays, _ = list_hosts(str(play), "", Options(inventory=("web1,web2,db,",)), ansible, Secrets())
+    assert [hosts for _, hosts in plays] == [frozenset({"web1", "web2"}), frozenset({"db"})]
 
 
 def test_a_playbook_that_is_a_link_has_the_directory_of_the_link(tmp_path: Path) -> None:
