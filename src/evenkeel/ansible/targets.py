@@ -70,6 +70,10 @@ def find_targets(playbook: str, options: Options, ansible: Ansible, secrets: Sec
         limited = pool.submit(hosts, options.limit) if options.limit else everywhere
         inventory, (plays, unmatched), (some, also_unmatched) = known.result(), everywhere.result(), limited.result()
 
+    if ansible.unread:
+        raise UsageError(
+            f"{'; '.join(ansible.unread)}. Hosts or their variables are missing: correct it or leave it out"
+        )
     _no_typos(options.limit, also_unmatched - unmatched)
     return resolve(playbook, plays, some, inventory, options.limit)
 
@@ -93,8 +97,18 @@ def chosen_hosts(
 ) -> tuple[str, ...]:
     """The hosts of one of our own playbooks under ``limit``. Raises UsageError when there is no host, or for a typo."""
     limit_names(limit, ansible.cwd)
-    plays, unmatched = list_hosts(playbook, limit, options, ansible, secrets, *more)
-    _no_typos(limit, unmatched)
+    try:
+        plays, unmatched = list_hosts(playbook, limit, options, ansible, secrets, *more)
+        _no_typos(limit, unmatched)
+        return _fleet(plays)
+    except UsageError as error:
+        if not ansible.unread:
+            raise
+        raise UsageError("; ".join([str(error), *ansible.unread])) from error
+
+
+def _fleet(plays: Sequence[tuple[str, frozenset[str]]]) -> tuple[str, ...]:
+    """The fleet hosts of plays. Raises UsageError when there is none."""
     hosts = in_order((hosts for _, hosts in plays), ())
     if not hosts and any(found for _, found in plays):
         raise UsageError(

@@ -292,12 +292,13 @@ def run(command: str, options: Options, caller: Caller, ident: str = "") -> Chan
     code = _exit(command, results, reason, silent, untouched=untouched)
     if silent:
         notes.append(f"{some_of(silent)} did not answer, and may be in the middle of a change")
-    for note in (*near.notes, *notes):
+    first = [*near.notes, *ansible.unread]
+    for note in (*first, *notes):
         caller.report(Progress(Kind.NOTE, note))
     if not changes:
         which = f"no change {ident} waits" if ident else "no change waits"
         reason = notes[-1] if notes else f"{which} on {'these hosts' if len(hosts) > 1 else hosts[0]}"
-    notes = [*near.notes, *notes]
+    notes = [*first, *notes]
     return ChangeResult(command, code, reason, waves, results, notes, time.monotonic() - started, command=command)
 
 

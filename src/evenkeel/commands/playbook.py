@@ -97,11 +97,12 @@ class PlaybookCommand(FleetCommand[RunResult]):
         def stop() -> str:
             return "stopped by the user" if caller.asked_to_stop() else ""
 
-        for note in near.notes:
-            caller.report(Progress(Kind.NOTE, note))
         base = Path(near.directory) if near.directory else None
         with caller.controller.open_session(ansible, options, secrets, base) as session:
             hosts = session.list_own(self.name, variables, options.limit)
+            notes = [*near.notes, *ansible.unread]
+            for note in notes:
+                caller.report(Progress(Kind.NOTE, note))
             variables = self.variables_of(hosts, variables, inventory)
             count = f"{len(hosts)} {'host' if len(hosts) == 1 else 'hosts'}"
             caller.report(Progress(Kind.PLAN, f"{self.name} on {count}"))
@@ -116,7 +117,7 @@ class PlaybookCommand(FleetCommand[RunResult]):
         if code is Exit.DONE and ended.rc != 0:
             code = Exit.FAILED
             reason = ended.stopped or record.messages() or f"ansible-playbook ended with {ended.rc}"
-        return RunResult(self.name, code, reason, rows, [*near.notes, *self.notes(record)], time.monotonic() - started)
+        return RunResult(self.name, code, reason, rows, [*notes, *self.notes(record)], time.monotonic() - started)
 
     def told(self, event: Event, record: Record, caller: Caller) -> None:
         """Report what an event of the run means for a person, besides its tasks."""

@@ -223,7 +223,7 @@ def test_a_command_uses_nothing_from_a_directory_in_which_others_write_and_says_
         return found
 
     controller = Controller(
-        ask_ansible=lambda cwd: Ansible(cwd, {}, ""),
+        ask_ansible=lambda cwd: Ansible(cwd, {}, "", unread=["no inventory"]),
         find_inventory=lambda *words: noted(words[3], Inventory(("web1",), {}, {})),
         open_session=lambda *words: noted(words[3], cast(Any, contextlib.nullcontext(Session()))),
     )
@@ -234,7 +234,7 @@ def test_a_command_uses_nothing_from_a_directory_in_which_others_write_and_says_
         else resume.run(name, Options(), caller)
     )
     assert not any(seen) and None in seen
-    assert "filter_plugins" in ran.notes[0]
+    assert "filter_plugins" in ran.notes[0] and ran.notes[1] == "no inventory"
 
 
 class Session:

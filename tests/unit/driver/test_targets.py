@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from evenkeel.ansible.configuration import ask_ansible
+from evenkeel.ansible.configuration import Ansible, ask_ansible
 from evenkeel.ansible.options import Options, Secrets
 from evenkeel.ansible.targets import (
     Inventory,
+    chosen_hosts,
     directory_of,
+    find_targets,
     in_order,
     limit_names,
     list_hosts,
@@ -95,6 +97,38 @@ def test_ansible_lists_the_hosts_of_a_play_whose_pattern_is_folded(tmp_path: Pat
     ansible = ask_ansible(str(tmp_path))
     plays, _ = list_hosts(str(play), "", Options(inventory=("web1,web2,db,",)), ansible, Secrets())
     assert [hosts for _, hosts in plays] == [frozenset({"web1", "web2"}), frozenset({"db"})]
+
+
+def test_an_inventory_that_ansible_cannot_read_is_named_and_refused_for_a_change(tmp_path: Path) -> None:
+    (tmp_path / "good").write_text("web1\n")
+    (tmp_path / "site.yml").write_text("- hosts: all\n  tasks: []\n")
+    (tmp_path / "none").mkdir()
+
+    def asked(*inventories: str) -> tuple[Options, Ansible]:
+        return Options(inventory=inventories), ask_ansible(str(tmp_path))
+
+    options, ansible = asked("good", "none", "web2,")
+    assert find_targets("site.yml", options, ansible, Secrets()).hosts == ("web1", "web2")
+    assert ansible.unread == [], "a directory without a file, and a list of hosts, are read"
+
+    options, ansible = asked("good", "gone.yml")
+    with pytest.raises(UsageError, match=r"could not read the inventory /.*/gone.yml.*Hosts or their variables"):
+        find_targets("site.yml", options, ansible, Secrets())
+
+    options, ansible = asked("good", "gone.yml")
+    assert chosen_hosts("site.yml", "", options, ansible, Secrets()) == ("web1",)
+    assert len(ansible.unread) == 1 and "gone.yml" in ansible.unread[0]
+    with pytest.raises(UsageError, match=r"web3 is no host.*could not read the inventory"):
+        chosen_hosts("site.yml", "web1,web3", options, ansible, Secrets())
+
+
+def test_settings_that_ansible_ignores_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ANSIBLE_CONFIG", raising=False)
+    (tmp_path / "ansible.cfg").write_text("[defaults]\nforks=7\n")
+    assert ask_ansible(str(tmp_path)).unread == []
+    tmp_path.chmod(0o1777)
+    ignored = ask_ansible(str(tmp_path)).unread
+    assert len(ignored) == 1 and f"Ansible ignores {tmp_path}/ansible.cfg" in ignored[0]
 
 
 def test_a_playbook_that_is_a_link_has_the_directory_of_the_link(tmp_path: Path) -> None:
