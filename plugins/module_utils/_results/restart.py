@@ -48,7 +48,7 @@ class OpenRestart(Result):
     leads and comes last. ``earlier``: the restart that was taken over. ``restart``: the restart that is open, or was
     until its end. ``request``: the hash by which this host knows target and mode. ``finished``: the roll and the time
     of the last such restart, if that succeeded; ``history``: the number and the mean seconds of all of them. ``boot``:
-    the identity of the boot, where the host itself restarts.
+    the identity of the boot, where the host itself restarts. ``place``: of the store (``Store.place``).
     ``leads``: whether the host leads, None where nobody asked or it is not known. ``before``: the target, and
     ``target`` its name. ``refusal``: why it cannot be restarted as asked; empty where it can."""
 
@@ -62,6 +62,7 @@ class OpenRestart(Result):
     finished: Any = None
     history: Any = None
     boot: str = ""
+    place: str = ""
     leads: bool | None = None
     owed: list[Any] = field(default_factory=list)
     before: Any = None
