@@ -97,9 +97,13 @@ class FleetCommand(Command, Generic[Result]):
                 result = self.run(args, given, Caller(report=report, asked_to_stop=stop, begins=begun.set))
         except UsageError as error:
             return self._untouched(args, str(error), console)
-        except Exception as error:  # hosts may be armed, so no error may look like "nothing was touched"
-            if isinstance(error, (OSError, UnicodeError)) and not begun.is_set():
-                return self._untouched(args, f"something on this machine is in the way: {error}", console)
+        except Exception as error:  # once hosts may be armed, no error may look like "nothing was touched"
+            if not begun.is_set():
+                expected = isinstance(error, (OSError, UnicodeError))
+                with _readers():
+                    _trace(None if expected else error, console)
+                why = f"something on this machine is in the way: {error}" if expected else _failed(error)
+                return self._untouched(args, why, console)
             with _readers():
                 self._broken(args, given, error, console)
             return Exit.IN_DOUBT
@@ -125,15 +129,23 @@ class FleetCommand(Command, Generic[Result]):
 
     def _broken(self, args: argparse.Namespace, given: Options, error: Exception, console: Console) -> None:
         """Print an error of our own, and the command that asks the hosts, which take care of themselves."""
-        reason = f"evenkeel itself failed: {type(error).__name__}: {display.text(error)}"
+        reason = _failed(error)
         if args.json:
             print(refusal(self.name, Exit.IN_DOUBT, reason))
-        for line in "".join(traceback.format_exception(error)).splitlines():
-            console.print(display.text(line), style="dim", markup=False, highlight=False)
+        _trace(error, console)
         console.print(f"IN DOUBT: {reason}", style="bold red", markup=False)
         console.print("Hosts that were in the middle of a change put themselves back at their deadline. Ask them:")
         words = shlex.join(["evenkeel", "status", *given.words_to_reach()[0]])
         console.print(display.text(f"  {words}", 10_000), markup=False, soft_wrap=True)
+
+
+def _failed(error: Exception) -> str:
+    return f"evenkeel itself failed: {type(error).__name__}: {display.text(error)}"
+
+
+def _trace(error: Exception | None, console: Console) -> None:
+    for line in "".join(traceback.format_exception(error)).splitlines() if error else ():
+        console.print(display.text(line), style="dim", markup=False, highlight=False)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -203,7 +204,8 @@ def test_an_error_of_our_own_never_looks_as_if_nothing_had_been_touched(
     as_json: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Fails(Change):
-        def run(self, *_words: Any) -> ChangeResult:
+        def run(self, args: Any, given: Options, caller: Caller) -> ChangeResult:
+            caller.begins()
             raise ValueError(HOSTILE)
 
     assert cli.main(["change", "x.yml", "-i", "my inv", *(["--json"] if as_json else [])], [Fails()]) == Exit.IN_DOUBT
@@ -248,12 +250,12 @@ def test_a_usage_error_that_comes_when_hosts_were_touched_does_not_say_that_none
     caller = Caller(secrets=Secrets(), controller=late_refusal(tmp_path))
 
     class LateRollback(Rollback):
-        def run(self, args: Any, given: Options, _caller: Caller) -> RunResult:
-            return super().run(args, given, caller)
+        def run(self, args: Any, given: Options, cli_s: Caller) -> RunResult:
+            return super().run(args, given, replace(caller, begins=cli_s.begins))
 
     class LateChange(Change):
-        def run(self, args: Any, given: Options, _caller: Caller) -> ChangeResult:
-            return super().run(args, given, caller)
+        def run(self, args: Any, given: Options, cli_s: Caller) -> ChangeResult:
+            return super().run(args, given, replace(caller, begins=cli_s.begins))
 
     (tmp_path / "else").mkdir()
     (tmp_path / "else" / "site.yml").write_text("[]")
@@ -403,7 +405,9 @@ def test_closed_streams_change_no_exit_code(closed: str, as_json: bool) -> None:
     assert subprocess.run(["sh", "-c", f"{line} {closed}"], capture_output=True, check=False).returncode == 3
 
 
-@pytest.mark.parametrize("error", [PermissionError(13, "no", "/x"), UnicodeDecodeError("utf-8", b"", 0, 1, "odd")])
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "no", "/x"), UnicodeDecodeError("utf-8", b"", 0, 1, "odd"), RuntimeError("a fault")]
+)
 def test_only_what_goes_wrong_once_hosts_may_be_touched_is_doubt(
     error: Exception, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -416,7 +420,7 @@ def test_only_what_goes_wrong_once_hosts_may_be_touched_is_doubt(
 
     assert cli.main(["status"], [Fails()]) == Exit.USAGE
     said = "".join(capsys.readouterr())
-    assert "Nothing was touched" in said and "Traceback" not in said
+    assert "Nothing was touched" in said and ("Traceback" in said) is isinstance(error, RuntimeError)
     Fails.touches = True
     assert cli.main(["status"], [Fails()]) == Exit.IN_DOUBT
     assert "Nothing was touched" not in "".join(capsys.readouterr())
