@@ -21,6 +21,14 @@ from evenkeel.ansible.wrapper import tags_that_run
 from evenkeel.outcome import UsageError
 from evenkeel.shared import duration
 
+
+def _whole(said: str) -> str:
+    """A whole number, as it stands."""
+    if not said.isdecimal():
+        raise argparse.ArgumentTypeError(f"{said!r} is no whole number")
+    return said
+
+
 # Our own playbooks get the options for connecting and becoming; the user's playbook gets these as well.
 _FLAG: Mapping[str, Any] = {"action": "store_true"}
 _MANY: Mapping[str, Any] = {"action": "append", "default": []}
@@ -29,7 +37,7 @@ _EVERYWHERE: list[_Flags] = [
     (("-e", "--extra-vars"), {**_MANY, "metavar": "VARS", "help": "key=value, YAML/JSON, or @file"}),
     (("-u", "--user"), {"help": "connect as this user"}),
     (("-c", "--connection"), {"help": "connection type"}),
-    (("-T", "--timeout"), {"help": "connection timeout in seconds"}),
+    (("-T", "--timeout"), {"type": _whole, "help": "connection timeout in seconds"}),
     (("--private-key", "--key-file"), {"metavar": "FILE"}),
     (("--ssh-common-args",), {"metavar": "ARGS"}),
     (("--ssh-extra-args",), {"metavar": "ARGS"}),
@@ -45,7 +53,7 @@ _EVERYWHERE: list[_Flags] = [
     (("-J", "--ask-vault-pass", "--ask-vault-password"), {**_FLAG, "help": "ask for the vault password"}),
     (("--vault-id",), {**_MANY, "metavar": "ID"}),
     (("--vault-password-file", "--vault-pass-file"), {**_MANY, "metavar": "FILE"}),
-    (("-f", "--forks"), {"help": "number of parallel processes"}),
+    (("-f", "--forks"), {"type": _whole, "help": "number of parallel processes"}),
     (("-M", "--module-path"), {**_MANY, "metavar": "PATH"}),
     (("-v", "--verbose"), {"action": "count", "default": 0, "help": "show Ansible's output as well"}),
 ]

@@ -111,8 +111,9 @@ class PlaybookCommand(FleetCommand[RunResult]):
                 # The hosts that are listed and no other: the controller may stand in the inventory as well.
                 run = OwnRun(self.name, variables, hosts, question=self.question, wide=False)
                 ended = session.run_own(run, on_event, stop)
-        rows = self.rows(record, hosts, ended.stopped)
-        code = self.exit_code(list(rows.values()))
+        refusal = "" if ended.stopped else record.refusal(ended.rc, ended.errors)
+        rows = self.rows(record, hosts, ended.stopped or refusal)
+        code = Exit.USAGE if refusal else self.exit_code(list(rows.values()))
         reason = next((f"{host}: {found['msg']}" for host, found in rows.items() if found["state"] != "ok"), "")
         if code is Exit.DONE and ended.rc != 0:
             code = Exit.FAILED

@@ -264,6 +264,27 @@ def answered(command: str, variables: dict[str, object], *answers: tuple[str, di
     return PLAYBOOKS[command].run_playbook(Options(), variables, Caller(secrets=Secrets(), controller=controller))
 
 
+@pytest.mark.parametrize("name", ["status", "rollback"])
+def test_what_ansible_refuses_before_its_first_play_is_no_doubt(name: str) -> None:
+    said = ["usage: ansible-playbook", "[ERROR]: The password file /x was not found", "  -b, --become"]
+
+    class Refused(Session):
+        def run_own(self, run: OwnRun, on_event: Any, stop: Any) -> Ended:
+            for line in said:
+                on_event({"event": "verbose", "stdout": line})
+            return Ended(rc)
+
+    def session(*_words: Any) -> Any:
+        return contextlib.nullcontext(Refused())
+
+    controller = Controller(ask_ansible=lambda cwd: Ansible(cwd, {}, ""), open_session=session)
+    for rc, code in ((2, Exit.USAGE), (None, Exit.IN_DOUBT)):
+        found = PLAYBOOKS[name].run_playbook(Options(), {}, Caller(secrets=Secrets(), controller=controller))
+        assert found.exit_code is code, "a run that was killed may have begun"
+        if rc:
+            assert found.reason == f"web1: {said[1]}"
+
+
 def test_a_host_in_doubt_is_the_reason_of_a_status() -> None:
     found = answered("status", {}, ("ft_info", {"doubt": {"at": 1.0}}))
     assert found.exit_code is Exit.IN_DOUBT and found.reason.startswith("web1: in doubt")
