@@ -23,6 +23,6 @@ class Suggest(PlaybookCommand):
     stopping = ("stopping: no host is asked any more", "the run is being ended")
 
     def show(self, result: RunResult, given: Options, console: Console) -> None:
-        if result.exit_code is not Exit.DONE:
+        if result.exit_code is not Exit.DONE or any(row["state"] != "ok" for row in result.hosts.values()):
             summary.print_run(result, console)
         suggestion.print_suggestion(result, console)
