@@ -8,14 +8,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import shlex
 import signal
-import sys
 import threading
 import traceback
 from abc import abstractmethod
-from collections.abc import Iterator
 from types import FrameType
 from typing import ClassVar, Generic, TypeVar
 
@@ -25,7 +22,7 @@ from evenkeel.ansible import options
 from evenkeel.ansible.caller import Caller
 from evenkeel.ansible.options import Options
 from evenkeel.commands.arguments import add_json
-from evenkeel.commands.base import Command, refusal
+from evenkeel.commands.base import Command, readers, refusal
 from evenkeel.outcome import ChangeResult, Exit, RunResult, UsageError
 from evenkeel.show import display
 
@@ -100,28 +97,28 @@ class FleetCommand(Command, Generic[Result]):
         except Exception as error:  # once hosts may be armed, no error may look like "nothing was touched"
             if not begun.is_set():
                 expected = isinstance(error, (OSError, UnicodeError))
-                with _readers():
+                with readers():
                     _trace(None if expected else error, console)
                 why = f"something on this machine is in the way: {error}" if expected else _failed(error)
                 return self._untouched(args, why, console)
-            with _readers():
+            with readers():
                 self._broken(args, given, error, console)
             return Exit.IN_DOUBT
         try:
-            with _readers():
+            with readers() as lost:
                 if args.json:
                     print(json.dumps(result.to_dict(), indent=2, default=str))
                 else:
                     self.show(result, given, console)
         except Exception as error:  # the end of every host is known, but was not shown
-            with _readers():
+            with readers():
                 self._broken(args, given, error, console)
             return max(result.exit_code, Exit.IN_DOUBT)
-        return result.exit_code
+        return max(result.exit_code, Exit.IN_DOUBT) if lost else result.exit_code
 
     def _untouched(self, args: argparse.Namespace, reason: str, console: Console) -> Exit:
         """Print why no host was touched."""
-        with _readers():
+        with readers():
             if args.json:
                 print(refusal(self.name, Exit.USAGE, reason))
             console.print(f"{display.text(reason)}\nNothing was touched.", style="red", markup=False)
@@ -146,17 +143,3 @@ def _failed(error: Exception) -> str:
 def _trace(error: Exception | None, console: Console) -> None:
     for line in "".join(traceback.format_exception(error)).splitlines() if error else ():
         console.print(display.text(line), style="dim", markup=False, highlight=False)
-
-
-@contextlib.contextmanager
-def _readers() -> Iterator[None]:
-    """Wrap all output, so that a missing reader (| head, a closed terminal) changes no exit code."""
-    try:
-        yield
-        sys.stdout.flush()
-    except OSError:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, stream.fileno())
-                os.close(nowhere)

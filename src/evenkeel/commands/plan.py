@@ -11,16 +11,15 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from evenkeel.commands.arguments import add_json
-from evenkeel.commands.base import Command, refusal
+from evenkeel.commands.base import Command, readers, refusal
 from evenkeel.outcome import Exit, UsageError
 from evenkeel.plan.compare import fleet_of
 from evenkeel.plan.file import read_plan
 from evenkeel.plan.group import Group
 from evenkeel.plan.proposal import Proposal
 from evenkeel.plan.propose import propose
+from evenkeel.show.display import Screen
 from evenkeel.show.plan import show, show_simulation, summary, variables_yaml
 
 if TYPE_CHECKING:
@@ -52,18 +51,20 @@ class Plan(Command):
             groups = read_plan(args.file, args.status or "")
             proposals = [propose(group) for group in groups]
         except UsageError as error:
-            if args.json:
-                print(refusal(self.name, Exit.USAGE, str(error)))
-            Console(stderr=True, highlight=False, soft_wrap=True).print(str(error), style="red", markup=False)
+            with readers():
+                if args.json:
+                    print(refusal(self.name, Exit.USAGE, str(error)))
+                Screen(stderr=True, highlight=False, soft_wrap=True).print(str(error), style="red", markup=False)
             return Exit.USAGE
         played = _play(groups, proposals, args.host_years, args.seed) if args.simulate else []
-        if args.json:
-            print(_document(proposals, played))
-        elif args.vars:
-            print(variables_yaml(proposals), end="")
-        else:
-            _print(proposals, played)
-        return Exit.DONE
+        with readers() as lost:
+            if args.json:
+                print(_document(proposals, played))
+            elif args.vars:
+                print(variables_yaml(proposals), end="")
+            else:
+                _print(proposals, played)
+        return Exit.USAGE if lost else Exit.DONE
 
 
 def _play(groups: list[Group], proposals: list[Proposal], host_years: float, seed: int) -> list[Played]:
@@ -74,7 +75,7 @@ def _play(groups: list[Group], proposals: list[Proposal], host_years: float, see
 
 
 def _print(proposals: list[Proposal], played: list[Played]) -> None:
-    console = Console(highlight=False)
+    console = Screen(highlight=False)
     for proposal in proposals:
         show(proposal, console)
     console.print()

@@ -301,6 +301,35 @@ def test_nobody_who_reads_changes_no_exit_code(code: Exit, as_json: bool) -> Non
     assert done.returncode == code and "Error" not in done.stderr, done.stderr
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_plan_that_nobody_reads_and_output_that_no_file_takes_are_told_apart(as_json: bool, tmp_path: Path) -> None:
+    (tmp_path / "plan.yml").write_text("groups: {web: {hosts: 3}}\n")
+    words = [sys.executable, "-m", "evenkeel.cli", "plan", str(tmp_path / "plan.yml"), *(["--json"] if as_json else [])]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1 and "the output could not be written: No space left" in done.stderr
+
+
+def test_a_document_that_no_file_takes_is_no_success() -> None:
+    program = (
+        "import sys; from evenkeel import cli; from evenkeel.commands.status import Status\n"
+        "from evenkeel.outcome import RunResult, Exit\n"
+        "class Told(Status):\n"
+        "    def run(self, args, given, caller): return RunResult('status', Exit.DONE, '', {}, [], 0.0)\n"
+        "sys.exit(cli.main(['status', '--json'], [Told()]))"
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == Exit.IN_DOUBT and "could not be written" in done.stderr
+
+
 def variables(words: list[str]) -> dict[str, object]:
     """The variables that a command line sends to its playbook."""
     return PLAYBOOKS[words[0]].variables(cli.parser().parse_args(words))
