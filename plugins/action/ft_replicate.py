@@ -138,7 +138,7 @@ class Replication:
     offered: its id, its MAC, and the ids ``held`` there. entries: the outcome of each peer that was asked. marked: the
     peers whose copies had MACs before. bundles: path of each bundle, by the ids that its receivers know. transport: the
     option. seals: the keys of encrypted copies. plain: the number of plain copies on peers that hold encrypted ones.
-    broken: why this host cannot give the checkpoint.
+    broken: why this host cannot give the checkpoint. places: the name of the host with the store at each place.
     """
 
     inventory: Inventory
@@ -154,6 +154,7 @@ class Replication:
     bundles: dict[tuple[str, ...], str] = field(default_factory=dict)
     plain: dict[str, int] = field(default_factory=dict)
     broken: str = ""
+    places: dict[str, str] = field(default_factory=dict)
 
     @property
     def _id(self) -> str:
@@ -166,6 +167,8 @@ class Replication:
     def place(self, copies: int, peers: Sequence[str], domains: dict[str, str | None] | None) -> None:
         """Ask peers until enough hold a verified copy, no peer is left, or this host cannot give it."""
         entries = self.entries
+        if self.offered.get("place"):
+            self.places[str(self.offered["place"])] = self.here.name
         while not self.broken:
             holding = [peer for peer, entry in entries.items() if entry.state in COUNTS]
             chosen = _placement.choose(self.here.name, copies, peers, domains, holding, entries.keys() - set(holding))
@@ -186,7 +189,7 @@ class Replication:
                 self.marked.append(peer)
             if answer.get("plain"):
                 self.plain[peer] = answer["plain"]
-            refusal = self.seals.refusal(answer)
+            refusal = self._twin(peer, answer) or self.seals.refusal(answer)
             if answer.get("unreachable") or answer.get("failed"):
                 entries[peer] = _outcome(answer)
             elif refusal:
@@ -206,6 +209,12 @@ class Replication:
             if again and not self.broken:
                 entries.update(self._send(again))
         return entries
+
+    def _twin(self, peer: str, answer: Answer) -> str:
+        """Why a copy on the peer would be none: it is a host that is known by another name. Else empty."""
+        place = answer.get("place")
+        other = self.places.setdefault(place, peer) if place else peer
+        return "" if other == peer else f"it is {other} under another name, by its store: a copy there is lost with it"
 
     def _send(self, lacking: Mapping[str, tuple[str, ...]]) -> dict[str, Outcome]:
         """Send each peer its bundle: straight where that is wanted and works, and else by the controller."""

@@ -162,6 +162,7 @@ _ANSWERS: dict[str, dict[str, Form]] = {
         "held": _all(_text(_ID)),
         "lacking": _all(words, 100),
         "has_log": lambda value: value is True,
+        "place": _or_nothing(_text(_ID)),
     },
     "noted": {},
     "have": {
@@ -173,6 +174,7 @@ _ANSWERS: dict[str, dict[str, Form]] = {
         "bases": _or_nothing(
             _all(_mapping({"id": _text(_ID), "sha256": _text(_ID), "bytes": _number, "length": _number}))
         ),
+        "place": _or_nothing(_text(_ID)),
     },
     "export": {"path": _text(_PATH), "bytes": _number, "left": _or_nothing(_all(words, 100))},
     "discard": {},

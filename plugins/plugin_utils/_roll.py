@@ -44,6 +44,7 @@ class Seen:
     left: the restart that an earlier run left under way, in words. running: it goes on now. leads: whether the host
     leads its group. owed: the units that owe a restart. above: what else it owes, at the level of the host.
     tries, failures, seconds: of earlier restarts, their number, those that failed, and the mean time of the others.
+    place: of its store, the same under every name of the host; empty where it is not known.
     """
 
     why: str = ""
@@ -57,6 +58,7 @@ class Seen:
     tries: int = 0
     failures: int = 0
     seconds: float = 0.0
+    place: str = ""
 
 
 def seen(answer: Mapping[str, Any], asks_leader: bool = False) -> Seen:
@@ -97,6 +99,7 @@ def _seen(answer: Mapping[str, Any]) -> Seen:
         tries=int(_within(history.get("tries") or 0)),
         failures=int(_within(history.get("failures") or 0)),
         seconds=_within(history.get("seconds") or 0.0),
+        place=words(answer.get("place") or "", 64),
     )
 
 
@@ -196,7 +199,11 @@ def _against(question: Question) -> Iterator[tuple[str, str]]:
     if not question.hosts:
         yield "", "There is no host to restart: check the name of the target and the limit."
     _waves.parse(",".join(question.sizes))
+    places: dict[str, str] = {}
     for name, seen in question.hosts.items():
+        other = places.setdefault(seen.place, name) if seen.place else name
+        if other != name:
+            yield name, f"{name} is {other} under another name, by its store: leave one of them out, and run again."
         if seen.why:
             yield name, f"{name}: {seen.why.rstrip('.')}. Repair that, or leave the host out, and run again."
         elif seen.running:

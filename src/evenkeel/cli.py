@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from evenkeel import __version__
+from evenkeel.commands.arguments import not_blank
 from evenkeel.commands.base import Command, refusal
 from evenkeel.commands.registry import COMMANDS
 from evenkeel.outcome import EXIT_CODES, Exit
@@ -51,7 +52,9 @@ def parser(commands: Sequence[Command] = COMMANDS) -> argparse.ArgumentParser:
     parsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in commands:
         text = command.text
-        command.add_arguments(parsers.add_parser(command.name, help=text, description=text.capitalize() + "."))
+        own = parsers.add_parser(command.name, help=text, description=text.capitalize() + ".")
+        own.register("type", None, not_blank)  # for every value without another type
+        command.add_arguments(own)
     return top
 
 

@@ -14,7 +14,7 @@ from .._errors import EvenkeelError, UsageError
 from .._host import scratch
 from .._host.system import System
 from .._resources import registry
-from .._results.copies import Copied, Landing, Outgoing, Sent
+from .._results.copies import Copied, Copies, Landing, Outgoing, Sent
 from .._results.result import Result
 from .._store import foreign
 from .._store.store import Store
@@ -62,10 +62,19 @@ class _Call:
 
 
 def _offer(call: _Call) -> Result:
-    return replicas.offer(call.store, call.host, call.params["checkpoint"], call.values.get("elsewhere") is True)
+    elsewhere = call.values.get("elsewhere") is True
+    offered = replicas.offer(call.store, call.host, call.params["checkpoint"], elsewhere)
+    offered.place = call.store.place()
+    return offered
 
 
 def _have(call: _Call) -> Result:
+    found = _holds(call)
+    found.place = call.store.place()
+    return found
+
+
+def _holds(call: _Call) -> Copies:
     if call.seal:
         return sealed.have(call.store, call.host, call.values["id"], call.seal["key"], call.mac, call.check_mode)
     known, wanted = replicas.have(call.store, call.host), call.values["id"]

@@ -21,7 +21,8 @@ class Offsite(Result):
 @dataclass
 class Offered(Result):
     """The checkpoint of the source that would be copied, the ids of all checkpoints of the source, and sentences on the
-    data that a copy is ``lacking``. ``has_log``: it names a position in a log, whose copies are noted."""
+    data that a copy is ``lacking``. ``has_log``: it names a position in a log, whose copies are noted. ``place``: of
+    its store (``Store.place``)."""
 
     id: str = ""
     name: str = ""
@@ -30,6 +31,7 @@ class Offered(Result):
     held: list[str] = field(default_factory=list)
     lacking: list[str] = field(default_factory=list)
     has_log: bool = False
+    place: str = ""
 
 
 @dataclass
@@ -38,7 +40,7 @@ class Copies(Result):
 
     ``sealed``: how many encrypted copies it holds. Asked for an encrypted copy, it tells in ``plain`` how many other
     copies it holds, and in ``bases`` the bundles on which the next one can build (``id``,
-    ``sha256``, ``bytes`` and ``length`` of its chain).
+    ``sha256``, ``bytes`` and ``length`` of its chain). ``place``: of its store (``Store.place``).
     """
 
     ids: list[str] = field(default_factory=list)
@@ -46,6 +48,7 @@ class Copies(Result):
     sealed: int = 0
     plain: int = 0
     bases: list[dict[str, Any]] = field(default_factory=list)
+    place: str = ""
     id: str | None = field(default=None, metadata=LEFT_OUT)
     state: str | None = field(default=None, metadata=LEFT_OUT)
     wrong: list[str] | None = field(default=None, metadata=LEFT_OUT)

@@ -49,7 +49,8 @@ class OpenRestart(Result):
     leads and comes last. ``earlier``: the restart that was taken over. ``restart``: the restart that is open, or was
     until its end. ``request``: the hash by which this host knows target and mode. ``rolled``: the last such restart by
     a roll: its roll and time, and whether it and all later ones succeeded; ``history``: the number and the mean seconds
-    of all of them. ``boot``: the identity of the boot, where the host itself restarts.
+    of all of them. ``boot``: the identity of the boot, where the host itself restarts. ``place``: of the store
+    (``Store.place``).
     ``leads``: whether the host leads, None where nobody asked or it is not known. ``before``: the target, and
     ``target`` its name. ``refusal``: why it cannot be restarted as asked; empty where it can."""
 
@@ -63,6 +64,7 @@ class OpenRestart(Result):
     rolled: Any = None
     history: Any = None
     boot: str = ""
+    place: str = ""
     leads: bool | None = None
     owed: list[Any] = field(default_factory=list)
     before: Any = None

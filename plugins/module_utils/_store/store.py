@@ -21,6 +21,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import os
 import re
 import shutil
@@ -110,6 +111,16 @@ class Store:
 
     def join(self, *parts: str) -> str:
         return os.path.join(self.root, *parts)
+
+    def place(self) -> str:
+        """The place of this store, as a hash: the same under every name of this host, and another one on every other
+        host. It holds until the host boots."""
+        there = self.root
+        while not os.path.isdir(there):
+            there = os.path.dirname(there)
+        found, rest = os.stat(there), os.path.relpath(self.root, there)
+        words = f"{self.system.boot_id()}\0{found.st_dev}\0{found.st_ino}\0{rest}"
+        return hashlib.sha256(os.fsencode(words)).hexdigest()
 
     def _check_place(self) -> None:
         why = trust.stranger(self.root, trust.trusted())

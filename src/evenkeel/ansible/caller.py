@@ -37,7 +37,7 @@ class Controller:
     ask_ansible: Callable[[str], Ansible] = ask_ansible
     find_targets: Callable[[str, Options, Ansible, Secrets], Targets] = find_targets
     find_inventory: Callable[[Options, Ansible, Secrets, str], Inventory] = find_inventory
-    open_session: Callable[[Ansible, Options, Secrets, Path], AbstractContextManager[Session]] = open_session
+    open_session: Callable[[Ansible, Options, Secrets, Path | None], AbstractContextManager[Session]] = open_session
 
 
 def nothing() -> None:

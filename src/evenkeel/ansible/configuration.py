@@ -53,7 +53,8 @@ NO_TERMINAL = re.compile(r"sudo: .{0,80}\b(tty|terminal)\b", re.IGNORECASE)
 class Ansible:
     """settings: name -> value of the user's configuration, in the directory where they called us.
 
-    pipelining: None where the user does not set it. ready: runs the programs that print information.
+    pipelining: None where the user does not set it. ready: runs the programs that print information. unread: sentences
+    on what Ansible passed over with a warning alone, as far as its programs have told: inventories, and settings.
     """
 
     cwd: str
@@ -61,6 +62,7 @@ class Ansible:
     ssh_args: str
     pipelining: bool | None = None
     ready: Ready = field(default_factory=Ready, compare=False)
+    unread: list[str] = field(default_factory=list, compare=False)
 
     def environment(self) -> dict[str, str]:
         """The variables that every run of ansible-playbook gets in addition to the user's own environment.
@@ -108,13 +110,27 @@ def ask_ansible(cwd: str) -> Ansible:
         for plugin in entry.get("CONNECTION_PLUGINS", []):
             ssh += plugin.get("ssh", [])
     said = [o for o in [*base, *ssh] if o["name"].lower().endswith("pipelining") and o.get("origin") != "default"]
+    settings = {entry["name"]: entry.get("value") for entry in base}
     return Ansible(
         cwd,
-        {entry["name"]: entry.get("value") for entry in base},
+        settings,
         next((str(option["value"]) for option in ssh if option["name"] == "ssh_args"), ""),
         bool(said[-1]["value"]) if said else None,
         empty.ready,
+        _ignored(cwd, settings.get("CONFIG_FILE")),
     )
+
+
+def _ignored(cwd: str, used: object) -> list[str]:
+    """A sentence where Ansible takes no settings from the directory, although there are some. used: their file."""
+    path = os.path.join(cwd, "ansible.cfg")
+    if os.environ.get("ANSIBLE_CONFIG") or not os.path.exists(path) or os.path.realpath(path) == _real(used):
+        return []
+    return [f"Ansible ignores {path}: take the right to write to {cwd} from others, or name the file in ANSIBLE_CONFIG"]
+
+
+def _real(path: object) -> str:
+    return os.path.realpath(path) if isinstance(path, str) and path else ""
 
 
 def document(text: str, kind: type[Any]) -> Any:
@@ -150,6 +166,10 @@ def listing(
     done = ansible.ready.run(argv, ansible.cwd, {**os.environ, **env, **quiet}, vault or {})
     if done.returncode:
         raise UsageError(f"{Path(argv[0]).name}: {_point(done.stderr or done.stdout)}")
+    for source in re.findall(r"Unable to parse (.+) as an inventory source", done.stderr):
+        said = f"Ansible could not read the inventory {source}: ansible-inventory -i {source} --list says why"
+        if said not in ansible.unread and not os.path.isdir(source):  # each file of a directory is named
+            ansible.unread.append(said)
     return done
 
 

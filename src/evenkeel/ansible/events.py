@@ -76,6 +76,15 @@ class Record:
         lines = [line for line in self.loose if line and not line.startswith(("PLAY", "TASK", "Using "))]
         return "\n".join(lines[-12:])
 
+    def refusal(self, ended: int | None, errors: str = "") -> str:
+        """The reason for which Ansible ended before its first play, as for a wrong option; empty where it did not, or
+        where it was ended. ended: its exit code. errors: what was said beside its output."""
+        if self.began or not ended:
+            return ""
+        said = [line.strip() for line in (*self.loose, *errors.splitlines())]
+        wrong = (line for line in said if "error: " in line or "[ERROR]" in line)
+        return next(wrong, "") or self.messages() or errors.strip() or f"ansible-playbook ended with {ended}"
+
 
 # Ansible's own action that checks the arguments of a role.
 CHECKS_ARGUMENTS = "validate_argument_spec"

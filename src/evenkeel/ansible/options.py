@@ -21,6 +21,14 @@ from evenkeel.ansible.wrapper import tags_that_run
 from evenkeel.outcome import UsageError
 from evenkeel.shared import duration
 
+
+def _whole(said: str) -> str:
+    """A whole number, as it stands."""
+    if not said.isdecimal():
+        raise argparse.ArgumentTypeError(f"{said!r} is no whole number")
+    return said
+
+
 # Our own playbooks get the options for connecting and becoming; the user's playbook gets these as well.
 _FLAG: Mapping[str, Any] = {"action": "store_true"}
 _MANY: Mapping[str, Any] = {"action": "append", "default": []}
@@ -29,7 +37,7 @@ _EVERYWHERE: list[_Flags] = [
     (("-e", "--extra-vars"), {**_MANY, "metavar": "VARS", "help": "key=value, YAML/JSON, or @file"}),
     (("-u", "--user"), {"help": "connect as this user"}),
     (("-c", "--connection"), {"help": "connection type"}),
-    (("-T", "--timeout"), {"help": "connection timeout in seconds"}),
+    (("-T", "--timeout"), {"type": _whole, "help": "connection timeout in seconds"}),
     (("--private-key", "--key-file"), {"metavar": "FILE"}),
     (("--ssh-common-args",), {"metavar": "ARGS"}),
     (("--ssh-extra-args",), {"metavar": "ARGS"}),
@@ -45,7 +53,7 @@ _EVERYWHERE: list[_Flags] = [
     (("-J", "--ask-vault-pass", "--ask-vault-password"), {**_FLAG, "help": "ask for the vault password"}),
     (("--vault-id",), {**_MANY, "metavar": "ID"}),
     (("--vault-password-file", "--vault-pass-file"), {**_MANY, "metavar": "FILE"}),
-    (("-f", "--forks"), {"help": "number of parallel processes"}),
+    (("-f", "--forks"), {"type": _whole, "help": "number of parallel processes"}),
     (("-M", "--module-path"), {**_MANY, "metavar": "PATH"}),
     (("-v", "--verbose"), {"action": "count", "default": 0, "help": "show Ansible's output as well"}),
 ]
@@ -105,7 +113,7 @@ class Options:
         Of extra variables only files and known harmless names are shown: any other value may be a secret.
         """
         words, missing = self.inventories(), False
-        if os.path.normpath(self.playbook_dir or ".") != ".":
+        if self.playbook_dir:
             words += ["--playbook-dir", self.playbook_dir]
         for word in self.common:
             name, _equals, value = word.partition("=")
@@ -169,7 +177,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, playbook: bool) -> None:
         group.add_argument(*flags, **how)
     if not playbook:
         text = "directory of the playbook, whose group_vars, host_vars and plugins count (.)"
-        group.add_argument("--playbook-dir", metavar="DIR", default="", help=text)
+        group.add_argument("--playbook-dir", metavar="DIR", help=text)
     text = "time that a task may take on a host until it counts as no answer (6h; 5m for tasks that only ask)"
     parser.add_argument("--answer-within", metavar="TIME", type=_time, help=text)
 
@@ -190,13 +198,14 @@ def from_arguments(args: argparse.Namespace) -> Options:
         prompts=_prompting(vault_ids),
         output=bool(given["verbose"] or given.get("diff")),
         answer_within=given.get("answer_within"),
-        playbook_dir=given["playbook_dir"] if "playbook_dir" in given else _beside(given.get("playbook") or ""),
+        playbook_dir=given["playbook_dir"] or "" if "playbook_dir" in given else _beside(given.get("playbook") or ""),
     )
 
 
 def _beside(playbook: str) -> str:
-    """The directory of a playbook, as it is said; empty for a playbook of a collection."""
-    return os.path.dirname(playbook) if os.path.exists(playbook) else ""
+    """The directory of a playbook, as it is said; empty for the current one, and for a playbook of a collection."""
+    found = os.path.dirname(playbook) if os.path.exists(playbook) else ""
+    return "" if os.path.normpath(found or ".") == "." else found
 
 
 def _time(said: str) -> float:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import math
@@ -16,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from evenkeel.ansible.beside import link
 from evenkeel.ansible.configuration import NO_TERMINAL, Ansible, program
 from evenkeel.ansible.event import Event, mapping
 from evenkeel.ansible.events import AGAIN, PREFIX
@@ -51,23 +51,24 @@ Stop = Callable[[], str]
 
 @dataclass(frozen=True)
 class OwnRun:
-    """A run of a playbook of the collection, on ``hosts`` or else on the hosts of the pattern ``limit``.
+    """A run of a playbook of the collection, on ``hosts`` and no other.
 
     timeout: for connecting, in seconds. answer_within: the seconds that a task may take on a host until it counts as no
     answer. question: the playbook only asks, so that a few minutes are enough. fresh: use no connection of an earlier
     run, so that reaching a host proves that it still admits logins. facts: keep the gathered facts for the user's
-    playbook. unseen: its results hold secrets, which no log and no callback of the user's may see.
+    playbook. wide: reach more of the hosts at the same time than the user's forks. unseen: its results hold secrets,
+    which no log and no callback of the user's may see.
     """
 
     name: str
     variables: Mapping[str, object]
-    hosts: Sequence[str] = ()
-    limit: str = ""
+    hosts: Sequence[str]
     timeout: int | None = None
     answer_within: float | None = None
     question: bool = False
     fresh: bool = False
     facts: bool = False
+    wide: bool = True
     unseen: bool = False
 
 
@@ -87,14 +88,15 @@ class Seen:
 @dataclass
 class Session:
     """scratch: private (0700), in memory where there is such a file system. base: the directory of the user's
-    playbook, whose variables, plugins and collections count besides those of the inventory. start: runs a job.
+    playbook, whose variables, plugins and collections count besides those of the inventory; None where no such
+    directory counts. start: runs a job.
     """
 
     ansible: Ansible
     options: Options
     secrets: Secrets
     scratch: Path
-    base: Path
+    base: Path | None
     start: Callable[[Job, OnEvent, Stop], Ended] = execute
     # Two runs may go on at the same time, and share no file.
     _numbers: Iterator[int] = field(default_factory=itertools.count)
@@ -105,8 +107,8 @@ class Session:
         argv = [program("ansible-playbook"), *self.options.inventories(), *self.options.common]
         argv += ["-e", f"@{self._write('vars.json', json.dumps(run.variables))}"]
         argv += ["--timeout", str(run.timeout)] if run.timeout else []
-        argv += ["--forks", str(self._forks(len(run.hosts)))] if run.hosts else []
-        argv += [*self._limit(run.hosts, run.limit), str(self._own(run.name, alone=run.unseen))]
+        argv += ["--forks", str(self._forks(len(run.hosts)))] if run.wide else []
+        argv += [*self._limit(run.hosts), str(self._own(run.name, alone=run.unseen))]
         progress = _Progress()
 
         def watch(event: Event) -> None:
@@ -174,7 +176,7 @@ class Session:
             if facts.name in hosts or _host_of(facts) in hosts:  # a host that changes gathers its facts itself
                 facts.unlink()
         argv = [program("ansible-playbook"), *self.options.inventories(), *self.options.common, *self.options.users]
-        argv += [*self._limit(limit, ""), str(around)]
+        argv += [*self._limit(limit), str(around)]
         return self._execute(argv, {**env, **self._facts()}, on_event, stop)
 
     def seen(self) -> Seen | None:
@@ -206,7 +208,7 @@ class Session:
         sockets = self.scratch / (f"c{next(self._numbers)}" if fresh else "c")
         enabled = [*(self.ansible.settings.get("CALLBACKS_ENABLED") or []), WITNESS]
         ours = {"ANSIBLE_CALLBACKS_ENABLED": ",".join(enabled), "EVENKEEL_WITNESS": ""}
-        ours |= {"EVENKEEL_PLAYBOOK_DIR": str(self.base), "EVENKEEL_SOCKETS": ""}
+        ours |= {"EVENKEEL_PLAYBOOK_DIR": str(self.base or ""), "EVENKEEL_SOCKETS": ""}
         env = {**self.ansible.environment(), **ours, **env}
         if len(str(sockets)) <= _LONGEST_SOCKET_DIRECTORY:
             # We open connections of our own: an older open connection has no keep-alive, and may already be dead.
@@ -220,10 +222,9 @@ class Session:
             if fresh:
                 hang_up(sockets)
 
-    def _limit(self, hosts: Sequence[str], limit: str) -> list[str]:
-        if hosts:  # in a file: a thousand names do not fit every command line
-            return ["--limit", f"@{self._write('limit', ''.join(f'{host}{chr(10)}' for host in hosts))}"]
-        return ["--limit", limit] if limit else []
+    def _limit(self, hosts: Sequence[str]) -> list[str]:
+        # In a file: a thousand names do not fit every command line. An empty file would mean all hosts.
+        return ["--limit", f"@{self._write('limit', ''.join(f'{host}{chr(10)}' for host in hosts or ['!all']))}"]
 
     def _there(self) -> Path:
         """The private directory, made anew where somebody has removed it, as cleaners of temporary files may."""
@@ -255,10 +256,8 @@ class Session:
         directory = self._there() / f"beside{without}"
         if not directory.is_dir():
             directory.mkdir(mode=0o700)
-            for entry in self.base.iterdir():
-                with contextlib.suppress(OSError):
-                    if entry.name != without:
-                        (directory / entry.name).symlink_to(entry.resolve())
+            if self.base is not None:
+                link(self.base, directory, without)
         return directory
 
 
@@ -284,7 +283,7 @@ class _Progress:
 
 
 @contextmanager
-def open_session(ansible: Ansible, options: Options, secrets: Secrets, base: Path) -> Iterator[Session]:
+def open_session(ansible: Ansible, options: Options, secrets: Secrets, base: Path | None) -> Iterator[Session]:
     """A session; at its end connections are closed and its directory is gone."""
     with scratch_directory(ansible.settings.get("DEFAULT_LOCAL_TMP")) as scratch:
         yield Session(ansible, options, secrets, scratch, base)

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from evenkeel.ansible.configuration import Ansible, document, listing, program
@@ -56,6 +58,7 @@ def directory_of(playbook: str, cwd: str) -> str:
 
 def find_targets(playbook: str, options: Options, ansible: Ansible, secrets: Secrets) -> Targets:
     """Ask Ansible for the hosts of ``playbook``. Raises UsageError when it does not parse or finds no host."""
+    limit_names(options.limit, ansible.cwd)
     base = directory_of(playbook, ansible.cwd)
 
     def hosts(limit: str) -> tuple[list[tuple[str, frozenset[str]]], frozenset[str]]:
@@ -67,6 +70,10 @@ def find_targets(playbook: str, options: Options, ansible: Ansible, secrets: Sec
         limited = pool.submit(hosts, options.limit) if options.limit else everywhere
         inventory, (plays, unmatched), (some, also_unmatched) = known.result(), everywhere.result(), limited.result()
 
+    if ansible.unread:
+        raise UsageError(
+            f"{'; '.join(ansible.unread)}. Hosts or their variables are missing: correct it or leave it out"
+        )
     _no_typos(options.limit, also_unmatched - unmatched)
     return resolve(playbook, plays, some, inventory, options.limit)
 
@@ -89,12 +96,40 @@ def chosen_hosts(
     playbook: str, limit: str, options: Options, ansible: Ansible, secrets: Secrets, *more: str
 ) -> tuple[str, ...]:
     """The hosts of one of our own playbooks under ``limit``. Raises UsageError when there is no host, or for a typo."""
-    plays, unmatched = list_hosts(playbook, limit, options, ansible, secrets, *more)
-    _no_typos(limit, unmatched)
+    limit_names(limit, ansible.cwd)
+    try:
+        plays, unmatched = list_hosts(playbook, limit, options, ansible, secrets, *more)
+        _no_typos(limit, unmatched)
+        return _fleet(plays)
+    except UsageError as error:
+        if not ansible.unread:
+            raise
+        raise UsageError("; ".join([str(error), *ansible.unread])) from error
+
+
+def _fleet(plays: Sequence[tuple[str, frozenset[str]]]) -> tuple[str, ...]:
+    """The fleet hosts of plays. Raises UsageError when there is none."""
     hosts = in_order((hosts for _, hosts in plays), ())
+    if not hosts and any(found for _, found in plays):
+        raise UsageError(
+            "the machine on which you call is no host of the fleet, under the name localhost: give it another name in"
+            " the inventory, with ansible_connection=local"
+        )
     if not hosts:
         raise UsageError("no host of the inventory is selected: give -i INVENTORY, or another --limit")
     return hosts
+
+
+def limit_names(limit: str, cwd: str) -> None:
+    """Raises UsageError for a file in ``limit`` that names no host: Ansible takes it for a limit to all hosts."""
+    for part in limit.split("," if "," in limit else ":"):
+        path = part.strip()
+        try:
+            empty = path.startswith("@") and not Path(cwd, path[1:]).read_text("utf-8", "replace").strip()
+        except OSError as error:
+            raise UsageError(f"--limit {limit}: {path[1:]}: {error.strerror}") from error
+        if empty:
+            raise UsageError(f"--limit {limit}: the file {path[1:]} names no host")
 
 
 def _no_typos(limit: str, unmatched: frozenset[str]) -> None:
@@ -148,15 +183,20 @@ def usable(host: str) -> bool:
 
 
 def parse_plays(text: str) -> list[tuple[str, frozenset[str]]]:
-    """Read the output of ``ansible-playbook --list-hosts``: for each play its pattern and its hosts."""
-    plays: list[tuple[str, set[str]]] = []
-    for line in text.splitlines():
-        play = re.match(r"  play #\d+ \((.*?)\): ", line)
-        host = re.match(r"      (\S.*)$", line)
+    """Read the output of ``ansible-playbook --list-hosts``: for each play its pattern and its hosts.
+
+    A pattern and a name are texts of the user's, and may go on in further lines. The hosts of a play are the last list
+    before the next play, as long as its own count says.
+    """
+    plays: list[tuple[str, list[str]]] = []
+    lines = iter(text.split("\n"))
+    for line in lines:
+        play = re.match(rf"  play #{len(plays) + 1} \((.*?)(?:\): |$)", line)
+        count = re.fullmatch(r"    hosts \((\d+)\):", line)
         if play:
-            plays.append((play[1], set()))
-        elif host and plays:
-            plays[-1][1].add(host[1].strip())
+            plays.append((play[1].rstrip(), []))
+        elif count and plays:
+            plays[-1] = (plays[-1][0], [host.strip() for host in islice(lines, int(count[1]))])
     _no_templates(host for _, hosts in plays for host in hosts)
     return [(name, frozenset(hosts)) for name, hosts in plays]
 
@@ -193,8 +233,8 @@ def in_order(sets: Iterable[frozenset[str]], order: Sequence[str]) -> tuple[str,
 
 
 def find_inventory(options: Options, ansible: Ansible, secrets: Secrets, base: str) -> Inventory:
-    """Ask Ansible for the inventory, with the variables that lie beside the playbook in ``base``."""
-    argv = [program("ansible-inventory"), "--list", "--playbook-dir", base]
+    """Ask Ansible for the inventory, with the variables that lie beside the playbook in ``base``, if any."""
+    argv = [program("ansible-inventory"), "--list", *(["--playbook-dir", base] if base else [])]
     argv += [*options.inventories(), *_without_prompts(options.listing)]
     return parse_inventory(document(listing(argv, ansible, ansible.environment(), secrets.vault).stdout, dict))
 

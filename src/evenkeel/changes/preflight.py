@@ -170,7 +170,8 @@ def domains(variable: str, targets: Targets) -> dict[str, str]:
 def group(targets: Targets) -> tuple[str, ...]:
     """The hosts whose health counts: those that evenkeel_group names for the hosts of the change; where it is not set,
     the hosts of the plays, as also where it names a group of others: it was once the name of those that hold copies.
-    Different groups count as one. Raises UsageError for a name that the inventory has not."""
+    Different groups count as one. A second name of a host counts for nothing. Raises UsageError for a name that the
+    inventory has not."""
     known, found = targets.inventory, set[str]()
     for host in targets.hosts:
         said = known.variables.get(host, {}).get("evenkeel_group")
@@ -180,6 +181,14 @@ def group(targets: Targets) -> tuple[str, ...]:
                 raise UsageError(f"{host}: evenkeel_group names {name!r}, which is no host or group of the inventory")
         named = {one for name in filter(None, names) for one in known.groups.get(name, [name])}
         found.update(named if host in named else targets.group)
+    first: dict[tuple[str, ...], str] = {}
+    for host in [*targets.hosts, *(one for one in known.order if one in found)]:
+        own = known.variables.get(host, {})
+        if (
+            not any(is_template(own.get(name)) for name in _ADDRESS)
+            and first.setdefault(_where(host, own), host) != host
+        ):
+            found.discard(host)
     return tuple(host for host in known.order if host in found)
 
 

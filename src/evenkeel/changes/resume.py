@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from evenkeel.ansible.beside import beside
 from evenkeel.ansible.caller import Caller
 from evenkeel.ansible.event import Event
 from evenkeel.ansible.events import Record, feed
@@ -261,10 +262,11 @@ def run(command: str, options: Options, caller: Caller, ident: str = "") -> Chan
         raise UsageError("; ".join(wrong))
     secrets = caller.passwords(options)
     reason, results, waves, notes = "", [], [], []
-    base = options.base(ansible.cwd)
-    with caller.controller.open_session(ansible, options, secrets, Path(base)) as session:
+    near = beside(options, ansible.cwd)
+    base = Path(near.directory) if near.directory else None
+    with caller.controller.open_session(ansible, options, secrets, base) as session:
         hosts = session.list_own("status", {}, options.limit)
-        inventory = caller.controller.find_inventory(options, ansible, secrets, base)
+        inventory = caller.controller.find_inventory(options, ansible, secrets, near.directory)
         targets = Targets(hosts, hosts, (), Inventory(hosts, {}, inventory.variables))
         context = Context(session, Request("", options), targets, {}, caller=caller)
         caller.report(Progress(Kind.PLAN, f"{command}: asks {len(hosts)} {'host' if len(hosts) == 1 else 'hosts'}"))
@@ -290,11 +292,13 @@ def run(command: str, options: Options, caller: Caller, ident: str = "") -> Chan
     code = _exit(command, results, reason, silent, untouched=untouched)
     if silent:
         notes.append(f"{some_of(silent)} did not answer, and may be in the middle of a change")
-    for note in notes:
+    first = [*near.notes, *ansible.unread]
+    for note in (*first, *notes):
         caller.report(Progress(Kind.NOTE, note))
     if not changes:
         which = f"no change {ident} waits" if ident else "no change waits"
         reason = notes[-1] if notes else f"{which} on {'these hosts' if len(hosts) > 1 else hosts[0]}"
+    notes = [*first, *notes]
     return ChangeResult(command, code, reason, waves, results, notes, time.monotonic() - started, command=command)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from evenkeel.ansible.event import Event, about
 from evenkeel.ansible.events import Record, feed, judge, rescued
@@ -102,6 +102,9 @@ class Wave:
         if killed and not ended.stopped:
             self._adopt(began)
         begun = decide.begun(record, names, self.armed, ended.stopped or killed)
+        refusal = "" if ended.stopped else record.refusal(ended.rc, ended.errors)
+        if refusal:
+            begun = replace(begun, halt=refusal, usage=True)
         for host, result in self.hosts.items():
             taken = record.of(host, "ft_checkpoint")
             result.left = [str(said) for said in taken.result.get("left") or []] if taken else []

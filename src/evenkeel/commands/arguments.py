@@ -25,6 +25,14 @@ _EXAMPLES = {
 }
 
 
+def not_blank(text: str) -> str:
+    """The value of an option or an argument. One that names nothing, as a variable of the shell that is not set, is
+    refused: it would count as not given, which mostly means all hosts. Raises ArgumentTypeError."""
+    if not text.strip(" \t\r\n,:"):
+        raise argparse.ArgumentTypeError(f"{text!r} names nothing: give a value, or leave the option out")
+    return text
+
+
 def add_json(parser: argparse._ActionsContainer) -> None:
     """Add --json."""
     parser.add_argument("--json", action="store_true", help="print one JSON document on standard output, nothing else")

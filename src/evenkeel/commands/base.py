@@ -6,8 +6,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import json
+import os
+import sys
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import ClassVar
 
 from evenkeel.outcome import Exit
@@ -31,3 +36,23 @@ class Command(ABC):
 def refusal(command: str, code: Exit, reason: str) -> str:
     """The JSON document of a command that has no other result."""
     return json.dumps({"command": command, "exit_code": int(code), "reason": reason})
+
+
+@contextlib.contextmanager
+def readers() -> Iterator[list[OSError]]:
+    """Wrap all output, so that a missing reader (| head, a closed terminal) changes no exit code. Holds the error where
+    a file did not take the output: then whoever reads the file later is told nothing."""
+    lost: list[OSError] = []
+    try:
+        yield lost
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            lost.append(error)
+            with contextlib.suppress(OSError):
+                print(f"evenkeel: the output could not be written: {error.strerror}", file=sys.stderr, flush=True)
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)

@@ -8,14 +8,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import shlex
 import signal
-import sys
 import threading
 import traceback
 from abc import abstractmethod
-from collections.abc import Iterator
 from types import FrameType
 from typing import ClassVar, Generic, TypeVar
 
@@ -25,7 +22,7 @@ from evenkeel.ansible import options
 from evenkeel.ansible.caller import Caller
 from evenkeel.ansible.options import Options
 from evenkeel.commands.arguments import add_json
-from evenkeel.commands.base import Command, refusal
+from evenkeel.commands.base import Command, readers, refusal
 from evenkeel.outcome import ChangeResult, Exit, RunResult, UsageError
 from evenkeel.show import display
 
@@ -97,27 +94,31 @@ class FleetCommand(Command, Generic[Result]):
                 result = self.run(args, given, Caller(report=report, asked_to_stop=stop, begins=begun.set))
         except UsageError as error:
             return self._untouched(args, str(error), console)
-        except Exception as error:  # hosts may be armed, so no error may look like "nothing was touched"
-            if isinstance(error, (OSError, UnicodeError)) and not begun.is_set():
-                return self._untouched(args, f"something on this machine is in the way: {error}", console)
-            with _readers():
+        except Exception as error:  # once hosts may be armed, no error may look like "nothing was touched"
+            if not begun.is_set():
+                expected = isinstance(error, (OSError, UnicodeError))
+                with readers():
+                    _trace(None if expected else error, console)
+                why = f"something on this machine is in the way: {error}" if expected else _failed(error)
+                return self._untouched(args, why, console)
+            with readers():
                 self._broken(args, given, error, console)
             return Exit.IN_DOUBT
         try:
-            with _readers():
+            with readers() as lost:
                 if args.json:
                     print(json.dumps(result.to_dict(), indent=2, default=str))
                 else:
                     self.show(result, given, console)
         except Exception as error:  # the end of every host is known, but was not shown
-            with _readers():
+            with readers():
                 self._broken(args, given, error, console)
             return max(result.exit_code, Exit.IN_DOUBT)
-        return result.exit_code
+        return max(result.exit_code, Exit.IN_DOUBT) if lost else result.exit_code
 
     def _untouched(self, args: argparse.Namespace, reason: str, console: Console) -> Exit:
         """Print why no host was touched."""
-        with _readers():
+        with readers():
             if args.json:
                 print(refusal(self.name, Exit.USAGE, reason))
             console.print(f"{display.text(reason)}\nNothing was touched.", style="red", markup=False)
@@ -125,26 +126,20 @@ class FleetCommand(Command, Generic[Result]):
 
     def _broken(self, args: argparse.Namespace, given: Options, error: Exception, console: Console) -> None:
         """Print an error of our own, and the command that asks the hosts, which take care of themselves."""
-        reason = f"evenkeel itself failed: {type(error).__name__}: {display.text(error)}"
+        reason = _failed(error)
         if args.json:
             print(refusal(self.name, Exit.IN_DOUBT, reason))
-        for line in "".join(traceback.format_exception(error)).splitlines():
-            console.print(display.text(line), style="dim", markup=False, highlight=False)
+        _trace(error, console)
         console.print(f"IN DOUBT: {reason}", style="bold red", markup=False)
         console.print("Hosts that were in the middle of a change put themselves back at their deadline. Ask them:")
         words = shlex.join(["evenkeel", "status", *given.words_to_reach()[0]])
         console.print(display.text(f"  {words}", 10_000), markup=False, soft_wrap=True)
 
 
-@contextlib.contextmanager
-def _readers() -> Iterator[None]:
-    """Wrap all output, so that a missing reader (| head, a closed terminal) changes no exit code."""
-    try:
-        yield
-        sys.stdout.flush()
-    except OSError:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, stream.fileno())
-                os.close(nowhere)
+def _failed(error: Exception) -> str:
+    return f"evenkeel itself failed: {type(error).__name__}: {display.text(error)}"
+
+
+def _trace(error: Exception | None, console: Console) -> None:
+    for line in "".join(traceback.format_exception(error)).splitlines() if error else ():
+        console.print(display.text(line), style="dim", markup=False, highlight=False)

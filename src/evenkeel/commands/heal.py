@@ -31,7 +31,11 @@ class Heal(PlaybookCommand):
         parser.add_argument("--copies", type=int, metavar="N", help="number of other hosts that hold a copy")
         least = "number of copies that is enough, with a warning where it is fewer than --copies"
         parser.add_argument("--min-copies", type=int, metavar="N", help=least)
-        parser.add_argument("--peers", metavar="PATTERN", help="hosts that may hold copies (all of the inventory)")
+        parser.add_argument(
+            "--peers",
+            metavar="NAMES",
+            help="hosts and groups, with commas, that may hold copies (all of the inventory)",
+        )
         parser.add_argument("--failure-domain", metavar="VAR", help="at most one copy in each of its values")
         time_limit = "how long each host may read; the next run reads other parts (10m)"
         parser.add_argument("--time-limit", metavar="TIME", help=time_limit)

@@ -27,10 +27,10 @@ class OpenChangeCommand(FleetCommand[ChangeResult]):
 
     def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the id of the change; the inventory and the limit select the hosts that are asked."""
-        parser.add_argument("--change", default="", metavar="ID", help="only this change, however long ago it ended")
+        parser.add_argument("--change", metavar="ID", help="only this change, however long ago it ended")
 
     def run(self, args: argparse.Namespace, given: Options, caller: Caller) -> ChangeResult:
-        return resume.run(self.name, given, caller, args.change)
+        return resume.run(self.name, given, caller, args.change or "")
 
     def show(self, result: ChangeResult, given: Options, console: Console) -> None:
         summary.print_change(result, console, given)

@@ -11,17 +11,16 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from evenkeel import reliability
 from evenkeel.commands.arguments import add_json
-from evenkeel.commands.base import Command, refusal
+from evenkeel.commands.base import Command, readers, refusal
 from evenkeel.outcome import Exit, UsageError
 from evenkeel.plan.compare import fleet_of
 from evenkeel.plan.file import read_plan
 from evenkeel.plan.group import Group
 from evenkeel.plan.proposal import Proposal
 from evenkeel.plan.propose import propose
+from evenkeel.show.display import Screen
 from evenkeel.show.plan import show, show_simulation, summary, variables_yaml
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ class Plan(Command):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("file", metavar="FILE", help="targets and groups, YAML (see docs/reliability.md)")
         status = "output of evenkeel status --json, to plan by"
-        parser.add_argument("--status", default="", metavar="FILE", help=status)
+        parser.add_argument("--status", metavar="FILE", help=status)
         form = parser.add_mutually_exclusive_group()
         form.add_argument("--vars", action="store_true", help="print inventory variables for the roles, YAML")
         add_json(form)
@@ -52,21 +51,23 @@ class Plan(Command):
                 raise UsageError(f"--host-years {args.host_years:g}: give at least 100 and at most 10,000,000")
             if args.seed < 0:
                 raise UsageError(f"--seed {args.seed}: give 0 or more")
-            groups = read_plan(args.file, args.status)
+            groups = read_plan(args.file, args.status or "")
             proposals = [propose(group) for group in groups]
         except (UsageError, reliability.UsageError) as error:
-            if args.json:
-                print(refusal(self.name, Exit.USAGE, str(error)))
-            Console(stderr=True, highlight=False, soft_wrap=True).print(str(error), style="red", markup=False)
+            with readers():
+                if args.json:
+                    print(refusal(self.name, Exit.USAGE, str(error)))
+                Screen(stderr=True, highlight=False, soft_wrap=True).print(str(error), style="red", markup=False)
             return Exit.USAGE
         played = _play(groups, proposals, args.host_years, args.seed) if args.simulate else []
-        if args.json:
-            print(_document(proposals, played))
-        elif args.vars:
-            print(variables_yaml(proposals), end="")
-        else:
-            _print(proposals, played)
-        return Exit.DONE
+        with readers() as lost:
+            if args.json:
+                print(_document(proposals, played))
+            elif args.vars:
+                print(variables_yaml(proposals), end="")
+            else:
+                _print(proposals, played)
+        return Exit.USAGE if lost else Exit.DONE
 
 
 def _play(groups: list[Group], proposals: list[Proposal], host_years: float, seed: int) -> list[Played]:
@@ -77,7 +78,7 @@ def _play(groups: list[Group], proposals: list[Proposal], host_years: float, see
 
 
 def _print(proposals: list[Proposal], played: list[Played]) -> None:
-    console = Console(highlight=False)
+    console = Screen(highlight=False)
     for proposal in proposals:
         show(proposal, console)
     console.print()

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from rich.console import Console
 
 from evenkeel.ansible.answers import BAD
+from evenkeel.ansible.beside import beside
 from evenkeel.ansible.caller import Caller
 from evenkeel.ansible.event import Event, mapping
 from evenkeel.ansible.events import CHECKS_ARGUMENTS, Record, Result, feed, message
@@ -79,11 +80,11 @@ class PlaybookCommand(FleetCommand[RunResult]):
         if wrong := misspelt(extra_names(options.common)):
             raise UsageError("; ".join(wrong))
         secrets = caller.passwords(options)
-        base = options.base(ansible.cwd)
+        near = beside(options, ansible.cwd)
         record = Record()
 
         def inventory() -> Inventory:
-            return caller.controller.find_inventory(options, ansible, secrets, base)
+            return caller.controller.find_inventory(options, ansible, secrets, near.directory)
 
         def on_event(event: Event) -> None:
             feed(record, event)
@@ -96,22 +97,28 @@ class PlaybookCommand(FleetCommand[RunResult]):
         def stop() -> str:
             return "stopped by the user" if caller.asked_to_stop() else ""
 
-        with caller.controller.open_session(ansible, options, secrets, Path(base)) as session:
+        base = Path(near.directory) if near.directory else None
+        with caller.controller.open_session(ansible, options, secrets, base) as session:
             hosts = session.list_own(self.name, variables, options.limit)
+            notes = [*near.notes, *ansible.unread]
+            for note in notes:
+                caller.report(Progress(Kind.NOTE, note))
             variables = self.variables_of(hosts, variables, inventory)
             count = f"{len(hosts)} {'host' if len(hosts) == 1 else 'hosts'}"
             caller.report(Progress(Kind.PLAN, f"{self.name} on {count}"))
             caller.report(Progress(Kind.HOST, hosts=hosts, phase=Phase.RUN))
             with under_way(caller.begins):
-                run = OwnRun(self.name, variables, limit=options.limit, question=self.question)
+                # The hosts that are listed and no other: the controller may stand in the inventory as well.
+                run = OwnRun(self.name, variables, hosts, question=self.question, wide=False)
                 ended = session.run_own(run, on_event, stop)
-        rows = self.rows(record, hosts, ended.stopped)
-        code = self.exit_code(list(rows.values()))
+        refusal = "" if ended.stopped else record.refusal(ended.rc, ended.errors)
+        rows = self.rows(record, hosts, ended.stopped or refusal)
+        code = Exit.USAGE if refusal else self.exit_code(list(rows.values()))
         reason = next((f"{host}: {found['msg']}" for host, found in rows.items() if found["state"] != "ok"), "")
         if code is Exit.DONE and ended.rc != 0:
             code = Exit.FAILED
             reason = ended.stopped or record.messages() or f"ansible-playbook ended with {ended.rc}"
-        return RunResult(self.name, code, reason, rows, self.notes(record), time.monotonic() - started)
+        return RunResult(self.name, code, reason, rows, [*notes, *self.notes(record)], time.monotonic() - started)
 
     def told(self, event: Event, record: Record, caller: Caller) -> None:
         """Report what an event of the run means for a person, besides its tasks."""

@@ -39,8 +39,6 @@ class Rollback(PlaybookCommand):
         parser.add_argument("--confirm-within", metavar="TIME", help=within)
 
     def variables(self, args: argparse.Namespace) -> Variables:
-        if args.checkpoint == "":
-            raise UsageError("--checkpoint: say latest, a name or an id")
         kinds, paths = part(args)
         each = read_checkpoints(args.checkpoint) if args.checkpoint else None
         return given(

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from evenkeel.ansible.options import Options
 from evenkeel.commands.playbook import PlaybookCommand
-from evenkeel.outcome import RunResult
+from evenkeel.outcome import Exit, RunResult
 from evenkeel.show import suggestion, summary
 
 
@@ -23,6 +23,6 @@ class Suggest(PlaybookCommand):
     stopping = ("stopping: no host is asked any more", "the run is being ended")
 
     def show(self, result: RunResult, given: Options, console: Console) -> None:
-        if any(row["state"] != "ok" for row in result.hosts.values()):
+        if result.exit_code is not Exit.DONE or any(row["state"] != "ok" for row in result.hosts.values()):
             summary.print_run(result, console)
         suggestion.print_suggestion(result, console)

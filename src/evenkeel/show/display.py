@@ -204,7 +204,7 @@ class Log:
 def showing(console: Console) -> Iterator[Report]:
     """Show progress on ``console`` for as long as this lasts. The table stands from the first report on: before that, a
     password may be asked for."""
-    if not console.is_terminal:
+    if not (console.is_terminal and console.file.isatty()):  # FORCE_COLOR makes a terminal of a file
         lines = Log()
 
         def log(progress: Progress) -> None:

@@ -34,6 +34,8 @@ _STYLE = {
 _ALIKE = 12
 # The number of warnings of a host that are shown.
 _WARNINGS = 10
+# The columns beside the names of hosts, at least, where the output is no terminal.
+_ROOM = 60
 # The words of a host about its protected state.
 _BY = {
     "deadline": "put itself back at its deadline",
@@ -78,6 +80,20 @@ def _print_why(reason: str, hosts: Iterable[str], console: Console, told: Told) 
                 told.once(text(reason.removeprefix(f"{host}: ")))
 
 
+def _print_other_why(result: RunResult, console: Console, told: Told) -> None:
+    """Print the reason, unless it stands beside its host."""
+    if not any(result.reason == f"{host}: {row['msg']}" for host, row in result.hosts.items() if row.get("msg")):
+        _print_why(result.reason, result.hosts, console, told)
+
+
+def _add_hosts(table: Table, names: Iterable[str], console: Console) -> None:
+    """Add the column of the hosts, with their whole names. Output that is no terminal is made wide enough, as somebody
+    may search it for a name."""
+    if not console.is_terminal:
+        console.width = max(console.width, max((len(text(name)) for name in names), default=0) + _ROOM)
+    table.add_column("host", overflow="fold", no_wrap=not console.is_terminal)
+
+
 def _print_advice(lines: Iterable[str], console: Console) -> None:
     for line in lines:  # not wrapped: a command is to be pasted
         console.print(Text(text(line, 10_000)), soft_wrap=line.startswith("  "))
@@ -89,8 +105,9 @@ def print_change(result: ChangeResult, console: Console, options: Options) -> No
     console.print(Text(headline(result), style=_STYLE.get(result.exit_code, "bold")))
     _print_why(result.reason, (first.host for first in result.hosts), console, told)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for name in ("host", "wave", "outcome"):
-        table.add_column(name, no_wrap=name != "host")
+    _add_hosts(table, (host.host for host in result.hosts), console)
+    for name in ("wave", "outcome"):
+        table.add_column(name, no_wrap=True)
     table.add_column("", ratio=1, overflow="fold")
     for hosts in alike(result.hosts):
         first = hosts[0]
@@ -206,10 +223,9 @@ def print_run(result: RunResult, console: Console, *, warn_of_left: bool = False
     line = f"{start}: {result.command} on {ok} of {_hosts(len(result.hosts))} ({result.seconds:.0f} s,"
     console.print(Text(f"{line} exit {int(result.exit_code)})", style=_STYLE.get(result.exit_code, "bold")))
     told = Told()
-    if not any(result.reason == f"{host}: {row['msg']}" for host, row in result.hosts.items() if row.get("msg")):
-        _print_why(result.reason, result.hosts, console, told)  # else it stands beside that host
+    _print_other_why(result, console, told)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_column("host")
+    _add_hosts(table, result.hosts, console)
     table.add_column("outcome", no_wrap=True)
     table.add_column("", ratio=1, overflow="fold")
     for host, row in result.hosts.items():
@@ -249,8 +265,9 @@ def _hosts(number: int) -> str:
 
 def print_status(result: RunResult, console: Console, options: Options) -> None:
     """Print the state of hosts, their checkpoints, and the next steps of a person."""
+    _print_other_why(result, console, Told())
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_column("host")
+    _add_hosts(table, result.hosts, console)
     for name in ("now", "last change", "checkpoints", "restarts owed"):
         table.add_column(name, overflow="fold")
     for host, row in result.hosts.items():

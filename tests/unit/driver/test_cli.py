@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -142,6 +143,33 @@ def test_a_usage_error_of_any_command_ends_with_1_and_with_json_when_that_was_as
         assert document["exit_code"] == 1 and document["reason"]
 
 
+def options_with_a_value(parser: argparse.ArgumentParser) -> list[tuple[str, str]]:
+    """Every option, of every command, that takes any text."""
+    (commands,) = [one for one in parser._actions if isinstance(one, argparse._SubParsersAction)]
+    return [
+        (name, action.option_strings[-1])
+        for name, own in commands.choices.items()
+        for action in own._actions
+        if action.option_strings and action.nargs != 0 and action.type is None and not action.choices
+    ]
+
+
+@pytest.mark.parametrize("blank", ["", " ", ","])
+def test_no_option_that_names_nothing_counts_as_not_given(blank: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = cli.parser()
+    options = options_with_a_value(parser)
+    assert {("change", "--limit"), ("abort", "--change"), ("recover", "--onto"), ("heal", "--forget")} <= set(options)
+    needed = {"change": ["x.yml"], "accept": ["web1"], "recover": ["web1"], "plan": ["x.yml"]}
+    for command, option in options:
+        with pytest.raises(SystemExit) as left:
+            parser.parse_args([command, *needed.get(command, []), option, blank])
+        assert left.value.code == 1
+        assert f"{option}: {blank!r} names nothing" in capsys.readouterr().err
+    for command in ("accept", "recover", "change"):
+        with pytest.raises(SystemExit):
+            parser.parse_args([command, blank])
+
+
 @pytest.mark.parametrize("as_json", [False, True])
 def test_text_of_others_in_an_error_is_shown_and_does_nothing(
     as_json: bool, capsys: pytest.CaptureFixture[str]
@@ -178,7 +206,8 @@ def test_an_error_of_our_own_never_looks_as_if_nothing_had_been_touched(
     as_json: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Fails(Change):
-        def run(self, *_words: Any) -> ChangeResult:
+        def run(self, args: Any, given: Options, caller: Caller) -> ChangeResult:
+            caller.begins()
             raise ValueError(HOSTILE)
 
     assert cli.main(["change", "x.yml", "-i", "my inv", *(["--json"] if as_json else [])], [Fails()]) == Exit.IN_DOUBT
@@ -223,12 +252,12 @@ def test_a_usage_error_that_comes_when_hosts_were_touched_does_not_say_that_none
     caller = Caller(secrets=Secrets(), controller=late_refusal(tmp_path))
 
     class LateRollback(Rollback):
-        def run(self, args: Any, given: Options, _caller: Caller) -> RunResult:
-            return super().run(args, given, caller)
+        def run(self, args: Any, given: Options, cli_s: Caller) -> RunResult:
+            return super().run(args, given, replace(caller, begins=cli_s.begins))
 
     class LateChange(Change):
-        def run(self, args: Any, given: Options, _caller: Caller) -> ChangeResult:
-            return super().run(args, given, caller)
+        def run(self, args: Any, given: Options, cli_s: Caller) -> ChangeResult:
+            return super().run(args, given, replace(caller, begins=cli_s.begins))
 
     (tmp_path / "else").mkdir()
     (tmp_path / "else" / "site.yml").write_text("[]")
@@ -272,6 +301,35 @@ def test_nobody_who_reads_changes_no_exit_code(code: Exit, as_json: bool) -> Non
     done = subprocess.run([sys.executable, "-c", program], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)
     assert done.returncode == code and "Error" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_plan_that_nobody_reads_and_output_that_no_file_takes_are_told_apart(as_json: bool, tmp_path: Path) -> None:
+    (tmp_path / "plan.yml").write_text("groups: {web: {hosts: 3}}\n")
+    words = [sys.executable, "-m", "evenkeel.cli", "plan", str(tmp_path / "plan.yml"), *(["--json"] if as_json else [])]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1 and "the output could not be written: No space left" in done.stderr
+
+
+def test_a_document_that_no_file_takes_is_no_success() -> None:
+    program = (
+        "import sys; from evenkeel import cli; from evenkeel.commands.status import Status\n"
+        "from evenkeel.outcome import RunResult, Exit\n"
+        "class Told(Status):\n"
+        "    def run(self, args, given, caller): return RunResult('status', Exit.DONE, '', {}, [], 0.0)\n"
+        "sys.exit(cli.main(['status', '--json'], [Told()]))"
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == Exit.IN_DOUBT and "could not be written" in done.stderr
 
 
 def variables(words: list[str]) -> dict[str, object]:
@@ -378,7 +436,9 @@ def test_closed_streams_change_no_exit_code(closed: str, as_json: bool) -> None:
     assert subprocess.run(["sh", "-c", f"{line} {closed}"], capture_output=True, check=False).returncode == 3
 
 
-@pytest.mark.parametrize("error", [PermissionError(13, "no", "/x"), UnicodeDecodeError("utf-8", b"", 0, 1, "odd")])
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "no", "/x"), UnicodeDecodeError("utf-8", b"", 0, 1, "odd"), RuntimeError("a fault")]
+)
 def test_only_what_goes_wrong_once_hosts_may_be_touched_is_doubt(
     error: Exception, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -391,7 +451,7 @@ def test_only_what_goes_wrong_once_hosts_may_be_touched_is_doubt(
 
     assert cli.main(["status"], [Fails()]) == Exit.USAGE
     said = "".join(capsys.readouterr())
-    assert "Nothing was touched" in said and "Traceback" not in said
+    assert "Nothing was touched" in said and ("Traceback" in said) is isinstance(error, RuntimeError)
     Fails.touches = True
     assert cli.main(["status"], [Fails()]) == Exit.IN_DOUBT
     assert "Nothing was touched" not in "".join(capsys.readouterr())

@@ -77,13 +77,45 @@ def test_elsewhere_than_at_a_terminal_progress_is_lines_with_all_that_matters() 
     assert line(Progress(Kind.TASK, "ours", phase=Phase.BEGIN)) == ""
 
 
-def test_nothing_is_drawn_over_a_question_that_comes_before_the_first_report() -> None:
+def test_a_file_that_is_to_have_colours_gets_lines_and_no_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
     stream = io.StringIO()
+    with showing(Console(file=stream, width=80)) as report:
+        report(Progress(Kind.HOST, "", ("web1",), Phase.ARMED, until=1065.0))
+    assert stream.getvalue().count("\n") == 1 and "dead-man due at" in stream.getvalue()
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_nothing_is_drawn_over_a_question_that_comes_before_the_first_report() -> None:
+    stream = Terminal()
     with showing(Console(file=stream, width=80, force_terminal=True)) as report:
         time.sleep(0.3)  # more than one picture of a table that is drawn
         assert stream.getvalue() == ""
         report(Progress(Kind.TASK))
     assert stream.getvalue() != ""
+
+
+NAMES = [f"a-host-with-a-name-of-many-letters-in-one-domain.example.com-{number}" for number in (1, 2)]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_hosts_with_long_names_can_be_told_apart(terminal: bool) -> None:
+    rows = {name: {"state": "unreachable", "msg": "gone"} for name in NAMES}
+    ran = RunResult("status", Exit.FAILED, "", rows, [], 1.0)
+    change = result(Exit.IN_DOUBT, *(HostResult(name, 1, State.IN_DOUBT, "m") for name in NAMES))
+    for show in (
+        lambda console: print_run(ran, console),
+        lambda console: print_status(ran, console, INV),
+        lambda console: print_change(change, console, INV),
+    ):
+        shown = seen_of(show, 80, terminal)
+        whole = "".join(line[: line.find("  ")] if "  " in line else line for line in shown.splitlines())
+        for name in NAMES:
+            assert name in (whole if terminal else shown)
 
 
 def test_success_says_how_many_changed() -> None:
@@ -133,6 +165,12 @@ def test_status_shows_what_is_armed_what_was_and_what_could_be() -> None:
     text = stream.getvalue()
     for word in ("generation 4", "rolled back by boot", "1, newest before-change", "web9", LONG):
         assert word in text
+
+
+@pytest.mark.parametrize("name", ["status", "suggest"])
+def test_a_command_that_failed_on_no_host_says_why(name: str) -> None:
+    found = RunResult(name, Exit.FAILED, "ansible-playbook ended with 2", {"web1": {"state": "ok"}}, [], 1.0)
+    assert "Why: ansible-playbook ended with 2" in seen_of(lambda console: PLAYBOOKS[name].show(found, INV, console))
 
 
 def due(level: str, unit: str = "", *why: str) -> Owed:

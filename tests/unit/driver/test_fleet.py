@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -18,6 +19,7 @@ from evenkeel.ansible.options import Options, Secrets
 from evenkeel.ansible.runner import Ended
 from evenkeel.ansible.session import OwnRun
 from evenkeel.ansible.targets import Inventory
+from evenkeel.changes import resume
 from evenkeel.commands.playbook import row
 from evenkeel.commands.protect import peers
 from evenkeel.commands.recover import Recover
@@ -204,7 +206,35 @@ def test_a_command_that_only_asks_waits_for_minutes_and_every_other_for_hours(na
     result = PLAYBOOKS[name].run_playbook(Options(limit="web*", playbook_dir="usr"), {}, caller)
     assert bases == {"/usr"}, "the variables beside the playbook count"
     assert result.hosts["web1"]["state"] == "missing", "nothing ran on it, and that is never a success"
-    assert (seen[0].name, seen[0].limit, seen[0].question) == (name, "web*", name in ("status", "suggest", "accept"))
+    assert (seen[0].name, seen[0].question) == (name, name in ("status", "suggest", "accept"))
+    assert seen[0].hosts == ("web1",), (
+        "no host beyond those that are listed: the controller may match the limit as well"
+    )
+
+
+@pytest.mark.parametrize("name", ["status", "resume"])
+def test_a_command_uses_nothing_from_a_directory_in_which_others_write_and_says_so(name: str, tmp_path: Path) -> None:
+    (tmp_path / "filter_plugins").mkdir()
+    tmp_path.chmod(0o1777)
+    seen: list[Any] = []
+
+    def noted(base: Any, found: Any) -> Any:
+        seen.append(base)
+        return found
+
+    controller = Controller(
+        ask_ansible=lambda cwd: Ansible(cwd, {}, "", unread=["no inventory"]),
+        find_inventory=lambda *words: noted(words[3], Inventory(("web1",), {}, {})),
+        open_session=lambda *words: noted(words[3], cast(Any, contextlib.nullcontext(Session()))),
+    )
+    caller = Caller(secrets=Secrets(), controller=controller, cwd=str(tmp_path))
+    ran: Any = (
+        PLAYBOOKS[name].run_playbook(Options(), {}, caller)
+        if name in PLAYBOOKS
+        else resume.run(name, Options(), caller)
+    )
+    assert not any(seen) and None in seen
+    assert "filter_plugins" in ran.notes[0] and ran.notes[1] == "no inventory"
 
 
 class Session:
@@ -215,6 +245,9 @@ class Session:
 
     def list_own(self, *_words: Any) -> tuple[str, ...]:
         return ("web1",)
+
+    def rounds(self, hosts: int) -> int:
+        return 1
 
     def run_own(self, run: OwnRun, on_event: Any, stop: Any) -> Ended:
         for task, result in self.answers:
@@ -229,6 +262,27 @@ def answered(command: str, variables: dict[str, object], *answers: tuple[str, di
 
     controller = Controller(ask_ansible=lambda cwd: Ansible(cwd, {}, ""), open_session=session)
     return PLAYBOOKS[command].run_playbook(Options(), variables, Caller(secrets=Secrets(), controller=controller))
+
+
+@pytest.mark.parametrize("name", ["status", "rollback"])
+def test_what_ansible_refuses_before_its_first_play_is_no_doubt(name: str) -> None:
+    said = ["usage: ansible-playbook", "[ERROR]: The password file /x was not found", "  -b, --become"]
+
+    class Refused(Session):
+        def run_own(self, run: OwnRun, on_event: Any, stop: Any) -> Ended:
+            for line in said:
+                on_event({"event": "verbose", "stdout": line})
+            return Ended(rc)
+
+    def session(*_words: Any) -> Any:
+        return contextlib.nullcontext(Refused())
+
+    controller = Controller(ask_ansible=lambda cwd: Ansible(cwd, {}, ""), open_session=session)
+    for rc, code in ((2, Exit.USAGE), (None, Exit.IN_DOUBT)):
+        found = PLAYBOOKS[name].run_playbook(Options(), {}, Caller(secrets=Secrets(), controller=controller))
+        assert found.exit_code is code, "a run that was killed may have begun"
+        if rc:
+            assert found.reason == f"web1: {said[1]}"
 
 
 def test_a_host_in_doubt_is_the_reason_of_a_status() -> None:

@@ -90,7 +90,17 @@ def test_each_prompt_of_ansible_gets_its_own_answer(prompt: str, answer: str | N
     assert next((text for pattern, text in answers.items() if re.search(pattern, prompt, re.M)), None) == answer
 
 
-@pytest.mark.parametrize("words", [["change"], ["change", "x.yml", "--nonsense"], ["nothing"], []])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["status", "-f", "many"],
+        ["change", "x.yml", "-T", "1s"],
+        ["change"],
+        ["change", "x.yml", "--nonsense"],
+        ["nothing"],
+        [],
+    ],
+)
 def test_a_wrong_command_line_leaves_with_1_because_2_means_rolled_back(words: list[str]) -> None:
     with pytest.raises(SystemExit) as left:
         parser().parse_args(words)

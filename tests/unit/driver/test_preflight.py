@@ -194,6 +194,13 @@ def test_different_groups_count_as_one_and_without_any_the_hosts_of_the_plays_do
         prepared("web1", web1={"evenkeel_group": "wbe"})
 
 
+@pytest.mark.parametrize(("address", "counts"), [("10.0.0.2", False), ("10.0.0.3", True), ("{{ ip }}", True)])
+def test_a_second_name_of_a_host_is_no_further_healthy_host(address: str, counts: bool) -> None:
+    first = {"evenkeel_group": "web", "ansible_host": "10.0.0.2"}
+    whole = prepared("web2", web2=first, web1={"ansible_host": address}, web3={"ansible_host": "{{ ip }}"})
+    assert whole.context.targets.group == (("web1",) if counts else ()) + ("web2", "web3")
+
+
 def test_waves_are_split_by_the_failure_domain_of_the_inventory_as_by_the_one_of_the_command_line() -> None:
     racks = {"web1": {"rack": "a"}, "web2": {"rack": "b"}, "web3": {"rack": "a"}}
     asked = {"waves": "100%"}

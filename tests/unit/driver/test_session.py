@@ -145,6 +145,25 @@ def test_no_directory_of_another_user_holds_the_scratch_directory(
         assert one.scratch.parent != root
 
 
+def test_a_limit_to_no_host_is_none_to_all(root: Path) -> None:
+    with open_session(Ansible("/", {}, ""), Options(), Secrets(), None) as one:
+        assert Path(one._limit([])[1][1:]).read_text() == "!all\n"
+
+
+def test_the_controller_in_an_inventory_is_no_host_of_a_command_and_alone_an_error(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "inv").write_text("web1\nlocalhost ansible_connection=local\n")
+    options = Options(inventory=(str(tmp_path / "inv"),))
+    with open_session(ask_ansible(str(tmp_path)), options, Secrets(), None) as one:
+        assert one.list_own("status", {}, "") == ("web1",)
+        with pytest.raises(UsageError, match="no host of the fleet, under the name localhost"):
+            one.list_own("status", {}, "localhost")
+
+
+def test_where_no_directory_counts_our_playbook_lies_alone(root: Path) -> None:
+    with open_session(Ansible("/", {}, ""), Options(), Secrets(), None) as one:
+        assert [path.name for path in one._own("status").parent.iterdir()] == [".evenkeel-status.yml"]
+
+
 def test_what_a_killed_session_left_is_removed_and_what_a_living_one_uses_is_not(root: Path, tmp_path: Path) -> None:
     left = root / "evenkeel-left"
     left.mkdir()
@@ -366,7 +385,7 @@ def test_a_run_that_sudo_kept_from_beginning_for_want_of_a_terminal_is_run_witho
 
 def test_host_names_and_values_of_any_letters_are_written_as_utf_8(root: Path, tmp_path: Path) -> None:
     with open_session(Ansible("/", {}, ""), Options(), Secrets(), tmp_path) as one:
-        word = one._limit(["wéb1", "日本", "odd\udcff"], "")[1]
+        word = one._limit(["wéb1", "日本", "odd\udcff"])[1]
         assert Path(word[1:]).read_bytes() == "wéb1\n日本\n".encode() + b"odd\xff\n"
 
 
@@ -386,12 +405,12 @@ def test_of_what_an_error_of_ansible_says_the_point_is_kept(said: str, point: st
 @pytest.mark.parametrize(
     ("run", "option", "seconds"),
     [
-        (OwnRun("status", {}, question=True), None, "300"),
-        (OwnRun("begin", {}), None, "21600"),
-        (OwnRun("rollback", {}), 90.0, "90"),
-        (OwnRun("settle", {}, answer_within=12.2), 90.0, "13"),
-        (OwnRun("status", {}, question=True), float("inf"), "100000000"),
-        (OwnRun("status", {}), 0.0, "1"),
+        (OwnRun("status", {}, ["web1"], question=True), None, "300"),
+        (OwnRun("begin", {}, ["web1"]), None, "21600"),
+        (OwnRun("rollback", {}, ["web1"]), 90.0, "90"),
+        (OwnRun("settle", {}, ["web1"], answer_within=12.2), 90.0, "13"),
+        (OwnRun("status", {}, ["web1"], question=True), float("inf"), "100000000"),
+        (OwnRun("status", {}, ["web1"]), 0.0, "1"),
     ],
 )
 def test_every_task_of_ours_has_a_deadline_on_each_host(
@@ -437,7 +456,7 @@ def test_the_hosts_of_a_wave_are_asked_side_by_side(
     with open_session(Ansible("/", settings, ""), Options(common=common), Secrets(), tmp_path) as one:
         one.start = play
         one.run_own(OwnRun("settle", {}, [f"web{number}" for number in range(hosts)]), lambda event: None, lambda: "")
-        one.run_own(OwnRun("heal", {}, limit="web"), lambda event: None, lambda: "")
+        one.run_own(OwnRun("heal", {}, ["web1", "web2"], wide=False), lambda event: None, lambda: "")
         one.run_users("site.yml", ["web1"], ["web1"], "mark", lambda event: None, lambda: "")
         assert one.rounds(hosts) == rounds
     words = list(seen[0])
@@ -456,7 +475,7 @@ def test_facts_that_would_slow_every_wave_are_not_kept(root: Path, tmp_path: Pat
             return Ended(0)
 
         one.start = play
-        one.run_own(OwnRun("facts", {}, facts=True), events.append, lambda: "")
+        one.run_own(OwnRun("facts", {}, ["web1"], facts=True), events.append, lambda: "")
         assert {path.name for path in (one.scratch / "facts").iterdir()} == {"s1_web2", "web3"}
     assert {mapping(event["event_data"])["host"] for event in events} == {"web1", "s1_web2"}
 

@@ -9,10 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from evenkeel.ansible.configuration import Ansible, ask_ansible
+from evenkeel.ansible.options import Options, Secrets
 from evenkeel.ansible.targets import (
     Inventory,
+    chosen_hosts,
     directory_of,
+    find_targets,
     in_order,
+    limit_names,
+    list_hosts,
     parse_inventory,
     parse_plays,
     resolve,
@@ -58,6 +64,73 @@ def test_the_listing_of_ansible_is_read() -> None:
     ]
 
 
+FOLDED = """
+playbook: site.yml
+
+  play #1 (web
+): Two
+  lines
+    hosts (1):
+      evil
+\tTAGS: []
+    pattern: ['web']
+    hosts (2):
+      web1
+      play #2 (x): y
+
+  play #2 (db): Other\tTAGS: []
+    pattern: ['db']
+    hosts (1):
+      db1
+"""
+
+
+def test_a_pattern_or_a_name_of_several_lines_neither_hides_a_play_nor_adds_a_host() -> None:
+    assert parse_plays(FOLDED) == [("web", frozenset({"web1", "play #2 (x): y"})), ("db", frozenset({"db1"}))]
+
+
+def test_ansible_lists_the_hosts_of_a_play_whose_pattern_is_folded(tmp_path: Path) -> None:
+    play = tmp_path / "site.yml"
+    play.write_text(
+        "- hosts: >\n    web1,\n    web2\n  name: |\n    Two\n    lines\n  tasks: []\n- hosts: db\n  tasks: []\n"
+    )
+    ansible = ask_ansible(str(tmp_path))
+    plays, _ = list_hosts(str(play), "", Options(inventory=("web1,web2,db,",)), ansible, Secrets())
+    assert [hosts for _, hosts in plays] == [frozenset({"web1", "web2"}), frozenset({"db"})]
+
+
+def test_an_inventory_that_ansible_cannot_read_is_named_and_refused_for_a_change(tmp_path: Path) -> None:
+    (tmp_path / "good").write_text("web1\n")
+    (tmp_path / "site.yml").write_text("- hosts: all\n  tasks: []\n")
+    (tmp_path / "none").mkdir()
+
+    def asked(*inventories: str) -> tuple[Options, Ansible]:
+        return Options(inventory=inventories), ask_ansible(str(tmp_path))
+
+    options, ansible = asked("good", "none", "web2,")
+    assert find_targets("site.yml", options, ansible, Secrets()).hosts == ("web1", "web2")
+    assert ansible.unread == [], "a directory without a file, and a list of hosts, are read"
+
+    options, ansible = asked("good", "gone.yml")
+    with pytest.raises(UsageError, match=r"could not read the inventory /.*/gone.yml.*Hosts or their variables"):
+        find_targets("site.yml", options, ansible, Secrets())
+
+    options, ansible = asked("good", "gone.yml")
+    assert chosen_hosts("site.yml", "", options, ansible, Secrets()) == ("web1",)
+    assert len(ansible.unread) == 1 and "gone.yml" in ansible.unread[0]
+    with pytest.raises(UsageError, match=r"web3 is no host.*could not read the inventory"):
+        chosen_hosts("site.yml", "web1,web3", options, ansible, Secrets())
+
+
+def test_settings_that_ansible_ignores_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ANSIBLE_CONFIG", raising=False)
+    (tmp_path / "ansible.cfg").write_text("[defaults]\nforks=7\n")
+    assert ask_ansible(str(tmp_path)).unread == []
+    tmp_path.chmod(0o1777)
+    ignored = ask_ansible(str(tmp_path)).unread
+    assert len(ignored) == 1 and f"Ansible ignores {tmp_path}/ansible.cfg" in ignored[0]
+
+
 def test_a_playbook_that_is_a_link_has_the_directory_of_the_link(tmp_path: Path) -> None:
     for name in ("common", "prod"):
         (tmp_path / name).mkdir()
@@ -72,6 +145,19 @@ def test_hosts_come_play_by_play_in_the_order_of_the_inventory() -> None:
         "web3",
         "web1",
     )
+
+
+@pytest.mark.parametrize(
+    ("limit", "why"),
+    [("@none.retry", "names no host"), ("web1,@none.retry", "names no host"), ("@gone.retry", "No such file")],
+)
+def test_a_file_that_limits_to_nothing_is_an_error_and_not_all_hosts(limit: str, why: str, tmp_path: Path) -> None:
+    (tmp_path / "none.retry").write_text("\n \n")
+    (tmp_path / "some.retry").write_text("web1\n")
+    limit_names("@some.retry:web*:!web2", str(tmp_path))
+    limit_names("", str(tmp_path))
+    with pytest.raises(UsageError, match=why):
+        limit_names(limit, str(tmp_path))
 
 
 def test_groups_hold_the_hosts_of_their_children() -> None:

@@ -125,6 +125,7 @@ class Flow:
         restarted."""
         self.store.check_format()
         found = self._answer(record.read(self.store))
+        found.place = self.store.place()
         earlier = [one for one in record.history(self.store) if one.request == self.request.hash]
         found.history = _summary(earlier)
         rolled = next((one for one in reversed(earlier) if one.roll), None)

@@ -129,6 +129,15 @@ def test_fewer_copies_than_wanted_are_a_warning_down_to_the_fewest(fleet: Fleet)
 
 
 @pytest.mark.long
+@pytest.mark.parametrize(("known", "peers"), [("h1", ["h5"]), ("h2", ["h2", "h5"])])
+def test_no_second_name_of_a_host_counts_as_another_host(fleet: Fleet, known: str, peers: list[str]) -> None:
+    fleet.hosts["h5"] = {"evenkeel_store": str(fleet.directory(known) / "store")}
+    run = replicate(fleet, copies=len(peers), peers=peers)
+    assert run.rc != 0 and "under another name" in run.results["h1"]["msg"]
+    assert [one["state"] for one in run.results["h1"]["copies"]].count("failed") == 1
+    assert copies(fleet) == [peer for peer in peers if peer != "h5"]
+
+
 def test_a_source_that_cannot_give_everything_gives_what_it_can_and_says_so(fleet: Fleet) -> None:
     replicate(fleet, copies=1, peers=["h2"])
     (fleet.directory("h1") / "data" / "more").write_text("second")

@@ -82,6 +82,13 @@ def test_one_host_that_is_not_clear_stops_the_whole_roll(seen: Seen, words: str)
     assert not made.waves and list(made.reasons) == ["b"] and words in made.reasons["b"]
 
 
+def test_two_names_of_one_host_are_a_fault_of_the_request() -> None:
+    here = _roll.seen({**ANSWER, "place": "f" * 64})
+    made = plan(question({"a": here, "b": _roll.seen({**ANSWER, "place": "e" * 64}), "c": here}))
+    assert list(made.reasons) == ["c"] and "c is a under another name" in made.reasons["c"] and made.wrong
+    assert plan(question({"a": WELL, "b": WELL})).order == ["a", "b"], "unknown places are not compared"
+
+
 def test_no_host_is_a_reason_and_bad_sizes_are_an_error() -> None:
     assert plan(question({})).reasons
     with pytest.raises(ValueError, match="'0' is neither"):
