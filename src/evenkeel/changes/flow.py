@@ -314,8 +314,8 @@ class Change:
             why = decide.why_not_held(told, self.hosts[host].generation)
             if why:
                 return f"{host} was held, and waits no more: {why}"
-        can_tell = preflight.probed(self.context.request.probes, self.context.targets)
-        confirmed = [host for host in can_tell if self.hosts[host].state in (State.CONFIRMED, State.HELD)]
+        # A host without probes is asked as well: a change may take it down long after its login has confirmed it.
+        confirmed = [host for host in self.hosts if self.hosts[host].state in (State.CONFIRMED, State.HELD)]
         if not confirmed:
             return ""
         record = Record()

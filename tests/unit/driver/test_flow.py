@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
@@ -365,16 +365,25 @@ def measured(host: str, status: str = "ok", **res: Any) -> Event:
     return ended(host, PREFIX + "ft_health", status, **res)
 
 
-def change(*runs: tuple[str, list[Event], int | None], hosts: int = 3, limit: str = "", **saw: Any) -> Change:
+PROBED = {"evenkeel_probes": [{"tcp": {"port": 80}}]}
+
+
+def change(
+    *runs: tuple[str, list[Event], int | None],
+    hosts: int = 3,
+    limit: str = "",
+    variables: Mapping[str, object] = PROBED,
+    **saw: Any,
+) -> Change:
     script = Script(list(runs), saw=Seen(**saw))
     names = tuple(f"web{number}" for number in range(1, hosts + 1))
-    inventory = Inventory(names, {}, {name: {"evenkeel_probes": [{"tcp": {"port": 80}}]} for name in names})
+    inventory = Inventory(names, {}, {name: variables for name in names})
     targets = Targets(names, names, (), inventory)
     results = {name: HostResult(name, number) for number, name in enumerate(names, 1)}
     plan = [(name,) for name in names]
     request = Request("site.yml", Options(limit=limit))
-    variables = {"evenkeel_confirm_within": "10m"}
-    context = Context(cast(Session, script), request, targets, variables, clock=Hands().clock())
+    ours = {"evenkeel_confirm_within": "10m"}
+    context = Context(cast(Session, script), request, targets, ours, clock=Hands().clock())
     return Change(context, plan, results)
 
 
@@ -394,6 +403,13 @@ def test_a_host_that_falls_ill_after_it_was_confirmed_stops_the_next_wave() -> N
     assert reason == "web1 became unhealthy after it was confirmed: tcp 80: fail"
     assert [host.state for host in one.hosts.values()] == [State.CONFIRMED, State.CONFIRMED, State.NOT_BEGUN]
     assert [host.sick for host in one.hosts.values()] == [True, False, False]
+
+
+def test_a_host_without_probes_that_is_lost_after_its_login_confirmed_it_stops_the_next_wave() -> None:
+    lost = measured("web1", "unreachable", msg="timed out")
+    one = change(*alone("web1"), ("health", [lost], 4), hosts=2, variables={})
+    assert "web1 was not measured after it was confirmed" in one.run(gather=False)[0]
+    assert [host.state for host in one.hosts.values()] == [State.CONFIRMED, State.NOT_BEGUN] and one.hosts["web1"].sick
 
 
 @pytest.mark.parametrize("last", [[measured("web1", "unreachable", msg="timed out")], []])
