@@ -17,7 +17,7 @@ from typing import Any
 from evenkeel.ansible.answers import BAD
 from evenkeel.ansible.events import CHECKS_ARGUMENTS, Record, Result, message
 from evenkeel.outcome import ChangedPath, Outside, Owed, Probe, State, read_owed
-from evenkeel.shared import REFUSED, USAGE, results
+from evenkeel.shared import REFUSED, UNDO, USAGE, results
 
 # The verdicts of ft_settle.
 PROBE, HOLD, EXTEND, APPROVE, DECIDE = "probe", "hold", "extend", "approve", "decide"
@@ -284,6 +284,21 @@ def sick(record: Record, confirmed: Mapping[str, Sequence[Probe]]) -> dict[str, 
                 times = "once" if crashes == 1 else f"{crashes} times"
                 found[host] = (ill, f"{probe.get('target')} ended and was started anew {times} since")
     return found
+
+
+def put_back(record: Record, host: str, generation: int | None) -> Settled | None:
+    """The end of a host that was confirmed and does not keep the change any more, from the memory of the host beside
+    its health; None where nothing shows that. A newer change of another run shows nothing."""
+    measured = record.of(host, "ft_health")
+    memory = (measured.result.get("host_state") if measured else None) or {}
+    last, change = memory.get("last") or {}, memory.get("armed") or {}
+    if last.get("generation") == generation is not None and last.get("outcome") not in (None, State.CONFIRMED):
+        by, outcome = str(last.get("by") or "nobody"), str(last["outcome"])
+        state = State.ROLLED_BACK if outcome == State.ROLLED_BACK else State.IN_DOUBT
+        return Settled(state, by, f"{outcome.replace('_', ' ')} by {by}")
+    if change.get("name") == UNDO and change.get("generation") != generation:  # only a rollback is armed with an undo
+        return Settled(State.IN_DOUBT, "", "a rollback was made there since, and waits to be confirmed")
+    return None
 
 
 def time_to_change(armed: Sequence[Armed]) -> float:

@@ -323,9 +323,15 @@ class Change:
         stop = self.context.soon(confirmed, GRACE + _MEASURE)
         self.context.session.run_own(run, lambda event: feed(record, event), stop)
         sick = decide.sick(record, {host: self.hosts[host].probes for host in confirmed})
+        ends = {host: decide.put_back(record, host, self.hosts[host].generation) for host in confirmed}
+        back = {host: end for host, end in ends.items() if end}
+        sick |= {host: ("was put back", end.why) for host, end in back.items()}
         for host, (found, why) in sick.items():
-            self.hosts[host].sick = True
-            ended = "held" if self.hosts[host].state is State.HELD else "confirmed"
-            self.hosts[host].why = f"{found} after it was {ended}: {why}"
-            self.context.tell(Phase.FAILED, host, text=self.hosts[host].why)
+            result = self.hosts[host]
+            result.sick = True
+            result.why = f"{found} after it was {'held' if result.state is State.HELD else 'confirmed'}: {why}"
+            if host in back:
+                result.state, result.by = back[host].state, back[host].by
+            phase = Phase(result.state.replace("_", " ")) if host in back else Phase.FAILED
+            self.context.tell(phase, host, text=result.why)
         return next((f"{host} {self.hosts[host].why}" for host in sick), "")

@@ -183,6 +183,33 @@ def test_a_confirmed_host_is_well_only_when_it_says_so_and_has_not_crashed(
     assert why in ": ".join(found["w"]) if why else found == {}
 
 
+ENDED = {"generation": 7, "outcome": "rolled_back", "by": "operator"}
+CHANGE = {"generation": 8, "name": "before-change"}
+
+
+@pytest.mark.parametrize(
+    ("memory", "state"),
+    [
+        ({"generation": 7, "last": ENDED}, State.ROLLED_BACK),
+        ({"generation": 8, "armed": CHANGE, "last": ENDED}, State.ROLLED_BACK),
+        ({"generation": 7, "last": {**ENDED, "outcome": "in_doubt"}}, State.IN_DOUBT),
+        (
+            {"generation": 8, "armed": {**CHANGE, "name": "undo"}, "last": {**ENDED, "outcome": "confirmed"}},
+            State.IN_DOUBT,
+        ),
+        ({"generation": 7, "last": {**ENDED, "outcome": "confirmed"}}, None),
+        ({"generation": 8, "armed": CHANGE, "last": {**ENDED, "outcome": "confirmed"}}, None),
+        ({"generation": 8, "last": {**ENDED, "generation": 8}}, None),  # of a newer change
+        (None, None),
+    ],
+)
+def test_a_confirmed_host_that_somebody_put_back_since_is_known_by_its_memory(memory: Any, state: State | None) -> None:
+    for status in ("ok", "failed"):
+        end = decide.put_back(record(("w", "ft_health", status, {"state": "pass", "host_state": memory})), "w", 7)
+        assert (end.state if end else None) is state
+    assert decide.put_back(record(), "w", 7) is None
+
+
 def test_the_restarts_that_a_confirmed_host_owes_are_kept() -> None:
     due = {"level": "service", "unit": "app.service", "why": ["/usr/lib/libz.so.1"], "processes": ["app[812]"]}
     told = {"outcome": "confirmed", "by": "settle", "owed": [due, {"level": None}]}

@@ -377,7 +377,7 @@ def change(
 ) -> Change:
     script = Script(list(runs), saw=Seen(**saw))
     names = tuple(f"web{number}" for number in range(1, hosts + 1))
-    inventory = Inventory(names, {}, {name: variables for name in names})
+    inventory = Inventory(names, {}, dict.fromkeys(names, variables))
     targets = Targets(names, names, (), inventory)
     results = {name: HostResult(name, number) for number, name in enumerate(names, 1)}
     plan = [(name,) for name in names]
@@ -410,6 +410,14 @@ def test_a_host_without_probes_that_is_lost_after_its_login_confirmed_it_stops_t
     one = change(*alone("web1"), ("health", [lost], 4), hosts=2, variables={})
     assert "web1 was not measured after it was confirmed" in one.run(gather=False)[0]
     assert [host.state for host in one.hosts.values()] == [State.CONFIRMED, State.NOT_BEGUN] and one.hosts["web1"].sick
+
+
+def test_a_confirmed_host_that_somebody_put_back_stops_the_change_and_is_not_called_confirmed() -> None:
+    memory = {"generation": 3, "last": {"generation": 3, "outcome": "rolled_back", "by": "operator"}}
+    one = change(*alone("web1"), ("health", [measured("web1", host_state=memory)], 0), hosts=2)
+    assert one.run(gather=False)[0] == "web1 was put back after it was confirmed: rolled back by operator"
+    assert [host.state for host in one.hosts.values()] == [State.ROLLED_BACK, State.NOT_BEGUN]
+    assert one.hosts["web1"].by == "operator"
 
 
 @pytest.mark.parametrize("last", [[measured("web1", "unreachable", msg="timed out")], []])
