@@ -22,6 +22,8 @@ from evenkeel.shared import REFUSED, UNDO, USAGE, results
 # The verdicts of ft_settle.
 PROBE, HOLD, EXTEND, APPROVE, DECIDE = "probe", "hold", "extend", "approve", "decide"
 ROLL_BACK, TAKE_BACK = "roll_back", "take_back"
+# The end of a change by a person on its host.
+OPERATOR = "operator"
 # The answers of a host whose change is open.
 _OPEN = ("held", "approved", "decided")
 # The number of seconds by which the clocks of two machines may differ and can still be compared.
@@ -236,6 +238,13 @@ def why_not_held(result: Mapping[str, Any] | None, generation: int | None) -> st
         last = result.get("last") or {}
         return f"its change is over: {last.get('outcome', 'unknown')} by {last.get('by', 'nobody')}".replace("_", " ")
     return "it goes back" if armed.get("back") or armed.get("overdue") is not None else ""
+
+
+def kept_by_a_person(end: Mapping[str, Any], generation: int | None) -> bool:
+    """Whether a person has confirmed the change on its host, for that host alone, so that it keeps the change whatever
+    becomes of the others. end: the end of a change, as ft_settle answers it and ft_info remembers it."""
+    kept = end.get("outcome") == State.CONFIRMED and end.get("by") == OPERATOR
+    return kept and end.get("generation") == generation
 
 
 def approved(result: Mapping[str, Any] | None) -> bool:

@@ -42,6 +42,7 @@ class Extending:
         self._covered: dict[str, dict[str, decide.Armed]] = {}
         self._again: dict[str, float] = {}
         self._told: set[str] = set()
+        self._held: set[str] = set()
         self._silent: set[str] = set()
         self._ended: dict[str, str] = {}
         self._took = 0.0
@@ -57,9 +58,10 @@ class Extending:
         self._thread.join()
 
     def cover(self, armed: dict[str, decide.Armed], hosts: Iterable[str] | None = None) -> None:
-        """Extend the deadlines of these hosts (by default of all in ``armed``) from now on. ``armed`` is kept up to
-        date."""
+        """Extend the deadlines of these hosts, which are held (by default of all in ``armed``, on which the playbook
+        runs) from now on. ``armed`` is kept up to date."""
         self._covered.update(dict.fromkeys(armed if hosts is None else hosts, armed))
+        self._held.update(hosts or ())
 
     def release(self, hosts: Sequence[str]) -> None:
         """Stop extending the deadlines of these hosts."""
@@ -148,7 +150,9 @@ class Extending:
         """The dead-man of a covered host after its answer."""
         now = self.context.clock.now()
         over = decide.over(result)
-        if over:
+        if over and host in self._held and decide.kept_by_a_person(result.result, before.generation):
+            self._covered.pop(host, None)  # No playbook runs on it any more, and it keeps the change.
+        elif over:
             self._covered.pop(host, None)
             self._ended[host] = f"{host}: its change is over, and nothing undoes what the playbook does there: {over}"
         found = decide.extended(result.result, before, result.started, now) if result.status == "ok" else None

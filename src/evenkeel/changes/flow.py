@@ -268,7 +268,7 @@ class Change:
 
         def over() -> bool:
             told.update(self._ask(held))
-            return all(decide.approved(told[host]) for host in held)
+            return all(decide.approved(told[host]) for host in held if self.hosts[host].state is State.HELD)
 
         return self._watch(math.inf, "", over)
 
@@ -311,8 +311,12 @@ class Change:
             return self.context.must_stop()
         held = self._in_state(State.HELD)
         for host, told in self._ask(held).items() if held else ():
-            why = decide.why_not_held(told, self.hosts[host].generation)
-            if why:
+            result = self.hosts[host]
+            why = decide.why_not_held(told, result.generation)
+            if decide.kept_by_a_person((told or {}).get("last") or {}, result.generation):
+                result.state, result.by = State.CONFIRMED, decide.OPERATOR
+                self.context.tell(Phase.CONFIRMED, host, text="a person confirmed it there")
+            elif why:
                 return f"{host} was held, and waits no more: {why}"
         # A host without probes is asked as well: a change may take it down long after its login has confirmed it.
         confirmed = [host for host in self.hosts if self.hosts[host].state in (State.CONFIRMED, State.HELD)]

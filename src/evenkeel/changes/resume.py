@@ -34,8 +34,6 @@ KEEP, BACK, WAIT = "keep", "back", "wait"
 _ANSWER = 120.0
 # Seconds after which the hosts of a change that is over are brought to one end only when the change is named.
 _OLD = 86400.0
-# The end of a change by a person on its host.
-OPERATOR = "operator"
 _LIVES = (
     ". The run that began it may still live: it ends its playbook once it has asked these hosts again (mostly within"
     " 15 s, and within half of the time to confirm), and has them put back what the playbook changed meanwhile"
@@ -84,7 +82,7 @@ class Found:
     @property
     def kept(self) -> list[str]:
         """The hosts that keep the change and share its end. A host on which a person confirmed it keeps it for good."""
-        kept = [one.host for one in self.members if one.state is State.CONFIRMED and one.by != OPERATOR]
+        kept = [one.host for one in self.members if one.state is State.CONFIRMED and one.by != decide.OPERATOR]
         return kept if self.total else []
 
     def is_old(self, now: float) -> bool:

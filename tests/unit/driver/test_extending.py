@@ -114,6 +114,14 @@ def test_a_host_whose_change_is_over_is_told_to_the_wave(status: str, answer: di
     assert one.due(clock.now + 300) == (["web2"] if said else ["web1", "web2"])
 
 
+def test_a_held_host_that_a_person_confirmed_there_does_not_end_the_playbook_on_others() -> None:
+    kept = ended("web1", PREFIX + "ft_settle", outcome="confirmed", by="operator", generation=3)
+    one, clock, _told = extending(("settle", [kept], 0))
+    one.cover({"web1": armed(clock.now), "web2": armed(clock.now)}, ["web1"])
+    one.extend(["web1"])
+    assert one.ended() == "" and one.due(clock.now + 300) == []
+
+
 def test_a_host_that_is_released_meanwhile_is_not_told_of() -> None:
     over = ended("web1", "evenkeel.fault_tolerance.ft_settle", outcome="confirmed", by="settle", generation=3)
     one, clock, _told = extending()

@@ -349,6 +349,25 @@ def test_the_decision_moves_the_deadlines_that_the_confirmation_counts_with(cloc
     assert {dead_man.latest for dead_man in dead_men.values()} == {clock.now + 500.0}
 
 
+KEPT = {"outcome": "confirmed", "by": "operator", "generation": 3}
+
+
+def test_a_host_on_which_a_person_confirmed_the_change_keeps_it_and_the_others_are_told_to_keep_it(
+    clock: Hands,
+) -> None:
+    told = ended("web1", PREFIX + "ft_settle", outcome="decided", generation=3, remaining=500.0)
+    kept = ended("web2", PREFIX + "ft_settle", **KEPT)
+    dead_men = {host: decide.Armed(3, "f00", WITHIN, clock.now + 590, clock.now + 600) for host in HOSTS}
+    one, _script = wave(("settle", [told, kept], 0), ("settle", [settled("web1", "confirmed"), kept], 0), clock=clock)
+    assert Ending(one.context, one.hosts, dead_men).confirm(HOSTS) == ""
+    assert states(one) == [State.CONFIRMED] * 2
+    one, _script = wave(("settle", [settled("web1", "rolled_back"), kept], 2), clock=clock)
+    for result in one.hosts.values():
+        result.state = State.HELD
+    Ending(one.context, one.hosts, dead_men).back(HOSTS, "web3 failed")
+    assert states(one) == [State.ROLLED_BACK, State.CONFIRMED] and "a person confirmed" in one.hosts["web2"].why
+
+
 # -- several waves
 
 
@@ -447,6 +466,16 @@ def test_the_facts_of_later_waves_are_gathered_first_and_one_that_has_none_is_no
     assert one.run(gather=True) == ("", False)
     assert script_of(one).asked[0][1]["evenkeel_hosts"] == ["web2"]
     assert "web2" in one.notes[0] and "no route" in one.notes[0]
+
+
+def test_a_held_host_that_a_person_confirmed_there_counts_as_confirmed() -> None:
+    one = change(
+        ("status", [ended("web1", PREFIX + "ft_info", generation=3, armed=None, last=KEPT)], 0),
+        ("health", [measured("web1")], 0),
+        hosts=1,
+    )
+    one.hosts["web1"] = HostResult("web1", 1, State.HELD, generation=3)
+    assert one._measure() == "" and one.hosts["web1"].state is State.CONFIRMED
 
 
 def test_a_play_that_was_left_out_is_no_success_and_a_host_touched_outside_is_named() -> None:
