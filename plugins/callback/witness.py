@@ -52,8 +52,9 @@ IDLE = ("add_host", "assert", "debug", "fail", "gather_facts", "group_by", "incl
 
 
 class CallbackModule(CallbackBase):
-    """carried.json: host -> its variables (set by tasks, and included from files) and groups, from wave to wave.
-    seen.json: the hosts that this run reached, and the hosts of its limit for which no play of the user's came."""
+    """carried.json, from wave to wave: host -> its groups and variables (set by tasks, included from files, given by
+    add_host). seen.json: the hosts that this run reached, and those of its limit for which no play of the user's came.
+    """
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"
@@ -67,6 +68,8 @@ class CallbackModule(CallbackBase):
         self._left_out: dict[str, str] = {}
         self._played: set[str] = set()
         self._ours: set[str] = set()
+        # The hosts that add_host of earlier waves added.
+        self._added: set[str] = set()
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
         if not os.path.basename(playbook._file_name).startswith(".evenkeel-"):
@@ -94,7 +97,9 @@ class CallbackModule(CallbackBase):
             self._played.update(_names(inventory.get_hosts(play.hosts, ignore_restrictions=True)))
         ours = _names(inventory.get_hosts(ignore_restrictions=True))
         meant = inventory.get_hosts(play.hosts, ignore_limits=True, ignore_restrictions=True)
-        self._left_out.update({host: play.get_name() for host in _names(meant) if host not in (*ours, *LOCAL)})
+        self._left_out.update(
+            {host: play.get_name() for host in _names(meant) if host not in (*ours, *self._added, *LOCAL)}
+        )
 
     def v2_runner_on_ok(self, result: Any) -> None:
         self._note(result)
@@ -117,6 +122,9 @@ class CallbackModule(CallbackBase):
         missed = [host for host in ours if host not in self._played]
         self._write("seen.json", json.dumps({"touched": touched, "left_out": self._left_out, "missed": missed}))
         carried = self._carried()
+        given: dict[str, dict[str, object]] = {}
+        for one in inventory._cached_dynamic_hosts:
+            given.setdefault(str(one["host_name"]), {}).update(_plain(one.get("host_vars") or {}))
         # Tasks set variables and groups on others as well (delegate_facts, add_host).
         for host in [*inventory.hosts.values(), *([inventory.localhost] if inventory.localhost else [])]:
             before = carried.get(host.name, {})
@@ -126,6 +134,7 @@ class CallbackModule(CallbackBase):
                 "vars": {**before.get("vars", {}), **set_here},
                 "included": {**before.get("included", {}), **included},
                 "groups": [group.name for group in host.get_groups()],
+                "given": given.get(host.name),
             }
         self._write("carried.json", json.dumps(carried))
 
@@ -139,6 +148,10 @@ class CallbackModule(CallbackBase):
     def _restore(self, inventory: Any) -> None:
         """Put back the variables that earlier waves left in memory, as a single run would find them now."""
         for host, one in self._carried().items():
+            if one["given"] is not None:
+                self._added |= {host} - inventory.hosts.keys()
+                groups = [group for group in one["groups"] if group not in ("all", "ungrouped")]
+                inventory.add_dynamic_host({"host_name": host, "groups": groups, "host_vars": one["given"]}, {})
             known = inventory.get_host(host)
             if known is None:
                 continue

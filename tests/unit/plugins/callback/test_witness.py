@@ -80,6 +80,48 @@ def test_a_template_of_included_variables_stays_one_and_yields_to_what_is_includ
     assert second.value("web1", "page") == "blue anew"
 
 
+def test_a_host_that_add_host_added_is_there_in_later_waves_with_its_variables(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    first = Manager()
+    for given in ({"token": "abc", "odd": object()}, {"at": 6443}):
+        first._inventory.add_dynamic_host({"host_name": "holder", "groups": ["fresh"], "host_vars": given}, {})
+    first._inventory.add_dynamic_host({"host_name": "web2", "groups": ["old"], "host_vars": {"role": "old"}}, {})
+    second = after(after(first, monkeypatch, tmp_path), monkeypatch, tmp_path)
+    assert (second.value("holder", "token"), second.value("holder", "at")) == ("abc", 6443)
+    assert second.value("web2", "role") == "old"
+    assert {
+        name: group.hosts[0].name for name, group in second._inventory.groups.items() if name in ("fresh", "old")
+    } == {
+        "fresh": "holder",
+        "old": "web2",
+    }
+
+
+def test_a_host_that_an_earlier_wave_added_is_not_left_out_again_by_a_play_before_that(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With serial, the plays before add_host never come to it, and the wave that added it has told of those after."""
+    first = Manager()
+    first._inventory.add_dynamic_host({"host_name": "holder", "groups": ["fresh"], "host_vars": {}}, {})
+    monkeypatch.setattr(witness.CallbackModule, "get_option", lambda *_: str(tmp_path))
+    one, other, second = witness.CallbackModule(), witness.CallbackModule(), Manager()
+    one._manager = first
+    one.v2_playbook_on_stats(None)
+    second._inventory.subset("web1")
+    for play in load(second, tmp_path, "- hosts: all\n").get_plays():
+        other.v2_playbook_on_play_start(play)
+    assert list(other._left_out) == ["web2"]
+
+
+def load(manager: Manager, directory: Path, text: str) -> Playbook:
+    (directory / ".evenkeel-around.yml").write_text(text)
+    found = Playbook.load(str(directory / ".evenkeel-around.yml"), variable_manager=manager, loader=manager.loader)
+    for play in found.get_plays():
+        play.post_validate(Templar(manager.loader, manager.get_vars(play=play)))
+    return found
+
+
 PLAYS = """
 - hosts: "{{ ansible_limit | default('web2') }}"
 - hosts: web1,web2
