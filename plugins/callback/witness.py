@@ -70,6 +70,12 @@ class CallbackModule(CallbackBase):
         self._ours: set[str] = set()
         # The hosts that add_host of earlier waves added.
         self._added: set[str] = set()
+        # Whether a play runs on the controller alone, and the variables there as it began. What such plays set there:
+        # values of earlier waves, and names of this wave.
+        self._local = False
+        self._began: dict[str, dict[str, Any]] = {}
+        self._earlier: dict[str, dict[str, Any]] = {}
+        self._own: dict[str, set[str]] = {}
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
         if not os.path.basename(playbook._file_name).startswith(".evenkeel-"):
@@ -93,8 +99,10 @@ class CallbackModule(CallbackBase):
         if self._manager is None:
             self._manager = play.get_variable_manager()
             self._restore(inventory)
+        names = _names(inventory.get_hosts(play.hosts, ignore_restrictions=True))
+        self._turn_to(bool(names) and all(name in LOCAL for name in names))
         if play._uuid not in self._ours:  # with later batches of serial, which the play may leave out (end_play)
-            self._played.update(_names(inventory.get_hosts(play.hosts, ignore_restrictions=True)))
+            self._played.update(names)
         ours = _names(inventory.get_hosts(ignore_restrictions=True))
         meant = inventory.get_hosts(play.hosts, ignore_limits=True, ignore_restrictions=True)
         self._left_out.update(
@@ -121,6 +129,7 @@ class CallbackModule(CallbackBase):
         touched = [host for host in self._touched if host not in (*ours, *LOCAL)]
         missed = [host for host in ours if host not in self._played]
         self._write("seen.json", json.dumps({"touched": touched, "left_out": self._left_out, "missed": missed}))
+        self._turn_to(False)
         carried = self._carried()
         given: dict[str, dict[str, object]] = {}
         for one in inventory._cached_dynamic_hosts:
@@ -135,6 +144,7 @@ class CallbackModule(CallbackBase):
                 "included": {**before.get("included", {}), **included},
                 "groups": [group.name for group in host.get_groups()],
                 "given": given.get(host.name),
+                "own": sorted({*self._own.get(host.name, ()), *self._earlier.get(host.name, ())}),
             }
         self._write("carried.json", json.dumps(carried))
 
@@ -155,7 +165,8 @@ class CallbackModule(CallbackBase):
             known = inventory.get_host(host)
             if known is None:
                 continue
-            if one["vars"]:
+            own = self._earlier[host] = {name: one["vars"].pop(name) for name in one["own"] if name in one["vars"]}
+            if own or one["vars"]:
                 self._manager.set_nonpersistent_facts(host, one["vars"])
             for name, value in one["included"].items():
                 # Below what tasks set, and above it again what the wave includes anew.
@@ -166,6 +177,26 @@ class CallbackModule(CallbackBase):
                     inventory.add_group(group)
                 inventory.groups[group].add_host(known)
         inventory.reconcile_inventory()
+
+    def _turn_to(self, local: bool) -> None:
+        """A play ends, and another begins. Plays on the controller run in each wave, and with serial they run once. So
+        they begin without what they set in an earlier wave, and other plays find that again. Only the result of a task
+        (``register``) is that of this wave: it may name a file that this wave has made."""
+        for host in LOCAL:
+            now = self._manager._nonpersistent_fact_cache.get(host, {})
+            earlier, own = self._earlier.get(host, {}), self._own.setdefault(host, set())
+            if self._local:
+                before = self._began.get(host, {})
+                own.update(name for name, value in now.items() if before.get(name, self) is not value)
+            else:
+                earlier.update({name: now[name] for name in earlier if name in now})
+            for name, value in earlier.items():
+                if not local and not (name in own and _is_result(now.get(name))):
+                    now[name] = value
+                elif local and name not in own:
+                    now.pop(name, None)
+            self._began[host] = dict(now)
+        self._local = local
 
     def _carried(self) -> dict[str, Any]:
         try:
@@ -179,6 +210,10 @@ class CallbackModule(CallbackBase):
         with os.fdopen(os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
             stream.write(text)
         os.replace(path + ".new", path)
+
+
+def _is_result(value: Any) -> bool:
+    return isinstance(value, dict) and "changed" in value
 
 
 def _names(hosts: Any) -> list[str]:

@@ -114,6 +114,35 @@ def test_a_host_that_an_earlier_wave_added_is_not_left_out_again_by_a_play_befor
     assert list(other._left_out) == ["web2"]
 
 
+def test_plays_on_the_controller_see_in_each_wave_what_they_would_see_if_they_ran_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(witness.CallbackModule, "get_option", lambda *_: str(tmp_path))
+    for wave in (1, 2, 3):
+        manager, one = Manager(), witness.CallbackModule()
+
+        def seen(name: str, manager: Manager = manager) -> Any:
+            return manager.get_vars(host=manager._inventory.get_host("localhost")).get(name)
+
+        def put(values: dict[str, Any], manager: Manager = manager) -> None:
+            manager.set_nonpersistent_facts("localhost", values)
+
+        first, fleet, last = load(manager, tmp_path, 3 * "- hosts: localhost\n").get_plays()
+        fleet.hosts = ["web1"]
+        one.v2_playbook_on_play_start(first)
+        put({"found": [*(seen("found") or []), "a"], "token": seen("token") or f"t{wave}", "count": seen("count") or 0})
+        put({"directory": {"changed": True, "path": f"/tmp/{wave}"}, "copy": wave})
+        one.v2_playbook_on_play_start(fleet)
+        assert (seen("found"), seen("token"), seen("copy")) == (["a"], "t1", 1), "as in the first wave"
+        assert seen("directory")["path"] == f"/tmp/{wave}", "the result of a task of this wave"
+        put({"count": seen("count") + 1, "lent": [*(seen("lent") or []), wave]})  # delegated, with delegate_facts
+        one.v2_playbook_on_play_start(last)
+        assert (seen("found"), seen("lent")) == (["a"], list(range(1, wave + 1)))
+        put({"summary": [*(seen("summary") or []), "b"]})
+        one.v2_playbook_on_stats(None)
+        assert (seen("summary"), seen("count")) == (["b"], wave)
+
+
 def load(manager: Manager, directory: Path, text: str) -> Playbook:
     (directory / ".evenkeel-around.yml").write_text(text)
     found = Playbook.load(str(directory / ".evenkeel-around.yml"), variable_manager=manager, loader=manager.loader)
