@@ -139,8 +139,8 @@ def test_plays_on_the_controller_see_in_each_wave_what_they_would_see_if_they_ra
         one.v2_playbook_on_play_start(last)
         assert (seen("found"), seen("lent")) == (["a"], list(range(1, wave + 1)))
         put({"summary": [*(seen("summary") or []), "b"]})
-        one.v2_playbook_on_stats(None)
         assert (seen("summary"), seen("count")) == (["b"], wave)
+        one.v2_playbook_on_stats(None)
 
 
 def load(manager: Manager, directory: Path, text: str) -> Playbook:
