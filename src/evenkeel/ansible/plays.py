@@ -24,6 +24,7 @@ from evenkeel.outcome import UsageError
 _IMPORT = ("import_playbook", "ansible.builtin.import_playbook", "ansible.legacy.import_playbook")
 _GATHERS = ("setup", "gather_facts")
 _SETUP = re.compile(r"^[ -]*(ansible\.(builtin|legacy)\.)?(setup|(?<=\.)gather_facts)\s*:", re.MULTILINE)
+_SECTION = re.compile(r"^[ -]*(rescue|always)\s*:|\b(rescue|always): *\[", re.MULTILINE)
 _BLOCKS = ("pre_tasks", "tasks", "post_tasks", "handlers", "block", "rescue", "always")
 
 
@@ -155,9 +156,20 @@ def _gathers(task: Mapping[str, Any]) -> bool:
     return any(str(key).rpartition(".")[2] in _GATHERS for key in task)
 
 
+def unlisted(path: Path) -> str:
+    """The text of the playbook, and of files beside it, that have a section whose tasks Ansible does not list."""
+    texts = map(_text, [path, *path.parent.glob("*.y*ml"), *_beside(path.parent)])
+    return "\n".join(text for text in texts if _SECTION.search(text))
+
+
 def _beside_gathers(directory: Path) -> bool:
+    return any(_SETUP.search(_text(path)) for path in _beside(directory))
+
+
+def _beside(directory: Path) -> Iterator[Path]:
+    """The files of roles and tasks beside a playbook."""
     files = (path for name in ("roles", "tasks") for path in (directory / name).rglob("*.y*ml"))
-    return any(_SETUP.search(_text(path)) for path in files if path.is_file())
+    return (path for path in files if path.is_file())
 
 
 def _text(path: Path) -> str:

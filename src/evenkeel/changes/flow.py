@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Unpack
 
-from evenkeel.ansible import plays
+from evenkeel.ansible import plays, tasks
 from evenkeel.ansible.caller import Caller, CallerArguments
 from evenkeel.ansible.event import Event
 from evenkeel.ansible.events import Record, feed
@@ -68,9 +68,11 @@ def run(request: Request, caller: Caller) -> ChangeResult:
         raise UsageError(f"--tags and --skip-tags leave no task of {request.playbook}")
     secrets = caller.passwords(options)
     targets = caller.controller.find_targets(request.playbook, options, ansible, secrets)
+    chosen = tasks.check(request.playbook, options, ansible, secrets)
+    targets = replace(targets, notes=(*targets.notes, *chosen.notes))
     base = Path(directory_of(request.playbook, ansible.cwd))
     with caller.controller.open_session(ansible, options, secrets, base) as session:
-        whole = _prepare(session, request, targets, caller)
+        whole = _prepare(session, request, targets, caller, chosen)
         gather = plays.gathers(path, str(ansible.settings.get("DEFAULT_GATHERING", "implicit")))
         with under_way(caller.begins), whole.context.stop_if or nullcontext():
             try:
@@ -93,7 +95,7 @@ def run(request: Request, caller: Caller) -> ChangeResult:
     )
 
 
-def _prepare(session: Session, request: Request, targets: Targets, caller: Caller) -> Change:
+def _prepare(session: Session, request: Request, targets: Targets, caller: Caller, chosen: tasks.Chosen) -> Change:
     """The change, after all checks that are possible before a host is armed. Raises UsageError."""
 
     def stop() -> str:
@@ -108,6 +110,7 @@ def _prepare(session: Session, request: Request, targets: Targets, caller: Calle
     plan = waves.split(targets.hosts, waves.parse(sizes))
     if domain:
         plan = waves.by_domain(plan, preflight.domains(domain, targets))
+    chosen.starts_in(plan, targets.local)
     notes = [*targets.notes, *preflight.check(request.probes, request.resources, targets)]
     strict = preflight.strict(request.probes, targets)
     within = preflight.agreed(request.confirm_within, "evenkeel_confirm_within", DEFAULT_CONFIRM_WITHIN, targets)
