@@ -56,7 +56,7 @@ class Chosen:
 
 
 def check(playbook: str, options: Options, ansible: Ansible, secrets: Secrets) -> Chosen:
-    """What these options leave. Raises UsageError where that is no task at all."""
+    """The tasks that these options leave. Raises UsageError where there is none."""
     words = [word for word in options.users if word.partition("=")[0] in (_TAGS, _SKIP, _START)]
     if not words:
         return Chosen()
@@ -84,7 +84,7 @@ def parse(text: str) -> list[Play]:
 
 
 def judge(playbook: str, words: Sequence[str], found: Sequence[Play], unlisted: str) -> Chosen:
-    """As ``check``. words: the options that choose tasks. unlisted: the text in which a task may stand that Ansible
+    """The same as ``check``. words: the options that choose tasks. unlisted: the text in which a task may stand that Ansible
     does not list."""
     said = {flag: [word.partition("=")[2] for word in words if word.startswith(f"{flag}=")] for flag in (_TAGS, _START)}
     wanted = {tag.strip() for word in said[_TAGS] for tag in word.split(",")} - _SPECIAL - {""}
