@@ -84,8 +84,8 @@ def parse(text: str) -> list[Play]:
 
 
 def judge(playbook: str, words: Sequence[str], found: Sequence[Play], unlisted: str) -> Chosen:
-    """The same as ``check``. words: the options that choose tasks. unlisted: the text in which a task may stand that Ansible
-    does not list."""
+    """The same as ``check``. words: the options that choose tasks. unlisted: the text in which a task may stand that
+    Ansible does not list."""
     said = {flag: [word.partition("=")[2] for word in words if word.startswith(f"{flag}=")] for flag in (_TAGS, _START)}
     wanted = {tag.strip() for word in said[_TAGS] for tag in word.split(",")} - _SPECIAL - {""}
     tags = [tags for play in found for _name, tags in play.tasks]
