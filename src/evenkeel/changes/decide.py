@@ -32,6 +32,11 @@ _SKEW = 3.0
 QUIET = 31.0
 # The words of ssh for such a login, and for one that nobody answered.
 _TURNED_AWAY = r"[Cc]onnection (refused|reset|closed|timed out)|kex_exchange_identification|banner exchange"
+# The words for a host that nobody came into: what was asked of it has not begun there.
+_NEVER_IN = (
+    r"ssh: (connect to host|Could not resolve)|kex_exchange_identification|banner exchange|Permission denied \("
+    r"|Host key verification failed|IDENTIFICATION HAS CHANGED|[Ii]ncorrect .{0,20}password|create temporary directory"
+)
 # No dead-man is waited for longer, in seconds, whatever a host says of it.
 _LONGEST = 86400.0
 
@@ -113,14 +118,34 @@ def adopted(info: Mapping[str, Any], began: float, now: float, asked: float | No
     return armed({"armed": change}, began, now, asked)
 
 
-def begun(record: Record, hosts: Sequence[str], found: Mapping[str, Armed], stopped: str = "") -> Begun:
+def lost(record: Record, hosts: Sequence[str], *, sent: bool) -> frozenset[str]:
+    """The hosts that may be armed without our knowledge: the connection was lost while they took the checkpoint, or the
+    run ended before their answers. sent: the run came to the checkpoint."""
+
+    def is_lost(host: str) -> bool:
+        result = record.of(host, "ft_checkpoint")
+        if result is None:
+            return sent and host not in record.unreachable and host not in record.failures
+        return result.status == "unreachable" and not re.search(_NEVER_IN, str(result.result.get("msg")))
+
+    return frozenset(host for host in hosts if is_lost(host))
+
+
+def begun(
+    record: Record,
+    hosts: Sequence[str],
+    found: Mapping[str, Armed],
+    stopped: str = "",
+    silent: frozenset[str] = frozenset(),
+) -> Begun:
     """Whether the user's playbook may run on a wave: only when the guard let it, and every host is armed.
 
-    stopped: why we, or somebody else, ended the run early; a host may then be armed without our knowledge.
+    stopped: why we, or somebody else, ended the run early. silent: the hosts that may be armed without our knowledge.
     """
     guard = [r for results in record.results.values() for r in results if r.task == "ft_guard" and r.status != "ok"]
     whys = {}
-    strange = set()
+    strange = set(silent)
+    may_be = "if it is armed, it disarms itself when its time to confirm is over"
     for host in hosts:
         result = record.of(host, "ft_checkpoint")
         if result is not None and result.status == "ok" and host in found:
@@ -135,12 +160,13 @@ def begun(record: Record, hosts: Sequence[str], found: Mapping[str, Armed], stop
             strange |= {host} if result.result.get("error") == BAD else set()
         else:
             whys[host] = record.unreachable.get(host) or record.failures.get(host, "")
+        whys[host] += f"; {may_be}" if host in silent and whys[host] else ""
     if guard:
         halt = f"refused by the guard: {_hinted(message(guard[0].result))}"
         return Begun(found, {}, halt, guard[0].result.get("error") == USAGE)
     doubtful = frozenset(strange)
     if stopped:
-        unknown = f"{stopped}; if it is armed, it disarms itself when its time to confirm is over"
+        unknown = f"{stopped}; {may_be}"
         return Begun(found, {host: why or unknown for host, why in whys.items()}, stopped, doubtful=doubtful)
     first = next((host for host, why in whys.items() if why), "")
     if whys:

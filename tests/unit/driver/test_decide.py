@@ -67,8 +67,23 @@ def test_one_host_that_is_not_armed_halts_its_wave_and_is_named() -> None:
         ("web2", "ft_checkpoint", "unreachable", {"msg": "no route"}),
     )
     begun = decide.begun(seen, ["web1", "web2"], {"web1": DEAD_MAN})
-    assert begun.halt == "web2: no route"
+    assert begun.halt == "web2: no route" and not begun.doubtful
     assert list(begun.whys) == ["web2"]
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "lost"),
+    [
+        ("unreachable", "Failed to connect to the host via ssh: Shared connection to web1 closed.", True),
+        ("unreachable", "no answer within 300 s", True),
+        ("unreachable", "Failed to connect to the host via ssh: ssh: connect to host web1 port 22: timed out", False),
+        ("unreachable", "Failed to connect to the host via ssh: root@web1: Permission denied (publickey).", False),
+        ("failed", "no room", False),
+    ],
+)
+def test_a_host_that_is_lost_while_it_takes_the_checkpoint_may_be_armed(status: str, said: str, lost: bool) -> None:
+    assert bool(decide.lost(record(("web1", "ft_checkpoint", status, {"msg": said})), ["web1"], sent=False)) is lost
+    assert decide.lost(record(), ["web1"], sent=True) == {"web1"} and not decide.lost(record(), ["web1"], sent=False)
 
 
 def test_a_checkpoint_without_a_dead_man_halts() -> None:

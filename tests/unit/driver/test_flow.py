@@ -294,6 +294,31 @@ def test_a_begin_that_was_killed_finds_what_it_armed(clock: Hands) -> None:
     assert states(one) == [State.UNTOUCHED] * 2
 
 
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_host_that_was_lost_while_it_was_armed_is_disarmed_or_in_doubt(clock: Hands, answers: bool) -> None:
+    change = {"generation": 3, "until": clock.now + WITHIN, "within": WITHIN, "checkpoint": "f00"}
+    lost = ended("web2", PREFIX + "ft_checkpoint", "unreachable", msg="Shared connection to web2 closed.")
+    told = (
+        ended("web2", PREFIX + "ft_info", armed=change) if answers else ended("web2", PREFIX + "ft_info", "unreachable")
+    )
+    back = [settled("web1", "rolled_back"), *([settled("web2", "rolled_back")] if answers else [])]
+    one, script = wave(
+        ("begin", [*play(), armed("web1"), lost, stats()], 4), ("status", [told], 0), ("settle", back, 2), clock=clock
+    )
+    assert "web2: Shared connection" in one.run()[0]
+    assert set(script.asked[2][1]["evenkeel_generations"]) == ({"web1", "web2"} if answers else {"web1"})
+    assert states(one) == [State.UNTOUCHED, State.UNTOUCHED if answers else State.IN_DOUBT]
+    assert answers or "if it is armed, it disarms itself" in one.hosts["web2"].why
+
+
+def test_a_begin_that_ended_while_hosts_took_the_checkpoint_leaves_those_that_do_not_answer_in_doubt() -> None:
+    came = {"event": "playbook_on_task_start", "event_data": {"name": "T", "resolved_action": PREFIX + "ft_checkpoint"}}
+    for events, state in (([*play(), came], State.IN_DOUBT), (play(), State.UNTOUCHED)):
+        one, _script = wave(("begin", events, None), ("status", [], 4))
+        one.run()
+        assert states(one) == [state] * 2
+
+
 def test_stopped_once_the_hosts_in_flight_are_rolled_back_now() -> None:
     one, script = wave(
         ("begin", BEGIN, 0),
