@@ -72,7 +72,8 @@ def run(request: Request, caller: Caller) -> ChangeResult:
     targets = replace(targets, notes=(*targets.notes, *chosen.notes))
     base = Path(directory_of(request.playbook, ansible.cwd))
     with caller.controller.open_session(ansible, options, secrets, base) as session:
-        whole = _prepare(session, request, targets, caller, chosen)
+        whole = _prepare(session, request, targets, caller)
+        chosen.starts_in(whole.plan, whole.context.targets.local)
         gather = plays.gathers(path, str(ansible.settings.get("DEFAULT_GATHERING", "implicit")))
         with under_way(caller.begins), whole.context.stop_if or nullcontext():
             try:
@@ -95,7 +96,7 @@ def run(request: Request, caller: Caller) -> ChangeResult:
     )
 
 
-def _prepare(session: Session, request: Request, targets: Targets, caller: Caller, chosen: tasks.Chosen) -> Change:
+def _prepare(session: Session, request: Request, targets: Targets, caller: Caller) -> Change:
     """The change, after all checks that are possible before a host is armed. Raises UsageError."""
 
     def stop() -> str:
@@ -110,7 +111,6 @@ def _prepare(session: Session, request: Request, targets: Targets, caller: Calle
     plan = waves.split(targets.hosts, waves.parse(sizes))
     if domain:
         plan = waves.by_domain(plan, preflight.domains(domain, targets))
-    chosen.starts_in(plan, targets.local)
     notes = [*targets.notes, *preflight.check(request.probes, request.resources, targets)]
     strict = preflight.strict(request.probes, targets)
     within = preflight.agreed(request.confirm_within, "evenkeel_confirm_within", DEFAULT_CONFIRM_WITHIN, targets)
