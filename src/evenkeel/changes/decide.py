@@ -279,6 +279,23 @@ def approved(result: Mapping[str, Any] | None) -> bool:
     return isinstance(armed, dict) and armed.get("stage") in ("approved", "decided")
 
 
+def until(result: Mapping[str, Any] | None) -> float:
+    """The deadline of a change under way by the clock of its host, from the answer of ft_info; infinite without one."""
+    armed = (result or {}).get("armed")
+    return float(armed.get("until") or math.inf) if isinstance(armed, dict) else math.inf
+
+
+def lives(result: Mapping[str, Any] | None, generation: int, before: float) -> bool:
+    """Whether an approved host shows that a run drives its change, from the answer of ft_info: the change is decided,
+    or over but not by the host itself, or has got a later deadline than ``before``."""
+    if result is None:
+        return False
+    armed, last = result.get("armed"), result.get("last") or {}
+    if isinstance(armed, dict) and armed.get("generation") == generation:
+        return armed.get("stage") == "decided" or before + 0.5 < until(result) < math.inf
+    return last.get("generation") == generation and last.get("by") == "settle"
+
+
 def may_ask_again(armed: Armed, why: str, now: float) -> bool:
     """Whether a host without an answer is asked the same once more, after a while: its login was turned away, as hosts
     do that limit logins, and more than half of its time to confirm is left then."""

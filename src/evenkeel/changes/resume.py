@@ -32,6 +32,8 @@ from evenkeel.shared import misspelt
 KEEP, BACK, WAIT = "keep", "back", "wait"
 # Seconds that hosts may take to report their memory.
 _ANSWER = 120.0
+# Seconds in which a run that lives goes on after an approval, or extends the hosts; and between two looks at them.
+_SIGN, _LOOK = 45.0, 5.0
 # Seconds after which the hosts of a change that is over are brought to one end only when the change is named.
 _OLD = 86400.0
 _LIVES = (
@@ -203,7 +205,29 @@ class Resumption:
             else:
                 result.why = "approved: the run that waits goes on"
             results.append(result)
+        if results and not reason and not self._goes_on([one for one in change.members if one.host in names]):
+            reason = (
+                f"the approval stands on {some_of(names)}, but no run has gone on within {_SIGN:.0f} s: it may have"
+                " ended. The hosts go back by themselves unless they are confirmed there (evenkeel-host confirm). Run"
+                " the change again, or take it back now (evenkeel abort)"
+            )
+            for result in results:
+                result.state, result.why = State.IN_DOUBT, "approved, but no run is seen to go on"
         return reason, results
+
+    def _goes_on(self, members: Sequence[Member]) -> bool:
+        """Whether the hosts show that the run which waits has lived since the approval: it has written its decision,
+        has brought a host to an end, or has extended a host."""
+        clock, first = self.context.clock, dict[str, float]()
+        end = clock.now() + _SIGN
+        while clock.now() < end and not self.context.stops():
+            told = _ask(self.context, [one.host for one in members])
+            for one in members:
+                if decide.lives(told[one.host], one.generation, first.setdefault(one.host, math.inf)):
+                    return True
+                first[one.host] = min(first[one.host], decide.until(told[one.host]))
+            self.context.rest(_LOOK)
+        return False
 
     def _armed(self, member: Member) -> decide.Armed:
         now = self.context.clock.now()

@@ -350,6 +350,29 @@ def test_a_person_has_let_a_change_go_on_only_where_the_host_says_so() -> None:
     assert decide.approved(info("approved"))
 
 
+@pytest.mark.parametrize(
+    ("looks", "lives"),
+    [
+        ([info("approved"), info("decided")], True),
+        ([info("approved"), info(outcome="confirmed")], True),
+        ([info("approved"), None, info("approved", until=700.0)], True),  # extended
+        ([by(info(outcome="rolled_back"))], False),  # on the host itself
+        ([info("approved"), None], False),
+    ],
+)
+def test_an_approval_is_a_success_only_where_a_run_goes_on(looks: list[dict[str, Any] | None], lives: bool) -> None:
+    answer = ended("web1", PREFIX + "ft_settle", outcome="approved", generation=3, remaining=600.0)
+    runs: list[Any] = [("settle", [answer], 0)]
+    for told in [*looks, *looks[-1:] * 20]:
+        runs.append(("status", [ended("web1", PREFIX + "ft_info", **told)] if told else [], 0))
+    one, _clock, _told = extending(*runs)
+    (change,) = resume.found({"web1": info("held"), "web2": info("held")}, 0.0)
+    change.members = change.members[:1]
+    reason, results = resume.Resumption(one.context, {}).approve(change)
+    assert (reason == "") is lives and [result.state for result in results] == [State.HELD if lives else State.IN_DOUBT]
+    assert lives or "no run has gone on" in reason
+
+
 def test_an_extension_that_another_generation_tells_of_is_none() -> None:
     before = replace(armed(0.0), generation=4)
     assert decide.extended({"remaining": 600.0, "generation": 3}, before, 1.0, 2.0) is None

@@ -374,7 +374,7 @@ def test_the_decision_moves_the_deadlines_that_the_confirmation_counts_with(cloc
     assert {dead_man.latest for dead_man in dead_men.values()} == {clock.now + 500.0}
 
 
-KEPT = {"outcome": "confirmed", "by": "operator", "generation": 3}
+KEPT: dict[str, Any] = {"outcome": "confirmed", "by": "operator", "generation": 3}
 
 
 def test_a_host_on_which_a_person_confirmed_the_change_keeps_it_and_the_others_are_told_to_keep_it(
