@@ -13,7 +13,7 @@ import pytest
 
 from evenkeel.ansible import options
 from evenkeel.ansible.options import Options, Secrets
-from evenkeel.ansible.targets import _without_prompts
+from evenkeel.ansible.targets import without_prompts
 from evenkeel.cli import parser
 from evenkeel.outcome import UsageError
 
@@ -105,7 +105,7 @@ def test_passwords_that_the_configuration_makes_ansible_ask_for_are_asked() -> N
 def test_a_vault_id_without_a_name_is_asked_for_as_well() -> None:
     found = parsed("--vault-id", "prompt", "--vault-id", "dev@prompt", "--vault-id", "x@file")
     assert found.prompts == ("default", "dev")
-    assert _without_prompts(found.listing) == ["--vault-id=x@file"]
+    assert without_prompts(found.listing) == ["--vault-id=x@file"]
 
 
 def test_who_interrupts_the_question_for_a_password_is_heard() -> None:
