@@ -44,6 +44,8 @@ from ansible.plugins.callback import CallbackBase
 from ansible.template import is_trusted_as_template, trust_as_template
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
+# The key of a mapping that is written as pairs.
+PAIRS = "__evenkeel_pairs"
 # A variable of more characters than this is not carried to later waves.
 LONGEST = 16_000_000
 # Tasks that run no code on the host that they name.
@@ -146,7 +148,7 @@ class CallbackModule(CallbackBase):
                 "given": given.get(host.name),
                 "own": sorted({*self._own.get(host.name, ()), *self._earlier.get(host.name, ())}),
             }
-        self._write("carried.json", json.dumps(carried))
+        self._write("carried.json", json.dumps(_written(carried)))
 
     def _note(self, result: Any) -> None:
         task = getattr(result, "task", None) or result._task
@@ -201,7 +203,7 @@ class CallbackModule(CallbackBase):
     def _carried(self) -> dict[str, Any]:
         try:
             with open(os.path.join(self.get_option("directory"), "carried.json"), encoding="utf-8") as stream:
-                return dict(json.load(stream))
+                return dict(json.load(stream, object_hook=_read))
         except FileNotFoundError:
             return {}
 
@@ -227,12 +229,26 @@ def _plain(found: Any, templates: bool = False) -> dict[str, object]:
     for name, value in found.items():
         # A too deeply nested value of one host must not keep the others from being written.
         try:
-            text = json.dumps([[[[[[[[value]]]]]]]])
+            text = json.dumps(_written([[[[[[[[value]]]]]]]]))
             if len(text) <= LONGEST and not (templates and _has_foreign_template(value)):
-                plain[str(name)] = json.loads(text)[0][0][0][0][0][0][0][0]
+                plain[str(name)] = json.loads(text, object_hook=_read)[0][0][0][0][0][0][0][0]
         except (TypeError, ValueError, RecursionError):
             continue
     return plain
+
+
+def _written(value: Any) -> Any:
+    """The value, in which a mapping whose keys are not all texts stands as pairs: JSON would make texts of its keys."""
+    if isinstance(value, dict) and not all(isinstance(key, str) and key != PAIRS for key in value):
+        return {PAIRS: [[key, _written(one)] for key, one in value.items()]}
+    if isinstance(value, dict):
+        return {key: _written(one) for key, one in value.items()}
+    return [_written(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def _read(found: dict[str, Any]) -> dict[Any, Any]:
+    """A mapping of JSON, as it was before ``_written``."""
+    return dict(found[PAIRS]) if PAIRS in found else found
 
 
 def _has_foreign_template(value: Any) -> bool:

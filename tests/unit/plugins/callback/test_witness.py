@@ -31,12 +31,22 @@ def test_a_variable_that_is_nested_too_deep_is_left_out_and_the_others_are_writt
         for templates in (False, True):
             found = witness._plain({"deep": nested(depth), "good": [1]}, templates)
             assert found["good"] == [1]
-            json.loads(json.dumps({"web1": {"vars": found, "groups": []}}))
+            json.loads(json.dumps(witness._written({"web1": {"vars": found, "groups": []}})))
 
 
 def test_a_variable_that_is_too_long_or_no_plain_value_is_left_out() -> None:
     known = {"odd": object(), "long": "x" * 20_000_000, "good": {"a": [1, None]}}
     assert witness._plain(known) == {"good": {"a": [1, None]}}
+
+
+def test_the_keys_of_a_mapping_keep_their_types(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ports = {80: "http", "of": [{True: {None: 1}, "1": 2}], witness.PAIRS: 3}
+    first = Manager()
+    first.set_nonpersistent_facts("web1", {"ports": ports, "odd": {(1, 2): 3}})
+    first.set_host_variable("web1", "included", {443: trust_as_template("{{ ports[80] }}s")})
+    second = after(after(first, monkeypatch, tmp_path), monkeypatch, tmp_path)
+    assert second.value("web1", "ports") == ports and second.value("web1", "included") == {443: "https"}
+    assert "odd" not in second.get_vars(host=second._inventory.get_host("web1")), "JSON has no such keys"
 
 
 class Manager(VariableManager):
