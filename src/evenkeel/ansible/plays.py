@@ -55,7 +55,7 @@ def plays(path: Path, seen: frozenset[Path] = frozenset()) -> Iterator[Mapping[s
     """The plays of the playbook, including the plays that it imports."""
     if path in seen:
         return
-    for entry in _read(path) or []:
+    for entry in _list(_read(path)):
         if not isinstance(entry, dict):
             continue
         imported = next((str(entry[key]) for key in _IMPORT if key in entry), "")
@@ -84,7 +84,7 @@ def gathers(path: Path, gathering: str) -> bool:
 def prompts(path: Path, given: Sequence[str]) -> list[Prompt]:
     """The variables for which the plays would ask, without variables that are ``given`` (words of a command line)."""
     known = extra_names(given)
-    asked = [prompt for play in plays(path) for prompt in play.get("vars_prompt") or [] if isinstance(prompt, dict)]
+    asked = [prompt for play in plays(path) for prompt in _list(play.get("vars_prompt")) if isinstance(prompt, dict)]
     found = [
         Prompt(str(prompt["name"]), str(prompt.get("private", True)).lower() in ("true", "yes", "on", "1"))
         for prompt in asked
@@ -146,7 +146,7 @@ def _variables(file: str) -> Any:
 
 def _tasks(node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     for key in _BLOCKS:
-        for task in node.get(key) or []:
+        for task in _list(node.get(key)):
             if isinstance(task, dict):
                 yield task
                 yield from _tasks(task)
@@ -197,5 +197,10 @@ def _read(path: Path) -> Any:
 def _parse(text: str) -> Any:
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError):  # a date that is none, or too deep a nesting
         return None
+
+
+def _list(value: Any) -> list[Any]:
+    """The value if it is a list, else an empty list: a playbook that is no playbook is left to Ansible's message."""
+    return value if isinstance(value, list) else []
