@@ -43,6 +43,7 @@ class Extending:
         self._again: dict[str, float] = {}
         self._told: set[str] = set()
         self._held: set[str] = set()
+        self._whys: dict[str, str] = {}
         self._silent: set[str] = set()
         self._ended: dict[str, str] = {}
         self._took = 0.0
@@ -71,6 +72,10 @@ class Extending:
     def ended(self) -> str:
         """Why no dead-man undoes any more what happens on a host; empty while all covered hosts are armed."""
         return next(iter(list(self._ended.values())), "")
+
+    def why(self, host: str) -> str:
+        """Why the deadline of a host was not moved last time; empty where it was."""
+        return self._whys.get(host, "")
 
     def _run(self) -> None:
         while not self._over.wait(_LOOK):
@@ -156,6 +161,7 @@ class Extending:
             self._covered.pop(host, None)
             self._ended[host] = f"{host}: its change is over, and nothing undoes what the playbook does there: {over}"
         found = decide.extended(result.result, before, result.started, now) if result.status == "ok" else None
+        self._whys.pop(host, None)
         if found is not None and found.latest < before.latest + _GAIN:
             # It is asked all the same: its answer tells whether it is still armed.
             self._again[host] = now + min(_OFTEN, before.within / 2)
@@ -164,6 +170,7 @@ class Extending:
 
     def _tell(self, host: str, text: str) -> None:
         """Report the text once for each host, unless the change is over."""
+        self._whys[host] = text
         if host not in self._told and not self._over.is_set():
             self._told.add(host)
             self.context.note(text)

@@ -174,8 +174,10 @@ class Wave:
             if record.asked:
                 return f"the playbook asks for {record.asked!r} (vars_prompt): give it with -e {record.asked}=…"
             if context.clock.now() > decide.time_to_change(list(self.armed.values())):
-                within = context.variables["evenkeel_confirm_within"]
-                return f"the playbook did not end within the time to confirm ({within}): it was in {record.task!r}"
+                first = min(self.armed, key=lambda host: self.armed[host].earliest)
+                why = self.extending.why(first) if self.extending else ""
+                why = why or f"{first} was to be confirmed within {context.variables['evenkeel_confirm_within']}"
+                return f"the playbook did not end within the time to confirm: it was in {record.task!r}; {why}"
             return ""
 
         context.tell(Phase.CHANGE, *self.hosts)

@@ -186,7 +186,7 @@ def test_the_cap_ends_the_extensions() -> None:
     one.cover({"web1": armed(clock.now)})
     clock.now += 301
     one.extend(["web1"])
-    assert one.due(clock.now + 14) == [] and "--at-most" in told[0]
+    assert one.due(clock.now + 14) == [] and "--at-most" in told[0] and one.why("web1") == told[0]
     assert one.due(clock.now + 16) == ["web1"], "it is asked whether it is still armed"
 
 

@@ -344,6 +344,23 @@ def test_the_playbook_is_ended_where_somebody_took_a_host_back_meanwhile() -> No
     assert "web1: its change is over" in one.hosts["web2"].why
 
 
+@pytest.mark.parametrize("why", ["", "web1: its time to confirm cannot be extended any more (--at-most)"])
+def test_a_playbook_that_takes_too_long_is_ended_for_the_reason_of_the_first_deadline(clock: Hands, why: str) -> None:
+    back = [settled("web1", "rolled_back"), settled("web2", "rolled_back")]
+    one, script = wave(("begin", BEGIN, 0), ("users", WELL, 0), ("settle", back, 2), clock=clock)
+    one.extending = Extending(one.context)
+    one.extending._whys["web1"] = why
+    run = script.run_users
+
+    def slow(*words: Any) -> Ended:
+        clock.now += WITHIN - 20
+        return run(*words)
+
+    script.run_users = slow  # type: ignore[method-assign]
+    one.run()
+    assert one.hosts["web2"].why.endswith(f"in 'Task'; {why or 'web1 was to be confirmed within 10m'}")
+
+
 def test_stopped_twice_they_are_left_to_their_dead_men_and_named() -> None:
     one, _script = wave(("begin", BEGIN, 0), ("users", WELL, 0), stops=[0, 2])
     one.run()
