@@ -356,7 +356,7 @@ def test_a_playbook_that_takes_too_long_is_ended_for_the_reason_of_the_first_dea
         clock.now += WITHIN - 20
         return run(*words)
 
-    script.run_users = slow  # type: ignore[method-assign]
+    script.run_users = slow  # type: ignore[method-assign, assignment]
     one.run()
     assert one.hosts["web2"].why.endswith(f"in 'Task'; {why or 'web1 was to be confirmed within 10m'}")
 
