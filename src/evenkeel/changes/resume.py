@@ -32,6 +32,8 @@ from evenkeel.shared import misspelt
 KEEP, BACK, WAIT = "keep", "back", "wait"
 # Seconds that hosts may take to report their memory.
 _ANSWER = 120.0
+# Seconds after which a confirmed wave is no longer taken for one of a run that lives.
+_RECENT = 3600.0
 # Seconds in which a run that lives goes on after an approval, or extends the hosts; and between two looks at them.
 _SIGN, _LOOK = 45.0, 5.0
 # Seconds after which the hosts of a change that is over are brought to one end only when the change is named.
@@ -272,6 +274,23 @@ def alone(told: Mapping[str, Mapping[str, Any] | None]) -> str:
     )
 
 
+def between(told: Mapping[str, Mapping[str, Any] | None], now: float) -> list[str]:
+    """Sentences on changes whose run may be between two waves, which end apart: no host waits for it then, and nothing
+    tells a host whether the run still lives."""
+    ends: dict[str, list[str]] = {}
+    for host, info in told.items():
+        last = (info or {}).get("last") or {}
+        ident, apart, _wave = str(last.get("change") or "").partition(".")
+        recent = float(last.get("at") or 0.0) > now - _RECENT
+        if apart and recent and last.get("outcome") == State.CONFIRMED and not (info or {}).get("armed"):
+            ends.setdefault(ident, []).append(host)
+    return [
+        f"change {ident} may still run, between two of its waves: {some_of(hosts)} confirmed it lately, and no host"
+        " waits. Stop it where it runs (Ctrl-C); its later waves begin otherwise"
+        for ident, hosts in ends.items()
+    ]
+
+
 def run(command: str, options: Options, caller: Caller, ident: str = "") -> ChangeResult:
     """``resume`` brings changes that a killed run has left to one end, ``abort`` takes changes under way back, and
     ``confirm`` lets a change that waits for a person go on; all of them, or the one with the id ``ident``. Raises
@@ -307,6 +326,7 @@ def run(command: str, options: Options, caller: Caller, ident: str = "") -> Chan
                 results += done[1]
     others = alone(told)
     notes += [one for one in (*left, others) if one]
+    notes += between(told, now) if command == "abort" and not (changes or ident) else []
     # A host that a role has armed is nothing that could be resumed, but something that could be meant to end.
     untouched = bool(left or ident or (others and command != "resume")) and not changes
     code = _exit(command, results, reason, silent, untouched=untouched)

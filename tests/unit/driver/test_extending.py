@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from dataclasses import replace
 from typing import Any, cast
 
@@ -299,6 +300,9 @@ def test_a_change_that_ended_long_ago_is_taken_back_only_where_it_is_named() -> 
     assert resume.chosen(waits, "", 1e9) == (waits, []), "a host waits"
 
 
+WAVED = {"last": {"generation": 3, "change": "c.1", "hosts": 0, "outcome": "confirmed", "at": time.time()}}
+
+
 @pytest.mark.parametrize(
     ("command", "ident", "told", "code", "said"),
     [
@@ -307,6 +311,16 @@ def test_a_change_that_ended_long_ago_is_taken_back_only_where_it_is_named() -> 
         ("resume", "", {"armed": {"generation": 3, "name": "undo"}}, Exit.DONE, "web1 is armed by a playbook"),
         ("abort", "", {"armed": {"generation": 3, "name": "undo"}}, Exit.REFUSED, "web1 is armed by a playbook"),
         ("confirm", "", {"armed": {"generation": 3, "name": "undo"}}, Exit.REFUSED, "evenkeel-host confirm keeps it"),
+        (
+            "abort",
+            "",
+            WAVED,
+            Exit.REFUSED,
+            "change c may still run, between two of its waves: web1 confirmed it lately",
+        ),
+        ("abort", "", {"last": {**WAVED["last"], "at": 990_000.0}}, Exit.REFUSED, "no change waits on web1"),
+        ("abort", "", {"last": {**WAVED["last"], "change": "c"}}, Exit.REFUSED, "no change waits on web1"),
+        ("resume", "", WAVED, Exit.DONE, "no change waits on web1"),
         ("resume", "d", info(outcome="confirmed"), Exit.REFUSED, "no change d waits on web1"),
     ],
 )
