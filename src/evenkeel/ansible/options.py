@@ -212,8 +212,8 @@ def _no_pipe(word: str) -> None:
         return
     if pipe:
         raise UsageError(
-            f"{name} {value} is a pipe, which can be read only once, and Ansible runs several times for one command: give"
-            " a file, or for the password of a vault a script that prints it"
+            f"{name} {value} is a pipe, which can be read only once, and Ansible runs several times for one command:"
+            " give a file, or for the password of a vault a script that prints it"
         )
 
 
