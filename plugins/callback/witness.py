@@ -44,6 +44,8 @@ from ansible.plugins.callback import CallbackBase
 from ansible.template import is_trusted_as_template, trust_as_template
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
+# The key of a mapping that is written as pairs.
+PAIRS = "__evenkeel_pairs"
 # A variable of more characters than this is not carried to later waves.
 LONGEST = 16_000_000
 # Tasks that run no code on the host that they name.
@@ -52,8 +54,9 @@ IDLE = ("add_host", "assert", "debug", "fail", "gather_facts", "group_by", "incl
 
 
 class CallbackModule(CallbackBase):
-    """carried.json: host -> its variables (set by tasks, and included from files) and groups, from wave to wave.
-    seen.json: the hosts that this run reached, and the hosts of its limit for which no play of the user's came."""
+    """carried.json, from wave to wave: host -> its groups and variables (set by tasks, included from files, given by
+    add_host). seen.json: the hosts that this run reached, and those of its limit for which no play of the user's came.
+    """
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"
@@ -67,6 +70,14 @@ class CallbackModule(CallbackBase):
         self._left_out: dict[str, str] = {}
         self._played: set[str] = set()
         self._ours: set[str] = set()
+        # The hosts that add_host of earlier waves added.
+        self._added: set[str] = set()
+        # Whether a play runs on the controller alone, and the variables there as it began. What such plays set there:
+        # values of earlier waves, and names of this wave.
+        self._local = False
+        self._began: dict[str, dict[str, Any]] = {}
+        self._earlier: dict[str, dict[str, Any]] = {}
+        self._own: dict[str, set[str]] = {}
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
         if not os.path.basename(playbook._file_name).startswith(".evenkeel-"):
@@ -90,11 +101,15 @@ class CallbackModule(CallbackBase):
         if self._manager is None:
             self._manager = play.get_variable_manager()
             self._restore(inventory)
+        names = _names(inventory.get_hosts(play.hosts, ignore_restrictions=True))
+        self._turn_to(bool(names) and all(name in LOCAL for name in names))
         if play._uuid not in self._ours:  # with later batches of serial, which the play may leave out (end_play)
-            self._played.update(_names(inventory.get_hosts(play.hosts, ignore_restrictions=True)))
+            self._played.update(names)
         ours = _names(inventory.get_hosts(ignore_restrictions=True))
         meant = inventory.get_hosts(play.hosts, ignore_limits=True, ignore_restrictions=True)
-        self._left_out.update({host: play.get_name() for host in _names(meant) if host not in (*ours, *LOCAL)})
+        self._left_out.update(
+            {host: play.get_name() for host in _names(meant) if host not in (*ours, *self._added, *LOCAL)}
+        )
 
     def v2_runner_on_ok(self, result: Any) -> None:
         self._note(result)
@@ -116,7 +131,11 @@ class CallbackModule(CallbackBase):
         touched = [host for host in self._touched if host not in (*ours, *LOCAL)]
         missed = [host for host in ours if host not in self._played]
         self._write("seen.json", json.dumps({"touched": touched, "left_out": self._left_out, "missed": missed}))
+        self._turn_to(False)
         carried = self._carried()
+        given: dict[str, dict[str, object]] = {}
+        for one in inventory._cached_dynamic_hosts:
+            given.setdefault(str(one["host_name"]), {}).update(_plain(one.get("host_vars") or {}))
         # Tasks set variables and groups on others as well (delegate_facts, add_host).
         for host in [*inventory.hosts.values(), *([inventory.localhost] if inventory.localhost else [])]:
             before = carried.get(host.name, {})
@@ -126,8 +145,10 @@ class CallbackModule(CallbackBase):
                 "vars": {**before.get("vars", {}), **set_here},
                 "included": {**before.get("included", {}), **included},
                 "groups": [group.name for group in host.get_groups()],
+                "given": given.get(host.name),
+                "own": sorted({*self._own.get(host.name, ()), *self._earlier.get(host.name, ())}),
             }
-        self._write("carried.json", json.dumps(carried))
+        self._write("carried.json", json.dumps(_written(carried)))
 
     def _note(self, result: Any) -> None:
         task = getattr(result, "task", None) or result._task
@@ -139,10 +160,15 @@ class CallbackModule(CallbackBase):
     def _restore(self, inventory: Any) -> None:
         """Put back the variables that earlier waves left in memory, as a single run would find them now."""
         for host, one in self._carried().items():
+            if one["given"] is not None:
+                self._added |= {host} - inventory.hosts.keys()
+                groups = [group for group in one["groups"] if group not in ("all", "ungrouped")]
+                inventory.add_dynamic_host({"host_name": host, "groups": groups, "host_vars": one["given"]}, {})
             known = inventory.get_host(host)
             if known is None:
                 continue
-            if one["vars"]:
+            own = self._earlier[host] = {name: one["vars"].pop(name) for name in one["own"] if name in one["vars"]}
+            if own or one["vars"]:
                 self._manager.set_nonpersistent_facts(host, one["vars"])
             for name, value in one["included"].items():
                 # Below what tasks set, and above it again what the wave includes anew.
@@ -154,10 +180,30 @@ class CallbackModule(CallbackBase):
                 inventory.groups[group].add_host(known)
         inventory.reconcile_inventory()
 
+    def _turn_to(self, local: bool) -> None:
+        """A play ends, and another begins. Plays on the controller run in each wave, and with serial they run once. So
+        they begin without what they set in an earlier wave, and other plays find that again. Only the result of a task
+        (``register``) is that of this wave: it may name a file that this wave has made."""
+        for host in LOCAL:
+            now = self._manager._nonpersistent_fact_cache.get(host, {})
+            earlier, own = self._earlier.get(host, {}), self._own.setdefault(host, set())
+            if self._local:
+                before = self._began.get(host, {})
+                own.update(name for name, value in now.items() if before.get(name, self) is not value)
+            else:
+                earlier.update({name: now[name] for name in earlier if name in now})
+            for name, value in earlier.items():
+                if not local and not (name in own and _is_result(now.get(name))):
+                    now[name] = value
+                elif local and name not in own:
+                    now.pop(name, None)
+            self._began[host] = dict(now)
+        self._local = local
+
     def _carried(self) -> dict[str, Any]:
         try:
             with open(os.path.join(self.get_option("directory"), "carried.json"), encoding="utf-8") as stream:
-                return dict(json.load(stream))
+                return dict(json.load(stream, object_hook=_read))
         except FileNotFoundError:
             return {}
 
@@ -166,6 +212,10 @@ class CallbackModule(CallbackBase):
         with os.fdopen(os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
             stream.write(text)
         os.replace(path + ".new", path)
+
+
+def _is_result(value: Any) -> bool:
+    return isinstance(value, dict) and "changed" in value
 
 
 def _names(hosts: Any) -> list[str]:
@@ -179,12 +229,26 @@ def _plain(found: Any, templates: bool = False) -> dict[str, object]:
     for name, value in found.items():
         # A too deeply nested value of one host must not keep the others from being written.
         try:
-            text = json.dumps([[[[[[[[value]]]]]]]])
+            text = json.dumps(_written([[[[[[[[value]]]]]]]]))
             if len(text) <= LONGEST and not (templates and _has_foreign_template(value)):
-                plain[str(name)] = json.loads(text)[0][0][0][0][0][0][0][0]
+                plain[str(name)] = json.loads(text, object_hook=_read)[0][0][0][0][0][0][0][0]
         except (TypeError, ValueError, RecursionError):
             continue
     return plain
+
+
+def _written(value: Any) -> Any:
+    """The value, in which a mapping whose keys are not all texts stands as pairs: JSON would make texts of its keys."""
+    if isinstance(value, dict) and not all(isinstance(key, str) and key != PAIRS for key in value):
+        return {PAIRS: [[key, _written(one)] for key, one in value.items()]}
+    if isinstance(value, dict):
+        return {key: _written(one) for key, one in value.items()}
+    return [_written(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def _read(found: dict[str, Any]) -> dict[Any, Any]:
+    """A mapping of JSON, as it was before ``_written``."""
+    return dict(found[PAIRS]) if PAIRS in found else found
 
 
 def _has_foreign_template(value: Any) -> bool:

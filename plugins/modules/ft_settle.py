@@ -54,8 +54,8 @@ options:
       - V(extend) has the time to confirm begin anew, up to the O(evenkeel.fault_tolerance.ft_checkpoint#module:at_most)
         with which the change began. V(approve) and V(decide) do so as well for a change that is held, and note on the
         host that a person has let it go on, or that it has been decided that all its hosts keep it.
-      - V(take_back) puts the host back as V(roll_back) does, also when this change was confirmed, as long as no other
-        has begun since.
+      - V(take_back) puts the host back as V(roll_back) does, also when this change was confirmed, though not by a
+        person on the host (evenkeel-host confirm), as long as no other has begun since.
     type: str
     choices: [probe, hold, extend, approve, decide, roll_back, take_back]
     default: probe

@@ -146,8 +146,8 @@ class HostResult:
     shown), or is not needed, because the connection is local (none). protects: the state that is protected on it, where
     the kind system stands for it; else empty. left: sentences on state that its checkpoint could not bring back.
     rescued: failures on it that the playbook caught. sick: after it was confirmed, while other hosts changed, its
-    probes failed or could not be measured. outside: changed paths that no resource covers; None where they are unknown.
-    owed: the restarts that are due on it once it is confirmed.
+    probes failed, it did not answer, or somebody put it back. outside: changed paths that no resource covers; None
+    where they are unknown. owed: the restarts that are due on it once it is confirmed.
     """
 
     host: str

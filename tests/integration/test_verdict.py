@@ -166,10 +166,12 @@ def test_who_is_done_is_who_ansible_has_not_given_up(folders: Folders, name: str
 
 
 FEW = ["rescue"]
+# The driver refuses it before anything begins.
+REFUSED = "start-at-task that is none"
 
 
 @pytest.mark.parametrize(
-    "name", [*FEW, *(pytest.param(one, marks=pytest.mark.long) for one in FORMS if one not in FEW)]
+    "name", [*FEW, *(pytest.param(one, marks=pytest.mark.long) for one in FORMS if one not in (*FEW, REFUSED))]
 )
 def test_a_confirmed_host_has_the_whole_change_and_one_that_went_back_none_of_it(folders: Folders, name: str) -> None:
     playbook, words, left = FORMS[name]
@@ -306,6 +308,7 @@ def test_the_role_has_the_same_answer(folders: Folders, extra: Mapping[str, Any]
     [
         ({}, "- hosts: web\n  vars_prompt: [{name: version}]\n", (), "version"),
         ({}, play(WRITE), ("--tags", "x", "--skip-tags", "x,always"), "--skip-tags"),
+        ({}, play(WRITE[:-1] + ", tags: [x]}"), ("--tags", "y"), "no task of"),
         ({"evenkeel_waves": "{{ nowhere }}"}, play(WRITE), (), "evenkeel_waves"),
         ({"evenkeel_rescued": "ignore"}, play(WRITE), (), "evenkeel_rescued"),
         ({}, play(WRITE), ("-e", "evenkeel_store=/one/for/all"), "one host"),

@@ -154,11 +154,13 @@ class _Settling:
         return result
 
     def _take_back(self) -> Settled:
-        """Roll back a change that was confirmed already. Raises as ``settle`` says."""
+        """Roll back a change that was confirmed already, by nobody on the host. Raises as ``settle`` says."""
         store = self.store
         with store.locked(first=True):
             event = changes.last_event(store)
             if event is None or event.generation != self.generation or event.outcome != changes.CONFIRMED:
+                return _ended(store, self.generation)
+            if event.by == "operator":  # A person has confirmed it for this host, which keeps the change.
                 return _ended(store, self.generation)
             manifest = store.manifest(event.checkpoint)
             record = replace(

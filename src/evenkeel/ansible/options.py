@@ -10,6 +10,7 @@ import getpass
 import os
 import re
 import signal
+import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -135,7 +136,10 @@ class Options:
         return tags_that_run(said("--tags", "TAGS_RUN"), said("--skip-tags", "TAGS_SKIP"))
 
     def with_configuration(self, settings: Mapping[str, Any]) -> Options:
-        """These options, with the passwords for which the user's configuration makes Ansible ask."""
+        """These options, with the passwords for which the user's configuration makes Ansible ask. Raises UsageError for
+        a file that a second run of Ansible could not read."""
+        for word in (*self.common, *(f"--inventory={source}" for source in self.inventory)):
+            _no_pipe(word)
         listed = settings.get("DEFAULT_VAULT_IDENTITY_LIST") or []
         return replace(
             self,
@@ -206,6 +210,20 @@ def _beside(playbook: str) -> str:
     """The directory of a playbook, as it is said; empty for the current one, and for a playbook of a collection."""
     found = os.path.dirname(playbook) if os.path.exists(playbook) else ""
     return "" if os.path.normpath(found or ".") == "." else found
+
+
+def _no_pipe(word: str) -> None:
+    """Raises UsageError where the word of a command line names a pipe, as ``<(…)`` of a shell does."""
+    name, _equals, value = word.partition("=")
+    try:
+        pipe = stat.S_ISFIFO(os.stat(value.rpartition("@")[2]).st_mode)
+    except (OSError, ValueError):
+        return
+    if pipe:
+        raise UsageError(
+            f"{name} {value} is a pipe, which can be read only once, and Ansible runs several times for one command:"
+            " give a file, or for the password of a vault a script that prints it"
+        )
 
 
 def _time(said: str) -> float:

@@ -24,6 +24,7 @@ from evenkeel.outcome import UsageError
 _IMPORT = ("import_playbook", "ansible.builtin.import_playbook", "ansible.legacy.import_playbook")
 _GATHERS = ("setup", "gather_facts")
 _SETUP = re.compile(r"^[ -]*(ansible\.(builtin|legacy)\.)?(setup|(?<=\.)gather_facts)\s*:", re.MULTILINE)
+_SECTION = re.compile(r"^[ -]*(rescue|always)\s*:|\b(rescue|always): *\[", re.MULTILINE)
 _BLOCKS = ("pre_tasks", "tasks", "post_tasks", "handlers", "block", "rescue", "always")
 
 
@@ -54,7 +55,7 @@ def plays(path: Path, seen: frozenset[Path] = frozenset()) -> Iterator[Mapping[s
     """The plays of the playbook, including the plays that it imports."""
     if path in seen:
         return
-    for entry in _read(path) or []:
+    for entry in _list(_read(path)):
         if not isinstance(entry, dict):
             continue
         imported = next((str(entry[key]) for key in _IMPORT if key in entry), "")
@@ -83,7 +84,7 @@ def gathers(path: Path, gathering: str) -> bool:
 def prompts(path: Path, given: Sequence[str]) -> list[Prompt]:
     """The variables for which the plays would ask, without variables that are ``given`` (words of a command line)."""
     known = extra_names(given)
-    asked = [prompt for play in plays(path) for prompt in play.get("vars_prompt") or [] if isinstance(prompt, dict)]
+    asked = [prompt for play in plays(path) for prompt in _list(play.get("vars_prompt")) if isinstance(prompt, dict)]
     found = [
         Prompt(str(prompt["name"]), str(prompt.get("private", True)).lower() in ("true", "yes", "on", "1"))
         for prompt in asked
@@ -145,7 +146,7 @@ def _variables(file: str) -> Any:
 
 def _tasks(node: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     for key in _BLOCKS:
-        for task in node.get(key) or []:
+        for task in _list(node.get(key)):
             if isinstance(task, dict):
                 yield task
                 yield from _tasks(task)
@@ -155,9 +156,20 @@ def _gathers(task: Mapping[str, Any]) -> bool:
     return any(str(key).rpartition(".")[2] in _GATHERS for key in task)
 
 
+def unlisted(path: Path) -> str:
+    """The text of the playbook, and of files beside it, that have a section whose tasks Ansible does not list."""
+    texts = map(_text, [path, *path.parent.glob("*.y*ml"), *_beside(path.parent)])
+    return "\n".join(text for text in texts if _SECTION.search(text))
+
+
 def _beside_gathers(directory: Path) -> bool:
+    return any(_SETUP.search(_text(path)) for path in _beside(directory))
+
+
+def _beside(directory: Path) -> Iterator[Path]:
+    """The files of roles and tasks beside a playbook."""
     files = (path for name in ("roles", "tasks") for path in (directory / name).rglob("*.y*ml"))
-    return any(_SETUP.search(_text(path)) for path in files if path.is_file())
+    return (path for path in files if path.is_file())
 
 
 def _text(path: Path) -> str:
@@ -185,5 +197,10 @@ def _read(path: Path) -> Any:
 def _parse(text: str) -> Any:
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError):  # a date that is none, or too deep a nesting
         return None
+
+
+def _list(value: Any) -> list[Any]:
+    """The value if it is a list, else an empty list: a playbook that is no playbook is left to Ansible's message."""
+    return value if isinstance(value, list) else []

@@ -82,7 +82,7 @@ def list_hosts(
     playbook: str, limit: str, options: Options, ansible: Ansible, secrets: Secrets, *more: str
 ) -> tuple[list[tuple[str, frozenset[str]]], frozenset[str]]:
     """The plays of a playbook as (pattern, hosts), and the patterns that matched nothing."""
-    argv = [program("ansible-playbook"), "--list-hosts", *options.inventories(), *_without_prompts(options.listing)]
+    argv = [program("ansible-playbook"), "--list-hosts", *options.inventories(), *without_prompts(options.listing)]
     argv += [*more, *(["--limit", limit] if limit else []), playbook]
     try:
         done = listing(argv, ansible, ansible.environment(), secrets.vault)
@@ -235,7 +235,7 @@ def in_order(sets: Iterable[frozenset[str]], order: Sequence[str]) -> tuple[str,
 def find_inventory(options: Options, ansible: Ansible, secrets: Secrets, base: str) -> Inventory:
     """Ask Ansible for the inventory, with the variables that lie beside the playbook in ``base``, if any."""
     argv = [program("ansible-inventory"), "--list", *(["--playbook-dir", base] if base else [])]
-    argv += [*options.inventories(), *_without_prompts(options.listing)]
+    argv += [*options.inventories(), *without_prompts(options.listing)]
     return parse_inventory(document(listing(argv, ansible, ansible.environment(), secrets.vault).stdout, dict))
 
 
@@ -268,6 +268,6 @@ def undeclared(hosts: Iterable[str], inventory: Inventory) -> list[str]:
     return [host for host in hosts if "evenkeel_resources" not in inventory.variables.get(host, {})]
 
 
-def _without_prompts(words: Sequence[str]) -> list[str]:
+def without_prompts(words: Sequence[str]) -> list[str]:
     """The words without prompts: listing runs have no terminal, and get the passwords as vault ids of their own."""
     return [word for word in words if not (word.startswith("--vault-id=") and prompts_for(word.partition("=")[2]))]

@@ -17,11 +17,13 @@ from typing import Any
 from evenkeel.ansible.answers import BAD
 from evenkeel.ansible.events import CHECKS_ARGUMENTS, Record, Result, message
 from evenkeel.outcome import ChangedPath, Outside, Owed, Probe, State, read_owed
-from evenkeel.shared import REFUSED, USAGE, results
+from evenkeel.shared import REFUSED, UNDO, USAGE, results
 
 # The verdicts of ft_settle.
 PROBE, HOLD, EXTEND, APPROVE, DECIDE = "probe", "hold", "extend", "approve", "decide"
 ROLL_BACK, TAKE_BACK = "roll_back", "take_back"
+# The end of a change by a person on its host.
+OPERATOR = "operator"
 # The answers of a host whose change is open.
 _OPEN = ("held", "approved", "decided")
 # The number of seconds by which the clocks of two machines may differ and can still be compared.
@@ -32,6 +34,11 @@ QUIET = 31.0
 _TURNED_AWAY = r"[Cc]onnection (refused|reset|closed|timed out)|kex_exchange_identification|banner exchange"
 # The words of a host on which another operation holds the store for longer than it waits.
 _BUSY = r"the store .* is in use by process"
+# The words for a host that nobody came into: what was asked of it has not begun there.
+_NEVER_IN = (
+    r"ssh: (connect to host|Could not resolve)|kex_exchange_identification|banner exchange|Permission denied \("
+    r"|Host key verification failed|IDENTIFICATION HAS CHANGED|[Ii]ncorrect .{0,20}password|create temporary directory"
+)
 # No dead-man is waited for longer, in seconds, whatever a host says of it.
 _LONGEST = 86400.0
 
@@ -113,14 +120,34 @@ def adopted(info: Mapping[str, Any], began: float, now: float, asked: float | No
     return armed({"armed": change}, began, now, asked)
 
 
-def begun(record: Record, hosts: Sequence[str], found: Mapping[str, Armed], stopped: str = "") -> Begun:
+def lost(record: Record, hosts: Sequence[str], *, sent: bool) -> frozenset[str]:
+    """The hosts that may be armed without our knowledge: the connection was lost while they took the checkpoint, or the
+    run ended before their answers. sent: the run came to the checkpoint."""
+
+    def is_lost(host: str) -> bool:
+        result = record.of(host, "ft_checkpoint")
+        if result is None:
+            return sent and host not in record.unreachable and host not in record.failures
+        return result.status == "unreachable" and not re.search(_NEVER_IN, str(result.result.get("msg")))
+
+    return frozenset(host for host in hosts if is_lost(host))
+
+
+def begun(
+    record: Record,
+    hosts: Sequence[str],
+    found: Mapping[str, Armed],
+    stopped: str = "",
+    silent: frozenset[str] = frozenset(),
+) -> Begun:
     """Whether the user's playbook may run on a wave: only when the guard let it, and every host is armed.
 
-    stopped: why we, or somebody else, ended the run early; a host may then be armed without our knowledge.
+    stopped: why we, or somebody else, ended the run early. silent: the hosts that may be armed without our knowledge.
     """
     guard = [r for results in record.results.values() for r in results if r.task == "ft_guard" and r.status != "ok"]
     whys = {}
-    strange = set()
+    strange = set(silent)
+    may_be = "if it is armed, it disarms itself when its time to confirm is over"
     for host in hosts:
         result = record.of(host, "ft_checkpoint")
         if result is not None and result.status == "ok" and host in found:
@@ -135,12 +162,13 @@ def begun(record: Record, hosts: Sequence[str], found: Mapping[str, Armed], stop
             strange |= {host} if result.result.get("error") == BAD else set()
         else:
             whys[host] = record.unreachable.get(host) or record.failures.get(host, "")
+        whys[host] += f"; {may_be}" if host in silent and whys[host] else ""
     if guard:
         halt = f"refused by the guard: {_hinted(message(guard[0].result))}"
         return Begun(found, {}, halt, guard[0].result.get("error") == USAGE)
     doubtful = frozenset(strange)
     if stopped:
-        unknown = f"{stopped}; if it is armed, it disarms itself when its time to confirm is over"
+        unknown = f"{stopped}; {may_be}"
         return Begun(found, {host: why or unknown for host, why in whys.items()}, stopped, doubtful=doubtful)
     first = next((host for host, why in whys.items() if why), "")
     if whys:
@@ -240,10 +268,34 @@ def why_not_held(result: Mapping[str, Any] | None, generation: int | None) -> st
     return "it goes back" if armed.get("back") or armed.get("overdue") is not None else ""
 
 
+def kept_by_a_person(end: Mapping[str, Any], generation: int | None) -> bool:
+    """Whether a person has confirmed the change on its host, for that host alone, so that it keeps the change whatever
+    becomes of the others. end: the end of a change, as ft_settle answers it and ft_info remembers it."""
+    kept = end.get("outcome") == State.CONFIRMED and end.get("by") == OPERATOR
+    return kept and end.get("generation") == generation
+
+
 def approved(result: Mapping[str, Any] | None) -> bool:
     """Whether a person has let the change go on, from the answer of ft_info."""
     armed = (result or {}).get("armed")
     return isinstance(armed, dict) and armed.get("stage") in ("approved", "decided")
+
+
+def until(result: Mapping[str, Any] | None) -> float:
+    """The deadline of a change under way by the clock of its host, from the answer of ft_info; infinite without one."""
+    armed = (result or {}).get("armed")
+    return float(armed.get("until") or math.inf) if isinstance(armed, dict) else math.inf
+
+
+def lives(result: Mapping[str, Any] | None, generation: int, before: float) -> bool:
+    """Whether an approved host shows that a run drives its change, from the answer of ft_info: the change is decided,
+    or over but not by the host itself, or has got a later deadline than ``before``."""
+    if result is None:
+        return False
+    armed, last = result.get("armed"), result.get("last") or {}
+    if isinstance(armed, dict) and armed.get("generation") == generation:
+        return armed.get("stage") == "decided" or before + 0.5 < until(result) < math.inf
+    return last.get("generation") == generation and last.get("by") == "settle"
 
 
 def may_ask_again(armed: Armed, why: str, now: float) -> bool:
@@ -297,6 +349,21 @@ def sick(record: Record, confirmed: Mapping[str, Sequence[Probe]]) -> dict[str, 
                 times = "once" if crashes == 1 else f"{crashes} times"
                 found[host] = (ill, f"{probe.get('target')} ended and was started anew {times} since")
     return found
+
+
+def put_back(record: Record, host: str, generation: int | None) -> Settled | None:
+    """The end of a host that was confirmed and does not keep the change any more, from the memory of the host beside
+    its health; None where nothing shows that. A newer change of another run shows nothing."""
+    measured = record.of(host, "ft_health")
+    memory = (measured.result.get("host_state") if measured else None) or {}
+    last, change = memory.get("last") or {}, memory.get("armed") or {}
+    if last.get("generation") == generation is not None and last.get("outcome") not in (None, State.CONFIRMED):
+        by, outcome = str(last.get("by") or "nobody"), str(last["outcome"])
+        state = State.ROLLED_BACK if outcome == State.ROLLED_BACK else State.IN_DOUBT
+        return Settled(state, by, f"{outcome.replace('_', ' ')} by {by}")
+    if change.get("name") == UNDO and change.get("generation") != generation:  # only a rollback is armed with an undo
+        return Settled(State.IN_DOUBT, "", "a rollback was made there since, and waits to be confirmed")
+    return None
 
 
 def time_to_change(armed: Sequence[Armed]) -> float:

@@ -59,6 +59,8 @@ class Ending:
                     result.why = f"went back with the others: {reason}"
                 elif result.state is State.IN_DOUBT and host in kept:
                     result.why = f"it was confirmed, and could not be taken back with the others: {result.why}"
+                elif result.state is State.CONFIRMED and result.by == decide.OPERATOR:
+                    result.why = "a person confirmed the change there, so it keeps it"
 
     def _decide(self, names: Sequence[str]) -> str:
         """Write the decision to keep the change on every host. Returns why that could not be done, or nothing."""
@@ -90,6 +92,9 @@ class Ending:
             # It has a new deadline.
             self.armed[host] = decide.with_time(record, host, self.armed[host], context.clock.now())
             answer = decide.settled(record, host)
+            found = record.of(host, "ft_settle")
+            if found is not None and decide.kept_by_a_person(found.result, self.armed[host].generation):
+                continue
             if answer is None or answer.state is not State.HELD:
                 whys[host] = decide.why_unsettled(record, host) or ended.stopped or ended.errors
         return whys

@@ -43,6 +43,8 @@ class Extending:
         self._covered: dict[str, dict[str, decide.Armed]] = {}
         self._again: dict[str, float] = {}
         self._told: set[str] = set()
+        self._held: set[str] = set()
+        self._whys: dict[str, str] = {}
         self._silent: set[str] = set()
         self._ended: dict[str, str] = {}
         self._took: float | None = None
@@ -58,9 +60,10 @@ class Extending:
         self._thread.join()
 
     def cover(self, armed: dict[str, decide.Armed], hosts: Iterable[str] | None = None) -> None:
-        """Extend the deadlines of these hosts (by default of all in ``armed``) from now on. ``armed`` is kept up to
-        date."""
+        """Extend the deadlines of these hosts, which are held (by default of all in ``armed``, on which the playbook
+        runs) from now on. ``armed`` is kept up to date."""
         self._covered.update(dict.fromkeys(armed if hosts is None else hosts, armed))
+        self._held.update(hosts or ())
 
     def release(self, hosts: Sequence[str]) -> None:
         """Stop extending the deadlines of these hosts."""
@@ -70,6 +73,10 @@ class Extending:
     def ended(self) -> str:
         """Why no dead-man undoes any more what happens on a host; empty while all covered hosts are armed."""
         return next(iter(list(self._ended.values())), "")
+
+    def why(self, host: str) -> str:
+        """Why the deadline of a host was not moved last time; empty where it was."""
+        return self._whys.get(host, "")
 
     def _run(self) -> None:
         while not self._over.wait(_LOOK):
@@ -150,10 +157,13 @@ class Extending:
         """The dead-man of a covered host after its answer."""
         now = self.context.clock.now()
         over = decide.over(result)
-        if over:
+        if over and host in self._held and decide.kept_by_a_person(result.result, before.generation):
+            self._covered.pop(host, None)  # No playbook runs on it any more, and it keeps the change.
+        elif over:
             self._covered.pop(host, None)
             self._ended[host] = f"{host}: its change is over, and nothing undoes what the playbook does there: {over}"
         found = decide.extended(result.result, before, result.started, now) if result.status == "ok" else None
+        self._whys.pop(host, None)
         if found is not None and found.latest < before.latest + _GAIN:
             # It is asked all the same: its answer tells whether it is still armed.
             self._again[host] = now + min(_OFTEN, before.within / 2)
@@ -162,6 +172,7 @@ class Extending:
 
     def _tell(self, host: str, text: str) -> None:
         """Report the text once for each host, unless the change is over."""
+        self._whys[host] = text
         if host not in self._told and not self._over.is_set():
             self._told.add(host)
             self.context.note(text)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Unpack
 
-from evenkeel.ansible import plays
+from evenkeel.ansible import plays, tasks
 from evenkeel.ansible.caller import Caller, CallerArguments
 from evenkeel.ansible.event import Event
 from evenkeel.ansible.events import Record, feed
@@ -68,9 +68,12 @@ def run(request: Request, caller: Caller) -> ChangeResult:
         raise UsageError(f"--tags and --skip-tags leave no task of {request.playbook}")
     secrets = caller.passwords(options)
     targets = caller.controller.find_targets(request.playbook, options, ansible, secrets)
+    chosen = tasks.check(request.playbook, options, ansible, secrets)
+    targets = replace(targets, notes=(*targets.notes, *chosen.notes))
     base = Path(directory_of(request.playbook, ansible.cwd))
     with caller.controller.open_session(ansible, options, secrets, base) as session:
         whole = _prepare(session, request, targets, caller)
+        chosen.starts_in(whole.plan, whole.context.targets.local)
         gather = plays.gathers(path, str(ansible.settings.get("DEFAULT_GATHERING", "implicit")))
         with under_way(caller.begins), whole.context.stop_if or nullcontext():
             try:
@@ -268,7 +271,7 @@ class Change:
 
         def over() -> bool:
             told.update(self._ask(held))
-            return all(decide.approved(told[host]) for host in held)
+            return all(decide.approved(told[host]) for host in held if self.hosts[host].state is State.HELD)
 
         return self._watch(math.inf, "", over)
 
@@ -311,11 +314,15 @@ class Change:
             return self.context.must_stop()
         held = self._in_state(State.HELD)
         for host, told in self._ask(held).items() if held else ():
-            why = decide.why_not_held(told, self.hosts[host].generation)
-            if why:
+            result = self.hosts[host]
+            why = decide.why_not_held(told, result.generation)
+            if decide.kept_by_a_person((told or {}).get("last") or {}, result.generation):
+                result.state, result.by = State.CONFIRMED, decide.OPERATOR
+                self.context.tell(Phase.CONFIRMED, host, text="a person confirmed it there")
+            elif why:
                 return f"{host} was held, and waits no more: {why}"
-        can_tell = preflight.probed(self.context.request.probes, self.context.targets)
-        confirmed = [host for host in can_tell if self.hosts[host].state in (State.CONFIRMED, State.HELD)]
+        # A host without probes is asked as well: a change may take it down long after its login has confirmed it.
+        confirmed = [host for host in self.hosts if self.hosts[host].state in (State.CONFIRMED, State.HELD)]
         if not confirmed:
             return ""
         record = Record()
@@ -323,9 +330,15 @@ class Change:
         stop = self.context.soon(confirmed, GRACE + _MEASURE)
         self.context.session.run_own(run, lambda event: feed(record, event), stop)
         sick = decide.sick(record, {host: self.hosts[host].probes for host in confirmed})
+        ends = {host: decide.put_back(record, host, self.hosts[host].generation) for host in confirmed}
+        back = {host: end for host, end in ends.items() if end}
+        sick |= {host: ("was put back", end.why) for host, end in back.items()}
         for host, (found, why) in sick.items():
-            self.hosts[host].sick = True
-            ended = "held" if self.hosts[host].state is State.HELD else "confirmed"
-            self.hosts[host].why = f"{found} after it was {ended}: {why}"
-            self.context.tell(Phase.FAILED, host, text=self.hosts[host].why)
+            result = self.hosts[host]
+            result.sick = True
+            result.why = f"{found} after it was {'held' if result.state is State.HELD else 'confirmed'}: {why}"
+            if host in back:
+                result.state, result.by = back[host].state, back[host].by
+            phase = Phase(result.state.replace("_", " ")) if host in back else Phase.FAILED
+            self.context.tell(phase, host, text=result.why)
         return next((f"{host} {self.hosts[host].why}" for host in sick), "")

@@ -33,10 +33,12 @@ from evenkeel.shared import misspelt
 KEEP, BACK, WAIT = "keep", "back", "wait"
 # Seconds that hosts may take to report their memory.
 _ANSWER = 120.0
+# Seconds after which a confirmed wave is no longer taken for one of a run that lives.
+_RECENT = 3600.0
+# Seconds in which a run that lives goes on after an approval, or extends the hosts; and between two looks at them.
+_SIGN, _LOOK = 45.0, 5.0
 # Seconds after which the hosts of a change that is over are brought to one end only when the change is named.
 _OLD = 86400.0
-# The end of a change by a person on its host.
-OPERATOR = "operator"
 _LIVES = (
     ". The run that began it may still live: it ends its playbook once it has asked these hosts again (mostly within"
     " 15 s, and within half of the time to confirm), and has them put back what the playbook changed meanwhile"
@@ -85,7 +87,7 @@ class Found:
     @property
     def kept(self) -> list[str]:
         """The hosts that keep the change and share its end. A host on which a person confirmed it keeps it for good."""
-        kept = [one.host for one in self.members if one.state is State.CONFIRMED and one.by != OPERATOR]
+        kept = [one.host for one in self.members if one.state is State.CONFIRMED and one.by != decide.OPERATOR]
         return kept if self.total else []
 
     def is_old(self, now: float) -> bool:
@@ -206,7 +208,29 @@ class Resumption:
             else:
                 result.why = "approved: the run that waits goes on"
             results.append(result)
+        if results and not reason and not self._goes_on([one for one in change.members if one.host in names]):
+            reason = (
+                f"the approval stands on {some_of(names)}, but no run has gone on within {_SIGN:.0f} s: it may have"
+                " ended. The hosts go back by themselves unless they are confirmed there (evenkeel-host confirm). Run"
+                " the change again, or take it back now (evenkeel abort)"
+            )
+            for result in results:
+                result.state, result.why = State.IN_DOUBT, "approved, but no run is seen to go on"
         return reason, results
+
+    def _goes_on(self, members: Sequence[Member]) -> bool:
+        """Whether the hosts show that the run which waits has lived since the approval: it has written its decision,
+        has brought a host to an end, or has extended a host."""
+        clock, first = self.context.clock, dict[str, float]()
+        end = clock.now() + _SIGN
+        while clock.now() < end and not self.context.stops():
+            told = _ask(self.context, [one.host for one in members])
+            for one in members:
+                if decide.lives(told[one.host], one.generation, first.setdefault(one.host, math.inf)):
+                    return True
+                first[one.host] = min(first[one.host], decide.until(told[one.host]))
+            self.context.rest(_LOOK)
+        return False
 
     def _armed(self, member: Member) -> decide.Armed:
         now = self.context.clock.now()
@@ -251,6 +275,23 @@ def alone(told: Mapping[str, Mapping[str, Any] | None]) -> str:
     )
 
 
+def between(told: Mapping[str, Mapping[str, Any] | None], now: float) -> list[str]:
+    """Sentences on changes whose run may be between two waves, which end apart: no host waits for it then, and nothing
+    tells a host whether the run still lives."""
+    ends: dict[str, list[str]] = {}
+    for host, info in told.items():
+        last = (info or {}).get("last") or {}
+        ident, apart, _wave = str(last.get("change") or "").partition(".")
+        recent = float(last.get("at") or 0.0) > now - _RECENT
+        if apart and recent and last.get("outcome") == State.CONFIRMED and not (info or {}).get("armed"):
+            ends.setdefault(ident, []).append(host)
+    return [
+        f"change {ident} may still run, between two of its waves: {some_of(hosts)} confirmed it lately, and no host"
+        " waits. Stop it where it runs (Ctrl-C); its later waves begin otherwise"
+        for ident, hosts in ends.items()
+    ]
+
+
 def run(command: str, options: Options, caller: Caller, ident: str = "") -> ChangeResult:
     """``resume`` brings changes that a killed run has left to one end, ``abort`` takes changes under way back, and
     ``confirm`` lets a change that waits for a person go on; all of them, or the one with the id ``ident``. Raises
@@ -287,6 +328,7 @@ def run(command: str, options: Options, caller: Caller, ident: str = "") -> Chan
                 results += done[1]
     others = alone(told)
     notes += [one for one in (*left, others) if one]
+    notes += between(told, now) if command == "abort" and not (changes or ident) else []
     # A host that a role has armed is nothing that could be resumed, but something that could be meant to end.
     untouched = bool(left or ident or (others and command != "resume")) and not changes
     code = _exit(command, results, reason, silent, untouched=untouched)

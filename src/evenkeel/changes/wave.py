@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from evenkeel.ansible.event import Event, about
-from evenkeel.ansible.events import Record, feed, judge, rescued
+from evenkeel.ansible.event import Event, about, mapping
+from evenkeel.ansible.events import PREFIX, Record, feed, judge, rescued
 from evenkeel.ansible.session import OwnRun
 from evenkeel.changes import decide
 from evenkeel.changes.context import GRACE, SHORT_TIMEOUT, STOPPED, Context
@@ -71,12 +71,13 @@ class Wave:
     def _begin(self) -> decide.Begun:
         """Guard, checkpoint, arm. Returns the result."""
         record, context = Record(), self.context
-        names = list(self.hosts)
+        names, came = list(self.hosts), set[object]()
 
         def on_event(event: Event) -> None:
             feed(record, event)
             if event.get("event") == "playbook_on_task_start":
                 context.task(record.task, Phase.BEGIN)
+                came.add(mapping(event.get("event_data")).get("resolved_action"))
             host, _ = about(event)
             result = record.of(host, "ft_checkpoint")
             now, within = context.clock.now(), self._confirm_within()
@@ -99,9 +100,11 @@ class Wave:
         variables |= {"evenkeel_change": dict(self.unit)} if self.unit else {}
         ended = context.session.run_own(OwnRun("begin", variables, names), on_event, stop)
         killed = "ansible-playbook was killed while it armed the hosts" if ended.rc is None else ""
-        if killed and not ended.stopped:
-            self._adopt(began)
-        begun = decide.begun(record, names, self.armed, ended.stopped or killed)
+        sent = bool(ended.stopped or killed) and f"{PREFIX}ft_checkpoint" in came
+        silent = decide.lost(record, names, sent=sent)
+        self._adopt(began, names if killed and not ended.stopped else silent)
+        silent -= self.armed.keys()
+        begun = decide.begun(record, names, self.armed, ended.stopped or killed, silent)
         refusal = "" if ended.stopped else record.refusal(ended.rc, ended.errors)
         if refusal:
             begun = replace(begun, halt=refusal, usage=True)
@@ -130,10 +133,10 @@ class Wave:
         result.generation, result.checkpoint, result.until = found.generation, found.checkpoint, found.latest
         self.context.tell(Phase.ARMED, host, until=found.latest)
 
-    def _adopt(self, began: float) -> None:
-        """Find hosts that were armed by a run that was killed before it reported them."""
+    def _adopt(self, began: float, asked: Collection[str]) -> None:
+        """Find those of the hosts that were armed by a run which ended, or lost them, before it reported them."""
         record = Record()
-        names = [host for host in self.hosts if host not in self.armed]
+        names = [host for host in self.hosts if host in asked and host not in self.armed]
         if not names:
             return
         run = OwnRun("status", self.context.variables_for(names), names, timeout=SHORT_TIMEOUT, question=True)
@@ -174,8 +177,10 @@ class Wave:
             if record.asked:
                 return f"the playbook asks for {record.asked!r} (vars_prompt): give it with -e {record.asked}=…"
             if context.clock.now() > decide.time_to_change(list(self.armed.values())):
-                within = context.variables["evenkeel_confirm_within"]
-                return f"the playbook did not end within the time to confirm ({within}): it was in {record.task!r}"
+                first = min(self.armed, key=lambda host: self.armed[host].earliest)
+                why = self.extending.why(first) if self.extending else ""
+                why = why or f"{first} was to be confirmed within {context.variables['evenkeel_confirm_within']}"
+                return f"the playbook did not end within the time to confirm: it was in {record.task!r}; {why}"
             return ""
 
         context.tell(Phase.CHANGE, *self.hosts)

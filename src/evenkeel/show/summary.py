@@ -137,7 +137,7 @@ def headline(result: ChangeResult) -> str:
     if result.exit_code in (Exit.REFUSED, Exit.USAGE):
         return f"{'REFUSED' if result.exit_code is Exit.REFUSED else 'STOPPED'}: nothing was touched ({took})"
     parts = [f"{number[state]} {state.replace('_', ' ')}" for state in State if number[state]]
-    ill = sum(host.sick for host in result.hosts)
+    ill = sum(host.sick for host in result.hosts if host.state is State.CONFIRMED)
     parts += [f"{ill} of the confirmed not known to be healthy since"] if ill else []
     starts = {Exit.IN_DOUBT: "IN DOUBT", Exit.PARTLY: "FAILED, AND KEPT IN PART"}
     start = starts.get(result.exit_code, "FAILED")

@@ -67,8 +67,23 @@ def test_one_host_that_is_not_armed_halts_its_wave_and_is_named() -> None:
         ("web2", "ft_checkpoint", "unreachable", {"msg": "no route"}),
     )
     begun = decide.begun(seen, ["web1", "web2"], {"web1": DEAD_MAN})
-    assert begun.halt == "web2: no route"
+    assert begun.halt == "web2: no route" and not begun.doubtful
     assert list(begun.whys) == ["web2"]
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "lost"),
+    [
+        ("unreachable", "Failed to connect to the host via ssh: Shared connection to web1 closed.", True),
+        ("unreachable", "no answer within 300 s", True),
+        ("unreachable", "Failed to connect to the host via ssh: ssh: connect to host web1 port 22: timed out", False),
+        ("unreachable", "Failed to connect to the host via ssh: root@web1: Permission denied (publickey).", False),
+        ("failed", "no room", False),
+    ],
+)
+def test_a_host_that_is_lost_while_it_takes_the_checkpoint_may_be_armed(status: str, said: str, lost: bool) -> None:
+    assert bool(decide.lost(record(("web1", "ft_checkpoint", status, {"msg": said})), ["web1"], sent=False)) is lost
+    assert decide.lost(record(), ["web1"], sent=True) == {"web1"} and not decide.lost(record(), ["web1"], sent=False)
 
 
 def test_a_checkpoint_without_a_dead_man_halts() -> None:
@@ -181,6 +196,33 @@ def test_a_confirmed_host_is_well_only_when_it_says_so_and_has_not_crashed(
     seen = record(*([("w", "ft_health", *measured)] if measured else []))
     found = decide.sick(seen, {"w": [{"kind": "service", "target": "nginx", "restarts": 2}]})
     assert why in ": ".join(found["w"]) if why else found == {}
+
+
+ENDED = {"generation": 7, "outcome": "rolled_back", "by": "operator"}
+CHANGE = {"generation": 8, "name": "before-change"}
+
+
+@pytest.mark.parametrize(
+    ("memory", "state"),
+    [
+        ({"generation": 7, "last": ENDED}, State.ROLLED_BACK),
+        ({"generation": 8, "armed": CHANGE, "last": ENDED}, State.ROLLED_BACK),
+        ({"generation": 7, "last": {**ENDED, "outcome": "in_doubt"}}, State.IN_DOUBT),
+        (
+            {"generation": 8, "armed": {**CHANGE, "name": "undo"}, "last": {**ENDED, "outcome": "confirmed"}},
+            State.IN_DOUBT,
+        ),
+        ({"generation": 7, "last": {**ENDED, "outcome": "confirmed"}}, None),
+        ({"generation": 8, "armed": CHANGE, "last": {**ENDED, "outcome": "confirmed"}}, None),
+        ({"generation": 8, "last": {**ENDED, "generation": 8}}, None),  # of a newer change
+        (None, None),
+    ],
+)
+def test_a_confirmed_host_that_somebody_put_back_since_is_known_by_its_memory(memory: Any, state: State | None) -> None:
+    for status in ("ok", "failed"):
+        end = decide.put_back(record(("w", "ft_health", status, {"state": "pass", "host_state": memory})), "w", 7)
+        assert (end.state if end else None) is state
+    assert decide.put_back(record(), "w", 7) is None
 
 
 def test_the_restarts_that_a_confirmed_host_owes_are_kept() -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from dataclasses import replace
 from typing import Any, cast
 
@@ -121,6 +122,14 @@ def test_a_host_whose_change_is_over_is_told_to_the_wave(status: str, answer: di
     assert one.due(clock.now + 300) == (["web2"] if said else ["web1", "web2"])
 
 
+def test_a_held_host_that_a_person_confirmed_there_does_not_end_the_playbook_on_others() -> None:
+    kept = ended("web1", PREFIX + "ft_settle", outcome="confirmed", by="operator", generation=3)
+    one, clock, _told = extending(("settle", [kept], 0))
+    one.cover({"web1": armed(clock.now), "web2": armed(clock.now)}, ["web1"])
+    one.extend(["web1"])
+    assert one.ended() == "" and one.due(clock.now + 300) == []
+
+
 def test_a_host_that_is_released_meanwhile_is_not_told_of() -> None:
     over = ended("web1", "evenkeel.fault_tolerance.ft_settle", outcome="confirmed", by="settle", generation=3)
     one, clock, _told = extending()
@@ -185,7 +194,7 @@ def test_the_cap_ends_the_extensions() -> None:
     one.cover({"web1": armed(clock.now)})
     clock.now += 301
     one.extend(["web1"])
-    assert one.due(clock.now + 14) == [] and "--at-most" in told[0]
+    assert one.due(clock.now + 14) == [] and "--at-most" in told[0] and one.why("web1") == told[0]
     assert one.due(clock.now + 16) == ["web1"], "it is asked whether it is still armed"
 
 
@@ -298,6 +307,9 @@ def test_a_change_that_ended_long_ago_is_taken_back_only_where_it_is_named() -> 
     assert resume.chosen(waits, "", 1e9) == (waits, []), "a host waits"
 
 
+WAVED = {"last": {"generation": 3, "change": "c.1", "hosts": 0, "outcome": "confirmed", "at": time.time()}}
+
+
 @pytest.mark.parametrize(
     ("command", "ident", "told", "code", "said"),
     [
@@ -306,6 +318,16 @@ def test_a_change_that_ended_long_ago_is_taken_back_only_where_it_is_named() -> 
         ("resume", "", {"armed": {"generation": 3, "name": "undo"}}, Exit.DONE, "web1 is armed by a playbook"),
         ("abort", "", {"armed": {"generation": 3, "name": "undo"}}, Exit.REFUSED, "web1 is armed by a playbook"),
         ("confirm", "", {"armed": {"generation": 3, "name": "undo"}}, Exit.REFUSED, "evenkeel-host confirm keeps it"),
+        (
+            "abort",
+            "",
+            WAVED,
+            Exit.REFUSED,
+            "change c may still run, between two of its waves: web1 confirmed it lately",
+        ),
+        ("abort", "", {"last": {**WAVED["last"], "at": 990_000.0}}, Exit.REFUSED, "no change waits on web1"),
+        ("abort", "", {"last": {**WAVED["last"], "change": "c"}}, Exit.REFUSED, "no change waits on web1"),
+        ("resume", "", WAVED, Exit.DONE, "no change waits on web1"),
         ("resume", "d", info(outcome="confirmed"), Exit.REFUSED, "no change d waits on web1"),
     ],
 )
@@ -347,6 +369,29 @@ def test_a_host_that_is_held_waits_until_it_says_otherwise(told: dict[str, Any] 
 def test_a_person_has_let_a_change_go_on_only_where_the_host_says_so() -> None:
     assert not decide.approved(info("held")) and not decide.approved(None)
     assert decide.approved(info("approved"))
+
+
+@pytest.mark.parametrize(
+    ("looks", "lives"),
+    [
+        ([info("approved"), info("decided")], True),
+        ([info("approved"), info(outcome="confirmed")], True),
+        ([info("approved"), None, info("approved", until=700.0)], True),  # extended
+        ([by(info(outcome="rolled_back"))], False),  # on the host itself
+        ([info("approved"), None], False),
+    ],
+)
+def test_an_approval_is_a_success_only_where_a_run_goes_on(looks: list[dict[str, Any] | None], lives: bool) -> None:
+    answer = ended("web1", PREFIX + "ft_settle", outcome="approved", generation=3, remaining=600.0)
+    runs: list[Any] = [("settle", [answer], 0)]
+    for told in [*looks, *looks[-1:] * 20]:
+        runs.append(("status", [ended("web1", PREFIX + "ft_info", **told)] if told else [], 0))
+    one, _clock, _told = extending(*runs)
+    (change,) = resume.found({"web1": info("held"), "web2": info("held")}, 0.0)
+    change.members = change.members[:1]
+    reason, results = resume.Resumption(one.context, {}).approve(change)
+    assert (reason == "") is lives and [result.state for result in results] == [State.HELD if lives else State.IN_DOUBT]
+    assert lives or "no run has gone on" in reason
 
 
 def test_an_extension_that_another_generation_tells_of_is_none() -> None:

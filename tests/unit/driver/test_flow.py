@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
@@ -311,6 +311,31 @@ def test_a_begin_that_was_killed_finds_what_it_armed(clock: Hands) -> None:
     assert states(one) == [State.UNTOUCHED] * 2
 
 
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_host_that_was_lost_while_it_was_armed_is_disarmed_or_in_doubt(clock: Hands, answers: bool) -> None:
+    change = {"generation": 3, "until": clock.now + WITHIN, "within": WITHIN, "checkpoint": "f00"}
+    lost = ended("web2", PREFIX + "ft_checkpoint", "unreachable", msg="Shared connection to web2 closed.")
+    told = (
+        ended("web2", PREFIX + "ft_info", armed=change) if answers else ended("web2", PREFIX + "ft_info", "unreachable")
+    )
+    back = [settled("web1", "rolled_back"), *([settled("web2", "rolled_back")] if answers else [])]
+    one, script = wave(
+        ("begin", [*play(), armed("web1"), lost, stats()], 4), ("status", [told], 0), ("settle", back, 2), clock=clock
+    )
+    assert "web2: Shared connection" in one.run()[0]
+    assert set(script.asked[2][1]["evenkeel_generations"]) == ({"web1", "web2"} if answers else {"web1"})
+    assert states(one) == [State.UNTOUCHED, State.UNTOUCHED if answers else State.IN_DOUBT]
+    assert answers or "if it is armed, it disarms itself" in one.hosts["web2"].why
+
+
+def test_a_begin_that_ended_while_hosts_took_the_checkpoint_leaves_those_that_do_not_answer_in_doubt() -> None:
+    came = {"event": "playbook_on_task_start", "event_data": {"name": "T", "resolved_action": PREFIX + "ft_checkpoint"}}
+    for events, state in (([*play(), came], State.IN_DOUBT), (play(), State.UNTOUCHED)):
+        one, _script = wave(("begin", events, None), ("status", [], 4))
+        one.run()
+        assert states(one) == [state] * 2
+
+
 def test_stopped_once_the_hosts_in_flight_are_rolled_back_now() -> None:
     one, script = wave(
         ("begin", BEGIN, 0),
@@ -334,6 +359,23 @@ def test_the_playbook_is_ended_where_somebody_took_a_host_back_meanwhile() -> No
     one.run()
     assert set(script.asked[2][1]["evenkeel_verdicts"].values()) == {"roll_back"}
     assert "web1: its change is over" in one.hosts["web2"].why
+
+
+@pytest.mark.parametrize("why", ["", "web1: its time to confirm cannot be extended any more (--at-most)"])
+def test_a_playbook_that_takes_too_long_is_ended_for_the_reason_of_the_first_deadline(clock: Hands, why: str) -> None:
+    back = [settled("web1", "rolled_back"), settled("web2", "rolled_back")]
+    one, script = wave(("begin", BEGIN, 0), ("users", WELL, 0), ("settle", back, 2), clock=clock)
+    one.extending = Extending(one.context)
+    one.extending._whys["web1"] = why
+    run = script.run_users
+
+    def slow(*words: Any) -> Ended:
+        clock.now += WITHIN - 20
+        return run(*words)
+
+    script.run_users = slow  # type: ignore[method-assign, assignment]
+    one.run()
+    assert one.hosts["web2"].why.endswith(f"in 'Task'; {why or 'web1 was to be confirmed within 10m'}")
 
 
 def test_stopped_twice_they_are_left_to_their_dead_men_and_named() -> None:
@@ -366,6 +408,25 @@ def test_the_decision_moves_the_deadlines_that_the_confirmation_counts_with(cloc
     assert {dead_man.latest for dead_man in dead_men.values()} == {clock.now + 500.0}
 
 
+KEPT: dict[str, Any] = {"outcome": "confirmed", "by": "operator", "generation": 3}
+
+
+def test_a_host_on_which_a_person_confirmed_the_change_keeps_it_and_the_others_are_told_to_keep_it(
+    clock: Hands,
+) -> None:
+    told = ended("web1", PREFIX + "ft_settle", outcome="decided", generation=3, remaining=500.0)
+    kept = ended("web2", PREFIX + "ft_settle", **KEPT)
+    dead_men = {host: decide.Armed(3, "f00", WITHIN, clock.now + 590, clock.now + 600) for host in HOSTS}
+    one, _script = wave(("settle", [told, kept], 0), ("settle", [settled("web1", "confirmed"), kept], 0), clock=clock)
+    assert Ending(one.context, one.hosts, dead_men).confirm(HOSTS) == ""
+    assert states(one) == [State.CONFIRMED] * 2
+    one, _script = wave(("settle", [settled("web1", "rolled_back"), kept], 2), clock=clock)
+    for result in one.hosts.values():
+        result.state = State.HELD
+    Ending(one.context, one.hosts, dead_men).back(HOSTS, "web3 failed")
+    assert states(one) == [State.ROLLED_BACK, State.CONFIRMED] and "a person confirmed" in one.hosts["web2"].why
+
+
 # -- several waves
 
 
@@ -382,16 +443,25 @@ def measured(host: str, status: str = "ok", **res: Any) -> Event:
     return ended(host, PREFIX + "ft_health", status, **res)
 
 
-def change(*runs: tuple[str, list[Event], int | None], hosts: int = 3, limit: str = "", **saw: Any) -> Change:
+PROBED = {"evenkeel_probes": [{"tcp": {"port": 80}}]}
+
+
+def change(
+    *runs: tuple[str, list[Event], int | None],
+    hosts: int = 3,
+    limit: str = "",
+    variables: Mapping[str, object] = PROBED,
+    **saw: Any,
+) -> Change:
     script = Script(list(runs), saw=Seen(**saw))
     names = tuple(f"web{number}" for number in range(1, hosts + 1))
-    inventory = Inventory(names, {}, {name: {"evenkeel_probes": [{"tcp": {"port": 80}}]} for name in names})
+    inventory = Inventory(names, {}, dict.fromkeys(names, variables))
     targets = Targets(names, names, (), inventory)
     results = {name: HostResult(name, number) for number, name in enumerate(names, 1)}
     plan = [(name,) for name in names]
     request = Request("site.yml", Options(limit=limit))
-    variables = {"evenkeel_confirm_within": "10m"}
-    context = Context(cast(Session, script), request, targets, variables, clock=Hands().clock())
+    ours = {"evenkeel_confirm_within": "10m"}
+    context = Context(cast(Session, script), request, targets, ours, clock=Hands().clock())
     return Change(context, plan, results)
 
 
@@ -411,6 +481,21 @@ def test_a_host_that_falls_ill_after_it_was_confirmed_stops_the_next_wave() -> N
     assert reason == "web1 became unhealthy after it was confirmed: tcp 80: fail"
     assert [host.state for host in one.hosts.values()] == [State.CONFIRMED, State.CONFIRMED, State.NOT_BEGUN]
     assert [host.sick for host in one.hosts.values()] == [True, False, False]
+
+
+def test_a_host_without_probes_that_is_lost_after_its_login_confirmed_it_stops_the_next_wave() -> None:
+    lost = measured("web1", "unreachable", msg="timed out")
+    one = change(*alone("web1"), ("health", [lost], 4), hosts=2, variables={})
+    assert "web1 was not measured after it was confirmed" in one.run(gather=False)[0]
+    assert [host.state for host in one.hosts.values()] == [State.CONFIRMED, State.NOT_BEGUN] and one.hosts["web1"].sick
+
+
+def test_a_confirmed_host_that_somebody_put_back_stops_the_change_and_is_not_called_confirmed() -> None:
+    memory = {"generation": 3, "last": {"generation": 3, "outcome": "rolled_back", "by": "operator"}}
+    one = change(*alone("web1"), ("health", [measured("web1", host_state=memory)], 0), hosts=2)
+    assert one.run(gather=False)[0] == "web1 was put back after it was confirmed: rolled back by operator"
+    assert [host.state for host in one.hosts.values()] == [State.ROLLED_BACK, State.NOT_BEGUN]
+    assert one.hosts["web1"].by == "operator"
 
 
 @pytest.mark.parametrize("last", [[measured("web1", "unreachable", msg="timed out")], []])
@@ -440,6 +525,16 @@ def test_the_facts_of_later_waves_are_gathered_first_and_one_that_has_none_is_no
     assert one.run(gather=True) == ("", False)
     assert script_of(one).asked[0][1]["evenkeel_hosts"] == ["web2"]
     assert "web2" in one.notes[0] and "no route" in one.notes[0]
+
+
+def test_a_held_host_that_a_person_confirmed_there_counts_as_confirmed() -> None:
+    one = change(
+        ("status", [ended("web1", PREFIX + "ft_info", generation=3, armed=None, last=KEPT)], 0),
+        ("health", [measured("web1")], 0),
+        hosts=1,
+    )
+    one.hosts["web1"] = HostResult("web1", 1, State.HELD, generation=3)
+    assert one._measure() == "" and one.hosts["web1"].state is State.CONFIRMED
 
 
 def test_a_play_that_was_left_out_is_no_success_and_a_host_touched_outside_is_named() -> None:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import signal
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 
 from evenkeel.ansible import options
 from evenkeel.ansible.options import Options, Secrets
-from evenkeel.ansible.targets import _without_prompts
+from evenkeel.ansible.targets import without_prompts
 from evenkeel.cli import parser
 from evenkeel.outcome import UsageError
 
@@ -115,7 +117,7 @@ def test_passwords_that_the_configuration_makes_ansible_ask_for_are_asked() -> N
 def test_a_vault_id_without_a_name_is_asked_for_as_well() -> None:
     found = parsed("--vault-id", "prompt", "--vault-id", "dev@prompt", "--vault-id", "x@file")
     assert found.prompts == ("default", "dev")
-    assert _without_prompts(found.listing) == ["--vault-id=x@file"]
+    assert without_prompts(found.listing) == ["--vault-id=x@file"]
 
 
 def test_who_interrupts_the_question_for_a_password_is_heard() -> None:
@@ -149,3 +151,15 @@ def test_who_interrupts_the_question_for_a_password_is_heard() -> None:
 def test_advice_repeats_what_reaches_hosts_and_no_other_value(variable: str, shown: bool) -> None:
     words, missing = parsed("-e", variable).words_to_reach()
     assert (words, missing) == ([f"--extra-vars={variable}"] if shown else [], not shown)
+
+
+@pytest.mark.parametrize("word", ["--extra-vars=@{0}", "--vault-password-file={0}", "--vault-id=dev@{0}", "-i"])
+def test_a_file_that_only_one_run_could_read_is_refused_in_words(tmp_path: Path, word: str) -> None:
+    pipe, file = tmp_path / "pipe", tmp_path / "file"
+    os.mkfifo(pipe)
+    file.write_text("x")
+    for path, refused in ((pipe, True), (file, False), (tmp_path / "none", False)):
+        common = () if word == "-i" else (word.format(path),)
+        options = Options(common=common, inventory=(str(path),) if word == "-i" else ())
+        with pytest.raises(UsageError, match="can be read only once") if refused else contextlib.nullcontext():
+            options.with_configuration({})

@@ -105,6 +105,17 @@ def test_whether_facts_are_gathered(tmp_path: Path, text: str, gathering: str, f
     assert gathers(path, gathering) is found
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["5", "hosts: web", "- hosts: web\n  tasks: 5", "- hosts: web\n  vars_prompt: true", "- d: 2026-02-30", "[" * 2000],
+)
+def test_a_playbook_that_is_none_is_left_to_ansible(tmp_path: Path, text: str) -> None:
+    (tmp_path / "odd.yml").write_text(text)
+    no_prompts("odd.yml", tmp_path / "odd.yml", ["--extra-vars={d: 2026-02-30}"])
+    no_debugger("odd.yml", tmp_path / "odd.yml", "linear")
+    gathers(tmp_path / "odd.yml", "implicit")
+
+
 def test_a_playbook_that_imports_itself_ends(tmp_path: Path) -> None:
     path = tmp_path / "site.yml"
     path.write_text("- import_playbook: site.yml\n- hosts: web\n")

@@ -31,12 +31,22 @@ def test_a_variable_that_is_nested_too_deep_is_left_out_and_the_others_are_writt
         for templates in (False, True):
             found = witness._plain({"deep": nested(depth), "good": [1]}, templates)
             assert found["good"] == [1]
-            json.loads(json.dumps({"web1": {"vars": found, "groups": []}}))
+            json.loads(json.dumps(witness._written({"web1": {"vars": found, "groups": []}})))
 
 
 def test_a_variable_that_is_too_long_or_no_plain_value_is_left_out() -> None:
     known = {"odd": object(), "long": "x" * 20_000_000, "good": {"a": [1, None]}}
     assert witness._plain(known) == {"good": {"a": [1, None]}}
+
+
+def test_the_keys_of_a_mapping_keep_their_types(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ports = {80: "http", "of": [{True: {None: 1}, "1": 2}], witness.PAIRS: 3}
+    first = Manager()
+    first.set_nonpersistent_facts("web1", {"ports": ports, "odd": {(1, 2): 3}})
+    first.set_host_variable("web1", "included", {443: trust_as_template("{{ ports[80] }}s")})
+    second = after(after(first, monkeypatch, tmp_path), monkeypatch, tmp_path)
+    assert second.value("web1", "ports") == ports and second.value("web1", "included") == {443: "https"}
+    assert "odd" not in second.get_vars(host=second._inventory.get_host("web1")), "JSON has no such keys"
 
 
 class Manager(VariableManager):
@@ -78,6 +88,77 @@ def test_a_template_of_included_variables_stays_one_and_yields_to_what_is_includ
     assert "foreign" not in second.get_vars(host=second._inventory.get_host("web1"))
     second.set_host_variable("web1", "page", text("{{ colour }} anew"))
     assert second.value("web1", "page") == "blue anew"
+
+
+def test_a_host_that_add_host_added_is_there_in_later_waves_with_its_variables(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    first = Manager()
+    for given in ({"token": "abc", "odd": object()}, {"at": 6443}):
+        first._inventory.add_dynamic_host({"host_name": "holder", "groups": ["fresh"], "host_vars": given}, {})
+    first._inventory.add_dynamic_host({"host_name": "web2", "groups": ["old"], "host_vars": {"role": "old"}}, {})
+    second = after(after(first, monkeypatch, tmp_path), monkeypatch, tmp_path)
+    assert (second.value("holder", "token"), second.value("holder", "at")) == ("abc", 6443)
+    assert second.value("web2", "role") == "old"
+    assert {
+        name: group.hosts[0].name for name, group in second._inventory.groups.items() if name in ("fresh", "old")
+    } == {
+        "fresh": "holder",
+        "old": "web2",
+    }
+
+
+def test_a_host_that_an_earlier_wave_added_is_not_left_out_again_by_a_play_before_that(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With serial, the plays before add_host never come to it, and the wave that added it has told of those after."""
+    first = Manager()
+    first._inventory.add_dynamic_host({"host_name": "holder", "groups": ["fresh"], "host_vars": {}}, {})
+    monkeypatch.setattr(witness.CallbackModule, "get_option", lambda *_: str(tmp_path))
+    one, other, second = witness.CallbackModule(), witness.CallbackModule(), Manager()
+    one._manager = first
+    one.v2_playbook_on_stats(None)
+    second._inventory.subset("web1")
+    for play in load(second, tmp_path, "- hosts: all\n").get_plays():
+        other.v2_playbook_on_play_start(play)
+    assert list(other._left_out) == ["web2"]
+
+
+def test_plays_on_the_controller_see_in_each_wave_what_they_would_see_if_they_ran_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(witness.CallbackModule, "get_option", lambda *_: str(tmp_path))
+    for wave in (1, 2, 3):
+        manager, one = Manager(), witness.CallbackModule()
+
+        def seen(name: str, manager: Manager = manager) -> Any:
+            return manager.get_vars(host=manager._inventory.get_host("localhost")).get(name)
+
+        def put(values: dict[str, Any], manager: Manager = manager) -> None:
+            manager.set_nonpersistent_facts("localhost", values)
+
+        first, fleet, last = load(manager, tmp_path, 3 * "- hosts: localhost\n").get_plays()
+        fleet.hosts = ["web1"]
+        one.v2_playbook_on_play_start(first)
+        put({"found": [*(seen("found") or []), "a"], "token": seen("token") or f"t{wave}", "count": seen("count") or 0})
+        put({"directory": {"changed": True, "path": f"/tmp/{wave}"}, "copy": wave})
+        one.v2_playbook_on_play_start(fleet)
+        assert (seen("found"), seen("token"), seen("copy")) == (["a"], "t1", 1), "as in the first wave"
+        assert seen("directory")["path"] == f"/tmp/{wave}", "the result of a task of this wave"
+        put({"count": seen("count") + 1, "lent": [*(seen("lent") or []), wave]})  # delegated, with delegate_facts
+        one.v2_playbook_on_play_start(last)
+        assert (seen("found"), seen("lent")) == (["a"], list(range(1, wave + 1)))
+        put({"summary": [*(seen("summary") or []), "b"]})
+        assert (seen("summary"), seen("count")) == (["b"], wave)
+        one.v2_playbook_on_stats(None)
+
+
+def load(manager: Manager, directory: Path, text: str) -> Playbook:
+    (directory / ".evenkeel-around.yml").write_text(text)
+    found = Playbook.load(str(directory / ".evenkeel-around.yml"), variable_manager=manager, loader=manager.loader)
+    for play in found.get_plays():
+        play.post_validate(Templar(manager.loader, manager.get_vars(play=play)))
+    return found
 
 
 PLAYS = """

@@ -138,6 +138,15 @@ def test_a_confirmed_change_is_taken_back_unless_another_has_begun(store: Store,
     assert live.read_text() == "after"
 
 
+def test_what_a_person_confirmed_on_the_host_is_not_taken_back(store: Store, live: Path) -> None:
+    change = changes.armed(store)
+    assert change is not None
+    with store.locked():
+        changes.conclude(store, change, changes.CONFIRMED, "operator")
+    report = settle(store, 1, None, *NOW, verdict="take_back")
+    assert (report["outcome"], report["by"]) == ("confirmed", "operator") and live.read_text() == "after"
+
+
 def test_the_reason_that_was_given_is_said(store: Store, live: Path) -> None:
     request = Request(1, None, Times(*NOW), "roll_back", reason="the task Migrate failed")
     with pytest.raises(Unhealthy, match="rolled back to change: the task Migrate failed; "):
