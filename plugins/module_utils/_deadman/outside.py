@@ -50,7 +50,7 @@ def why_unknown(store: Store) -> str:
 
 
 def _kept(store: Store) -> Any:
-    """What is kept of the last change. KeyError for an older one."""
+    """The findings that are kept, where they are of the last change; KeyError otherwise."""
     event = changes.last_event(store)
     with open(store.join("outside"), "rb") as stream:
         found = json.loads(stream.read())

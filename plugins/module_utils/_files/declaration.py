@@ -60,7 +60,7 @@ def check_patterns(patterns: Sequence[str], what: str) -> list[str]:
 
 def _may_match(one: str) -> bool:
     text = one.rstrip("/")
-    if "/" not in text:  # Of */ nothing but * would be left, which leaves out everything.
+    if "/" not in text:  # The pattern */ would become *, which leaves out everything.
         return text not in ("", ".", "..") and (text == one or text.strip("*") != "")
     return text[0] in "/*?[" and not {"", ".", ".."} & set(text.split("/")[1:])
 

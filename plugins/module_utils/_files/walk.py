@@ -196,7 +196,7 @@ class Walk:
             else:
                 self.found.fill(place, known, key_of(info))
             if path in self.automounts or (name == _HIDDEN and kind == "zfs"):
-                self.holding.update([path, *ancestors(path)])  # What is in it comes and goes by itself.
+                self.holding.update([path, *ancestors(path)])  # Its contents come and go by themselves.
                 self.found.fill(place, self.found.lines[place], NEVER)
             elif self.reader.tolerant and self.depth > _DEPTH:
                 self.reader.unread[path] = f"it lies {_DEPTH} levels deep"

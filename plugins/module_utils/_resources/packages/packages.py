@@ -25,7 +25,7 @@ from ..._host.system import System
 from ..._store.manifest import Manifest
 from ..._store.objects import Hasher, Objects
 from ..kind import Kind, Restore, Sink, Spec, Suggestion, is_within
-from . import apt, architectures, diversions, dpkg, forgetting, kept, overrides, owners, replacing, rpm
+from . import apt, architectures, diversions, dpkg, forgetting, kept, keys, overrides, owners, replacing, rpm
 from .package import INSTALLS, REMOVES, Ident, Package
 
 # The package files that are kept: the files of versions that the change replaces, or all files.
@@ -51,6 +51,9 @@ _RESTS = r"rest ([A-Za-z0-9][A-Za-z0-9.+_-]*:[a-z0-9][a-z0-9_-]*)"
 # After this word, each line is an architecture of which dpkg takes packages; only with all packages.
 _ARCHITECTURES = "architectures"
 _ARCHITECTURE = r"architecture ([a-z0-9][a-z0-9-]*)"
+# After this word, each line is a key that rpm trusts; only with all packages.
+_KEYS = "keys"
+_KEY = rf"key ({keys.NAME})"
 _DATA = r"data ([A-Za-z0-9][A-Za-z0-9.+_-]*:[a-z0-9][a-z0-9_-]*)"
 NO_FILE = "; its package file is not in the store"
 # Packages by which a machine boots, and reaches its disks.
@@ -67,8 +70,8 @@ class Recorded(NamedTuple):
     ``data``: keys of the packages that were not installed, and had left data; None where no package is to be purged.
     ``filters``: the options by which dpkg left files out of packages. ``diversions``: path -> the path at which dpkg
     put files instead. ``overrides``: path -> owner and mode that dpkg gave. ``rest``: keys of the packages of which
-    only configuration and data were there. ``architectures``: those of which dpkg took packages. These five are None
-    where they are not recorded.
+    only configuration and data were there. ``architectures``: those of which dpkg took packages. ``trusted``: the keys
+    that rpm trusted. These six are None where they are not recorded.
     """
 
     present: list[Package]
@@ -79,6 +82,7 @@ class Recorded(NamedTuple):
     overrides: dict[str, str] | None = None
     rest: set[str] | None = None
     architectures: list[str] | None = None
+    trusted: list[str] | None = None
 
     def covers(self, package: Package) -> bool:
         return not self.absent.isdisjoint({package.key, package.name, _ALL})
@@ -198,6 +202,7 @@ class Packages(Kind):
 
     def keep_here(self, lines: Sequence[str], now: Sequence[str]) -> tuple[list[str], list[str]]:
         others, there = _without_boot(lines)
+        others = [line for line in others if line != _KEYS and not re.fullmatch(_KEY, line)]
         here = _without_boot(now)[1]
         first = next((at for at, line in enumerate(others) if line in (_FILTERS, _DIVERSIONS, _PURGE)), len(others))
         found = [*others[:first], *here.values(), *others[first:]]
@@ -348,6 +353,8 @@ def _captured(spec: Spec, sink: Sink, system: System, fetch: bool) -> list[str]:
         lines += [_DIVERSIONS, *(f"diversion {_word(at)} {_word(to)}" for at, to in diversions.look().items())]
         lines += [_OVERRIDES, *(f"override {_word(at)} {told}" for at, told in overrides.look().items())]
         lines += [_ARCHITECTURES, *(f"architecture {one}" for one in architectures.look())]
+    if manager == "rpm" and names is None:
+        lines += [_KEYS, *(f"key {one}" for one in keys.look(system))]
     if manager == "deb":
         rest = [one for one in dpkg.with_data(system).values() if names is None or {one.key, one.name} & set(names)]
         lines += [_REST, *(f"rest {one.key}" for one in rest)]
@@ -415,6 +422,7 @@ def parse(lines: Sequence[str]) -> Recorded:
         overrides={} if _OVERRIDES in lines else None,
         rest=set() if _REST in lines else None,
         architectures=[] if _ARCHITECTURES in lines else None,
+        trusted=[] if _KEYS in lines else None,
     )
     for line in lines:
         left, kept_out, diverted = (
@@ -422,7 +430,11 @@ def parse(lines: Sequence[str]) -> Recorded:
             re.fullmatch(_FILTER, line),
             re.fullmatch(_DIVERSION, line),
         )
-        if line in (_PURGE, _FILTERS, _DIVERSIONS, _OVERRIDES, _REST, _ARCHITECTURES):
+        if line in (_PURGE, _FILTERS, _DIVERSIONS, _OVERRIDES, _REST, _ARCHITECTURES, _KEYS):
+            continue
+        trusted = re.fullmatch(_KEY, line)
+        if trusted is not None and recorded.trusted is not None:
+            recorded.trusted.append(trusted[1])
             continue
         taken = re.fullmatch(_ARCHITECTURE, line)
         if taken is not None and recorded.architectures is not None:
@@ -565,7 +577,8 @@ def plan(lines: Sequence[str], system: System, replaced: Collection[Ident] = ())
     if manager != now[0].manager:
         raise UsageError(f"packages of {manager} were recorded, and this host has those of {now[0].manager}")
     if manager == "rpm":
-        return compare_versions(recorded, now)
+        trusted = [] if recorded.trusted is None else keys.compare(recorded.trusted, keys.look(system))
+        return compare_versions(recorded, now) + trusted
     steps = [
         replace(step, why=step.why.removesuffix(NO_FILE))
         if Package.of(step.detail["package"]).ident in replaced

@@ -34,6 +34,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resource
     diversions,
     dpkg,
     forgetting,
+    keys,
     overrides,
     package,
     packages,
@@ -608,6 +609,29 @@ def test_an_architecture_that_the_change_added_goes(tmp_path: Path, monkeypatch:
     host.installed = [OLD, Package("lib", "i386", "1.0")]
     assert rollback(store, "before")["left"] == []
     assert asked == ["remove-architecture i386"]
+
+
+def test_a_key_that_rpm_came_to_trust_goes_and_one_that_went_is_named() -> None:
+    asked: list[list[str]] = []
+
+    def run(argv: Sequence[str], _limit: float) -> Completed:
+        asked.append(list(argv))
+        listed = "gpg-pubkey-1a-2b\ngpg-pubkey-3c-4d\n; rm\n"
+        return Completed(tuple(argv), 0, listed if "-qa" in argv else "", "")
+
+    system = replace(SYSTEM, run=run)
+    then = packages.parse(
+        ["rpm web:x86_64 0:1-1 manual", "keys", "key gpg-pubkey-1a-2b", "key gpg-pubkey-5e-6f"]
+    ).trusted
+    assert then is not None and packages.parse(["rpm web:x86_64 0:1-1 manual"]).trusted is None
+    other = ["rpm web:x86_64 0:1-1 manual", "rpm * -", "keys", "key gpg-pubkey-1a-2b"]
+    assert Packages().keep_here(other, []) == (other[:2], []), "another machine trusts what it trusts"
+    steps = keys.compare(then, keys.look(system))
+    assert [f"{one.action} {one.target}" for one in steps] == [
+        "remove-key gpg-pubkey-3c-4d",
+        "import-key gpg-pubkey-5e-6f",
+    ]
+    assert list(keys.apply(steps, system)) == ["gpg-pubkey-5e-6f"] and asked[1:] == [["rpm", "-e", "gpg-pubkey-3c-4d"]]
 
 
 def test_the_architectures_of_dpkg_are_compared(tmp_path: Path) -> None:
