@@ -75,7 +75,7 @@ def check(mode: str, system: System, kernels: str = "/boot") -> None:
 
 
 def _busy(system: System) -> str:
-    """Which work a boot would cut off, in words: a run of a package manager, or a program that blocks a shutdown."""
+    """The work that a boot would cut off, in words: a run of a package manager, or a program that blocks a shutdown."""
     held = holder(_PACKAGES)
     if held:
         return held
@@ -85,14 +85,14 @@ def _busy(system: System) -> str:
         words = shlex.split(done.out)[2:] if done.rc == 0 else []
     except ValueError:
         return ""
-    # What it blocks, who, why, the mode, the user and the process.
+    # A row has: the blocked things, the program, its reason, the mode, the user and the process.
     rows = [words[at : at + 6] for at in range(0, len(words) - 5, 6)]
     found = [row for row in rows if "shutdown" in row[0].split(":") and row[3].startswith("block")]
     return "; ".join(f"{row[1][:60]} (process {row[5]}) blocks a shutdown: {row[2][:120]}" for row in found[:3])
 
 
 def last_words(generation: int, system: System) -> str:
-    """What the command that was to restart the host has said, for a message."""
+    """The last words of the command that was to restart the host, for a message."""
     return systemd.last_words(f"{_UNIT}{generation}.service", system)
 
 

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import changes
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
     EvenkeelError,
     Refused,
@@ -224,7 +225,7 @@ def test_a_rollback_does_not_end_the_change_under_way(
 ) -> None:
     saved(store, tmp_path)
     Ill(host, 99)
-    monkeypatch.setattr(ladder.changes, "armed", lambda _store: SimpleNamespace(generation=7))
+    monkeypatch.setattr(changes, "armed", lambda _store: SimpleNamespace(generation=7))
     why = climb(store, host, ["rollback"], rollback_to="good")["rungs"][0]["why"]
     assert "the change of generation 7 is under way" in why and rolled == []
 

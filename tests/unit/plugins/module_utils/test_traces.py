@@ -27,13 +27,13 @@ GONE = int(Path("/proc/sys/kernel/pid_max").read_text())
         ("lock", f"{GONE}\n", 1e9, False),
         ("app.pid", f"{GONE + 1}\n", 0.0, False),
         ("schema.lock", "20261129\n", 0.0, False),
-        ("app.pid", f"{os.getpid()}\n", 0.0, False),
+        ("app.pid", "own", 0.0, False),
     ],
 )
 def test_a_number_that_no_process_can_have_is_no_trace(
     tmp_path: Path, name: str, text: str, age: float, is_trace: bool
 ) -> None:
     path = tmp_path / name
-    path.write_text(text)
+    path.write_text(f"{os.getpid()}\n" if text == "own" else text)
     os.utime(path, (time.time() - age, time.time() - age))
     assert traces.clear(os.fsencode(path), False) == is_trace == (not path.exists())
