@@ -36,6 +36,7 @@ _ANSWER = 120.0
 _OLD = 86400.0
 # The end of a change by a person on its host.
 OPERATOR = "operator"
+_ACCEPTED = "accepted"
 _LIVES = (
     ". The run that began it may still live: it ends its playbook once it has asked these hosts again (mostly within"
     " 15 s, and within half of the time to confirm), and has them put back what the playbook changed meanwhile"
@@ -46,9 +47,9 @@ _LIVES = (
 class Member:
     """A host of a change, from its own memory.
 
-    state: held, confirmed, rolled_back or in_doubt; held also while the user's playbook may still have run. stage: as
-    the host notes it. until: its deadline, in epoch seconds of this machine's clock. by, at: who ended it, and when in
-    epoch seconds of the host's clock.
+    state: held, confirmed, rolled_back or in_doubt; held also while the user's playbook may still have run; confirmed
+    also where a person has accepted the host. stage: as the host notes it. until: its deadline, in epoch seconds of
+    this machine's clock. by, at: who ended it, and when in epoch seconds of the host's clock.
     """
 
     host: str
@@ -131,6 +132,8 @@ def _members(host: str, info: Mapping[str, Any], now: float) -> Iterable[tuple[M
         yield member, str(armed["change"]), int(armed.get("hosts") or 0)
     elif isinstance(last, dict) and last.get("change") and last.get("generation") == info.get("generation"):
         state = State(last["outcome"]) if last.get("outcome") in list(State) else State.IN_DOUBT
+        # A person who accepts a host has decided for it, as one who confirms it there.
+        state = State.CONFIRMED if last.get("outcome") == _ACCEPTED else state
         member = Member(host, state, int(last.get("generation") or 0), str(last.get("checkpoint") or ""))
         member = replace(member, by=str(last.get("by") or ""), at=float(last.get("at") or 0))
         yield member, str(last["change"]), int(last.get("hosts") or 0)
@@ -180,7 +183,7 @@ class Resumption:
             if result.state is State.HELD:  # it was left as it is
                 result.state, result.why = State.IN_DOUBT, why
             elif result.state is State.CONFIRMED:
-                result.why = result.why or "keeps the change"
+                result.why = result.why or ("as a person left it" if result.by == OPERATOR else "keeps the change")
         return reason, list(results.values())
 
     def approve(self, change: Found) -> tuple[str, list[HostResult]]:
@@ -221,6 +224,7 @@ def _result(member: Member) -> HostResult:
         generation=member.generation,
         checkpoint=member.checkpoint,
         until=member.until or None,
+        by=member.by,
     )
 
 
