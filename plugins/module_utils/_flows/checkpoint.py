@@ -106,6 +106,7 @@ class _Taking:
         store.check_format()
         if arms:
             doubt.refuse_if_in_doubt(store)
+            changes.would_refuse(store)
         sections = registry.capture(self.declared, Hasher(store.objects), store.system, store.root)
         lacking = _not_restorable(sections, [] if arms else self._watch(sections, ""), self.request.require_restorable)
         root = Manifest.root_of(sections)

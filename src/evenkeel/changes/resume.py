@@ -242,12 +242,15 @@ def chosen(changes: Sequence[Found], ident: str, now: float) -> tuple[list[Found
 
 
 def alone(told: Mapping[str, Mapping[str, Any] | None]) -> str:
-    """A sentence about hosts that are armed and belong to no change of the driver; empty where there is none."""
+    """Sentences about hosts that are armed and belong to no change of the driver; empty where there is none."""
     armed = {host: (info or {}).get("armed") for host, info in told.items()}
-    names = [host for host, change in armed.items() if isinstance(change, dict) and not change.get("change")]
+    mine = {host: one for host, one in armed.items() if isinstance(one, dict) and not one.get("change")}
+    back = [host for host, one in mine.items() if one.get("back") or one.get("overdue") is not None]
+    said = f"{some_of(back)} {'goes' if len(back) == 1 else 'go'} back now, by the dead-man" if back else ""
+    names = [host for host in mine if host not in back]
     if not names:
-        return ""
-    return (
+        return said
+    return (said and f"{said}. ") + (
         f"{some_of(names)} {'is' if len(names) == 1 else 'are'} armed by a playbook without the driver, or by a"
         " rollback that is to be confirmed. That ends on each host alone: evenkeel-host confirm keeps it and"
         " evenkeel-host rollback takes it back, there; otherwise the host goes back at its deadline"
