@@ -90,6 +90,8 @@ class _Settling:
         """The result in check mode: health is measured only when it counts."""
         changes.fence(self.store, self.generation)
         change, verdict = changes.armed(self.store), self.request.verdict
+        if change is None and changes.last_event(self.store) is None:  # Check mode has armed nothing before.
+            return Settled(changed=False, planned=[_PLANS[verdict]], generation=self.generation)
         if change is None and not (verdict == "take_back" and self._is_confirmed()):
             return _ended(self.store, self.generation, look=False)
         if change is not None:

@@ -61,8 +61,8 @@ def words(store: Store) -> tuple[list[str], int]:
     change, doubtful = changes.armed(store), doubt.in_doubt(store)
     if change is not None:
         why = change.overdue(store.system)
-        lines, code = (_waiting(store, change), DONE) if why is None else (_returning(store, change, why), DONE)
-        return lines, IN_DOUBT if change.left else code
+        lines = _waiting(store, change) if why is None else _returning(store, change, why)
+        return lines, IN_DOUBT if change.left else DONE
     if doubtful is not None:
         return _doubtful(store, doubtful), IN_DOUBT
     last = changes.last_event(store)
