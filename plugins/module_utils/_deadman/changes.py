@@ -87,6 +87,11 @@ class Armed:
         """The time of arming, on the monotonic clock. A record of version 0.1.0 was never extended."""
         return self.began or self.due - self.within
 
+    @property
+    def limit(self) -> float:
+        """The latest deadline, with all extensions, on the same clock."""
+        return self.started + max(self.at_most, self.within)
+
     def shown(self) -> dict[str, object]:
         """The fields for a result."""
         shown = {key: getattr(self, key) for key in ("generation", "checkpoint", "name", "until", "within")}
@@ -242,8 +247,16 @@ def refuse_if_armed(store: Store) -> None:
         raise Refused(
             f"another change is under way on this host: {change.name!r} (generation {change.generation}), "
             f"to be confirmed within {left:.0f} s or rolled back. "
-            f"Wait for its end, or end it with ft_rollback to {change.name}"
+            f"Wait for its end, or undo all of it with ft_rollback to {change.checkpoint[:12]} (there: evenkeel-host"
+            " rollback)"
         )
+
+
+def would_refuse(store: Store) -> None:
+    """``refuse_if_armed``, as a run would do that first finishes a change whose time is over."""
+    change = armed(store)
+    if change is not None and change.overdue(store.system) is None:
+        refuse_if_armed(store)
 
 
 def check_within(within: float | None) -> None:
@@ -350,8 +363,7 @@ def extend(store: Store, record: Armed, within: float | None = None, stage: str 
             " with ft_info (evenkeel status) whether it has come to its end"
         )
     now = store.system.monotonic()
-    latest = record.started + max(record.at_most, record.within)
-    due = max(record.due, min(now + (record.within if within is None else within), latest))
+    due = max(record.due, min(now + (record.within if within is None else within), record.limit))
     stage = max(stage, record.stage, key=STAGES.index)
     known = _record(store, replace(record, due=due, until=store.system.now() + due - now, stage=stage))
     # The timers that fire at the old deadline see the new deadline, and adjust themselves.

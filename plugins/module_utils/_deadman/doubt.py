@@ -41,12 +41,12 @@ def in_doubt(store: Store) -> Event | None:
         return Event(
             change.generation, IN_DOUBT, change.back, change.tries_until - TRIES, change.checkpoint, change.left
         )
-    found = _doubts(store)
+    found = doubts(store)
     left = list(dict.fromkeys(line for one in found for line in one.left))
     return replace(found[-1], left=left) if found else None
 
 
-def _doubts(store: Store) -> list[Event]:
+def doubts(store: Store) -> list[Event]:
     """The events of changes that are over and whose doubt has not ended, the oldest first."""
     found: list[Event] = []
     taken: dict[int, list[Event]] = {}
@@ -95,7 +95,7 @@ def cleared(store: Store, back: Manifest, whole: bool, rollback: int | None = No
     ``whole``: all kinds of the checkpoint went back. ``rollback``: the generation of the rollback, where it has to be
     confirmed itself.
     """
-    for one in _doubts(store) if whole else []:
+    for one in doubts(store) if whole else []:
         if _is_covered(store, one.checkpoint, back):
             _append(store, replace(one, outcome=ROLLED_BACK, by="operator", left=[], rollback=rollback))
     doubt = in_doubt(store)

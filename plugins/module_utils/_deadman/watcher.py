@@ -12,6 +12,7 @@ from contextlib import suppress
 
 from .._errors import Refused
 from .._host import locks
+from .._host.commands import search_path
 from .._host.processes import read_stat, send_signal, start_time
 from .._host.system import System
 from .._store.store import Store
@@ -64,7 +65,7 @@ def start(store: Store, number: int, agent: str) -> None:
         process = subprocess.Popen(  # pylint: disable=ansible-bad-function  # the agent has no AnsibleModule
             argv,
             cwd="/",
-            env={"PATH": os.environ.get("PATH") or _PATH},
+            env={"PATH": search_path()},
             stdin=subprocess.DEVNULL,
             stdout=writing,
             stderr=subprocess.DEVNULL,

@@ -18,7 +18,7 @@ from .._store.store import LATEST, Store
 from . import footprints, status
 from .rollback import flow
 from .rollback.resume import resume
-from .status import DONE, FAILED, IN_DOUBT
+from .status import DONE, FAILED, IN_DOUBT, REFUSED
 
 
 def say(line: str, error: bool = False) -> None:
@@ -77,7 +77,7 @@ def extend(store: Store, within: float) -> int:
     say(f"{known.name} goes back in {status.span(status.left(store, known))}, at {status.clock(known.until)}.")
     if known.due < store.system.monotonic() + within - 1.0:
         say("It cannot be extended beyond that: it was armed with this limit.")
-    return DONE
+    return DONE if known.due > change.due else REFUSED
 
 
 def _check_login(login: str, from_here: bool) -> None:

@@ -19,6 +19,7 @@ from .._files.staging import FULL
 from .._health import probes as probing
 from .._health.probe import HOST
 from .._health.wait import Times
+from .._host import mounts
 from .._host.processes import Stopped
 from .._resources import ours, registry
 from .._results.change import Checkpointed
@@ -29,6 +30,11 @@ from .._store.objects import Hasher, Writer
 from .._store.store import LOGS, Pruning, Store, check_name, is_ahead, objects_of
 from . import footprints
 from .rollback.flow import finish
+
+_APART = (
+    "this process sees the file systems of the host as a unit of systemd, or a sandbox, that has its own view of them: "
+    "what it records there may not be the state of the host, and cannot be put back from here. Reach the host over SSH"
+)
 
 
 class Request(NamedTuple):
@@ -97,7 +103,7 @@ class _Taking:
         self.outside = places.check(request.outside)
         self.health = _health(request)
         self.host = request.host or os.uname().nodename
-        self.warnings = _ahead(store, self.name)
+        self.warnings = [*_ahead(store, self.name), *([_APART] if mounts.is_apart() else [])]
         changes.check_within(request.confirm_within)
 
     def predicted(self) -> Checkpointed:
@@ -106,6 +112,7 @@ class _Taking:
         store.check_format()
         if arms:
             doubt.refuse_if_in_doubt(store)
+            changes.would_refuse(store)
         sections = registry.capture(self.declared, Hasher(store.objects), store.system, store.root)
         lacking = _not_restorable(sections, [] if arms else self._watch(sections, ""), self.request.require_restorable)
         root = Manifest.root_of(sections)
@@ -340,9 +347,13 @@ def _not_restorable(sections: list[Section], more: list[str], refuse: bool) -> l
 
 
 def _needed(store: Store, manifest: Manifest | None) -> set[str]:
-    """Ids that no retention may drop: the checkpoint just taken, and that of the change under way."""
-    change = changes.armed(store)
-    return {one.id for one in [manifest] if one} | {one.checkpoint for one in [change] if one}
+    """Ids that no retention may drop: the checkpoint just taken, and those to which a change may still go back: one
+    under way, one in doubt, and one that is confirmed here and that other hosts may not have kept."""
+    last = changes.last_event(store)
+    may_go_back = last is not None and last.outcome == changes.CONFIRMED and last.change
+    ends = [changes.armed(store), *doubt.doubts(store), last if may_go_back else None]
+    held = {one.checkpoint for one in ends if one is not None and store.has_record(one.checkpoint)}
+    return held | ({manifest.id} if manifest is not None else set())
 
 
 def _known(store: Store, name: str, root: str, sections: list[Section]) -> Manifest | None:

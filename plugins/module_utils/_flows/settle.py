@@ -89,8 +89,27 @@ class _Settling:
     def predicted(self) -> Settled:
         """The result in check mode: health is measured only when it counts."""
         changes.fence(self.store, self.generation)
-        under_way = changes.armed(self.store) is not None
-        return Settled(changed=under_way, planned=[_PLANS[self.request.verdict]], generation=self.generation)
+        change, verdict = changes.armed(self.store), self.request.verdict
+        if change is None and changes.last_event(self.store) is None:  # Check mode has armed nothing before.
+            return Settled(changed=False, planned=[_PLANS[verdict]], generation=self.generation)
+        if change is None and not (verdict == "take_back" and self._is_confirmed()):
+            return _ended(self.store, self.generation, look=False)
+        if change is not None:
+            self._check_stage(change)
+        return Settled(changed=True, planned=[_PLANS[verdict]], generation=self.generation)
+
+    def _is_confirmed(self) -> bool:
+        """Whether the change was confirmed, so that it can be taken back."""
+        event = changes.last_event(self.store)
+        return event is not None and (event.generation, event.outcome) == (self.generation, changes.CONFIRMED)
+
+    def _check_stage(self, change: changes.Armed) -> None:
+        """Raise Refused where a change that is not held is to go to a stage after that."""
+        if self.request.verdict in ("approve", "decide") and not change.stage:
+            raise Refused(
+                f"the change of generation {self.generation} is not held on this host: it still runs, or its health"
+                " has not been measured. Look with ft_info (evenkeel status)"
+            )
 
     def carry_out(self) -> Settled:
         """Measure, then confirm, hold or roll back."""
@@ -138,11 +157,7 @@ class _Settling:
             change = changes.armed(self.store)
             if change is None or change.generation != self.generation:
                 return _ended(self.store, self.generation, look=self.request.verdict != "extend")
-            if self.request.verdict in ("approve", "decide") and not change.stage:
-                raise Refused(
-                    f"the change of generation {self.generation} is not held on this host: it still runs, or its health"
-                    " has not been measured. Look with ft_info (evenkeel status)"
-                )
+            self._check_stage(change)
             return self._open(change, login)
 
     def _open(self, change: changes.Armed, login: str) -> Settled:
@@ -158,7 +173,7 @@ class _Settling:
         store = self.store
         with store.locked(first=True):
             event = changes.last_event(store)
-            if event is None or event.generation != self.generation or event.outcome != changes.CONFIRMED:
+            if event is None or not self._is_confirmed():
                 return _ended(store, self.generation)
             if event.by == "operator":  # A person has confirmed it for this host, which keeps the change.
                 return _ended(store, self.generation)

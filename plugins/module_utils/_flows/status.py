@@ -61,8 +61,8 @@ def words(store: Store) -> tuple[list[str], int]:
     change, doubtful = changes.armed(store), doubt.in_doubt(store)
     if change is not None:
         why = change.overdue(store.system)
-        lines, code = (_waiting(store, change), DONE) if why is None else (_returning(store, change, why), DONE)
-        return lines, IN_DOUBT if change.left else code
+        lines = _waiting(store, change) if why is None else _returning(store, change, why)
+        return lines, IN_DOUBT if change.left else DONE
     if doubtful is not None:
         return _doubtful(store, doubtful), IN_DOUBT
     last = changes.last_event(store)
@@ -145,13 +145,19 @@ def left(store: Store, change: changes.Armed) -> float:
 
 
 def _waiting(store: Store, change: changes.Armed) -> list[str]:
+    keep = "evenkeel-host confirm    (over a login that is newer than the change)"
+    if change.hosts > 1:
+        keep = "evenkeel confirm, on the controller; this host alone: evenkeel-host confirm --alone"
+    if change.boots < min(change.reboots, 1):
+        keep = "only after the boot that it plans"
+    more = "evenkeel-host extend 10m" if change.due < change.limit - 1.0 else "none: it is at its limit"
     return [
         f"A change is under way on this host. It goes back in {span(left(store, change))}, at {clock(change.until)}, "
         "unless it is confirmed.",
         f"  change:      {change.name}, generation {change.generation}, armed at {clock(began_at(store, change))}",
         f"  checkpoint:  {_checkpoint(store, change.checkpoint)}",
-        "  keep it:     evenkeel-host confirm    (over a login that is newer than the change)",
-        "  more time:   evenkeel-host extend 10m",
+        f"  keep it:     {keep}",
+        f"  more time:   {more}",
         "  undo it now: evenkeel-host rollback",
         *([f"It is part of a change over {change.hosts} hosts, {_STAGES[change.stage]}."] if change.hosts > 1 else []),
     ]

@@ -14,9 +14,11 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import IO, NamedTuple
 
 from .processes import Stopped
+from .trust import stranger, trusted
 
 # Exit codes of a command that ran out of time, could not be started, or was ended by a signal below a shell.
 _NO_ANSWER = (124, 126, 127, *range(129, 128 + signal.NSIG))
@@ -67,7 +69,7 @@ def run(argv: Sequence[str], timeout: float) -> Completed:
     killed.
     """
     kept = {key: value for key, value in os.environ.items() if not key.startswith(_PRIVATE_VARIABLES)}
-    return _run(argv, timeout, dict(kept, PATH=_path(), LC_ALL="C.UTF-8"))
+    return _run(argv, timeout, dict(kept, PATH=search_path(), LC_ALL="C.UTF-8"))
 
 
 def command(argv: Sequence[str], timeout: float) -> Completed:
@@ -83,13 +85,21 @@ def environment() -> dict[str, str]:
     except KeyError:
         account = {"HOME": "/"}
     kept = {key: os.environ[key] for key in ("TZ",) if key in os.environ}
-    return {"PATH": _path(), **account, **kept, **locale()}
+    return {"PATH": search_path(), **account, **kept, **locale()}
 
 
-def _path() -> str:
-    """Our PATH, and after it the usual places of commands: a login of an ordinary user lacks some of them."""
+def search_path() -> str:
+    """Our PATH, and after it the usual places of commands: a login of an ordinary user lacks some of them. Root looks
+    for a command only where no other user can put one."""
     own = [folder for folder in os.environ.get("PATH", "").split(os.pathsep) if folder]
+    if os.geteuid() == 0:
+        own = [folder for folder in own if _is_safe(folder)]
     return os.pathsep.join([*own, *(folder for folder in _PLACES if folder not in own)])
+
+
+@lru_cache
+def _is_safe(folder: str) -> bool:
+    return os.path.isabs(folder) and os.path.isdir(folder) and not stranger(f"{folder}/any", trusted())
 
 
 def locale() -> dict[str, str]:

@@ -43,6 +43,17 @@ def mounts(process: str = "self") -> list[Mount]:
     return list(each(process))
 
 
+def is_apart(proc: str = "/proc") -> bool:
+    """Whether this process has a view of the file systems of its own, as units of systemd have: a file system may be
+    read-only in it, or hidden, that the host has."""
+    try:
+        with open(f"{proc}/1/comm", "rb") as stream:
+            is_systemd = stream.read().strip() == b"systemd"
+        return is_systemd and os.readlink(f"{proc}/self/ns/mnt") != os.readlink(f"{proc}/1/ns/mnt")
+    except OSError:  # Not everybody may look at pid 1.
+        return False
+
+
 def each(process: str) -> Iterator[Mount]:
     """As ``mounts``, one by one: a user may fill a namespace with any number of mounts."""
     with open(f"/proc/{process}/mountinfo", "rb") as stream:

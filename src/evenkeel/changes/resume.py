@@ -39,6 +39,8 @@ _RECENT = 3600.0
 _SIGN, _LOOK = 45.0, 5.0
 # Seconds after which the hosts of a change that is over are brought to one end only when the change is named.
 _OLD = 86400.0
+# The end of a change that a person has accepted as it was.
+_ACCEPTED = "accepted"
 _LIVES = (
     ". The run that began it may still live: it ends its playbook once it has asked these hosts again (mostly within"
     " 15 s, and within half of the time to confirm), and has them put back what the playbook changed meanwhile"
@@ -49,9 +51,9 @@ _LIVES = (
 class Member:
     """A host of a change, from its own memory.
 
-    state: held, confirmed, rolled_back or in_doubt; held also while the user's playbook may still have run. stage: as
-    the host notes it. until: its deadline, in epoch seconds of this machine's clock. by, at: who ended it, and when in
-    epoch seconds of the host's clock.
+    state: held, confirmed, rolled_back or in_doubt; held also while the user's playbook may still have run; confirmed
+    also where a person has accepted the host. stage: as the host notes it. until: its deadline, in epoch seconds of
+    this machine's clock. by, at: who ended it, and when in epoch seconds of the host's clock.
     """
 
     host: str
@@ -134,6 +136,8 @@ def _members(host: str, info: Mapping[str, Any], now: float) -> Iterable[tuple[M
         yield member, str(armed["change"]), int(armed.get("hosts") or 0)
     elif isinstance(last, dict) and last.get("change") and last.get("generation") == info.get("generation"):
         state = State(last["outcome"]) if last.get("outcome") in list(State) else State.IN_DOUBT
+        # A person who accepts a host has decided for it, as one who confirms it there.
+        state = State.CONFIRMED if last.get("outcome") == _ACCEPTED else state
         member = Member(host, state, int(last.get("generation") or 0), str(last.get("checkpoint") or ""))
         member = replace(member, by=str(last.get("by") or ""), at=float(last.get("at") or 0))
         yield member, str(last["change"]), int(last.get("hosts") or 0)
@@ -183,7 +187,9 @@ class Resumption:
             if result.state is State.HELD:  # it was left as it is
                 result.state, result.why = State.IN_DOUBT, why
             elif result.state is State.CONFIRMED:
-                result.why = result.why or "keeps the change"
+                result.why = result.why or (
+                    "as a person left it" if result.by == decide.OPERATOR else "keeps the change"
+                )
         return reason, list(results.values())
 
     def approve(self, change: Found) -> tuple[str, list[HostResult]]:
@@ -246,6 +252,7 @@ def _result(member: Member) -> HostResult:
         generation=member.generation,
         checkpoint=member.checkpoint,
         until=member.until or None,
+        by=member.by,
     )
 
 
@@ -263,12 +270,15 @@ def chosen(changes: Sequence[Found], ident: str, now: float) -> tuple[list[Found
 
 
 def alone(told: Mapping[str, Mapping[str, Any] | None]) -> str:
-    """A sentence about hosts that are armed and belong to no change of the driver; empty where there is none."""
+    """Sentences about hosts that are armed and belong to no change of the driver; empty where there is none."""
     armed = {host: (info or {}).get("armed") for host, info in told.items()}
-    names = [host for host, change in armed.items() if isinstance(change, dict) and not change.get("change")]
+    mine = {host: one for host, one in armed.items() if isinstance(one, dict) and not one.get("change")}
+    back = [host for host, one in mine.items() if one.get("back") or one.get("overdue") is not None]
+    said = f"{some_of(back)} {'goes' if len(back) == 1 else 'go'} back now, by the dead-man" if back else ""
+    names = [host for host in mine if host not in back]
     if not names:
-        return ""
-    return (
+        return said
+    return (said and f"{said}. ") + (
         f"{some_of(names)} {'is' if len(names) == 1 else 'are'} armed by a playbook without the driver, or by a"
         " rollback that is to be confirmed. That ends on each host alone: evenkeel-host confirm keeps it and"
         " evenkeel-host rollback takes it back, there; otherwise the host goes back at its deadline"

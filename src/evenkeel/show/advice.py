@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from evenkeel.ansible.options import Options
+from evenkeel.changes import resume
 from evenkeel.outcome import ChangeResult, Exit, HostResult, Owed, State, read_owed, some_of
 from evenkeel.show import owed
 
@@ -63,11 +64,11 @@ def stopped(result: ChangeResult) -> bool:
 def after_status(rows: Mapping[str, Mapping[str, Any]], options: Options) -> list[str]:
     """The next steps for hosts that a status shows overdue, or in doubt."""
     lines = []
-    if split := _split(rows):
+    for change in _split(rows):
         lines.append(
             "A change that all its hosts were to keep, or none, was left in the middle. This brings it to one end:"
         )
-        lines += _shown("resume", options, split)
+        lines += _shown("resume", options, [one.host for one in change.members], "--change", change.ident)
     late = {host: row for host, row in rows.items() if overdue(row, time.time())}
     if late:
         lines.append("Overdue: nothing has put these hosts back in time. This does:")
@@ -104,19 +105,13 @@ def restarting(due: Mapping[str, Sequence[Owed]], options: Options) -> list[str]
     return lines
 
 
-def _split(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The hosts of changes that have come to different ends on their hosts, although they share one end."""
-    ends: dict[str, dict[str, str]] = {}
-    for host, row in rows.items():
-        armed, last = row.get("armed"), row.get("last") or {}
-        change, end = (armed, "armed") if armed else (last, str(last.get("outcome")))
-        if change.get("change") and change.get("hosts") and change.get("generation") == row.get("generation"):
-            ends.setdefault(str(change["change"]), {})[host] = end
+def _split(rows: Mapping[str, Mapping[str, Any]]) -> list[resume.Found]:
+    """The changes that have come to different ends on their hosts, although they share one end, and that a resumption
+    brings to one end."""
     return [
-        host
-        for hosts in ends.values()
-        if "confirmed" in hosts.values() and set(hosts.values()) != {"confirmed"}
-        for host in hosts
+        change
+        for change in resume.found(rows, time.time())
+        if change.kept and len(change.kept) < len(change.members) and resume.verdict(change)[0] != resume.WAIT
     ]
 
 

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from evenkeel.ansible import options
 from evenkeel.ansible.options import Options
+from evenkeel.changes import resume
 from evenkeel.cli import parser
 from evenkeel.commands.rollback import read_checkpoints
 from evenkeel.outcome import ChangeResult, Exit, HostResult, State, UsageError, cannot_bring_back, protected
@@ -214,14 +215,28 @@ def test_a_host_in_doubt_that_tries_again_by_itself_is_told_so() -> None:
 
 
 def test_a_change_that_hosts_ended_differently_is_to_be_resumed() -> None:
-    def row(outcome: str, total: int = 2) -> dict[str, Any]:
-        last = {"outcome": outcome, "change": "c", "hosts": total, "generation": 3}
+    def row(outcome: str, total: int = 2, by: str = "settle") -> dict[str, Any]:
+        last = {"outcome": outcome, "change": "c", "hosts": total, "generation": 3, "by": by}
         return {"generation": 3, "armed": None, "last": last, "doubt": None}
 
     split = {"web1": row("confirmed"), "web2": row("rolled_back")}
     args = parsed(command(advice.after_status(split, Options(inventory=("inv",))), "left in the middle"))
-    assert (args.command, args.limit) == ("resume", ["web1,web2"])
+    assert (args.command, args.limit, args.change) == ("resume", ["web1,web2"], "c")
     assert not advice.after_status({"web1": row("confirmed"), "web2": row("confirmed")}, Options())
     assert not advice.after_status(
         {name: {**one, "last": {**one["last"], "hosts": 0}} for name, one in split.items()}, Options()
     )
+    # A person has decided for the host: nothing is taken back for it, and no resumption would do anything.
+    for rest in (row("accepted", by="operator"), row("confirmed", by="operator")):
+        assert not advice.after_status({"web1": row("confirmed"), "web2": rest}, Options())
+    assert not advice.after_status({"web1": row("confirmed", by="operator"), "web2": row("rolled_back")}, Options())
+
+
+def test_nobody_is_told_to_keep_what_goes_back_already() -> None:
+    waits: dict[str, Any] = {"armed": {"until": 1.0, "overdue": None}}
+    back: list[dict[str, Any]] = [{"armed": {"back": "settle"}}, {"armed": {"overdue": 0.0}}]
+    ours: dict[str, Any] = {"armed": {"change": "c", "back": "settle"}}
+    assert resume.alone({"web1": None, "web2": ours, "web3": {"armed": None}}) == ""
+    assert resume.alone({"web1": back[0], "web2": back[1]}) == "web1, web2 go back now, by the dead-man"
+    said = resume.alone({"web1": back[0], "web2": waits})
+    assert said.startswith("web1 goes back now, by the dead-man. web2 is armed") and "evenkeel-host confirm" in said

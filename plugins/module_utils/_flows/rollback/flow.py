@@ -62,13 +62,17 @@ def rollback(store: Store, request: Request, check_mode: bool = False) -> Rolled
     how = Options(kinds, paths, swap=request.swap, quiesce=quiescing.check(request.quiesce))
     if check_mode:
         store.check_format()
-        return _with_warnings(Run(store, store.manifest(store.resolve(request.to)), how).predicted())
+        changes.fence(store, request.generation)
+        manifest = store.manifest(store.resolve(request.to))
+        if not _ends(changes.armed(store), manifest, how):
+            changes.would_refuse(store)
+        return _with_warnings(Run(store, manifest, how).predicted())
     with store.locked(first=True):
         finished = finish(store)
         changes.fence(store, request.generation)
         manifest = store.manifest(store.resolve(request.to))
         change = changes.armed(store)
-        if change is not None and (change.checkpoint != manifest.id or how.kinds):
+        if not _ends(change, manifest, how):
             changes.refuse_if_armed(store)
         arm = _arming(store, request.confirm_within) if change is None else None
         result = execute(store, manifest, change, "operator", how, arm)
@@ -78,6 +82,11 @@ def rollback(store: Store, request: Request, check_mode: bool = False) -> Rolled
         result = _with_warnings(result)
         result.warnings = [*(result.warnings or []), *([stays] if stays else [])]
         return result
+
+
+def _ends(change: changes.Armed | None, manifest: Manifest, how: Options) -> bool:
+    """Whether a rollback to the checkpoint may begin: no change is under way, or the rollback ends it."""
+    return change is None or (change.checkpoint == manifest.id and not how.kinds)
 
 
 def _with_warnings(result: RolledBack) -> RolledBack:

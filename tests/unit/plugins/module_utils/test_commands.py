@@ -68,3 +68,22 @@ def test_output_up_to_the_limit_is_whole(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(commands, "_MOST", 6)
     done = commands.run(["sh", "-c", "echo hello; echo world >&2; exit 3"], 5.0)
     assert (done.rc, done.out, done.err) == (3, "hello\n", "world\n")
+
+
+def test_root_looks_for_commands_only_where_no_other_user_can_put_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for folder in (ours, theirs):
+        folder.mkdir()
+    theirs.chmod(0o777)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"ours:{theirs}:{tmp_path}/missing:{ours}:/usr/bin")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    usual = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/sbin:/bin"
+    assert commands.search_path() == f"{ours}:/usr/bin:{usual}"
+    (theirs / "date").write_text("#!/bin/sh\necho theirs\n")
+    (theirs / "date").chmod(0o755)
+    assert "theirs" not in commands.run(["date"], 10.0).out
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert commands.search_path().startswith(f"ours:{theirs}:")

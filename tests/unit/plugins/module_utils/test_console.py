@@ -328,6 +328,14 @@ def test_an_extension_ends_at_the_limit_of_the_change(
     change = changes.armed(store)
     assert change is not None and 290 < change.due - time.monotonic() <= 300
     assert "cannot be extended beyond that" in capsys.readouterr().out
+    assert run(store, "extend", "1h") == 3, "it gained no time"
+    assert run(store, "status") == 0 and "more time:   none: it is at its limit" in capsys.readouterr().out
+    rewrite(store, hosts=2, due=change.due - 100)
+    assert run(store, "status") == 0
+    shown = capsys.readouterr().out
+    assert "evenkeel-host confirm --alone" in shown and "evenkeel-host extend 10m" in shown
+    rewrite(store, hosts=0, reboots=1)
+    assert run(store, "status") == 0 and "keep it:     only after the boot" in capsys.readouterr().out
     assert run(store, "extend", "soon") == 1
     rewrite(store, due=0.0)
     assert run(store, "extend", "2m") == 3

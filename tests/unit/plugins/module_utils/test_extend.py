@@ -20,7 +20,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.se
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import Times
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import logins
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from flows import checkpoint, info, settle
+from flows import checkpoint, info, rollback, settle
 
 GOOD = [{"command": {"argv": ["true"]}}]
 BAD = [{"command": {"argv": ["false"]}}]
@@ -71,6 +71,31 @@ def test_an_extension_moves_the_deadline_and_the_cap_bounds_it(store: Store, liv
     with pytest.raises(Unhealthy, match="1 things were changed on it after that"):
         settle(later(store, 1001.0), 1, None, *NOW)
     assert live.read_text() == "before"
+
+
+def test_check_mode_refuses_as_the_run_does(store: Store, live: Path) -> None:
+    resources = [{"files": {"paths": [str(live)]}}]
+    change = changes.armed(store)
+    assert change is not None
+    checkpoint(store, "nightly", resources)
+    for check_mode in (True, False):
+        with pytest.raises(Refused, match=f"another change is under way .* ft_rollback to {change.checkpoint[:12]} "):
+            checkpoint(store, "second", resources, 60.0, check_mode=check_mode)
+        for to, kinds in (("nightly", None), (change.checkpoint, ["files"])):
+            with pytest.raises(Refused, match="another change is under way"):
+                rollback(store, to, kinds, check_mode=check_mode)
+        with pytest.raises(Refused, match="another run has changed it"):
+            rollback(store, change.checkpoint, check_mode=check_mode, generation=0)
+        with pytest.raises(Refused, match="is not held on this host"):
+            settle(store, 1, None, *NOW, verdict="approve", check_mode=check_mode)
+    assert rollback(store, change.checkpoint[:12], check_mode=True)["changed"]
+    assert settle(store, 1, None, *NOW, check_mode=True)["changed"]
+    late = later(store, 1001.0)
+    assert checkpoint(late, "second", resources, 60.0, check_mode=True)["changed"], "the run ends the change first"
+    rollback(store, change.checkpoint)
+    for check_mode in (True, False):
+        with pytest.raises(Unhealthy, match="has put itself back already, by operator"):
+            settle(store, 1, None, *NOW, verdict="extend", check_mode=check_mode)
 
 
 def test_a_deadline_never_comes_nearer(store: Store, live: Path) -> None:
