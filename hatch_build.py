@@ -12,12 +12,16 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 INSIDE = "evenkeel/collections/ansible_collections/evenkeel/fault_tolerance"
 COLLECTION = ("galaxy.yml", "LICENSE", "README.md", "meta", "plugins", "roles", "playbooks")
+# The pages to which messages, --help and README.md refer, and the plan that is an example.
+PAGES = ("docs/*.md", "docs/examples/*")
 
 
 class CarryCollection(BuildHookInterface):  # type: ignore[type-arg]
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if version == "editable":
             return
-        for part in COLLECTION:
-            if (Path(self.root) / part).exists():
+        root = Path(self.root)
+        pages = [str(page.relative_to(root)) for pattern in PAGES for page in sorted(root.glob(pattern))]
+        for part in (*COLLECTION, *pages):
+            if (root / part).exists():
                 build_data["force_include"][part] = f"{INSIDE}/{part}"

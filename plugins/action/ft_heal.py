@@ -29,7 +29,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action i
     refused,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import words
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import few, words
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._carry import Carrier
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._heal import Known, Standing, Step, Told
@@ -40,8 +40,6 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch 
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._seal import VARIABLE as ENCRYPTION
 
 _EMPTY = "its store was empty"
-# The largest number of sentences of one sort in a result.
-_SHOWN = 50
 # The hosts that are gone whose copies a run looks after. A hostile peer can list thousands that never were.
 ORPHANS = 100
 
@@ -204,9 +202,9 @@ class Healing:
             "copies": told.copies,
             "planned": [*told.planned, *told.aside],
             "done": [*told.done, *([] if self._check_mode else told.aside)],
-            "proved": _some(told.proved),
-            "left": _some(list(dict.fromkeys([*told.lost, *told.short, *told.left]))),
-            **({"warnings": _some(told.warnings)} if told.warnings else {}),
+            "proved": few(told.proved),
+            "left": few(list(dict.fromkeys([*told.lost, *told.short, *told.left]))),
+            **({"warnings": few(told.warnings)} if told.warnings else {}),
         }
         wrong = [*told.lost, *told.short]
         if wrong:
@@ -524,8 +522,3 @@ class Owned:
 def _whose(host: str, owner: str) -> str:
     """The checkpoints of the owner on a host, in words."""
     return f"{owner}'s own checkpoint" if host == owner else f"the copy of {owner}'s checkpoint"
-
-
-def _some(said: list[str]) -> list[str]:
-    """The first sentences, as many as a person reads."""
-    return said if len(said) <= _SHOWN else [*said[:_SHOWN], f"and {len(said) - _SHOWN} more"]

@@ -29,7 +29,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action i
     refused,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import words
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import few, words
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._carry import Carrier
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._key import Keys
@@ -41,8 +41,6 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote i
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import scratch_directory
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._seal import Seals
 
-# The largest number of candidates that messages name.
-_SHOWN = 50
 # The largest number of paths and reasons that a sentence names.
 _FEW = 10
 _ENTRY = ("peer", "id", "host", "name", "created", "state", "detail")
@@ -175,7 +173,7 @@ class Recovery:
             for copy in self._candidates
             if copy.state not in ("verified", "none")
         ]
-        self._left = _some(wrong)
+        self._left = few(wrong)
 
     def _entries(self) -> list[dict[str, str]]:
         return [copy.shown() for copy in self._candidates]
@@ -226,11 +224,11 @@ class Recovery:
         fit = next((host for host in fitting if told[host]["stands_for"] == copy.host), next(iter(fitting), ""))
         others = [f"{host}: {why}" for host, why in unfit.items() if why]
         if not fit:
-            why = "; ".join(_some(others)) or "the spares are no host but the lost one"
+            why = "; ".join(few(others)) or "the spares are no host but the lost one"
             return self._failure(
                 f"No spare can take the place of {self._owner}: {why}. Nothing was changed", "Refused", copy
             )
-        return {**self._found(copy), "changed": False, "onto": fit, "left": [*self._left, *_some(others)]}
+        return {**self._found(copy), "changed": False, "onto": fit, "left": [*self._left, *few(others)]}
 
     def _look(self, copy: Copy) -> tuple[str, bool]:
         """(why ``here`` must not be put back now, or an empty text; whether its store has the checkpoint)."""
@@ -533,9 +531,4 @@ def _inventory_of(candidates: Sequence[Copy]) -> str:
         f"{copy.peer}: " + " ".join(filter(None, (copy.state, copy.name[:300], copy.created, copy.detail[:300])))
         for copy in candidates
     ]
-    return "Found: " + "; ".join(_some(held)) + "."
-
-
-def _some(said: list[str]) -> list[str]:
-    """The first sentences, as many as a person reads: a peer can make up any number."""
-    return said if len(said) <= _SHOWN else [*said[:_SHOWN], f"and {len(said) - _SHOWN} more"]
+    return "Found: " + "; ".join(few(held)) + "."

@@ -56,7 +56,6 @@ class ActionModule(ActionBase):
         given = {host: _targets(inventory, host, hosts[0], params) for host in hosts}
         for host in hosts:
             refuse_here(inventory, host, given[host])
-            leading(given[host].get("last"))
 
         def look(host: Host) -> Answer:
             store = inventory.store(host.name, params["store"])
@@ -80,6 +79,8 @@ def _targets(inventory: Inventory, host: str, first: str, params: Mapping[str, A
         value = params[name]
         if host != first and value is not None and inventory.variable(first, variable) == value:
             value = inventory.variable(host, variable)
+        if name == "last":
+            leading(value)
         if value is not None:
             found[name] = value
     return found

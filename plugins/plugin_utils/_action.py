@@ -14,7 +14,7 @@ from ansible.plugins.action.normal import ActionModule as Normal
 from ansible.utils.display import Display
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import STORE, reported
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import REMOVED, Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _arguments, _library, _variables
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer, answer
 
@@ -34,7 +34,7 @@ def check_variables(variables: Mapping[str, Any], refuse: bool = True) -> None:
     for said in [*wrong, *_variables.unread(names)]:
         Display().warning(said)
     for said in _variables.replaced(names):
-        Display().deprecated(said, version=_variables.REMOVED, collection_name=_COLLECTION)
+        Display().deprecated(said, version=REMOVED, collection_name=_COLLECTION)
 
 
 def check_peers(action: ActionBase, variables: Mapping[str, Any]) -> None:
@@ -44,7 +44,7 @@ def check_peers(action: ActionBase, variables: Mapping[str, Any]) -> None:
     ours = os.path.dirname(file) == _PLAYBOOKS if role is None else role.get_name().startswith(f"{_COLLECTION}.")
     if ours and "evenkeel_group" in variables and "evenkeel_peers" not in variables:
         said = "evenkeel_group names only hosts whose health counts now: name hosts that hold copies in evenkeel_peers"
-        Display().deprecated(said, version=_variables.REMOVED, collection_name=_COLLECTION)
+        Display().deprecated(said, version=REMOVED, collection_name=_COLLECTION)
 
 
 def refused(error: UsageError, **more: Any) -> dict[str, object]:

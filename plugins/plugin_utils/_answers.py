@@ -20,6 +20,8 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer i
 # Checkpoints that one host can have or hold.
 _MOST = 100_000
 _WORDS = 300
+# Sentences that a person reads.
+_SHOWN = 50
 _ID = re.compile("[0-9a-f]{64}")
 _HOST = re.compile("[!-~]{1,255}")
 # It stands in what sftp is told to do, line by line.
@@ -305,3 +307,8 @@ def operated(answer: Answer) -> Answer:
         return _read(_OPERATED, answer)
     except ValueError as error:
         return failed(f"it answers what no host of ours does: {words(error.args[0])}", "BadAnswer")
+
+
+def few(said: list[str]) -> list[str]:
+    """The first sentences, as many as a person reads: a peer can make up any number."""
+    return said if len(said) <= _SHOWN else [*said[:_SHOWN], f"and {len(said) - _SHOWN} more"]

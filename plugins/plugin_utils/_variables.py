@@ -109,7 +109,6 @@ DRIVERS = frozenset(
 )
 # Old name -> the name that replaces it. Version REMOVED removes the old name.
 OLD = {f"{PREFIX}to": f"{PREFIX}checkpoint"}
-REMOVED = "0.3.0"
 
 
 # The form of a name that can be meant as one of ours. Names of another form come from no person, and are not shown.

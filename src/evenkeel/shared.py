@@ -31,6 +31,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.com
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds  # noqa: E402
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import (  # noqa: E402
+    REMOVED,
     Option,
     Options,
     read,
@@ -40,10 +41,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.st
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _waves as waves  # noqa: E402
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._guard import hosts_of_budget  # noqa: E402
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._placement import choose  # noqa: E402
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._variables import (  # noqa: E402
-    REMOVED,
-    misspelt,
-)
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._variables import misspelt  # noqa: E402
 
 # The codes of failures that decide an exit code; docs/errors.md explains all codes.
 USAGE, NOT_FOUND, REFUSED, BUSY = BadValue.code, NotFound.code, Refused.code, Busy.code

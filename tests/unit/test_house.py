@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -45,6 +46,30 @@ def test_the_wheel_carries_every_room_of_the_collection_that_ansible_reads() -> 
     )
     rooms = {"meta", "plugins", "roles", "playbooks"}
     assert {room for room in rooms if (ROOT / room).exists()} <= set(carried)
+
+
+def test_the_wheel_carries_every_page_to_which_it_refers() -> None:
+    hook = ast.parse((ROOT / "hatch_build.py").read_text())
+    patterns = next(
+        ast.literal_eval(node.value)
+        for node in hook.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PAGES"
+    )
+    carried = {str(page.relative_to(ROOT)) for pattern in patterns for page in ROOT.glob(pattern)}
+    code = [path for room in ("src", "plugins") for path in (ROOT / room).rglob("*.py")]
+    told = {
+        page
+        for path in [*code, ROOT / "README.md"]
+        for page in re.findall(r"\bdocs/[a-z/-]+\.(?:md|yml)", path.read_text())
+    }
+    assert "docs/reliability.md" in told and told <= carried
+
+
+def test_the_archive_of_the_collection_leaves_out_every_room_that_is_none_of_it() -> None:
+    ignored = set(yaml.safe_load((ROOT / "galaxy.yml").read_text())["build_ignore"])
+    rooms = [path for path in (ROOT / "tests").iterdir() if path.name not in ("config.yml", "__pycache__")]
+    programs = [*rooms, *(ROOT / "docs").glob("*.py")]
+    assert {str(path.relative_to(ROOT)) for path in programs} <= ignored
 
 
 def test_requirements_pin_what_the_driver_declares() -> None:

@@ -16,12 +16,12 @@ import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from functools import partial
 from typing import Callable
 
 from .._errors import Busy, Damaged
 from .._host.durable import move_all
+from .._host.durations import moment_text
 from .._host.hashing import chunks, hash_of
 from .._results.copies import Audited, Examined, Owners
 from .._results.result import Result
@@ -94,7 +94,7 @@ def forget(store: Store, host: str, check_mode: bool = False) -> Result:
     target = replicas.replica(store, host)
     if not os.path.isdir(target.root):
         return Result(proved=[f"no copies of {host} are here"])
-    aside = store.join("quarantine", "replicas", f"{host}@{_text(store.system.now())}")
+    aside = store.join("quarantine", "replicas", f"{host}@{moment_text(store.system.now())}")
     done = [f"moved the copies of {host} to {aside}"]
     if not check_mode:
         with store.locked(), target.locked():
@@ -272,7 +272,3 @@ def _put_aside_before(source: Store) -> int:
     """The number of files that earlier runs have put aside."""
     folder = source.join("quarantine")
     return sum(1 for entry in os.listdir(folder) if entry != "replicas") if os.path.isdir(folder) else 0
-
-
-def _text(moment: float) -> str:
-    return datetime.fromtimestamp(moment, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

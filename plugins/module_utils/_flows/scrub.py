@@ -16,12 +16,12 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
 from functools import partial
 from typing import Callable
 
 from .._errors import Busy, Damaged, EvenkeelError, UsageError
 from .._host.durable import move_all, write_file
+from .._host.durations import moment_text
 from .._host.hashing import chunks, hash_of
 from .._resources.registry import missing_data
 from .._results.host import Damage, Scrubbed
@@ -286,9 +286,9 @@ class _Pass:
             left=self.left + list(map(str, damaged)),
             damaged=damaged,
             complete=self.batches == len(self.all),
-            oldest=_text(oldest) if oldest else None,
+            oldest=moment_text(oldest) if oldest else None,
             unverified=sum(not at for at in times),
-            last_pass=_text(self.state.passed) if self.state.passed else None,
+            last_pass=moment_text(self.state.passed) if self.state.passed else None,
             stats={"files": self.files, "bytes": self.bytes, "seconds": seconds},
         )
 
@@ -298,7 +298,3 @@ def _damage(host: str, kind: str, name: str, problem: str, uses: Sequence[tuple[
     points = sorted({(point, one) for point, one, _path in uses})
     checkpoints = [{"name": point, "id": one} for point, one in points]
     return Damage(host, kind, name, problem, checkpoints, sorted({path for _point, _one, path in uses if path}))
-
-
-def _text(moment: float) -> str:
-    return datetime.fromtimestamp(moment, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

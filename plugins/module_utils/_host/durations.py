@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Durations as users write them."""
+"""Durations and moments as users read and write them."""
 
 from __future__ import annotations
 
 import re
+import time
 
 from .._errors import UsageError
 
@@ -40,3 +41,8 @@ def seconds(value: str | int | float, name: str = "duration") -> float:
 def seconds_or_none(value: str | int | float | None, name: str) -> float | None:
     """Seconds of a duration that may be left out."""
     return None if value is None else seconds(value, name)
+
+
+def moment_text(moment: float) -> str:
+    """A moment, in seconds since 1970, as a text such as 2026-11-29T10:04:11Z."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))

@@ -28,6 +28,8 @@ PHASE: Options = {
     "_secrets": {"type": "list", "elements": "str", "no_log": True},
 }
 # The types of numbers, in words.
+# The version that removes old names of options and variables.
+REMOVED = "0.3.0"
 _NUMBERS = {"int": "a whole number", "float": "a number"}
 
 
@@ -50,7 +52,7 @@ def one_of(kinds: Mapping[str, Option]) -> Option:
 
 def renamed(old: str) -> Option:
     """The part of an option's specification about its old name, which goes on working for one minor version."""
-    alias = {"name": old, "version": "0.3.0", "collection_name": "evenkeel.fault_tolerance"}
+    alias = {"name": old, "version": REMOVED, "collection_name": "evenkeel.fault_tolerance"}
     return {"aliases": [old], "deprecated_aliases": [alias]}
 
 

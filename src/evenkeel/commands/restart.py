@@ -35,7 +35,8 @@ class Restart(PlaybookCommand):
         "stopping: no further host begins; a restart that has begun may go on, or be left in the middle",
         "the run is being ended",
     )
-    _plan_only = False
+    # Whether this run only plans. The command is one object for all runs, and has no state of its own.
+    plans = False
 
     def add_own_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("service", metavar="SERVICE", nargs="?", help="systemd unit")
@@ -60,7 +61,6 @@ class Restart(PlaybookCommand):
         add_probes(parser)
 
     def variables(self, args: argparse.Namespace) -> Variables:
-        self._plan_only = bool(args.plan)
         host = args.mode in _HOST_MODES
         targets = [bool(args.service), bool(args.container), args.owed, host]
         if sum(targets) != 1:
@@ -89,8 +89,9 @@ class Restart(PlaybookCommand):
 
     def run_playbook(self, options: Options, variables: Mapping[str, object], caller: Caller) -> RunResult:
         said = str(variables.get("evenkeel_plan_only", False)).lower()
-        self._plan_only = said in ("yes", "on", "1", "true")  # as Ansible reads it
-        return super().run_playbook(options, variables, caller)
+        if self.plans or said not in ("yes", "on", "1", "true"):  # as Ansible reads it
+            return super().run_playbook(options, variables, caller)
+        return Planned(**vars(Planning().run_playbook(options, variables, caller)))
 
     def told(self, event: Event, record: Record, caller: Caller) -> None:
         data = mapping(event.get("event_data"))
@@ -101,7 +102,7 @@ class Restart(PlaybookCommand):
         if task == "ft_roll":
             for number, wave in enumerate(roll.waves(plan), 1):
                 caller.report(Progress(Kind.NOTE, f"wave {number}: {', '.join(wave)}"))
-            for note in () if self._plan_only else roll.notes(plan):
+            for note in () if self.plans else roll.notes(plan):
                 caller.report(Progress(Kind.NOTE, note))
         elif task == "ft_restart" and (result := record.of(host, task)) is not None:
             well = result.status == "ok"
@@ -116,7 +117,7 @@ class Restart(PlaybookCommand):
             if host in skipped:
                 said = [f"not restarted: {skipped[host]}"]
                 found[host] = {"state": "ok", "msg": "", "changed": False, "idle": True, "done": said}
-            elif self._plan_only and (wave := roll.wave_of(plan, host)):
+            elif self.plans and (wave := roll.wave_of(plan, host)):
                 found[host] = {"state": "ok", "msg": "", "changed": False, "wave": wave, "done": []}
             elif found[host]["state"] == "missing" and _let_through(record, plan, host):
                 why = f"{found[host]['msg']}: its restart may have begun, and nobody knows how it ended"
@@ -159,10 +160,20 @@ class Restart(PlaybookCommand):
         return {"error": told.result.get("error")} if told is not None else {}
 
     def show(self, result: RunResult, given: Options, console: Console) -> None:
-        if self._plan_only and result.exit_code is Exit.DONE:
+        if isinstance(result, Planned) and result.exit_code is Exit.DONE:
             roll.print_plan(result, console)
         else:
             summary.print_run(result, console)
+
+
+class Planning(Restart):
+    """A run that ends with the plan."""
+
+    plans = True
+
+
+class Planned(RunResult):
+    """The result of a run that ended with the plan."""
 
 
 def _let_through(record: Record, plan: roll.Plan, host: str) -> bool:

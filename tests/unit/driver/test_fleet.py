@@ -24,6 +24,7 @@ from evenkeel.commands.playbook import row
 from evenkeel.commands.protect import peers
 from evenkeel.commands.recover import Recover
 from evenkeel.commands.registry import PLAYBOOKS, run
+from evenkeel.commands.restart import Planned
 from evenkeel.commands.rollback import Rollback
 from evenkeel.outcome import Exit, RunResult, UsageError
 
@@ -293,4 +294,7 @@ def test_a_host_in_doubt_is_the_reason_of_a_status() -> None:
 @pytest.mark.parametrize(("said", "code"), [(True, Exit.DONE), ("yes", Exit.DONE), ("no", Exit.FAILED)])
 def test_a_plan_alone_that_a_program_asks_for_is_no_failure(said: object, code: Exit) -> None:
     plan = ("ft_roll", {"waves": [["web1"]], "left_out": {}})
-    assert answered("restart", {"evenkeel_service": "nginx", "evenkeel_plan_only": said}, plan).exit_code is code
+    found = answered("restart", {"evenkeel_service": "nginx", "evenkeel_plan_only": said}, plan)
+    assert found.exit_code is code and isinstance(found, Planned) is (code is Exit.DONE)
+    # Another run of the same program, meanwhile or afterwards, is none that only plans.
+    assert vars(PLAYBOOKS["restart"]) == {}

@@ -15,7 +15,7 @@ from rich.console import Console
 from evenkeel.ansible.events import PREFIX, Record, feed
 from evenkeel.ansible.options import Options
 from evenkeel.commands.arguments import Variables
-from evenkeel.commands.restart import Restart
+from evenkeel.commands.restart import Planned, Planning, Restart
 from evenkeel.outcome import Exit, RunResult, UsageError
 from evenkeel.show.summary import print_status
 
@@ -80,13 +80,13 @@ def test_a_place_of_a_drain_with_a_typo_is_refused_with_its_place(tmp_path: Path
 
 
 def test_a_plan_alone_restarts_nothing_and_says_when_who_would() -> None:
-    command, _variables = asked("nginx", "--plan")
+    command = Planning()
     rows = command.rows(events(("web1", "ft_roll", "ok", PLAN)), HOSTS, "")
     assert [rows[host].get("wave") for host in HOSTS] == [1, 2, 2, None]
     assert command.exit_code(list(rows.values())) is Exit.DONE
     console = Console(record=True, width=120)
     notes = command.notes(events(("web1", "ft_roll", "ok", PLAN)))
-    command.show(RunResult("restart", Exit.DONE, "", rows, notes, 1.0), Options(), console)
+    command.show(Planned("restart", Exit.DONE, "", rows, notes, 1.0), Options(), console)
     text = console.export_text()
     assert "PLAN: 3 of 4 hosts in 2 waves; nothing was restarted" in text
     assert "web2, web3" in text and "web4: not restarted: nothing is owed" in text
