@@ -96,8 +96,8 @@ class ActionModule(ActionBase):
         is_over = result.get("failed") or self._task.check_mode or not offered["has_log"]
         noted = "" if is_over else _noted(carrier, here, offered["id"], replication.entries.values())
         result["left"] = [*offered["lacking"], *result["left"], *([noted] if noted else [])]
-        said = (made, *result.pop("warnings", []), *_seal.leftovers(owner, replication.plain))
-        warnings = [one for one in said if one]
+        said = (made, _new_store(owner, replication.strange), *result.pop("warnings", []))
+        warnings = [one for one in (*said, *_seal.leftovers(owner, replication.plain)) if one]
         return {**result, "warnings": warnings} if warnings else result
 
 
@@ -106,6 +106,18 @@ def _other_key(marked: Sequence[str]) -> str:
     return (
         f". Copies on {', '.join(marked)} have MACs of another key, and only that key proves older copies. If it is not"
         f" lost, put it in place of the new key and run again; controllers that share hosts share a key ({VARIABLE})"
+    )
+
+
+def _new_store(owner: str, strange: Mapping[str, int]) -> str:
+    """The words where a store knows none of the copies that peers hold."""
+    if not strange:
+        return ""
+    there = ", ".join(f"{count} on {peer}" for peer, count in strange.items())
+    return (
+        f"the store of {owner} knows none of its older copies ({there}): it is new, or was lost. This run has no peer"
+        f" drop old copies. If {owner} lost its state, recover it from a checkpoint before this one. ft_heal"
+        " brings its older checkpoints back to its store"
     )
 
 
@@ -138,7 +150,8 @@ class Replication:
     offered: its id, its MAC, and the ids ``held`` there. entries: the outcome of each peer that was asked. marked: the
     peers whose copies had MACs before. bundles: path of each bundle, by the ids that its receivers know. transport: the
     option. seals: the keys of encrypted copies. plain: the number of plain copies on peers that hold encrypted ones.
-    broken: why this host cannot give the checkpoint.
+    strange: the number of copies on peers of which the source knows none. broken: why this host cannot give the
+    checkpoint.
     """
 
     inventory: Inventory
@@ -153,6 +166,7 @@ class Replication:
     marked: list[str] = field(default_factory=list)
     bundles: dict[tuple[str, ...], str] = field(default_factory=dict)
     plain: dict[str, int] = field(default_factory=dict)
+    strange: dict[str, int] = field(default_factory=dict)
     broken: str = ""
 
     @property
@@ -186,6 +200,7 @@ class Replication:
                 self.marked.append(peer)
             if answer.get("plain"):
                 self.plain[peer] = answer["plain"]
+            self._compare(peer, answer)
             refusal = self.seals.refusal(answer)
             if answer.get("unreachable") or answer.get("failed"):
                 entries[peer] = _outcome(answer)
@@ -206,6 +221,14 @@ class Replication:
             if again and not self.broken:
                 entries.update(self._send(again))
         return entries
+
+    def _compare(self, peer: str, answer: Answer) -> None:
+        """Whether the source knows copies of its own on a peer. If not, this run has no peer drop old ones."""
+        there = [one["id"] for one in answer.get("bases") or []] if self.seals else answer.get("ids") or []
+        counted = there if self.seals or answer.get("macs") else []
+        if _placement.is_strange(self.offered["held"], counted):
+            self.strange[peer] = len(counted)
+            self.carrier = self.carrier.without("retention")
 
     def _send(self, lacking: Mapping[str, tuple[str, ...]]) -> dict[str, Outcome]:
         """Send each peer its bundle: straight where that is wanted and works, and else by the controller."""

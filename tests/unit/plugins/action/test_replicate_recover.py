@@ -90,6 +90,18 @@ def test_copies_lie_on_peers_in_distinct_domains_and_are_not_sent_twice(fleet: F
     assert [one["detail"] for one in again.results["h1"]["copies"]] == ["held already"] * 2
 
 
+def test_a_store_that_knows_none_of_its_copies_is_said_and_no_peer_drops_one_of_them(fleet: Fleet) -> None:
+    data = fleet.directory("h1") / "data" / "more"
+    for text in ("first", "second"):
+        data.write_text(text)
+        replicate(fleet, copies=1, peers=["h2"], retention={"last": 2})
+    shutil.rmtree(fleet.directory("h1") / "store")
+    data.write_text("bare")
+    run = replicate(fleet, copies=1, peers=["h2"], retention={"last": 1})
+    assert run.rc == 0 and "knows none of its older copies (2 on h2)" in run.results["h1"]["warnings"][0], run.output
+    assert len(candidates(fleet, "h2")) == 3
+
+
 def test_check_mode_names_the_peers_and_copies_nothing(fleet: Fleet) -> None:
     replicate(fleet, "h1", copies=1)
     holder = copies(fleet)
