@@ -27,7 +27,7 @@ from .._resources.declared import refuse_outside
 from .._resources.registry import machine_of
 from .._results.copies import Candidate, Candidates, Copied, Copies, Exported, Offered
 from .._store import retention as keeping
-from .._store.foreign import LINES, MANIFESTS, check_manifest, refuse_too_large
+from .._store.foreign import LINES, MANIFESTS, check_form, check_manifest, refuse_too_large
 from .._store.manifest import LOG, Manifest
 from .._store.objects import SMALL, Writer
 from .._store.store import CHAIN, FOREIGN, Store, contents_in, objects_of, paths_of
@@ -287,7 +287,7 @@ def candidates(store: Store, host: str) -> Candidates:
             one = Candidate(checkpoint, mac_of(source, checkpoint))
             try:
                 manifest = before = source.manifest(checkpoint, before)
-                check_manifest(manifest, store.system.now())
+                check_form(manifest)
                 one.host, one.name, one.created = manifest.host, manifest.name, manifest.created
                 machine = machine_of(manifest.sections)
                 one.release, one.architecture = machine.release, machine.architecture

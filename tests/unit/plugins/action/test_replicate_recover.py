@@ -383,7 +383,7 @@ def test_a_peer_cannot_make_up_a_newer_checkpoint_nor_pass_off_that_of_another_h
     assert run.rc == 0, run.output
     result = run.results["h1"]
     states = {(one["peer"], one["id"]): one["state"] for one in result["candidates"]}
-    assert states[peers[0], forged] == "unproved" and states[peers[0], future] == "damaged"
+    assert states[peers[0], forged] == "unproved" and states[peers[0], future] == "refused"
     assert sorted(states.values()).count("unproved") == 2
     assert (fleet.directory("h1") / "data" / "name").read_text() == "I am h1\n" and not evil.exists()
     # Not by its name either, nor by what its id begins with.
