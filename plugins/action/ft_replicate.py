@@ -55,19 +55,21 @@ class ActionModule(ActionBase):
             return refused(error, copies=[])
         inventory = Inventory(self, task_vars or {})
         here = inventory.here()
-        variable = params["failure_domain"]
+        owner, variable = params["host"] or here.name, params["failure_domain"]
         try:
             timeout = seconds(params["timeout"], "timeout")
-            peers = inventory.hosts_of(params["peers"])
+            # After a recovery the copies stay where they are: the lost host's order counts, and not that of the spare.
+            peers = [peer for peer in inventory.hosts_of(params["peers"]) if peer not in (owner, here.name)]
             domains = {name: inventory.variable(name, variable) for name in [here.name, *peers]} if variable else None
-            _placement.check(here.name, params["copies"], peers, domains)
+            if domains is not None:
+                domains[owner] = domains[here.name]
             fewest = _placement.fewest(params["copies"], params.get("min_copies"))
-            for peer in _placement.choose(here.name, params["copies"], peers, domains):
+            _placement.check(owner, fewest, peers, domains)
+            for peer in _placement.choose(owner, params["copies"], peers, domains):
                 place(inventory, peer)
         except (EvenkeelError, AnsibleError, ValueError) as error:
             return report({"failed": True, "msg": str(error), "error": "UsageError", "copies": []})
 
-        owner = params["host"] or here.name
         options = {"checkpoint": params["checkpoint"], "retention": params["retention"]}
         carrier = Carrier("ft_replicate", owner, lambda name: inventory.store(name, params["store"]), **options)
         offered = carrier.phase(here, "offer", elsewhere=owner != here.name)
@@ -87,12 +89,14 @@ class ActionModule(ActionBase):
         if keys:
             offered = {**offered, "mac": keys.mac(owner, offered)}
         with scratch_directory() as scratch:
-            replication = Replication(inventory, here, carrier, offered, scratch, timeout, params["transport"], seals)
+            replication = Replication(
+                inventory, owner, here, carrier, offered, scratch, timeout, params["transport"], seals
+            )
             replication.place(params["copies"], peers, domains)
         if made and replication.marked:
             made += _other_key(replication.marked)
         numbers = (fewest, params["copies"])
-        result = _result(here.name, numbers, offered["id"], list(replication.entries.values()), replication.broken)
+        result = _result(owner, numbers, offered["id"], list(replication.entries.values()), replication.broken)
         is_over = result.get("failed") or self._task.check_mode or not offered["has_log"]
         noted = "" if is_over else _noted(carrier, here, offered["id"], replication.entries.values())
         result["left"] = [*offered["lacking"], *result["left"], *([noted] if noted else [])]
@@ -145,7 +149,7 @@ class Outcome:
 
 @dataclass
 class Replication:
-    """The copies of one checkpoint of the host ``here``.
+    """The copies of one checkpoint of ``owner`` that the host ``here`` has.
 
     offered: its id, its MAC, and the ids ``held`` there. entries: the outcome of each peer that was asked. marked: the
     peers whose copies had MACs before. bundles: path of each bundle, by the ids that its receivers know. transport: the
@@ -155,6 +159,7 @@ class Replication:
     """
 
     inventory: Inventory
+    owner: str
     here: Host
     carrier: Carrier
     offered: Mapping[str, Any]
@@ -182,7 +187,7 @@ class Replication:
         entries = self.entries
         while not self.broken:
             holding = [peer for peer, entry in entries.items() if entry.state in COUNTS]
-            chosen = _placement.choose(self.here.name, copies, peers, domains, holding, entries.keys() - set(holding))
+            chosen = _placement.choose(self.owner, copies, peers, domains, holding, entries.keys() - set(holding))
             if not chosen:
                 return
             for peer, entry in self._ask(chosen).items():

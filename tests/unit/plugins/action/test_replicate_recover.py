@@ -102,6 +102,23 @@ def test_a_store_that_knows_none_of_its_copies_is_said_and_no_peer_drops_one_of_
     assert len(candidates(fleet, "h2")) == 3
 
 
+@pytest.mark.long
+def test_after_a_recovery_onto_a_spare_the_copies_stay_where_they_are_and_none_is_made_on_the_lost_host(
+    fleet: Fleet,
+) -> None:
+    first = replicate(fleet, copies=2).results["h1"]
+    before = [one["peer"] for one in first["copies"]]
+    spare = next(host for host in ("h2", "h3", "h4") if host not in before)
+    given = {"host": "h1", "peers": "all", "store": "{{ evenkeel_store }}"}
+    # Two peers are left besides the spare and the lost host.
+    again = {**given, "checkpoint": first["id"], "copies": 3, "min_copies": 2}
+    tasks = [{"evenkeel.fault_tolerance.ft_recover": given}, {"evenkeel.fault_tolerance.ft_replicate": again}]
+    run = fleet.play(tasks, spare)
+    assert run.rc == 0 and "2 of 3 copies" in run.output, run.output
+    made = {one["peer"]: one["detail"] for one in run.results[spare]["copies"]}
+    assert made == dict.fromkeys(before, "held already")
+
+
 def test_check_mode_names_the_peers_and_copies_nothing(fleet: Fleet) -> None:
     replicate(fleet, "h1", copies=1)
     holder = copies(fleet)
