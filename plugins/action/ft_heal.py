@@ -39,7 +39,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote i
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import scratch_directory
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._seal import VARIABLE as ENCRYPTION
 
-_EMPTY = "its store was empty"
+_EMPTY, _NEW = "its store was empty", "its store is new or was lost: it knew none of the older copies"
 # The hosts that are gone whose copies a run looks after. A hostile peer can list thousands that never were.
 ORPHANS = 100
 
@@ -168,7 +168,7 @@ class Healing:
             )
             Sealed(task, self._told).heal()
             return
-        audit = Audit(owner, own, self._ask(owner, own), keys)
+        audit = Audit(owner, own, self._ask(owner, own), keys, self._policy)
         owned = Owned(self, audit, keys, domains, scratch)
         owned.look()
         for checkpoint in audit.wanted(self._policy):
@@ -222,7 +222,9 @@ _NEXT = "Take a new checkpoint and copies of it (the playbook protect), look at 
 class Audit:
     """The proofs of the hosts: the entry of each checkpoint on each host, and the verdict on it."""
 
-    def __init__(self, owner: str, own: bool, answers: Mapping[str, Answer], keys: Keys) -> None:
+    def __init__(
+        self, owner: str, own: bool, answers: Mapping[str, Answer], keys: Keys, policy: retention.Policy | None
+    ) -> None:
         self.owner, self.own = owner, own
         self.answers = answers
         self.silent = {
@@ -241,6 +243,7 @@ class Audit:
             one: _heal.judge(owner if own else "", {h: e["proof"] for h, e in on.items() if e["state"] == "proved"})
             for one, on in self.entries.items()
         }
+        self.lost = self._forgets(policy)
 
     def _known(self) -> dict[str, Known]:
         """The checkpoints that are the owner's: with a MAC of ours, or held by the owner itself and by a peer, and its
@@ -284,13 +287,20 @@ class Audit:
         proved = {"damaged": _heal.DAMAGED, "unread": _heal.UNREAD}.get(entry["state"])
         return proved or self.verdicts[checkpoint][host]
 
+    def _forgets(self, policy: retention.Policy | None) -> str:
+        """Why the owner's store has lost its memory, in words; empty where it has not, or is not looked at."""
+        if not self.own or self.owner in self.silent:
+            return ""
+        held = self.answers[self.owner].get("held") or []
+        own = {one["id"]: one["name"] for one in held}
+        return _EMPTY if not held else _NEW if _heal.has_forgotten(own, self.wanted(policy), self._newest()) else ""
+
     def own_state(self, checkpoint: str) -> str | None:
-        """The state in the owner's store. A store that holds nothing at all has lost everything."""
+        """The state in the owner's store. A store that has lost its memory has lost what it does not know."""
         if not self.own or self.owner in self.silent:
             return None
-        if not self.answers[self.owner].get("held"):
-            return _heal.DAMAGED
-        return self.state(self.owner, checkpoint)
+        state = self.state(self.owner, checkpoint)
+        return _heal.DAMAGED if self.lost and state == _heal.NONE else state
 
     def peers(self) -> list[str]:
         """The peers that have answered."""
@@ -298,9 +308,9 @@ class Audit:
 
     def detail(self, host: str, checkpoint: str) -> str:
         """Why the checkpoint is of no use on the host, in words."""
-        if self.own and host == self.owner and not self.answers[host].get("held"):
-            return _EMPTY
         entry = self.entries.get(checkpoint, {}).get(host)
+        if self.own and host == self.owner and entry is None:
+            return self.lost
         return str(entry["detail"]) if entry else ""
 
 
@@ -412,7 +422,7 @@ class Owned:
         standing.took(target)
         self._whole.setdefault(checkpoint, set()).add(target)
         if step.why == _heal.DAMAGED:
-            state = "lost" if why == _EMPTY else "damaged"
+            state = "lost" if why in (_EMPTY, _NEW) else "damaged"
             said = f"{whose} on {target} was {state} ({why}), rebuilt from {source}"
             told.warnings.append(said)
         else:

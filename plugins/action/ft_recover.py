@@ -145,13 +145,15 @@ class Recovery:
         # The smallest size counts: no peer alone makes a checkpoint too large.
         first = replace(newest[0], bytes=min(copy.bytes for copy in newest))
         if self._onto:
-            return self._chosen(first)
-        refusal, held = self._look(first)
+            return self._chosen(first, proved)
+        refusal, held = self._look(first, proved)
         if refusal:
             return self._failure(refusal, "Refused", newest[0])
         if check_mode:
             return self._predicted(newest[0], held)
-        source, refused_here = self._bring(usable, proved)
+        # A run before may have ended after it had brought the copy.
+        mine = replace(newest[0], peer=self._here.name)
+        source, refused_here = (mine, {}) if held else self._bring(usable, proved)
         if source is None:
             return {**self._found(newest[0]), **(refused_here or self._nothing_brought())}
         if source.id != newest[0].id:
@@ -214,10 +216,11 @@ class Recovery:
             f" changed: {'; '.join(self._left)}",
         }
 
-    def _chosen(self, copy: Copy) -> Answer:
+    def _chosen(self, copy: Copy, proved: bool) -> Answer:
         """The first of the hosts ``onto`` that can take the place of the owner. Nothing is changed."""
         hosts = [host for host in self._onto if host != self._owner]
-        told = self._inventory.each(hosts, lambda host: self._carrier.phase(host, "survey"), self._timeout)
+        asked = {"id": copy.id, **self._terms(proved), "elsewhere": True}
+        told = self._inventory.each(hosts, lambda host: self._carrier.phase(host, "survey", **asked), self._timeout)
         unfit = {host: _unfit(told[host], copy, host) for host in hosts}
         fitting = [host for host, why in unfit.items() if not why]
         # A run before may have begun on one of them.
@@ -230,9 +233,16 @@ class Recovery:
             )
         return {**self._found(copy), "changed": False, "onto": fit, "left": [*self._left, *few(others)]}
 
-    def _look(self, copy: Copy) -> tuple[str, bool]:
+    def _terms(self, proved: bool) -> dict[str, Any]:
+        """The terms on which ``here`` takes a copy."""
+        terms: dict[str, Any] = {"elsewhere": self._is_elsewhere()}
+        if not self._undeclared and not (self._declared is None and proved):
+            terms.update(declared=self._declared or [], proved=proved)
+        return terms
+
+    def _look(self, copy: Copy, proved: bool) -> tuple[str, bool]:
         """(why ``here`` must not be put back now, or an empty text; whether its store has the checkpoint)."""
-        told = self._carrier.phase(self._here, "survey", id=copy.id)
+        told = self._carrier.phase(self._here, "survey", id=copy.id, **self._terms(proved))
         if told.get("failed"):
             return f"{self._here.name} cannot be looked at: {told.get('msg')}. Nothing was changed", False
         # A recovery of the host itself ends a doubt there.
@@ -296,9 +306,7 @@ class Recovery:
 
     def _bring(self, usable: Sequence[Sequence[Copy]], proved: bool) -> tuple[Copy | None, Answer]:
         """Bring a copy into the store of ``here``: the copy or None, and the answer of ``here`` if it refuses all."""
-        limits: dict[str, Any] = {"elsewhere": self._is_elsewhere()}
-        if not self._undeclared and not (self._declared is None and proved):
-            limits.update(declared=self._declared or [], proved=proved)
+        limits = self._terms(proved)
         with scratch_directory() as scratch:
             for copies in usable:
                 too_large: Answer = {}
@@ -425,8 +433,8 @@ def _stands_for(told: Answer, copy: Copy, host: str) -> str:
 
 
 def _no_room(told: Answer, copy: Copy) -> str:
-    """Why a host has no room for the copy, by its own answer; empty where it has room."""
-    if copy.bytes <= told["room"]:
+    """Why a host has no room for the copy, by its own answer; empty where it has room, or has it already."""
+    if told["held"] or copy.bytes <= told["room"]:
         return ""
     return f"it has room for {told['room']} bytes, and the copy of {copy.created} takes {copy.bytes}: free some"
 

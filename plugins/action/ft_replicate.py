@@ -55,19 +55,21 @@ class ActionModule(ActionBase):
             return refused(error, copies=[])
         inventory = Inventory(self, task_vars or {})
         here = inventory.here()
-        variable = params["failure_domain"]
+        owner, variable = params["host"] or here.name, params["failure_domain"]
         try:
             timeout = seconds(params["timeout"], "timeout")
-            peers = inventory.hosts_of(params["peers"])
+            # After a recovery the copies stay where they are: the lost host's order counts, and not that of the spare.
+            peers = [peer for peer in inventory.hosts_of(params["peers"]) if peer not in (owner, here.name)]
             domains = {name: inventory.variable(name, variable) for name in [here.name, *peers]} if variable else None
-            _placement.check(here.name, params["copies"], peers, domains)
+            if domains is not None:
+                domains[owner] = domains[here.name]
             fewest = _placement.fewest(params["copies"], params.get("min_copies"))
-            for peer in _placement.choose(here.name, params["copies"], peers, domains):
+            _placement.check(owner, fewest, peers, domains)
+            for peer in _placement.choose(owner, params["copies"], peers, domains):
                 place(inventory, peer)
         except (EvenkeelError, AnsibleError, ValueError) as error:
             return report({"failed": True, "msg": str(error), "error": "UsageError", "copies": []})
 
-        owner = params["host"] or here.name
         options = {"checkpoint": params["checkpoint"], "retention": params["retention"]}
         carrier = Carrier("ft_replicate", owner, lambda name: inventory.store(name, params["store"]), **options)
         offered = carrier.phase(here, "offer", elsewhere=owner != here.name)
@@ -87,17 +89,19 @@ class ActionModule(ActionBase):
         if keys:
             offered = {**offered, "mac": keys.mac(owner, offered)}
         with scratch_directory() as scratch:
-            replication = Replication(inventory, here, carrier, offered, scratch, timeout, params["transport"], seals)
+            replication = Replication(
+                inventory, owner, here, carrier, offered, scratch, timeout, params["transport"], seals
+            )
             replication.place(params["copies"], peers, domains)
         if made and replication.marked:
             made += _other_key(replication.marked)
         numbers = (fewest, params["copies"])
-        result = _result(here.name, numbers, offered["id"], list(replication.entries.values()), replication.broken)
+        result = _result(owner, numbers, offered["id"], list(replication.entries.values()), replication.broken)
         is_over = result.get("failed") or self._task.check_mode or not offered["has_log"]
         noted = "" if is_over else _noted(carrier, here, offered["id"], replication.entries.values())
         result["left"] = [*offered["lacking"], *result["left"], *([noted] if noted else [])]
-        said = (made, *result.pop("warnings", []), *_seal.leftovers(owner, replication.plain))
-        warnings = [one for one in said if one]
+        said = (made, _new_store(owner, replication.strange), *result.pop("warnings", []))
+        warnings = [one for one in (*said, *_seal.leftovers(owner, replication.plain)) if one]
         return {**result, "warnings": warnings} if warnings else result
 
 
@@ -106,6 +110,18 @@ def _other_key(marked: Sequence[str]) -> str:
     return (
         f". Copies on {', '.join(marked)} have MACs of another key, and only that key proves older copies. If it is not"
         f" lost, put it in place of the new key and run again; controllers that share hosts share a key ({VARIABLE})"
+    )
+
+
+def _new_store(owner: str, strange: Mapping[str, int]) -> str:
+    """The words where a store knows none of the copies that peers hold."""
+    if not strange:
+        return ""
+    there = ", ".join(f"{count} on {peer}" for peer, count in strange.items())
+    return (
+        f"the store of {owner} knows none of its older copies ({there}): it is new, or was lost. This run has no peer"
+        f" drop old copies. If {owner} lost its state, recover it from a checkpoint before this one. ft_heal"
+        " brings its older checkpoints back to its store"
     )
 
 
@@ -133,15 +149,17 @@ class Outcome:
 
 @dataclass
 class Replication:
-    """The copies of one checkpoint of the host ``here``.
+    """The copies of one checkpoint of ``owner`` that the host ``here`` has.
 
     offered: its id, its MAC, and the ids ``held`` there. entries: the outcome of each peer that was asked. marked: the
     peers whose copies had MACs before. bundles: path of each bundle, by the ids that its receivers know. transport: the
     option. seals: the keys of encrypted copies. plain: the number of plain copies on peers that hold encrypted ones.
-    broken: why this host cannot give the checkpoint. places: the name of the host with the store at each place.
+    strange: the number of copies on peers of which the source knows none. broken: why this host cannot give the
+    checkpoint. places: the name of the host with the store at each place.
     """
 
     inventory: Inventory
+    owner: str
     here: Host
     carrier: Carrier
     offered: Mapping[str, Any]
@@ -153,6 +171,7 @@ class Replication:
     marked: list[str] = field(default_factory=list)
     bundles: dict[tuple[str, ...], str] = field(default_factory=dict)
     plain: dict[str, int] = field(default_factory=dict)
+    strange: dict[str, int] = field(default_factory=dict)
     broken: str = ""
     places: dict[str, str] = field(default_factory=dict)
 
@@ -171,7 +190,7 @@ class Replication:
             self.places[str(self.offered["place"])] = self.here.name
         while not self.broken:
             holding = [peer for peer, entry in entries.items() if entry.state in COUNTS]
-            chosen = _placement.choose(self.here.name, copies, peers, domains, holding, entries.keys() - set(holding))
+            chosen = _placement.choose(self.owner, copies, peers, domains, holding, entries.keys() - set(holding))
             if not chosen:
                 return
             for peer, entry in self._ask(chosen).items():
@@ -189,6 +208,7 @@ class Replication:
                 self.marked.append(peer)
             if answer.get("plain"):
                 self.plain[peer] = answer["plain"]
+            self._compare(peer, answer)
             refusal = self._twin(peer, answer) or self.seals.refusal(answer)
             if answer.get("unreachable") or answer.get("failed"):
                 entries[peer] = _outcome(answer)
@@ -215,6 +235,14 @@ class Replication:
         place = answer.get("place")
         other = self.places.setdefault(place, peer) if place else peer
         return "" if other == peer else f"it is {other} under another name, by its store: a copy there is lost with it"
+
+    def _compare(self, peer: str, answer: Answer) -> None:
+        """Whether the source knows copies of its own on a peer. If not, this run has no peer drop old ones."""
+        there = [one["id"] for one in answer.get("bases") or []] if self.seals else answer.get("ids") or []
+        counted = there if self.seals or answer.get("macs") else []
+        if _placement.is_strange(self.offered["held"], counted):
+            self.strange[peer] = len(counted)
+            self.carrier = self.carrier.without("retention")
 
     def _send(self, lacking: Mapping[str, tuple[str, ...]]) -> dict[str, Outcome]:
         """Send each peer its bundle: straight where that is wanted and works, and else by the controller."""

@@ -12,7 +12,8 @@ description:
     each run, so that nobody can give it without reading all contents. The same reading finds damage, and puts it aside.
   - A copy that is damaged is rebuilt where it lies. Where there are fewer than O(copies), because a peer is gone or
     unreachable or has lost its copy, further peers get one, at most one in each failure domain. Damage in the store of
-    this host itself is repaired from a copy, and a store that holds nothing gets its checkpoints back.
+    this host itself is repaired from a copy, and a store that holds nothing, or knows
+    none of the older copies, gets its checkpoints back.
   - A peer whose proof is wrong does not hold what it claims. It is named, its copy does not count, and another peer
     gets one. The proof of this host decides; without it, the proof that most hosts give.
   - Encrypted copies go from peer to peer as they are. The store of this host is neither asked nor repaired then,

@@ -141,7 +141,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 source:
-  description: The peer whose copy was used.
+  description: The peer whose copy was used, or this host where its store had the whole checkpoint already.
   returned: success
   type: str
 id:

@@ -44,7 +44,7 @@ options:
   min_copies:
     description:
       - The number of copies without which the task fails. With fewer than O(copies) and no fewer than this number the
-        task succeeds with a warning. By default O(copies).
+        task succeeds with a warning, also where there are no more peers. By default O(copies).
     type: int
     version_added: 0.2.0
   peers:
@@ -67,7 +67,8 @@ options:
     default: latest
   host:
     description:
-      - Name under which the peers keep the copies. By default the name of this host in the inventory.
+      - Name under which the peers keep the copies. By default the name of this host in the inventory. The peers are in
+        the order of that host, and it holds none of the copies itself.
     type: str
   transport:
     description:

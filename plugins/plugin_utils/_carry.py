@@ -30,6 +30,11 @@ class Carrier:
         self._store = store
         self._options = {"host": owner, "peers": [], **options}
 
+    def without(self, option: str) -> Carrier:
+        """The same carrier without an option of its module."""
+        options = {name: value for name, value in self._options.items() if name != option}
+        return Carrier(self._module, options.pop("host"), self._store, **options)
+
     def phase(self, host: Host, phase: str, **values: Any) -> Answer:
         """The answer of the host to the phase, in form; else the host has ``failed``."""
         store = self._store(host.name)

@@ -186,6 +186,14 @@ def wanted(known: Mapping[str, Known], policy: retention.Policy | None, now: dat
     return [one.id for one in ordered if one.id in keep]
 
 
+def has_forgotten(own: Mapping[str, str], copied: Collection[str], newest: str) -> bool:
+    """Whether the owner's store is new or was lost: but for the newest, it knows none of the checkpoints that are to
+    have copies, and has fewer of that name. own: the name of each checkpoint in it."""
+    older = set(copied) - {newest}
+    before = {one for one, name in own.items() if one != newest and name == own.get(newest)}
+    return not older & own.keys() and _placement.is_strange(before, older)
+
+
 def lost_owners(listed: Mapping[str, Sequence[str]], cared_for: Collection[str]) -> list[str]:
     """The hosts whose copies peers hold (``listed``, by peer) and that no task of this run cares for; those that most
     peers list first. A single peer can make names up, so that its order is by chance, another one in each run."""

@@ -30,6 +30,7 @@ def work(params: Params, check_mode: bool) -> Result:
         return exchange.work(params, check_mode)
     # Here, as the controller imports the calls for their options alone.
     from .._deadman import package
+    from .._flows import replicas
     from .._flows.recovering import flow
     from .._flows.rollback.flow import finish
     from .._host.system import System
@@ -37,7 +38,7 @@ def work(params: Params, check_mode: bool) -> Result:
 
     values, store = params["_values"] or {}, Store(params["store"], System())
     if params["_phase"] == "survey":
-        return flow.survey(store, str(values.get("id", "")))
+        return flow.survey(store, str(values.get("id", "")), str(params["host"]), replicas.Terms.of(values))
     part = values.get("kinds"), values.get("paths") or ()
     request = flow.Request(values["id"], values["identity"], *part, elsewhere=values.get("elsewhere") is True)
     result = flow.prepare(store, request, check_mode)

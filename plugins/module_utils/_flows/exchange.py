@@ -211,7 +211,7 @@ def _candidates(call: _Call) -> Result:
 
 def _adopt(call: _Call) -> Result:
     values = call.values
-    terms = replicas.Terms(values.get("declared"), values.get("proved", False), values.get("elsewhere") is True)
+    terms = replicas.Terms.of(values)
     with scratch.taken(values["path"]) as path, replicas.opened(path) as incoming:
         if call.seal:
             incoming = sealed.incoming(incoming, call.seal["chain"], call.secrets)

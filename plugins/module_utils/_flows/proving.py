@@ -25,7 +25,7 @@ from .._host.durations import moment_text
 from .._host.hashing import chunks, hash_of
 from .._results.copies import Audited, Examined, Owners
 from .._results.result import Result
-from .._store.foreign import check_manifest
+from .._store.foreign import check_form
 from .._store.manifest import Manifest
 from .._store.store import UNDO, Store, contents_in, order_of, paths_of
 from . import replicas, sealed_record
@@ -139,7 +139,7 @@ class _Reading:
         try:
             manifest = self.source.manifest(checkpoint)
             if not self._challenge.own:
-                check_manifest(manifest, self.source.system.now())
+                check_form(manifest)
         except Damaged as error:
             found.detail = error.message
             self._put_manifest_aside(checkpoint)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -27,7 +27,7 @@ from .._resources.declared import refuse_outside
 from .._resources.registry import machine_of
 from .._results.copies import Candidate, Candidates, Copied, Copies, Exported, Offered
 from .._store import retention as keeping
-from .._store.foreign import LINES, MANIFESTS, check_manifest, refuse_too_large
+from .._store.foreign import LINES, MANIFESTS, check_form, check_manifest, refuse_too_large
 from .._store.manifest import LOG, Manifest
 from .._store.objects import SMALL, Writer
 from .._store.store import CHAIN, FOREIGN, Store, contents_in, objects_of, paths_of
@@ -287,7 +287,7 @@ def candidates(store: Store, host: str) -> Candidates:
             one = Candidate(checkpoint, mac_of(source, checkpoint))
             try:
                 manifest = before = source.manifest(checkpoint, before)
-                check_manifest(manifest, store.system.now())
+                check_form(manifest)
                 one.host, one.name, one.created = manifest.host, manifest.name, manifest.created
                 machine = machine_of(manifest.sections)
                 one.release, one.architecture = machine.release, machine.architecture
@@ -318,27 +318,50 @@ class Terms(NamedTuple):
     proved: bool = False
     elsewhere: bool = False
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Terms:
+        """The terms in the values of the controller."""
+        return cls(values.get("declared"), values.get("proved") is True, values.get("elsewhere") is True)
+
 
 def adopt(store: Store, host: str, checkpoint: str, incoming: Incoming, terms: Terms | None = None) -> Copied:
     """On the host to be recovered: add the bundle to its own store, for a rollback to follow. A checkpoint of another
     host is listed apart (``FOREIGN``): only a recovery puts it back."""
     terms = terms or Terms()
-    declared, proved = terms.declared, terms.proved
-
-    def look(manifest: Manifest) -> None:
-        if declared is not None and not proved and manifest.host != host:
-            raise Refused(
-                f"checkpoint {checkpoint} names the host {manifest.host}, not {host}, and nothing proves either. "
-                "Nothing was changed. To restore it all the same, allow it: undeclared of ft_recover, --undeclared of "
-                "the driver"
-            )
-        if declared is not None:
-            refuse_outside(manifest, declared, host, proved, store.system)
-
     with store.locked():
         with suppress(EvenkeelError):  # Its missing contents may come with this bundle.
             finish(store)
-        return _take(store, checkpoint, incoming, look, FOREIGN if terms.elsewhere else "")
+        name = FOREIGN if terms.elsewhere else ""
+        return _take(store, checkpoint, incoming, lambda manifest: _check_terms(store, host, manifest, terms), name)
+
+
+def _check_terms(store: Store, host: str, manifest: Manifest, terms: Terms) -> None:
+    """Refused where the terms do not let the store take this checkpoint of ``host``."""
+    if terms.declared is None:
+        return
+    if not terms.proved and manifest.host != host:
+        raise Refused(
+            f"checkpoint {manifest.id[:12]} names the host {manifest.host}, not {host}, and nothing proves either. "
+            "Nothing was changed. To restore it all the same, allow it: undeclared of ft_recover, --undeclared of "
+            "the driver"
+        )
+    refuse_outside(manifest, terms.declared, host, terms.proved, store.system)
+
+
+def has_adopted(store: Store, host: str, checkpoint: str, terms: Terms) -> bool:
+    """Whether ``adopt`` would bring nothing: the checkpoint is listed here, every content is whole, and the terms let
+    the store take it. Each content is read."""
+    listed = (
+        store.refs().get(FOREIGN, []) if terms.elsewhere else [one for ids in store.own_refs().values() for one in ids]
+    )
+    if checkpoint not in listed:
+        return False
+    try:
+        manifest = store.manifest(checkpoint)
+        _check_terms(store, host, manifest, terms)
+        return all(store.objects.verify(sha) is None for sha in objects_of(manifest, beside=True))
+    except EvenkeelError:
+        return False
 
 
 def _take(

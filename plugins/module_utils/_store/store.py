@@ -497,7 +497,10 @@ class Store:
         return max(now, time_of(newest.created) + datetime.timedelta(microseconds=1))
 
     def add_manifest(self, pieces: Iterable[bytes], manifest: Manifest, name: str = "") -> None:
-        """Store a manifest whose objects are durable, given its file in pieces, and add it to its name, or ``name``."""
+        """Store a manifest whose objects are durable, given its file in pieces, and add it to its name, or ``name``.
+
+        One that comes back from another host may be older than those that are there. It is listed before them.
+        """
         name = name or manifest.name
         if self.objects.has_trash:
             self.objects.take_back(self.contents_of(manifest))
@@ -505,7 +508,17 @@ class Store:
             write_pieces(self.join("manifests", manifest.id), pieces, 0o400)
         ids = self.refs().get(name, [])
         if manifest.id not in ids:
-            self._write_ref(name, [*ids, manifest.id])
+            place = len(ids)
+            while place and self._is_later(ids[place - 1], manifest.created):
+                place -= 1
+            self._write_ref(name, [*ids[:place], manifest.id, *ids[place:]])
+
+    def _is_later(self, checkpoint: str, created: str) -> bool:
+        """Whether a checkpoint is here, and newer than the date."""
+        now = self.system.now()
+        with suppress(Damaged):
+            return order_of(self.head(checkpoint).created, now) > order_of(created, now)
+        return False
 
     def _write_ref(self, name: str, ids: list[str]) -> None:
         path = self.join("refs", _ref_file(name))

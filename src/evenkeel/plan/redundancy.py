@@ -133,7 +133,7 @@ def _owner(
     domains: Mapping[str, str],
 ) -> Owner:
     """A host, given its own answer and what its peers hold of it."""
-    points = [one for one in row.get("checkpoints") or [] if one.get("name") not in (UNDO, LOGS)]
+    points = _copied([one for one in row.get("checkpoints") or [] if one.get("name") not in (UNDO, LOGS)], held)
     dated = points or [one for one in held.values() if one.get("id")]
     # A host tells its own checkpoints the oldest first, and knows of dates that were wrong.
     newest: Mapping[str, Any] = (
@@ -167,6 +167,15 @@ def _owner(
         )
     wanted = (row.get("listed") or {}).get("copies")
     return Owner(host, standing, domains.get(host, ""), wanted, bool(points), date, tuple(copies))
+
+
+def _copied(points: list[Mapping[str, Any]], held: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The checkpoints of names of which a peer holds copies: those of changes and of recoveries get none. All of them
+    where no peer holds any."""
+    there = {str(ident) for one in held.values() for ident in (one.get("id"), *one["ids"]) if ident}
+    names = {one.get("name") for one in held.values() if one.get("id")}
+    names |= {one.get("name") for one in points if str(one.get("id")) in there}
+    return [one for one in points if one.get("name") in names] or points
 
 
 def losses(owners: Iterable[Owner], domains: Mapping[str, str]) -> list[Loss]:

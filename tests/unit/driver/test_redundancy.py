@@ -96,6 +96,17 @@ def test_a_copy_with_known_damage_or_without_a_checkpoint_counts_for_nothing() -
     assert "web3 (r2) has no whole one" in line(told, "web2")
 
 
+@pytest.mark.parametrize("name", ["before-change", "recovery"])
+def test_a_newer_checkpoint_of_a_name_without_copies_hides_no_copy_of_the_newest(name: str) -> None:
+    changed = row("web1", copy("web2"), copy("web3"))
+    changed["checkpoints"].append({"id": "other", "name": name, "created": "2026-11-29T09:58:00.000000Z"})
+    assert "2 of 2: web2 (r1), web3 (r2)" in line(found(fleet(web1=changed)), "web1")
+    # Nor where the peers do not know the names, as they hold encrypted copies.
+    sealed = {host: copy("web1", name="") for host in ("web2", "web3")}
+    rows = {host: {**row(host, one), "replicas": {"web1": ["web1new"]}} for host, one in sealed.items()}
+    assert "2 of 2: web2 (r1), web3 (r2)" in line(found(fleet(web1=changed, **rows)), "web1")
+
+
 def test_a_newer_copy_of_a_log_hides_no_copy_of_the_newest_checkpoint() -> None:
     """The peers cannot tell an encrypted copy of a log from others, and name it as the newest."""
 

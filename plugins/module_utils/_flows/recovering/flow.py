@@ -30,7 +30,9 @@ from ..._store import foreign
 from ..._store.manifest import Manifest, Section
 from ..._store.objects import Hasher, Writer
 from ..._store.store import FOREIGN, Store
+from .. import replicas
 from ..rollback import plan
+from ..rollback.flow import finish
 from . import derive, hardware
 from . import preflight as checks
 
@@ -53,8 +55,9 @@ class Request(NamedTuple):
     elsewhere: bool = False
 
 
-def survey(store: Store, checkpoint: str = "") -> Surveyed:
-    """This host, before anything is brought: what is in the way of a recovery, and which host it is. Only looks."""
+def survey(store: Store, checkpoint: str = "", host: str = "", terms: replicas.Terms | None = None) -> Surveyed:
+    """This host, before anything is brought: what is in the way of a recovery, which host it is, and whether it has the
+    ``checkpoint`` of ``host`` already. Only looks."""
     store.check_format()
     obstacle = waits = ""
     change, trouble = changes.armed(store), doubt.in_doubt(store)
@@ -75,7 +78,7 @@ def survey(store: Store, checkpoint: str = "") -> Surveyed:
         release=found.release,
         architecture=found.architecture,
         host=f"{os.uname().nodename} {_machine_id()} {store.system.boot_id()}",
-        held=bool(checkpoint) and store.has_record(checkpoint),
+        held=bool(checkpoint) and replicas.has_adopted(store, host, checkpoint, terms or replicas.Terms()),
         stands_for=_stands_for(store),
     )
 
@@ -107,6 +110,8 @@ def prepare(store: Store, request: Request, check_mode: bool = False) -> Derived
     if check_mode:
         return _Preparing(store, request, Hasher(store.objects)).carry_out(check_mode)
     with store.locked():
+        with suppress(EvenkeelError):  # A rollback that was killed shall not look like the state of this host.
+            finish(store)
         writer = Writer(store.objects)
         try:
             return _Preparing(store, request, writer).carry_out(check_mode)

@@ -25,6 +25,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import retention
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Objects
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._key import Keys
@@ -268,6 +269,31 @@ def test_a_store_that_holds_nothing_gets_its_checkpoints_back_the_oldest_first(s
     result = small.heal()
     assert not result.get("failed") and "its store was empty" in result["warnings"][0], result
     assert Store(str(small.own()), System()).refs() == {"base": [first, second]}
+
+
+def test_a_store_that_is_new_gets_its_older_checkpoints_back_and_its_newest_stays_the_newest(small: Small) -> None:
+    first = small.newest()
+    shutil.rmtree(small.own())
+    (small.home / "data-h1" / "name").write_text("bare\n")
+    bare = small.take()
+    result = small.heal()
+    assert not result.get("failed") and "its store is new or was lost" in "".join(result["warnings"]), result
+    store = Store(str(small.own()), System())
+    assert store.refs() == {"base": [first, bare]} and store.resolve("latest") == bare
+    assert not small.heal()["changed"]
+
+
+def test_an_older_copy_that_a_peer_has_kept_is_not_brought_to_a_store_that_has_its_own_before_the_newest(
+    small: Small,
+) -> None:
+    first = small.newest()
+    for text in ("second", "third"):
+        (small.home / "data-h1" / "name").write_text(f"{text}\n")
+        small.take()
+    store = Store(str(small.own()), System())
+    store.prune("base", retention.Policy({"last": 2}, 0.0), set())
+    small.heal()
+    assert first not in store.refs()["base"] and len(small.holders(first)) == 2
 
 
 def test_a_stale_replica_and_a_lost_one_are_brought_up_to_date(small: Small) -> None:

@@ -267,7 +267,7 @@ def test_a_spare_that_stands_in_for_another_host_is_taken_by_its_name_alone(monk
         _unfit({**SURVEY, "stands_for": "h1"}, COPY, "h3") == _unfit({**SURVEY, "stands_for": "h3"}, COPY, "h3") == ""
     )
     recovery = bare(monkeypatch, "h3", taken)
-    assert recovery._look(COPY) == ("", False)
+    assert recovery._look(COPY, True) == ("", False)
     assert recovery._warnings == recovery._left == ["h3 stands in for h7, and loses the state of h7 now"]
 
 
@@ -276,14 +276,25 @@ def test_the_spare_on_which_a_run_has_begun_is_taken_before_others(monkeypatch: 
     recovery._onto = ["h3", "h4"]
     told = {"h3": SURVEY, "h4": {**SURVEY, "stands_for": "h1"}}
     recovery._inventory = cast("Any", SimpleNamespace(each=lambda *_: told))
-    assert recovery._chosen(COPY)["onto"] == "h4"
+    assert recovery._chosen(COPY, True)["onto"] == "h4"
 
 
 def test_lack_of_room_ends_a_recovery_before_anything_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     small = {**SURVEY, "room": 99}
     why = "it has room for 99 bytes, and the copy of 2026-11-29T00:00:00.000000Z takes 100: free some"
-    assert bare(monkeypatch, "h3", small)._look(COPY) == (f"h3: {why}. Nothing was changed", False)
+    assert bare(monkeypatch, "h3", small)._look(COPY, True) == (f"h3: {why}. Nothing was changed", False)
     assert _unfit(small, COPY, "h3") == why
+    # A run before has brought it.
+    held = {**small, "held": True}
+    assert bare(monkeypatch, "h3", held)._look(COPY, True) == ("", True) and _unfit(held, COPY, "h3") == ""
+
+
+def test_what_a_run_before_has_brought_is_not_brought_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    recovery = bare(monkeypatch, "h3", {**SURVEY, "held": True, "room": 0})
+    monkeypatch.setattr(recovery, "_gather", lambda: recovery._candidates.append(COPY))
+    monkeypatch.setattr(recovery, "_restore", lambda copy: {"source": copy.peer})
+    # To bring it would end in an AttributeError.
+    assert recovery.run(False) == {"source": "h3"}
 
 
 def test_no_older_checkpoint_comes_where_the_newest_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:

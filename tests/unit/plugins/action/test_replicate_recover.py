@@ -90,6 +90,35 @@ def test_copies_lie_on_peers_in_distinct_domains_and_are_not_sent_twice(fleet: F
     assert [one["detail"] for one in again.results["h1"]["copies"]] == ["held already"] * 2
 
 
+def test_a_store_that_knows_none_of_its_copies_is_said_and_no_peer_drops_one_of_them(fleet: Fleet) -> None:
+    data = fleet.directory("h1") / "data" / "more"
+    for text in ("first", "second"):
+        data.write_text(text)
+        replicate(fleet, copies=1, peers=["h2"], retention={"last": 2})
+    shutil.rmtree(fleet.directory("h1") / "store")
+    data.write_text("bare")
+    run = replicate(fleet, copies=1, peers=["h2"], retention={"last": 1})
+    assert run.rc == 0 and "knows none of its older copies (2 on h2)" in run.results["h1"]["warnings"][0], run.output
+    assert len(candidates(fleet, "h2")) == 3
+
+
+@pytest.mark.long
+def test_after_a_recovery_onto_a_spare_the_copies_stay_where_they_are_and_none_is_made_on_the_lost_host(
+    fleet: Fleet,
+) -> None:
+    first = replicate(fleet, copies=2).results["h1"]
+    before = [one["peer"] for one in first["copies"]]
+    spare = next(host for host in ("h2", "h3", "h4") if host not in before)
+    given = {"host": "h1", "peers": "all", "store": "{{ evenkeel_store }}"}
+    # Two peers are left besides the spare and the lost host.
+    again = {**given, "checkpoint": first["id"], "copies": 3, "min_copies": 2}
+    tasks = [{"evenkeel.fault_tolerance.ft_recover": given}, {"evenkeel.fault_tolerance.ft_replicate": again}]
+    run = fleet.play(tasks, spare)
+    assert run.rc == 0 and "2 of 3 copies" in run.output, run.output
+    made = {one["peer"]: one["detail"] for one in run.results[spare]["copies"]}
+    assert made == dict.fromkeys(before, "held already")
+
+
 def test_check_mode_names_the_peers_and_copies_nothing(fleet: Fleet) -> None:
     replicate(fleet, "h1", copies=1)
     holder = copies(fleet)
@@ -380,7 +409,7 @@ def test_a_peer_cannot_make_up_a_newer_checkpoint_nor_pass_off_that_of_another_h
     assert run.rc == 0, run.output
     result = run.results["h1"]
     states = {(one["peer"], one["id"]): one["state"] for one in result["candidates"]}
-    assert states[peers[0], forged] == "unproved" and states[peers[0], future] == "damaged"
+    assert states[peers[0], forged] == "unproved" and states[peers[0], future] == "refused"
     assert sorted(states.values()).count("unproved") == 2
     assert (fleet.directory("h1") / "data" / "name").read_text() == "I am h1\n" and not evil.exists()
     # Not by its name either, nor by what its id begins with.

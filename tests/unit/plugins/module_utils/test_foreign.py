@@ -172,13 +172,15 @@ def test_two_files_on_one_file_system_share_its_room(tmp_path: Path) -> None:
     assert 0 < both <= one // 2 + 10 * 1024 * 1024
 
 
-def test_a_copy_that_an_older_version_took_in_is_named_and_not_offered(today: Store, tmp_path: Path) -> None:
-    """0.1.0 believed dates and names."""
+def test_a_copy_of_a_date_to_come_is_whole_and_the_controller_refuses_its_date(today: Store, tmp_path: Path) -> None:
+    """0.1.0 took such copies. A host whose clock is behind holds them as well."""
     data = manifest(created="2096-10-02T07:06:40.000000Z")
     later = Store(today.root, replace(today.system, now=lambda: 4e9))
     offered(later, tmp_path, data)
     (found,) = replicas.candidates(today, "web1").candidates
-    assert (found.state, found.created) == ("damaged", "") and "2096" in found.detail
+    assert (found.state, found.created) == ("verified", "2096-10-02T07:06:40.000000Z")
+    with pytest.raises(Damaged, match="2096"):
+        foreign.check_created(found.created, today.system.now())
 
 
 def test_a_file_of_the_far_future_is_one_that_there_can_be(today: Store, tmp_path: Path) -> None:

@@ -68,6 +68,15 @@ def test_all_whole_holders_give_the_same_proof_and_another_one_for_each_nonce(
     assert not own.changed and not copy.changed
 
 
+def test_a_peer_whose_clock_is_behind_has_whole_copies(store: Store, peer: Store, tree: Path, tmp_path: Path) -> None:
+    one = take(store, tree)
+    send(store, peer, tmp_path, one)
+    now = store.system.now()
+    behind = Store(peer.root, replace(store.system, now=lambda: now - 30 * 86400))
+    assert proofs(prove(behind)) == proofs(prove(store, own=True)) and not prove(behind).changed
+    assert [found.state for found in replicas.candidates(behind, "web1").candidates] == ["verified"]
+
+
 def test_the_manifest_alone_is_not_enough_for_a_proof(store: Store, tree: Path) -> None:
     """The proof as docs/copies.md defines it, from the contents: a host that has the manifest alone cannot answer."""
     one = take(store, tree)

@@ -573,6 +573,11 @@ def test_a_look_at_a_host_tells_what_is_in_the_way(
     assert found.obstacle == "" and found.room > 0 and found.host and not found.held
     made = checkpoint(store, "base", [{"files": {"paths": [str(tree_of)]}}])["id"]
     assert flow.survey(store, made).held
+    # Not for another host, nor where the terms do not let it in, nor with a content that is damaged.
+    assert not flow.survey(store, made, "web1", replicas.Terms(elsewhere=True)).held
+    assert not flow.survey(store, made, "another", replicas.Terms(declared=[])).held
+    monkeypatch.setattr(type(store.objects), "verify", lambda _self, sha: f"{sha} is damaged")
+    assert not flow.survey(store, made).held
     event = Event(3, "in_doubt", "operator", 5.0, made, ["x"])
     monkeypatch.setattr(doubt, "in_doubt", lambda _store: event)
     found = flow.survey(store)
