@@ -380,6 +380,8 @@ def loss_probability(copies: int, tolerated: int, annual_failure_rate: Number, r
     One copy fails in a window of w with P = 1 - exp(-AFR*w/year); L = P(binomial(copies, P) > tolerated); the
     year/w windows of a year are independent trials, the last one fractional: 1 - (1-L)**(year/w).
     annual_failure_rate: failures per copy and year, a rate, hence possibly above 1. A window of 0 is the limit.
+    Failures that are close together but in two windows do not count here: the truth is up to tolerated + 1 times as
+    much, as `mttdl` has it.
     Source: Backblaze, Backblaze durability calculates at 99.999999999% (17 July 2018), and calculation.ipynb of
     github.com/Backblaze/erasure-coding-durability, whose exponent 365/R need not be whole.
     """
