@@ -194,7 +194,7 @@ def test_attempts_stop_where_the_permanent_failures_rule(tmp_path: Path) -> None
     attempts = {"success": "80%", "permanent": "50%", "target": "99%", "delay": "2s"}
     planned = propose(group(tmp_path, attempts=attempts))
     assert not verdict(planned, "attempts").met
-    assert planned.numbers["attempts"] == 2  # 0.1**2 is a tenth of the 0.1 that stay
+    assert planned.numbers["attempts"] == 3  # 0.9 / 9**3 is less than a tenth of the 0.1 that stay
     enough = propose(group(tmp_path, attempts={**attempts, "permanent": 0}))
     assert enough.numbers["attempts"] == 3
     assert enough.numbers["delays"] == [2.0, 4.0]
@@ -204,6 +204,20 @@ def test_attempts_stop_where_the_permanent_failures_rule(tmp_path: Path) -> None
     assert slow.numbers["delays"][:4] == [180.0, 360.0, 600.0, 600.0]
     hopeless = propose(group(tmp_path, attempts={**attempts, "success": 0, "permanent": "100%"}))
     assert hopeless.numbers["attempts"] == 1
+    assert verdict(hopeless, "attempts").remedies == ("escalation, as repeating reaches 0 % at most",)
+    sure = propose(group(tmp_path, attempts={**attempts, "permanent": 0, "target": 1}))
+    assert verdict(sure, "attempts").remedies == ("escalation, as repeating is never sure to succeed",)
+    weak = propose(group(tmp_path, attempts={**attempts, "success": "1%"}))
+    assert verdict(weak, "attempts").remedies == ("escalation, as repeating reaches 50.5 % at most",)
+    fewer = verdict(propose(group(tmp_path, attempts={**attempts, "success": "30%"})), "attempts").remedies[1]
+    for share_of, met in ((0.99, True), (1.01, False)):
+        permanent = share(fewer.split("fewer than ")[1].split(" perm")[0].replace(" ", "")) * share_of
+        assert (
+            verdict(
+                propose(group(tmp_path, attempts={**attempts, "success": "30%", "permanent": permanent})), "attempts"
+            ).met
+            == met
+        )
 
 
 def test_the_ladder_is_in_the_order_of_least_time(tmp_path: Path) -> None:
