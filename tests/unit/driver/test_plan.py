@@ -190,6 +190,29 @@ def test_the_interval_keeps_within_the_rpo(tmp_path: Path) -> None:
     assert late.numbers["interval"] == 90 * MINUTE, "no more than a tenth of the time goes into checkpoints"
 
 
+def test_no_interval_is_shorter_than_its_copy_takes(tmp_path: Path) -> None:
+    """A copy takes 100 s here: checkpoints closer to each other would fall behind for ever."""
+    slow = {"cost": "1s", "size": "10GB", "bandwidth": "100MB"}
+    for rpo, met in (("3m", False), ("4m", True)):
+        planned = propose(group(tmp_path, checkpoint=slow, targets={"rpo": rpo}))
+        assert planned.numbers["interval"] >= 100
+        assert planned.numbers["work_at_risk"] == planned.numbers["interval"] + 102
+        assert verdict(planned, "RPO").met == met
+    frequent = propose(group(tmp_path, checkpoint=slow, mtbf="10s"))
+    assert frequent.numbers["interval"] == 100 and "the next copy cannot begin" in choice(frequent, "checkpoints").why
+    days = propose(group(tmp_path, checkpoint={**slow, "size": "20TB"}, targets={"rpo": "30d"}))
+    assert days.numbers["interval"] == 200_000 and verdict(days, "RPO").met
+
+
+def test_an_interval_that_costs_too_much_is_named(tmp_path: Path) -> None:
+    busy = propose(group(tmp_path, checkpoint={"cost": "1m", "size": 0}, targets={"rpo": "10m"}))
+    assert not verdict(busy, "RPO").met
+    assert "only an interval of 8m would keep within 10m" in choice(busy, "checkpoints").why
+    assert "checkpoints would take 11.1 % of the time" in choice(busy, "checkpoints").why
+    late = propose(group(tmp_path, checkpoint={"cost": "10m"}, targets={"rpo": "5m"}))
+    assert "no interval keeps within 5m" in choice(late, "checkpoints").why
+
+
 def test_attempts_stop_where_the_permanent_failures_rule(tmp_path: Path) -> None:
     attempts = {"success": "80%", "permanent": "50%", "target": "99%", "delay": "2s"}
     planned = propose(group(tmp_path, attempts=attempts))
@@ -270,7 +293,10 @@ def test_remedies_do_what_they_say(tmp_path: Path) -> None:
     assert any("common causes (diversity)" in text for text in floor.remedies)
 
 
-@pytest.mark.parametrize(("cost", "copy", "remedies"), [(40, 10, 1), (20, 200, 2), (1, 400, 1), (30, 400, 1)])
+@pytest.mark.parametrize(
+    ("cost", "copy", "remedies"),
+    [(40, 10, 1), (20, 120, 2), (20, 200, 1), (5, 160, 1), (1, 400, 1), (30, 400, 1), (30, 200, 1)],
+)
 def test_the_remedy_for_lost_work_does_what_it_says(tmp_path: Path, cost: float, copy: float, remedies: int) -> None:
     """Also where the checkpoints alone are too slow, which must not take more than a tenth of the time."""
 
