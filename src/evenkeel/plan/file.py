@@ -88,19 +88,14 @@ def _group(name: str, section: Section, common: Section, status: Mapping[str, ob
         reader.measured |= of_failures(section.section("measured"), len(hosts))
     now = reported(hosts, status)
     reader.measured |= of_changes(now)
-    needed = _needed(section, len(hosts), reader)
+    needed, needed_share = _needed(section, len(hosts), reader)
     targets = _targets(section.section("targets"), common, reader)
     part, value = _Sections(section), reader.value
     weight = value(part.checkpoint, "size", size, "1GiB", "checkpoint size")
     bandwidth = value(part.checkpoint, "bandwidth", size, "100MB", "bandwidth (per second)")
     if bandwidth <= 0:
         raise part.checkpoint.refuse("bandwidth", "moves nothing; write bytes per second, such as 100MB")
-    transfer = max(1.0, weight / bandwidth)
-    try:
-        duration(transfer)
-    except ValueError:
-        wrong = f"takes too long to copy at {bandwidth:,.0f} bytes a second; write a smaller size or more bandwidth"
-        raise part.checkpoint.refuse("size", wrong) from None
+    transfer = _transfer(part.checkpoint, weight, bandwidth)
     group = Group(
         name=name,
         targets=targets,
@@ -139,9 +134,18 @@ def _group(name: str, section: Section, common: Section, status: Mapping[str, ob
         now=now,
         assumed=tuple(reader.assumed),
         measured=tuple(reader.used),
+        needed_share=needed_share,
     )
     _check(group, part)
     return group
+
+
+def _transfer(section: Section, weight: float, bandwidth: float) -> float:
+    try:
+        return duration(max(1.0, weight / bandwidth))
+    except ValueError:
+        wrong = f"takes too long to copy at {bandwidth:,.0f} bytes a second; write a smaller size or more bandwidth"
+        raise section.refuse("size", wrong) from None
 
 
 def _check(group: Group, part: _Sections) -> None:
@@ -216,15 +220,17 @@ def _hosts_counted(value: object) -> int:
     return number
 
 
-def _needed(section: Section, hosts: int, reader: _Reader) -> int:
+def _needed(section: Section, hosts: int, reader: _Reader) -> tuple[int, str]:
+    """The hosts that must serve, and the text of it where it grows with the hosts."""
     if not section.has("needed"):
         quorum = _hosts_needed("quorum", hosts)
         reader.assumed.append(f"needed quorum ({quorum})")
-        return quorum
+        return quorum, "quorum"
     needed = int(section.take("needed", lambda text: _hosts_needed(text, hosts)))
     if needed > hosts:
         raise section.refuse("needed", f"is more than the {hosts} hosts; write how many must serve at once, or quorum")
-    return needed
+    text = str(section.value["needed"]).strip()
+    return needed, "" if text.isdigit() else text
 
 
 def _hosts_needed(text: object, hosts: int) -> int:

@@ -276,6 +276,47 @@ def test_nobody_can_be_spared_when_all_are_needed(tmp_path: Path) -> None:
     assert "the guard refuses it" in choice(planned, "waves").why
 
 
+@pytest.mark.parametrize("needed", ["quorum", "60%", "100%", 2])
+@pytest.mark.parametrize("hosts", [2, 3, 4, 5])
+def test_more_hosts_are_offered_only_where_they_help(tmp_path: Path, needed: str | int, hosts: int) -> None:
+    """A fourth host raises a quorum from 2 to 3, which makes it worse."""
+    keys: dict[str, Any] = {"needed": needed, "mtbf": "10d", "mttr": "5h", "common_cause": 0, "rolling": {"risk": "1%"}}
+    targets = {"availability": "99.9999%"}
+
+    def planned(count: int) -> Proposal:
+        return propose(group(tmp_path, hosts=count, **keys, targets=targets))
+
+    first = planned(hosts)
+    offered = [one.option for one in first.alternatives if one.choice == "hosts"]
+    for option in offered:
+        count = int(option.split()[0])
+        other = planned(count)
+        assert ("needed" in option) == (
+            other.variables["evenkeel_min_healthy"] != first.variables["evenkeel_min_healthy"]
+        )
+        assert count <= hosts or other.numbers["unavailability"] < first.numbers["unavailability"]
+    assert (int(offered[-1].split()[0]) > hosts) == (needed != "100%")
+    for target in ("availability", "rolling restart"):
+        for one in verdict(first, target).remedies:
+            if found := re.match(r"(\d+) hosts", one):
+                assert verdict(planned(int(found[1])), target).met, one
+                fewer = [verdict(planned(count), target).met for count in range(hosts, int(found[1]))]
+                assert not any(fewer), one
+
+
+def test_the_remedy_for_a_risky_restart_does_what_it_says(tmp_path: Path) -> None:
+    keys: dict[str, Any] = {"hosts": 3, "mtbf": "1d", "common_cause": 0}
+
+    def judged(time: str, hosts: int = 3) -> Verdict:
+        return verdict(propose(group(tmp_path, **{**keys, "hosts": hosts}, rolling={"time": time})), "rolling restart")
+
+    missed = judged("10m")
+    assert len(missed.remedies) == 2 and not missed.met
+    within = missed.remedies[0].removeprefix("restarts within ").split()[0]
+    assert judged(within).met and not judged(f"{duration(within) * 1.05}s").met
+    assert judged("10m", int(missed.remedies[1].removesuffix(" hosts"))).met
+
+
 def test_remedies_do_what_they_say(tmp_path: Path) -> None:
     keys: dict[str, Any] = {"hosts": 2, "needed": 2, "mtbf": "30d", "mttr": "2h", "common_cause": 0}
     missed = verdict(propose(group(tmp_path, **keys, targets={"availability": "99.99%"})), "availability")
