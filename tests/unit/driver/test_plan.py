@@ -256,6 +256,40 @@ def test_the_ladder_is_in_the_order_of_least_time(tmp_path: Path) -> None:
     assert "a further step" in verdict(weak, "RTO").remedies[0]
 
 
+@given(
+    st.lists(st.tuples(st.floats(1, 2000), st.floats(0.2, 0.999)), min_size=1, max_size=5),
+    st.floats(1, 4000),
+)
+@settings(max_examples=60)
+def test_the_remedies_for_a_slow_ladder_do_what_they_say(steps: list[tuple[float, float]], rto: float) -> None:
+    base = read_plan(str(SAMPLE))[2]
+    ladder = tuple(Step(f"s{i}", time, chance) for i, (time, chance) in enumerate(steps))
+    made = replace(base, ladder=ladder, targets=replace(base.targets, rto=rto), detection=1.0)
+    for one in verdict(propose(made), "RTO").remedies:
+        if found := re.match(r"(s\d) within (\S+) instead", one):
+            quicker = tuple(replace(s, time=duration(found[2])) if s.name == found[1] else s for s in ladder)
+            assert verdict(propose(replace(made, ladder=quicker)), "RTO").met, one
+        elif one.startswith("the order"):
+            spent, failed = 1.0, 1.0
+            for step in ladder:
+                spent, failed = spent + step.time, failed * (1 - step.chance)
+                if failed <= 0.01:
+                    break
+            assert spent <= rto and failed <= 0.01 + 1e-9
+        else:
+            assert one.startswith(("quicker steps", "a further step")), one
+
+
+def test_the_order_of_the_file_is_a_remedy_where_it_is_quick_enough(tmp_path: Path) -> None:
+    steps = [
+        {"name": "recover", "time": "10m", "chance": "99%"},
+        {"name": "warm", "time": "2m", "chance": "50%"},
+    ]
+    missed = verdict(propose(group(tmp_path, restart=steps, detection="1s", targets={"rto": "11m"})), "RTO")
+    assert not missed.met and missed.remedies[0] == "recover within 8m59s instead of 10m"
+    assert missed.remedies[-1] == "the order recover, warm"
+
+
 def test_a_rolling_restart_takes_as_many_at_once_as_the_risk_allows(tmp_path: Path) -> None:
     keys: dict[str, Any] = {"hosts": 10, "needed": 6, "mtbf": "30d", "common_cause": 0}
     calm = propose(group(tmp_path, **keys, rolling={"time": "1m", "risk": "0.1%"})).numbers
