@@ -17,6 +17,7 @@ from evenkeel.outcome import UsageError
 from evenkeel.plan.group import Group, Step, Targets
 from evenkeel.plan.measured import Measured, of_attempts, of_changes, of_failures, read_status, reported
 from evenkeel.plan.section import EXPECTED, Section, load
+from evenkeel.plan.text import time_text
 from evenkeel.plan.values import count, price, rate, share, size, word
 from evenkeel.shared import duration, hosts_of_budget
 
@@ -166,6 +167,11 @@ def _check(group: Group, part: _Sections) -> None:
     ):
         if math.isinf(length):
             raise section.refuse(key, "is for ever; write a time that ends")
+    if group.soak > group.deadline:
+        wrong = (
+            f"is longer than the deadline of {time_text(group.deadline)}, within which the probes have to pass so long"
+        )
+        raise part.change.refuse("soak", f"{wrong}; write a shorter soak, or a longer deadline")
     if group.domain_mtbf <= 0 or math.isinf(group.domain_mttr):
         wrong = "does not fit; write the mtbf and mttr of a failure domain, such as 5y and 4h"
         raise part.group.refuse("domain", wrong)

@@ -97,7 +97,7 @@ def _quicker(group: Group) -> list[str]:
 def plan_change(draft: Draft) -> None:
     """Choose the time to confirm a change."""
     group = draft.group
-    within = math.ceil((group.change_time + group.deadline + 60) / 60) * 60.0
+    within = float(math.ceil(group.change_time + max(group.soak, group.deadline) + 60))
     draft.numbers |= {"confirm_within": within}
     bad = group.change_failure
     draft.choose(
@@ -111,7 +111,12 @@ def plan_change(draft: Draft) -> None:
     if seen:
         draft.choose("changes now", f"{group.now.rolled_back} of {seen} rolled back", "the last change of each host.")
     draft.variables |= {
-        "evenkeel_soak": time_text(group.soak),
-        "evenkeel_deadline": time_text(group.deadline),
-        "evenkeel_confirm_within": time_text(within),
+        "evenkeel_soak": _whole(group.soak),
+        "evenkeel_deadline": _whole(group.deadline),
+        "evenkeel_confirm_within": _whole(within),
     }
+
+
+def _whole(time: float) -> str:
+    """The time for a role, in whole seconds and never shorter."""
+    return f"{math.ceil(time)}s"

@@ -303,6 +303,14 @@ def test_a_rolling_restart_takes_as_many_at_once_as_the_risk_allows(tmp_path: Pa
     assert calm["roll_risk"] == pytest.approx(reliability.any_of([one] * calm["waves"]))
 
 
+def test_the_times_of_a_change_are_never_shorter_than_planned(tmp_path: Path) -> None:
+    times = {"time": "2h10m29s", "soak": "1h29s", "deadline": "3h0m29.2s"}
+    planned = propose(group(tmp_path, change=times))
+    told = [planned.variables[f"evenkeel_{name}"] for name in ("soak", "deadline", "confirm_within")]
+    assert told == ["3629s", "10830s", "18719s"]  # the change, its deadline, and a minute
+    assert planned.numbers["confirm_within"] == 18719
+
+
 def test_nobody_can_be_spared_when_all_are_needed(tmp_path: Path) -> None:
     planned = propose(group(tmp_path, hosts=2, needed=2))
     assert not verdict(planned, "rolling restart").met
@@ -551,6 +559,10 @@ def test_the_hosts_own_journals_are_read(tmp_path: Path) -> None:
         ({"groups": {"web": {"hosts": 2, "mttr": "never"}}}, "groups.web.mttr: 'never' is for ever"),
         ({"groups": {"web": {"hosts": 2, "checkpoint": {"cost": "never"}}}}, "groups.web.checkpoint.cost: .*for ever"),
         ({"groups": {"web": {"hosts": 2, "store": {"repair": "never"}}}}, "groups.web.store.repair: .*for ever"),
+        (
+            {"groups": {"web": {"hosts": 2, "change": {"soak": "3m"}}}},
+            "groups.web.change.soak: '3m' is longer than the deadline of 2m",
+        ),
         ({"groups": {"web": {"hosts": 2, "change": {"deadline": "never"}}}}, "groups.web.change.deadline: .*for ever"),
         ("groups:\n  ? [1, 2]\n  : 3\n", "plan.yml: line 2, column 5: a key must be a plain text"),
         ({"groups": {"web": {"hosts": 2, "common_cause": 5}}}, "groups.web.common_cause: 5 is not between 0 and 1"),
@@ -708,8 +720,8 @@ def test_variables_are_an_inventory_in_the_words_of_the_roles(
         "evenkeel_max_unavailable": 2,
         "evenkeel_waves": "1,2",
         "evenkeel_soak": "30s",
-        "evenkeel_deadline": "2m",
-        "evenkeel_confirm_within": "8m",
+        "evenkeel_deadline": "120s",
+        "evenkeel_confirm_within": "480s",
     }
     (tmp_path / "vars.yml").write_text(text)
     (tmp_path / "hosts.yml").write_text("web: {hosts: {web1: {rack: r1}}}\n")
