@@ -154,6 +154,8 @@ def _check(group: Group, part: _Sections) -> None:
     if group.mtbf <= 0:
         wrong = "is no time at all; write the mean time between failures of one host, such as 60d"
         raise part.group.refuse("mtbf", wrong)
+    if group.change_every <= 0:
+        raise part.change.refuse("every", "is no time at all; write the time between changes, such as 7d")
     for section, key, length in (
         (part.group, "mttr", group.mttr),
         (part.group, "detection", group.detection),

@@ -29,6 +29,7 @@ from evenkeel.plan.file import read_plan
 from evenkeel.plan.group import Group, Step
 from evenkeel.plan.proposal import Choice, Proposal, Verdict
 from evenkeel.plan.propose import propose
+from evenkeel.plan.simulate import events, play
 from evenkeel.plan.text import nines_text, odds_text, share_text, time_text
 from evenkeel.plan.values import rate, share, size
 from evenkeel.shared import duration
@@ -555,6 +556,7 @@ def test_the_hosts_own_journals_are_read(tmp_path: Path) -> None:
         ({"groups": {"web": {"hosts": 2, "mtfb": "1d"}}}, "groups.web.mtfb: is not a key .*did you mean mtbf"),
         ({"groups": {"web": {"hosts": 2, "mtbf": "soon"}}}, "groups.web.mtbf: 'soon' is not a duration; write seconds"),
         ({"groups": {"web": {"hosts": 2, "mtbf": 0}}}, "groups.web.mtbf: 0 is no time at all"),
+        ({"groups": {"web": {"hosts": 2, "change": {"every": 0}}}}, "groups.web.change.every: 0 is no time at all"),
         ({"groups": {"web": {"hosts": 2, "domain": {"mttr": "never"}}}}, "groups.web.domain: .*does not fit; write"),
         ({"groups": {"web": {"hosts": 2, "mttr": "never"}}}, "groups.web.mttr: 'never' is for ever"),
         ({"groups": {"web": {"hosts": 2, "checkpoint": {"cost": "never"}}}}, "groups.web.checkpoint.cost: .*for ever"),
@@ -743,3 +745,29 @@ def test_it_can_be_simulated(capsys: pytest.CaptureFixture[str]) -> None:
     assert fleet.domains == (0, 0, 1, 1, 2, 2)
     racks = fleet_of(read_plan(str(SAMPLE))[1], proposals[1])
     assert (racks.domain_mtbf, racks.domain_mttr) == (5 * 365 * DAY, 4 * HOUR)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"store": {"annual_failure_rate": "1e9"}},
+        {"mtbf": "10s", "mttr": "1s"},
+        {"change": {"every": "1s"}},
+        {"domain": {"mtbf": "1s", "mttr": "1s"}},
+    ],
+)
+def test_a_simulation_that_would_not_end_is_refused(
+    tmp_path: Path, keys: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evenkeel.plan.simulate.play", lambda *_: pytest.fail("it was played"))
+    assert cli.main(["plan", write(tmp_path, {"groups": {"web": {"hosts": 2, **keys}}}), "--simulate"]) == 1
+    seen = capsys.readouterr()
+    assert "groups.web: " in seen.err and "events would be played" in seen.err and not seen.out
+
+
+def test_the_expected_events_are_at_most_those_that_are_played(tmp_path: Path) -> None:
+    keys = {"store": {"annual_failure_rate": 3}, "mtbf": "30d", "domain": {"mtbf": "60d"}, "change": {"every": "10d"}}
+    busy = group(tmp_path, hosts=6, domains=3, mttr="1d", **keys)
+    fleet = fleet_of(busy, propose(busy))
+    played = play(fleet, 300).events
+    assert 0.5 * events(fleet, 300) < played <= 1.05 * events(fleet, 300)
