@@ -86,10 +86,12 @@ def plan_copies(draft: Draft, domains: int) -> int:
         if not remedies:
             remedies.append("fewer losses of stores and fewer in common, both")
     draft.judge("durability", nines_text(allowed), nines_text(losses[copies]), losses[copies] <= allowed, remedies)
-    draft.variables["evenkeel_copies"] = copies
+    if copies:
+        draft.variables["evenkeel_copies"] = copies
     if group.failure_domain:
         draft.variables["evenkeel_failure_domain"] = group.failure_domain
-    draft.variables["evenkeel_peers"] = f"{{{{ groups[{group.name!r}] }}}}"
+    if copies:
+        draft.variables["evenkeel_peers"] = f"{{{{ groups[{group.name!r}] }}}}"
     draft.variables["evenkeel_retention"] = {"last": kept}
     return copies
 
@@ -97,7 +99,7 @@ def plan_copies(draft: Draft, domains: int) -> int:
 def plan_placement(draft: Draft, copies: int) -> dict[str, list[str]]:
     """Host -> the hosts of its copies; nothing where the file names no hosts, or where no host could know it."""
     group = draft.group
-    if not group.named or not copies:
+    if not copies:
         return {}
     if not group.failure_domain and len(set(group.hosts.values())) < len(group.hosts):
         draft.choose(
@@ -106,6 +108,8 @@ def plan_placement(draft: Draft, copies: int) -> dict[str, list[str]]:
             "add failure_domain, the name of the inventory variable that says the domain of each host: without it"
             " ft_replicate takes each host for a domain of its own.",
         )
+        return {}
+    if not group.named:
         return {}
     placement = place(group.hosts, copies)
     placed = [f"{host} on {' and '.join(on)}" for host, on in placement.items()]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from evenkeel.outcome import UsageError
 from evenkeel.plan.group import Group, Step, Targets
 from evenkeel.plan.measured import Measured, of_attempts, of_changes, of_failures, read_status, reported
-from evenkeel.plan.section import EXPECTED, Section, load
+from evenkeel.plan.section import EXPECTED, NO_NAME, Section, is_name, load
 from evenkeel.plan.text import time_text
 from evenkeel.plan.values import count, price, rate, share, size, word
 from evenkeel.shared import duration, hosts_of_budget
@@ -205,8 +205,14 @@ def _hosts(name: str, section: Section, reader: _Reader) -> tuple[dict[str, str]
             raise section.refuse("domains", "is not needed: hosts says already in which domain each one is")
         if not given:
             raise section.refuse("hosts", f"is empty; {EXPECTED['hosts']}")
+        for host, domain in given.items():
+            if not is_name(domain):
+                raise UsageError(f"{section.at('hosts')}.{host}: the failure domain {domain!r} {NO_NAME}")
         return {str(host): str(domain) for host, domain in given.items()}, True
     if isinstance(given, list) and given:
+        wrong = next((host for host in given if not is_name(host)), "")
+        if wrong != "":
+            raise UsageError(f"{section.at('hosts')}: {wrong!r} {NO_NAME}")
         names, named = [str(host) for host in given], True
         twice = next((host for host in names if names.count(host) > 1), None)
         if twice:

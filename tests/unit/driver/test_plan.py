@@ -33,6 +33,7 @@ from evenkeel.plan.simulate import events, play
 from evenkeel.plan.text import nines_text, odds_text, share_text, time_text
 from evenkeel.plan.values import rate, share, size
 from evenkeel.shared import duration
+from evenkeel.show.plan import variables_yaml
 
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
@@ -145,6 +146,9 @@ def test_copies_never_outnumber_the_other_domains(tmp_path: Path) -> None:
     one = propose(group(tmp_path, hosts=6, domains=1))
     assert one.numbers["copies"] == 0
     assert "lost with the original" in choice(one, "copies").why
+    assert not {"evenkeel_copies", "evenkeel_peers"} & set(one.variables), "ft_replicate refuses 0 copies"
+    assert "# web: evenkeel protect needs hosts in a second failure domain" in variables_yaml([one])
+    assert "second failure domain" not in variables_yaml([two])
 
 
 @given(st.lists(st.sampled_from("abcd"), min_size=1, max_size=12), st.integers(1, 5))
@@ -170,6 +174,10 @@ def test_no_placement_is_printed_by_domains_that_the_inventory_does_not_name(tmp
     planned = propose(group(tmp_path, hosts={"a": "r1", "b": "r1", "c": "r2", "d": "r2"}))
     assert planned.placement == {}
     assert "add failure_domain" in choice(planned, "placement").why
+    counted = propose(group(tmp_path, hosts=4, domains=2))
+    assert "add failure_domain" in choice(counted, "placement").why
+    told = propose(group(tmp_path, hosts=4, domains=2, failure_domain="rack"))
+    assert not any(one.what == "placement" for one in (*told.choices, *propose(group(tmp_path, hosts=4)).choices))
     alone = propose(group(tmp_path, hosts=["a", "b", "c"]))
     copies = alone.numbers["copies"]
     assert alone.placement == {host: choose(host, copies, ["a", "b", "c"], None) for host in "abc"}
@@ -549,6 +557,14 @@ def test_the_hosts_own_journals_are_read(tmp_path: Path) -> None:
         ({"groups": {}}, "plan.yml: groups: is empty; add at least one group"),
         ({"groups": {"web": None}}, "groups.web: None is not a mapping"),
         ({"groups": {"web": {}}}, "groups.web.hosts: is missing; write their number"),
+        ("groups: {web: {hosts: {a: , b: r1}}}", "groups.web.hosts.a: the failure domain None is not read as a text"),
+        ("groups: {web: {hosts: {a: no}}}", "groups.web.hosts.a: the failure domain False is not read as a text"),
+        ("groups: {web: {hosts: {yes: r1}}}", "plan.yml: line 1, column 24: 'yes' is not read as a text; write it in"),
+        ("groups: {web: {hosts: {010: r1, 8: r2}}}", "plan.yml: line 1, column 33: '8' stands there twice"),
+        ("groups: {web: {hosts: {8: r1, '8': r2}}}", "plan.yml: line 1, column 31: '8' stands there twice"),
+        ("groups: {web: {hosts: [a, yes]}}", "groups.web.hosts: True is not read as a text; write it in quotes"),
+        ("groups: {web: {hosts: [a, 2026-01-01]}}", "groups.web.hosts: datetime.date.* is not read as a text"),
+        ("groups: {web: {hosts: [a, ]}, no: {hosts: 1}}", "plan.yml: .*'no' is not read as a text"),
         ({"groups": {"web": {"hosts": 0}}}, "groups.web.hosts: 0 is not a number of at least 1"),
         ({"groups": {"web": {"hosts": ["a", "a"]}}}, "groups.web.hosts: 'a' stands there twice"),
         ({"groups": {"web": {"hosts": 2, "domains": 3}}}, "groups.web.domains: 3 is more than the 2 hosts"),
@@ -618,6 +634,13 @@ def test_the_hosts_own_journals_are_read(tmp_path: Path) -> None:
 def test_bad_files(tmp_path: Path, content: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         read_plan(write(tmp_path, content))
+
+
+def test_a_merged_key_is_no_key_that_stands_there_twice(tmp_path: Path) -> None:
+    text = "groups:\n  a: &a {hosts: 3, mtbf: 10d}\n  b: {<<: *a, mtbf: 20d}\n  7: {hosts: {1: 2, 2: 3}}\n"
+    read = read_plan(write(tmp_path, text))
+    assert [(one.name, one.mtbf) for one in read[:2]] == [("a", 10 * DAY), ("b", 20 * DAY)]
+    assert (read[2].name, read[2].hosts) == ("7", {"1": "2", "2": "3"})
 
 
 def test_other_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
