@@ -208,8 +208,10 @@ def pairs(n: int) -> int:
 def repeat_success(success: Number, attempts: int, permanent: Number = 0.0) -> float:
     """At least one of `attempts` attempts succeeds, where repeating cannot cure a fraction `permanent` of failures.
 
-    With q = 1 - success and beta = permanent, all attempts fail with q_k = beta*q + ((1-beta)*q)**k; the result is
-    1 - q_k. success, permanent: in [0, 1]. attempts: at least 1; the first one counts.
+    With q = 1 - success and beta = permanent, beta*q of the operations fail at every attempt. Each attempt of the
+    others fails with r = (1-beta)*q / (1 - beta*q), so that a first attempt fails with q. All attempts fail with
+    q_k = beta*q + (1 - beta*q) * r**k; the result is 1 - q_k. success, permanent: in [0, 1]. attempts: at least 1; the
+    first one counts.
     Source: Bernoulli trials (Trivedi 2002, chapter 1) with the beta-factor split of k_of_n applied to attempts
     instead of components (Fleming 1974).
     """
@@ -221,17 +223,19 @@ def repeat_success(success: Number, attempts: int, permanent: Number = 0.0) -> f
 
 def _repeat_success(p: float, k: int, beta: float) -> float:
     again = (1.0 - beta) * (1.0 - p)  # an attempt fails, and a further one may cure it
-    if k == 1 or again == 0.0:
+    if k == 1 or p == 0.0 or again == 0.0:
         return p
-    log_again = math.log1p(-beta) + math.log1p(-p)
-    # 1 - beta*q - again**k with 1 - beta*q = p + again: a sum of positive terms, exact where both are tiny.
-    return min(1.0, p - again * math.expm1((k - 1) * log_again))
+    best = p + again  # 1 - beta*q as a sum of positive terms, exact where both are tiny
+    helps, fails = p / best, again / best  # one attempt of an operation that can succeed; fails is r
+    log_fails = math.log1p(-helps) if helps < 0.5 else math.log(fails) if fails > 0.0 else -math.inf
+    return min(1.0, best, -best * math.expm1(k * log_fails))
 
 
 def attempts_needed(success: Number, target: Number, permanent: Number = 0.0) -> int:
     """The smallest number of attempts with repeat_success(success, attempts, permanent) >= target.
 
-    Raises UsageError where no number suffices, with the best that any number can reach: 1 - permanent*(1-success).
+    Raises UsageError where no number suffices, with the best that any number can reach: 1 - permanent*(1-success),
+    or 0 where success is 0.
     Source: repeat_success, solved for attempts.
     """
     p = _probability("success", success)
@@ -240,12 +244,12 @@ def attempts_needed(success: Number, target: Number, permanent: Number = 0.0) ->
     if p >= goal:
         return 1
     again = (1.0 - beta) * (1.0 - p)
-    best = p + again if again > 0.0 else p
+    best = p + again if p > 0.0 and again > 0.0 else p
     # The best is a limit that no number of attempts attains; two units in the last place are rounding, not distance.
-    if again == 0.0 or p + beta == 0.0 or best - goal <= 2 * math.ulp(best):
+    if best == p or best - goal <= 2 * math.ulp(best):
         raise UsageError(
             f"target is {target!r}: with success {success!r} and permanent {permanent!r} no number of attempts gets "
-            f"there, the limit is {best if again < 1.0 else p:.9g}; make fewer failures permanent, or escalate"
+            f"there, the limit is {best:.9g}; make fewer failures permanent, or escalate"
         )
     high = 1
     while _repeat_success(p, high, beta) < goal:
@@ -380,6 +384,8 @@ def loss_probability(copies: int, tolerated: int, annual_failure_rate: Number, r
     One copy fails in a window of w with P = 1 - exp(-AFR*w/year); L = P(binomial(copies, P) > tolerated); the
     year/w windows of a year are independent trials, the last one fractional: 1 - (1-L)**(year/w).
     annual_failure_rate: failures per copy and year, a rate, hence possibly above 1. A window of 0 is the limit.
+    Failures that are close together but in two windows do not count here: the truth is up to tolerated + 1 times as
+    much, as `mttdl` has it.
     Source: Backblaze, Backblaze durability calculates at 99.999999999% (17 July 2018), and calculation.ipynb of
     github.com/Backblaze/erasure-coding-durability, whose exponent 365/R need not be whole.
     """

@@ -53,13 +53,13 @@ class Plan(Command):
                 raise UsageError(f"--seed {args.seed}: give 0 or more")
             groups = read_plan(args.file, args.status or "")
             proposals = [propose(group) for group in groups]
+            played = _play(groups, proposals, args.host_years, args.seed) if args.simulate else []
         except (UsageError, reliability.UsageError) as error:
             with readers():
                 if args.json:
                     print(refusal(self.name, Exit.USAGE, str(error)))
                 Screen(stderr=True, highlight=False, soft_wrap=True).print(str(error), style="red", markup=False)
             return Exit.USAGE
-        played = _play(groups, proposals, args.host_years, args.seed) if args.simulate else []
         with readers() as lost:
             if args.json:
                 print(_document(proposals, played))
@@ -71,10 +71,19 @@ class Plan(Command):
 
 
 def _play(groups: list[Group], proposals: list[Proposal], host_years: float, seed: int) -> list[Played]:
-    from evenkeel.plan.simulate import play  # it loads numpy, which nothing else needs
+    """Raises UsageError where that would not end."""
+    from evenkeel.plan.simulate import MOST_EVENTS, events, play  # it loads numpy, which nothing else needs
 
-    pairs = zip(groups, proposals, strict=True)
-    return [play(fleet_of(group, proposal), host_years / len(groups), seed) for group, proposal in pairs]
+    years = host_years / len(groups)
+    fleets = [fleet_of(group, proposal) for group, proposal in zip(groups, proposals, strict=True)]
+    for group, fleet in zip(groups, fleets, strict=True):
+        expected = events(fleet, years)
+        if expected > MOST_EVENTS:
+            raise UsageError(
+                f"groups.{group.name}: {expected:.1e} events would be played, and {MOST_EVENTS:,} are the most; give"
+                " fewer --host-years, or correct the times between failures and changes, and the rate of lost stores"
+            )
+    return [play(fleet, years, seed) for fleet in fleets]
 
 
 def _print(proposals: list[Proposal], played: list[Played]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from evenkeel import reliability
 from evenkeel.plan.group import Group
-from evenkeel.plan.proposal import Draft
+from evenkeel.plan.proposal import Draft, threshold
 from evenkeel.plan.text import share_text, time_text
 
 # An operation that needs more attempts than this is not to be repeated but repaired; no wait is longer than that.
@@ -20,7 +20,7 @@ _LONGEST_WAIT = 600.0
 def plan_attempts(draft: Draft) -> None:
     """Choose the attempts and their waits; judge the chance that any attempt succeeds."""
     group = draft.group
-    limit = 1 - group.permanent * (1 - group.success)
+    limit = 1 - group.permanent * (1 - group.success) if group.success else 0.0
     met, remedies = True, []
     try:
         attempts = reliability.attempts_needed(group.success, group.attempts_target, group.permanent)
@@ -30,9 +30,10 @@ def plan_attempts(draft: Draft) -> None:
     except reliability.UsageError:
         attempts = _knee(group)
         met = False
-        remedies = [f"escalation, as repeating reaches {share_text(limit)} at most"]
-        if group.success < 1:
-            beta = max(0.0, (1 - group.attempts_target) / (1 - group.success))
+        sure = "is never sure to succeed" if limit == 1 else f"reaches {share_text(limit)} at most"
+        remedies = [f"escalation, as repeating {sure}"]
+        if _enough(group, 0.0):
+            beta = threshold(lambda part: _enough(group, part), 0.0, group.permanent)
             remedies.append(
                 f"fewer than {share_text(beta)} permanent failures instead of {share_text(group.permanent)}"
             )
@@ -54,6 +55,11 @@ def plan_attempts(draft: Draft) -> None:
     draft.judge("attempts", share_text(group.attempts_target), share_text(reached), met, remedies)
 
 
+def _enough(group: Group, permanent: float) -> bool:
+    """Whether a number of attempts that one plans reaches the target, with this share of permanent failures."""
+    return reliability.repeat_success(group.success, _MOST_ATTEMPTS, permanent) >= group.attempts_target
+
+
 def _delays(group: Group, attempts: int) -> list[float]:
     """The waits between attempts: each twice the wait before, up to a limit."""
     return [min(group.delay * 2**i, max(group.delay, _LONGEST_WAIT)) for i in range(attempts - 1)]
@@ -61,11 +67,16 @@ def _delays(group: Group, attempts: int) -> list[float]:
 
 def _knee(group: Group) -> int:
     """The attempts until curable failures are a tenth of permanent failures: more attempts would be useless."""
-    curable = (1 - group.permanent) * (1 - group.success)
-    if curable <= 0 or group.success <= 0:
-        return 1
     floor = group.permanent * (1 - group.success)
+    if group.permanent >= 1 or group.success in (0, 1):
+        return 1
     attempts = 1
-    while attempts < _MOST_ATTEMPTS and curable**attempts > 0.1 * floor:
+    while attempts < _MOST_ATTEMPTS and _curable(group, attempts) > 0.1 * floor:
         attempts += 1
     return attempts
+
+
+def _curable(group: Group, attempts: int) -> float:
+    """The chance that so many attempts fail where none of the failures is permanent."""
+    limit = 1 - group.permanent * (1 - group.success)
+    return limit - reliability.repeat_success(group.success, attempts, group.permanent)

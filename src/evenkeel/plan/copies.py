@@ -18,12 +18,17 @@ from evenkeel.shared import choose
 # The wanted chance that at least one of the kept checkpoints is good.
 _SOME_GOOD = 0.9999
 
+# Nobody keeps more copies than this.
+_MOST_COPIES = 50
+
 
 def _loss(group: Group, copies: int, repair: float | None = None, common_cause: float | None = None) -> float:
-    """Chance a year that a host's store and all its copies are gone: in one window of repair, or by one cause."""
+    """Chance a year that a host's store and all its copies are gone: one by one while repairs last, or by one cause."""
     beta = group.store_common_cause if common_cause is None else common_cause
     window = group.store_repair if repair is None else repair
-    alone = reliability.loss_probability(copies + 1, copies, (1 - beta) * group.store_failure_rate, window)
+    rate = (1 - beta) * group.store_failure_rate
+    mtbf = reliability.YEAR / rate if rate else math.inf
+    alone = -math.expm1(-reliability.YEAR / reliability.mttdl(copies + 1, copies, mtbf, window))
     return reliability.any_of([alone, -math.expm1(-beta * group.store_failure_rate)])
 
 
@@ -31,7 +36,7 @@ def plan_copies(draft: Draft, domains: int) -> int:
     """Choose the copies and generations, and judge the durability. Returns the number of copies."""
     group = draft.group
     allowed = 1 - group.targets.durability
-    most = domains - 1
+    most = min(domains - 1, _MOST_COPIES)
     losses = [_loss(group, copies) for copies in range(most + 1)]
     shared = -math.expm1(-group.store_common_cause * group.store_failure_rate)
     # The fewest copies that meet the target; else the last copy that is worth its place. Without a copy, a lost host is
@@ -81,10 +86,12 @@ def plan_copies(draft: Draft, domains: int) -> int:
         if not remedies:
             remedies.append("fewer losses of stores and fewer in common, both")
     draft.judge("durability", nines_text(allowed), nines_text(losses[copies]), losses[copies] <= allowed, remedies)
-    draft.variables["evenkeel_copies"] = copies
+    if copies:
+        draft.variables["evenkeel_copies"] = copies
     if group.failure_domain:
         draft.variables["evenkeel_failure_domain"] = group.failure_domain
-    draft.variables["evenkeel_peers"] = f"{{{{ groups[{group.name!r}] }}}}"
+    if copies:
+        draft.variables["evenkeel_peers"] = f"{{{{ groups[{group.name!r}] }}}}"
     draft.variables["evenkeel_retention"] = {"last": kept}
     return copies
 
@@ -92,7 +99,7 @@ def plan_copies(draft: Draft, domains: int) -> int:
 def plan_placement(draft: Draft, copies: int) -> dict[str, list[str]]:
     """Host -> the hosts of its copies; nothing where the file names no hosts, or where no host could know it."""
     group = draft.group
-    if not group.named or not copies:
+    if not copies:
         return {}
     if not group.failure_domain and len(set(group.hosts.values())) < len(group.hosts):
         draft.choose(
@@ -101,6 +108,8 @@ def plan_placement(draft: Draft, copies: int) -> dict[str, list[str]]:
             "add failure_domain, the name of the inventory variable that says the domain of each host: without it"
             " ft_replicate takes each host for a domain of its own.",
         )
+        return {}
+    if not group.named:
         return {}
     placement = place(group.hosts, copies)
     placed = [f"{host} on {' and '.join(on)}" for host, on in placement.items()]

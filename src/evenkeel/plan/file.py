@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from evenkeel.outcome import UsageError
 from evenkeel.plan.group import Group, Step, Targets
 from evenkeel.plan.measured import Measured, of_attempts, of_changes, of_failures, read_status, reported
-from evenkeel.plan.section import EXPECTED, Section, load
+from evenkeel.plan.section import EXPECTED, NO_NAME, Section, is_name, load
+from evenkeel.plan.text import time_text
 from evenkeel.plan.values import count, price, rate, share, size, word
 from evenkeel.shared import duration, hosts_of_budget
 
@@ -88,19 +89,14 @@ def _group(name: str, section: Section, common: Section, status: Mapping[str, ob
         reader.measured |= of_failures(section.section("measured"), len(hosts))
     now = reported(hosts, status)
     reader.measured |= of_changes(now)
-    needed = _needed(section, len(hosts), reader)
+    needed, needed_share = _needed(section, len(hosts), reader)
     targets = _targets(section.section("targets"), common, reader)
     part, value = _Sections(section), reader.value
     weight = value(part.checkpoint, "size", size, "1GiB", "checkpoint size")
     bandwidth = value(part.checkpoint, "bandwidth", size, "100MB", "bandwidth (per second)")
     if bandwidth <= 0:
         raise part.checkpoint.refuse("bandwidth", "moves nothing; write bytes per second, such as 100MB")
-    transfer = max(1.0, weight / bandwidth)
-    try:
-        duration(transfer)
-    except ValueError:
-        wrong = f"takes too long to copy at {bandwidth:,.0f} bytes a second; write a smaller size or more bandwidth"
-        raise part.checkpoint.refuse("size", wrong) from None
+    transfer = _transfer(part.checkpoint, weight, bandwidth)
     group = Group(
         name=name,
         targets=targets,
@@ -139,9 +135,18 @@ def _group(name: str, section: Section, common: Section, status: Mapping[str, ob
         now=now,
         assumed=tuple(reader.assumed),
         measured=tuple(reader.used),
+        needed_share=needed_share,
     )
     _check(group, part)
     return group
+
+
+def _transfer(section: Section, weight: float, bandwidth: float) -> float:
+    try:
+        return duration(max(1.0, weight / bandwidth))
+    except ValueError:
+        wrong = f"takes too long to copy at {bandwidth:,.0f} bytes a second; write a smaller size or more bandwidth"
+        raise section.refuse("size", wrong) from None
 
 
 def _check(group: Group, part: _Sections) -> None:
@@ -149,6 +154,8 @@ def _check(group: Group, part: _Sections) -> None:
     if group.mtbf <= 0:
         wrong = "is no time at all; write the mean time between failures of one host, such as 60d"
         raise part.group.refuse("mtbf", wrong)
+    if group.change_every <= 0:
+        raise part.change.refuse("every", "is no time at all; write the time between changes, such as 7d")
     for section, key, length in (
         (part.group, "mttr", group.mttr),
         (part.group, "detection", group.detection),
@@ -162,6 +169,11 @@ def _check(group: Group, part: _Sections) -> None:
     ):
         if math.isinf(length):
             raise section.refuse(key, "is for ever; write a time that ends")
+    if group.soak > group.deadline:
+        wrong = (
+            f"is longer than the deadline of {time_text(group.deadline)}, within which the probes have to pass so long"
+        )
+        raise part.change.refuse("soak", f"{wrong}; write a shorter soak, or a longer deadline")
     if group.domain_mtbf <= 0 or math.isinf(group.domain_mttr):
         wrong = "does not fit; write the mtbf and mttr of a failure domain, such as 5y and 4h"
         raise part.group.refuse("domain", wrong)
@@ -193,8 +205,14 @@ def _hosts(name: str, section: Section, reader: _Reader) -> tuple[dict[str, str]
             raise section.refuse("domains", "is not needed: hosts says already in which domain each one is")
         if not given:
             raise section.refuse("hosts", f"is empty; {EXPECTED['hosts']}")
+        for host, domain in given.items():
+            if not is_name(domain):
+                raise UsageError(f"{section.at('hosts')}.{host}: the failure domain {domain!r} {NO_NAME}")
         return {str(host): str(domain) for host, domain in given.items()}, True
     if isinstance(given, list) and given:
+        wrong = next((host for host in given if not is_name(host)), "")
+        if wrong != "":
+            raise UsageError(f"{section.at('hosts')}: {wrong!r} {NO_NAME}")
         names, named = [str(host) for host in given], True
         twice = next((host for host in names if names.count(host) > 1), None)
         if twice:
@@ -216,15 +234,17 @@ def _hosts_counted(value: object) -> int:
     return number
 
 
-def _needed(section: Section, hosts: int, reader: _Reader) -> int:
+def _needed(section: Section, hosts: int, reader: _Reader) -> tuple[int, str]:
+    """The hosts that must serve, and the text of it where it grows with the hosts."""
     if not section.has("needed"):
         quorum = _hosts_needed("quorum", hosts)
         reader.assumed.append(f"needed quorum ({quorum})")
-        return quorum
+        return quorum, "quorum"
     needed = int(section.take("needed", lambda text: _hosts_needed(text, hosts)))
     if needed > hosts:
         raise section.refuse("needed", f"is more than the {hosts} hosts; write how many must serve at once, or quorum")
-    return needed
+    text = str(section.value["needed"]).strip()
+    return needed, "" if text.isdigit() else text
 
 
 def _hosts_needed(text: object, hosts: int) -> int:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from evenkeel.shared import hosts_of_budget
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -48,6 +50,7 @@ class Group:
 
     hosts: host -> failure domain; named: whether the file names them. domain_*: of a whole failure domain, which only
     the simulator plays. store_*: of one host's store of checkpoints.
+    needed_share: the text of ``needed`` where it grows with the hosts (quorum, a percentage); else empty.
     assumed, measured: sentences about values that were not in the file, and about values that were measured.
     """
 
@@ -88,3 +91,10 @@ class Group:
     now: Now = field(default_factory=Now)
     assumed: tuple[str, ...] = ()
     measured: tuple[str, ...] = ()
+    needed_share: str = ""
+
+    def needed_of(self, hosts: int) -> int:
+        """The number of hosts that must serve, were the group of so many hosts."""
+        if not self.needed_share or hosts == len(self.hosts):
+            return self.needed
+        return hosts_of_budget(self.needed_share, hosts, "needed", round_up=True)

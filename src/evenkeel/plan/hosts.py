@@ -14,11 +14,18 @@ from evenkeel.plan.text import at_most_text, nines_text, part_text, plural, shar
 
 
 def unavailable(group: Group, hosts: int, mttr: float | None = None, common_cause: float | None = None) -> float:
-    """Unavailability of the group with so many hosts, exact where it is tiny."""
+    """Unavailability of the group, were it of so many hosts; exact where it is tiny."""
+    return unavailable_of(group, group.needed_of(hosts), hosts, mttr, common_cause)
+
+
+def unavailable_of(
+    group: Group, needed: int, hosts: int, mttr: float | None = None, common_cause: float | None = None
+) -> float:
+    """The share of the time with fewer than ``needed`` of so many hosts up."""
     repair = group.mttr if mttr is None else mttr
     host = 0.0 if math.isinf(group.mtbf) else repair / (group.mtbf + repair)
     beta = group.common_cause if common_cause is None else common_cause
-    return reliability.unavailability(group.needed, hosts, host, beta)
+    return reliability.unavailability(needed, hosts, host, beta)
 
 
 def plan_hosts(draft: Draft) -> None:
@@ -30,16 +37,20 @@ def plan_hosts(draft: Draft) -> None:
     floor = group.common_cause * host
     draft.numbers |= {"unavailability": down, "unavailability_of_a_host": host, "unavailability_in_common": floor}
     why = f"one host is up {nines_text(host)} of the time; {k} of {n} are up {nines_text(down)}"
-    if n > 1 and down > 0 and down - unavailable(group, n + 1) < WORTH * down:
+    # A quorum grows with the hosts, so that one host more may make it worse.
+    better = [count for count in range(n + 1, n + 5) if unavailable(group, count) < down]
+    if n > 1 and down > 0 and (not better or down - unavailable(group, better[0]) < WORTH * down):
         why += (
             f". More hosts no longer help: {part_text(min(1.0, floor / down))} of the rest strikes all at once,"
             " so diversity (other racks, versions, times of change) would"
         )
     draft.choose("hosts", str(n), why + ".")
-    for count in range(max(k, n - 1), n + 3):
+    fewer = [n - 1] if n > 1 and group.needed_of(n - 1) < n else []
+    for count in (*fewer, n, *better[:2]):
         other = unavailable(group, count)
         effect = f"{nines_text(other)}, down {time_text(other * reliability.YEAR)} a year"
-        draft.offer("hosts", str(count), effect, _host_cost(group, count), count == n)
+        option = f"{count} ({group.needed_of(count)} needed)" if group.needed_of(count) != k else str(count)
+        draft.offer("hosts", option, effect, _host_cost(group, count), count == n)
 
     remedies = []
     enough = next((i for i in range(n + 1, n + 21) if unavailable(group, i) <= allowed), None)

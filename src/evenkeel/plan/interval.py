@@ -41,9 +41,9 @@ def plan_interval(draft: Draft) -> None:
     exact, daly, young = (
         reliability.checkpoint_interval(cost, group.mtbf, method=method) for method in ("exact", "daly", "young")
     )
-    late = _late(group)
-    interval = _neat(max(1.0, min(exact, max(rpo - late, _busy(group)), _DAY)))
-    lost = interval + late
+    interval = _neat(max(1.0, min(exact, max(rpo - _late(group), _busy(group)), _DAY)))
+    interval = max(interval, _transfer(group))
+    lost = _lost(group, interval)
     draft.numbers |= {
         "interval": interval,
         "interval_exact": exact,
@@ -62,7 +62,7 @@ def plan_interval(draft: Draft) -> None:
     for name, option in {"proposed": interval, "exact": exact, "daly": daly, "young": young, "daily": _DAY}.items():
         if 0 < option < math.inf and all(abs(option - other) > 0.01 * other for other in offered):
             offered.append(option)
-            effect = f"work lost <= {time_text(option + late)}"
+            effect = f"work lost <= {time_text(_lost(group, option))}"
             label = time_text(option) if name in ("proposed", "daily") else f"{time_text(option)} ({name})"
             draft.offer(
                 "checkpoints", label, effect, f"{share_text(_overhead(group, option))} of time", name == "proposed"
@@ -70,12 +70,18 @@ def plan_interval(draft: Draft) -> None:
     draft.judge("RPO", time_text(rpo), time_text(lost), lost <= rpo, [] if lost <= rpo else _remedies(group))
 
 
-def _late(group: Group) -> float:
-    """The time by which the last complete copy can be older than one interval.
+def _lost(group: Group, interval: float) -> float:
+    """The work that a failure may cost at most.
 
-    Just before a checkpoint is complete and copied, the last complete checkpoint began
-    interval + 2*cost + transfer ago.
+    A checkpoint counts when it is complete and copied, cost + transfer after it began. Just before that the last copy
+    is of the checkpoint before, which began one interval and one checkpoint earlier. No copy begins before the last is
+    made, so that checkpoints with copies are not closer together than that takes.
     """
+    return max(interval, _transfer(group)) + _late(group)
+
+
+def _late(group: Group) -> float:
+    """The time by which the last complete copy can be older than one interval."""
     return 2 * group.checkpoint_cost + _transfer(group)
 
 
@@ -92,12 +98,18 @@ def _why(group: Group, interval: float, exact: float) -> str:
     cost, rpo = time_text(group.checkpoint_cost), time_text(group.targets.rpo)
     share = share_text(_overhead(group, interval))
     bound = group.targets.rpo - _late(group)
+    copied = f"a checkpoint takes {cost} and its copy {time_text(_transfer(group))}"
+    if bound < max(1.0, _transfer(group)):
+        return f"{copied}: no interval keeps within {rpo} of lost work; this one costs {share} of the time."
+    if interval == _transfer(group):
+        return f"{copied}, before which the next copy cannot begin; this costs {share} of the time."
     if min(exact, _DAY) <= bound:
         return f"a checkpoint takes {cost} and a host {_fails(group)}: this loses the least time, {share} in all."
     if bound < _busy(group):
+        busy = share_text(group.checkpoint_cost / (bound + group.checkpoint_cost))
         return (
-            f"a checkpoint takes {cost} and its copy {time_text(_transfer(group))}: no interval keeps within {rpo} of"
-            f" lost work; this one costs {share} of the time."
+            f"{copied}: only an interval of {at_most_text(bound)} would keep within {rpo} of lost work, and checkpoints"
+            f" would take {busy} of the time; this one costs {share}."
         )
     return (
         f"the cheapest would be {time_text(exact)} ({share_text(_overhead(group, exact))} of the time), but no more"
@@ -107,16 +119,17 @@ def _why(group: Group, interval: float, exact: float) -> str:
 
 def _remedies(group: Group) -> list[str]:
     cost, rpo, transfer = group.checkpoint_cost, group.targets.rpo, _transfer(group)
-    # The interval is nine checkpoints long at least, so that eleven and a copy must fit.
+    # The interval is nine checkpoints and a copy long at least: eleven and a copy must fit, and two and two copies.
     takes = f"a checkpoint within {{}} instead of {time_text(cost)} (less data, or a log of changes)"
     copied = f"a copy within {{}} instead of {time_text(transfer)} (less data, or more bandwidth)"
     remedies = []
-    if rpo < 2:
+    if rpo < 3:
         remedies.append("synchronous replication: checkpoints are a second apart at least")
-    elif transfer >= rpo and 11 * cost >= rpo:
-        remedies.append(f"{takes.format(at_most_text(rpo / 22))} and {copied.format(at_most_text(rpo / 2))}")
-    elif transfer < rpo:
-        remedies.append(takes.format(at_most_text((rpo - transfer) / 11)))
-    if rpo >= 2 and 11 * cost < rpo:
-        remedies.append(copied.format(at_most_text(rpo - 11 * cost)))
+        return remedies
+    if 2 * transfer >= rpo and 11 * cost >= rpo:
+        remedies.append(f"{takes.format(at_most_text(rpo / 22))} and {copied.format(at_most_text(rpo * 5 / 11))}")
+    elif 2 * transfer < rpo:
+        remedies.append(takes.format(at_most_text(min((rpo - transfer) / 11, rpo / 2 - transfer))))
+    if 11 * cost < rpo:
+        remedies.append(copied.format(at_most_text(min(rpo - 11 * cost, rpo / 2 - cost))))
     return remedies

@@ -21,9 +21,18 @@ EXPECTED = {
     "hosts": "write their number, or host: failure domain lines",
 }
 
+NO_NAME = "is not read as a text; write it in quotes"
+
+_MERGE = "tag:yaml.org,2002:merge"
+
+
+def is_name(value: object) -> bool:
+    """Whether a value of YAML is a text or a number. Nothing, yes, no and a date are neither."""
+    return isinstance(value, (str, int, float)) and not isinstance(value, bool)
+
 
 class _Loader(yaml.SafeLoader):
-    """YAML without the silent loss of a key that stands there twice."""
+    """YAML without the silent loss of a key that stands there twice, and without keys that are read as no text."""
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -31,9 +40,14 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     for key, _value in node.value:
         if not isinstance(key, yaml.ScalarNode):
             raise yaml.constructor.ConstructorError(None, None, "a key must be a plain text", key.start_mark)
-        if key.value in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands there twice", key.start_mark)
-        seen.add(key.value)
+        if key.tag == _MERGE:
+            continue
+        name = loader.construct_object(key)
+        if not is_name(name):
+            raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} {NO_NAME}", key.start_mark)
+        if str(name) in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"{str(name)!r} stands there twice", key.start_mark)
+        seen.add(str(name))
     loader.flatten_mapping(node)
     return loader.construct_mapping(node, deep=True)
 

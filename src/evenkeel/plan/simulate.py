@@ -9,6 +9,7 @@ copies and changes in waves under the guard. All times are in seconds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,18 @@ from evenkeel.plan.batch import Fleet, play_batch
 from evenkeel.plan.estimate import CONFIDENCE, Estimate, mean_of, rate_of
 from evenkeel.reliability import YEAR
 
-__all__ = ["CONFIDENCE", "YEAR", "Estimate", "Fleet", "Played", "mean_of", "play", "rate_of"]
+__all__ = [
+    "CONFIDENCE",
+    "MOST_EVENTS",
+    "YEAR",
+    "Estimate",
+    "Fleet",
+    "Played",
+    "events",
+    "mean_of",
+    "play",
+    "rate_of",
+]
 
 
 @dataclass
@@ -43,6 +55,19 @@ class Played:
     changes: int
     rolled_back: int
     held_back: int
+
+
+# Playing more events than this takes hours, and more memory than a machine has.
+MOST_EVENTS = 100_000_000
+
+
+def events(fleet: Fleet, host_years: float) -> float:
+    """The number of events that ``play`` has to expect at most."""
+    fails = fleet.hosts / (fleet.mtbf + fleet.mttr) if fleet.mttr else 0.0
+    fails += fleet.hosts / (fleet.domain_mtbf + fleet.domain_mttr)
+    lost = fleet.hosts * (fleet.copies + 1) * fleet.annual_failure_rate / YEAR
+    waves = math.ceil(fleet.hosts / fleet.wave) / fleet.change_every
+    return (2 * (fails + lost + waves) + 1 / fleet.change_every) * host_years * YEAR / fleet.hosts
 
 
 def play(

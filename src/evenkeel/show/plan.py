@@ -26,6 +26,8 @@ def variables_yaml(proposals: Sequence[Proposal]) -> str:
     lines = ["# Proposed by evenkeel plan. Use it beside your inventory: -i hosts.yml -i this.yml"]
     for proposal in proposals:
         attempts, delays = proposal.numbers["attempts"], proposal.numbers["delays"]
+        if not proposal.numbers["copies"]:
+            lines.append(f"# {proposal.group}: evenkeel protect needs hosts in a second failure domain for a copy")
         lines.append(
             f"# {proposal.group}: run evenkeel protect every {time_text(proposal.numbers['interval'])};"
             f" try {plural(attempts, 'time')}{', waiting ' + ' '.join(map(time_text, delays)) if delays else ''};"

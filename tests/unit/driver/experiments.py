@@ -48,14 +48,13 @@ def any_of(chances: Sequence[float], sample: Sample = USUAL) -> Estimate:
 
 
 def repeat(success: float, attempts: int, permanent: float = 0.0, sample: Sample = USUAL) -> Estimate:
-    """Repeat an operation. The first attempt meets a permanent fault, a passing one, or none; a retry the last two."""
+    """Repeat an operation. A share of the operations meets a permanent fault. A first attempt of all fails as told."""
     rng, trials = sample.rng(), sample.size or 200_000
-    fails = 1 - success
-    first = rng.random(trials)
-    done = first >= fails
-    lost = first < permanent * fails
-    for _ in range(attempts - 1):
-        done |= ~lost & (rng.random(trials) >= (1 - permanent) * fails)
+    lost = rng.random(trials) < permanent * (1 - success)
+    helps = success / (1 - permanent * (1 - success))
+    done = np.zeros(trials, dtype=bool)
+    for _ in range(attempts):
+        done |= ~lost & (rng.random(trials) < helps)
     return share_of(int(done.sum()), trials, sample.confidence)
 
 

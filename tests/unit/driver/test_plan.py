@@ -29,9 +29,11 @@ from evenkeel.plan.file import read_plan
 from evenkeel.plan.group import Group, Step
 from evenkeel.plan.proposal import Choice, Proposal, Verdict
 from evenkeel.plan.propose import propose
+from evenkeel.plan.simulate import events, play
 from evenkeel.plan.text import nines_text, odds_text, share_text, time_text
 from evenkeel.plan.values import rate, share, size
 from evenkeel.shared import duration
+from evenkeel.show.plan import variables_yaml
 
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
@@ -93,7 +95,7 @@ def test_the_sample_meets_what_it_can_and_says_what_the_rest_would_take(sample: 
     assert all(one.met for one in sample["web"].verdicts)
     missed = {one.target: one.remedies for one in sample["db"].verdicts if not one.met}
     assert set(missed) == {"durability", "RPO", "attempts", "RTO"}
-    assert "at most 0.0473 % of losses common to all stores (another kind, another place)" in missed["durability"]
+    assert "at most 0.0445 % of losses common to all stores (another kind, another place)" in missed["durability"]
     assert "recover within 12m30s instead of 20m" in missed["RTO"]
     assert missed["attempts"] == (
         "escalation, as repeating reaches 98 % at most",
@@ -114,7 +116,7 @@ def test_the_numbers_are_those_of_the_formulas(sample: dict[str, Proposal]) -> N
     assert 1 - numbers["unavailability"] == pytest.approx(reliability.k_of_n(4, 6, host, 0.02), rel=1e-12)
     assert numbers["interval_exact"] == reliability.checkpoint_interval(10, 60 * DAY)
     assert numbers["attempts"] == reliability.attempts_needed(0.95, 0.99, 0.1)
-    alone = reliability.loss_probability(2, 1, 0.99 * 0.02, DAY)
+    alone = -math.expm1(-reliability.YEAR / reliability.mttdl(2, 1, reliability.YEAR / (0.99 * 0.02), DAY))
     assert numbers["loss_a_year"] == pytest.approx(reliability.any_of([alone, -math.expm1(-0.01 * 0.02)]), rel=1e-12)
     assert numbers["ladder_coverage"] == reliability.any_of([0.6, 0.8, 0.9, 0.99])
 
@@ -128,7 +130,8 @@ def test_copies_are_the_fewest_that_meet_the_target(tmp_path: Path) -> None:
     for durability, copies in (("90%", 1), ("99.9%", 1), ("99.999%", 2), ("99.99999%", 3)):
         planned = propose(group(tmp_path, **keys, targets={"durability": durability}))
         assert planned.numbers["copies"] == copies == planned.variables["evenkeel_copies"]
-        lost = [reliability.loss_probability(c + 1, c, 0.2, 3 * DAY) for c in range(copies + 1)]
+        year = reliability.YEAR
+        lost = [-math.expm1(-year / reliability.mttdl(c + 1, c, year / 0.2, 3 * DAY)) for c in range(copies + 1)]
         assert lost[copies] <= 1 - share(durability)
         assert copies == 1 or lost[copies - 1] > 1 - share(durability)
         assert verdict(planned, "durability").met
@@ -143,6 +146,9 @@ def test_copies_never_outnumber_the_other_domains(tmp_path: Path) -> None:
     one = propose(group(tmp_path, hosts=6, domains=1))
     assert one.numbers["copies"] == 0
     assert "lost with the original" in choice(one, "copies").why
+    assert not {"evenkeel_copies", "evenkeel_peers"} & set(one.variables), "ft_replicate refuses 0 copies"
+    assert "# web: evenkeel protect needs hosts in a second failure domain" in variables_yaml([one])
+    assert "second failure domain" not in variables_yaml([two])
 
 
 @given(st.lists(st.sampled_from("abcd"), min_size=1, max_size=12), st.integers(1, 5))
@@ -168,6 +174,10 @@ def test_no_placement_is_printed_by_domains_that_the_inventory_does_not_name(tmp
     planned = propose(group(tmp_path, hosts={"a": "r1", "b": "r1", "c": "r2", "d": "r2"}))
     assert planned.placement == {}
     assert "add failure_domain" in choice(planned, "placement").why
+    counted = propose(group(tmp_path, hosts=4, domains=2))
+    assert "add failure_domain" in choice(counted, "placement").why
+    told = propose(group(tmp_path, hosts=4, domains=2, failure_domain="rack"))
+    assert not any(one.what == "placement" for one in (*told.choices, *propose(group(tmp_path, hosts=4)).choices))
     alone = propose(group(tmp_path, hosts=["a", "b", "c"]))
     copies = alone.numbers["copies"]
     assert alone.placement == {host: choose(host, copies, ["a", "b", "c"], None) for host in "abc"}
@@ -189,11 +199,34 @@ def test_the_interval_keeps_within_the_rpo(tmp_path: Path) -> None:
     assert late.numbers["interval"] == 90 * MINUTE, "no more than a tenth of the time goes into checkpoints"
 
 
+def test_no_interval_is_shorter_than_its_copy_takes(tmp_path: Path) -> None:
+    """A copy takes 100 s here: checkpoints closer to each other would fall behind for ever."""
+    slow = {"cost": "1s", "size": "10GB", "bandwidth": "100MB"}
+    for rpo, met in (("3m", False), ("4m", True)):
+        planned = propose(group(tmp_path, checkpoint=slow, targets={"rpo": rpo}))
+        assert planned.numbers["interval"] >= 100
+        assert planned.numbers["work_at_risk"] == planned.numbers["interval"] + 102
+        assert verdict(planned, "RPO").met == met
+    frequent = propose(group(tmp_path, checkpoint=slow, mtbf="10s"))
+    assert frequent.numbers["interval"] == 100 and "the next copy cannot begin" in choice(frequent, "checkpoints").why
+    days = propose(group(tmp_path, checkpoint={**slow, "size": "20TB"}, targets={"rpo": "30d"}))
+    assert days.numbers["interval"] == 200_000 and verdict(days, "RPO").met
+
+
+def test_an_interval_that_costs_too_much_is_named(tmp_path: Path) -> None:
+    busy = propose(group(tmp_path, checkpoint={"cost": "1m", "size": 0}, targets={"rpo": "10m"}))
+    assert not verdict(busy, "RPO").met
+    assert "only an interval of 8m would keep within 10m" in choice(busy, "checkpoints").why
+    assert "checkpoints would take 11.1 % of the time" in choice(busy, "checkpoints").why
+    late = propose(group(tmp_path, checkpoint={"cost": "10m"}, targets={"rpo": "5m"}))
+    assert "no interval keeps within 5m" in choice(late, "checkpoints").why
+
+
 def test_attempts_stop_where_the_permanent_failures_rule(tmp_path: Path) -> None:
     attempts = {"success": "80%", "permanent": "50%", "target": "99%", "delay": "2s"}
     planned = propose(group(tmp_path, attempts=attempts))
     assert not verdict(planned, "attempts").met
-    assert planned.numbers["attempts"] == 2  # 0.1**2 is a tenth of the 0.1 that stay
+    assert planned.numbers["attempts"] == 3  # 0.9 / 9**3 is less than a tenth of the 0.1 that stay
     enough = propose(group(tmp_path, attempts={**attempts, "permanent": 0}))
     assert enough.numbers["attempts"] == 3
     assert enough.numbers["delays"] == [2.0, 4.0]
@@ -203,6 +236,20 @@ def test_attempts_stop_where_the_permanent_failures_rule(tmp_path: Path) -> None
     assert slow.numbers["delays"][:4] == [180.0, 360.0, 600.0, 600.0]
     hopeless = propose(group(tmp_path, attempts={**attempts, "success": 0, "permanent": "100%"}))
     assert hopeless.numbers["attempts"] == 1
+    assert verdict(hopeless, "attempts").remedies == ("escalation, as repeating reaches 0 % at most",)
+    sure = propose(group(tmp_path, attempts={**attempts, "permanent": 0, "target": 1}))
+    assert verdict(sure, "attempts").remedies == ("escalation, as repeating is never sure to succeed",)
+    weak = propose(group(tmp_path, attempts={**attempts, "success": "1%"}))
+    assert verdict(weak, "attempts").remedies == ("escalation, as repeating reaches 50.5 % at most",)
+    fewer = verdict(propose(group(tmp_path, attempts={**attempts, "success": "30%"})), "attempts").remedies[1]
+    for share_of, met in ((0.99, True), (1.01, False)):
+        permanent = share(fewer.split("fewer than ")[1].split(" perm")[0].replace(" ", "")) * share_of
+        assert (
+            verdict(
+                propose(group(tmp_path, attempts={**attempts, "success": "30%", "permanent": permanent})), "attempts"
+            ).met
+            == met
+        )
 
 
 def test_the_ladder_is_in_the_order_of_least_time(tmp_path: Path) -> None:
@@ -218,6 +265,40 @@ def test_the_ladder_is_in_the_order_of_least_time(tmp_path: Path) -> None:
     assert "a further step" in verdict(weak, "RTO").remedies[0]
 
 
+@given(
+    st.lists(st.tuples(st.floats(1, 2000), st.floats(0.2, 0.999)), min_size=1, max_size=5),
+    st.floats(1, 4000),
+)
+@settings(max_examples=60)
+def test_the_remedies_for_a_slow_ladder_do_what_they_say(steps: list[tuple[float, float]], rto: float) -> None:
+    base = read_plan(str(SAMPLE))[2]
+    ladder = tuple(Step(f"s{i}", time, chance) for i, (time, chance) in enumerate(steps))
+    made = replace(base, ladder=ladder, targets=replace(base.targets, rto=rto), detection=1.0)
+    for one in verdict(propose(made), "RTO").remedies:
+        if found := re.match(r"(s\d) within (\S+) instead", one):
+            quicker = tuple(replace(s, time=duration(found[2])) if s.name == found[1] else s for s in ladder)
+            assert verdict(propose(replace(made, ladder=quicker)), "RTO").met, one
+        elif one.startswith("the order"):
+            spent, failed = 1.0, 1.0
+            for step in ladder:
+                spent, failed = spent + step.time, failed * (1 - step.chance)
+                if failed <= 0.01:
+                    break
+            assert spent <= rto and failed <= 0.01 + 1e-9
+        else:
+            assert one.startswith(("quicker steps", "a further step")), one
+
+
+def test_the_order_of_the_file_is_a_remedy_where_it_is_quick_enough(tmp_path: Path) -> None:
+    steps = [
+        {"name": "recover", "time": "10m", "chance": "99%"},
+        {"name": "warm", "time": "2m", "chance": "50%"},
+    ]
+    missed = verdict(propose(group(tmp_path, restart=steps, detection="1s", targets={"rto": "11m"})), "RTO")
+    assert not missed.met and missed.remedies[0] == "recover within 8m59s instead of 10m"
+    assert missed.remedies[-1] == "the order recover, warm"
+
+
 def test_a_rolling_restart_takes_as_many_at_once_as_the_risk_allows(tmp_path: Path) -> None:
     keys: dict[str, Any] = {"hosts": 10, "needed": 6, "mtbf": "30d", "common_cause": 0}
     calm = propose(group(tmp_path, **keys, rolling={"time": "1m", "risk": "0.1%"})).numbers
@@ -231,11 +312,60 @@ def test_a_rolling_restart_takes_as_many_at_once_as_the_risk_allows(tmp_path: Pa
     assert calm["roll_risk"] == pytest.approx(reliability.any_of([one] * calm["waves"]))
 
 
+def test_the_times_of_a_change_are_never_shorter_than_planned(tmp_path: Path) -> None:
+    times = {"time": "2h10m29s", "soak": "1h29s", "deadline": "3h0m29.2s"}
+    planned = propose(group(tmp_path, change=times))
+    told = [planned.variables[f"evenkeel_{name}"] for name in ("soak", "deadline", "confirm_within")]
+    assert told == ["3629s", "10830s", "18719s"]  # the change, its deadline, and a minute
+    assert planned.numbers["confirm_within"] == 18719
+
+
 def test_nobody_can_be_spared_when_all_are_needed(tmp_path: Path) -> None:
     planned = propose(group(tmp_path, hosts=2, needed=2))
     assert not verdict(planned, "rolling restart").met
     assert verdict(planned, "rolling restart").remedies == ("3 hosts", "warm restarts")
     assert "the guard refuses it" in choice(planned, "waves").why
+
+
+@pytest.mark.parametrize("needed", ["quorum", "60%", "100%", 2])
+@pytest.mark.parametrize("hosts", [2, 3, 4, 5])
+def test_more_hosts_are_offered_only_where_they_help(tmp_path: Path, needed: str | int, hosts: int) -> None:
+    """A fourth host raises a quorum from 2 to 3, which makes it worse."""
+    keys: dict[str, Any] = {"needed": needed, "mtbf": "10d", "mttr": "5h", "common_cause": 0, "rolling": {"risk": "1%"}}
+    targets = {"availability": "99.9999%"}
+
+    def planned(count: int) -> Proposal:
+        return propose(group(tmp_path, hosts=count, **keys, targets=targets))
+
+    first = planned(hosts)
+    offered = [one.option for one in first.alternatives if one.choice == "hosts"]
+    for option in offered:
+        count = int(option.split()[0])
+        other = planned(count)
+        assert ("needed" in option) == (
+            other.variables["evenkeel_min_healthy"] != first.variables["evenkeel_min_healthy"]
+        )
+        assert count <= hosts or other.numbers["unavailability"] < first.numbers["unavailability"]
+    assert (int(offered[-1].split()[0]) > hosts) == (needed != "100%")
+    for target in ("availability", "rolling restart"):
+        for one in verdict(first, target).remedies:
+            if found := re.match(r"(\d+) hosts", one):
+                assert verdict(planned(int(found[1])), target).met, one
+                fewer = [verdict(planned(count), target).met for count in range(hosts, int(found[1]))]
+                assert not any(fewer), one
+
+
+def test_the_remedy_for_a_risky_restart_does_what_it_says(tmp_path: Path) -> None:
+    keys: dict[str, Any] = {"hosts": 3, "mtbf": "1d", "common_cause": 0}
+
+    def judged(time: str, hosts: int = 3) -> Verdict:
+        return verdict(propose(group(tmp_path, **{**keys, "hosts": hosts}, rolling={"time": time})), "rolling restart")
+
+    missed = judged("10m")
+    assert len(missed.remedies) == 2 and not missed.met
+    within = missed.remedies[0].removeprefix("restarts within ").split()[0]
+    assert judged(within).met and not judged(f"{duration(within) * 1.05}s").met
+    assert judged("10m", int(missed.remedies[1].removesuffix(" hosts"))).met
 
 
 def test_remedies_do_what_they_say(tmp_path: Path) -> None:
@@ -255,7 +385,10 @@ def test_remedies_do_what_they_say(tmp_path: Path) -> None:
     assert any("common causes (diversity)" in text for text in floor.remedies)
 
 
-@pytest.mark.parametrize(("cost", "copy", "remedies"), [(40, 10, 1), (20, 200, 2), (1, 400, 1), (30, 400, 1)])
+@pytest.mark.parametrize(
+    ("cost", "copy", "remedies"),
+    [(40, 10, 1), (20, 120, 2), (20, 200, 1), (5, 160, 1), (1, 400, 1), (30, 400, 1), (30, 200, 1)],
+)
 def test_the_remedy_for_lost_work_does_what_it_says(tmp_path: Path, cost: float, copy: float, remedies: int) -> None:
     """Also where the checkpoints alone are too slow, which must not take more than a tenth of the time."""
 
@@ -424,6 +557,14 @@ def test_the_hosts_own_journals_are_read(tmp_path: Path) -> None:
         ({"groups": {}}, "plan.yml: groups: is empty; add at least one group"),
         ({"groups": {"web": None}}, "groups.web: None is not a mapping"),
         ({"groups": {"web": {}}}, "groups.web.hosts: is missing; write their number"),
+        ("groups: {web: {hosts: {a: , b: r1}}}", "groups.web.hosts.a: the failure domain None is not read as a text"),
+        ("groups: {web: {hosts: {a: no}}}", "groups.web.hosts.a: the failure domain False is not read as a text"),
+        ("groups: {web: {hosts: {yes: r1}}}", "plan.yml: line 1, column 24: 'yes' is not read as a text; write it in"),
+        ("groups: {web: {hosts: {010: r1, 8: r2}}}", "plan.yml: line 1, column 33: '8' stands there twice"),
+        ("groups: {web: {hosts: {8: r1, '8': r2}}}", "plan.yml: line 1, column 31: '8' stands there twice"),
+        ("groups: {web: {hosts: [a, yes]}}", "groups.web.hosts: True is not read as a text; write it in quotes"),
+        ("groups: {web: {hosts: [a, 2026-01-01]}}", "groups.web.hosts: datetime.date.* is not read as a text"),
+        ("groups: {web: {hosts: [a, ]}, no: {hosts: 1}}", "plan.yml: .*'no' is not read as a text"),
         ({"groups": {"web": {"hosts": 0}}}, "groups.web.hosts: 0 is not a number of at least 1"),
         ({"groups": {"web": {"hosts": ["a", "a"]}}}, "groups.web.hosts: 'a' stands there twice"),
         ({"groups": {"web": {"hosts": 2, "domains": 3}}}, "groups.web.domains: 3 is more than the 2 hosts"),
@@ -431,10 +572,15 @@ def test_the_hosts_own_journals_are_read(tmp_path: Path) -> None:
         ({"groups": {"web": {"hosts": 2, "mtfb": "1d"}}}, "groups.web.mtfb: is not a key .*did you mean mtbf"),
         ({"groups": {"web": {"hosts": 2, "mtbf": "soon"}}}, "groups.web.mtbf: 'soon' is not a duration; write seconds"),
         ({"groups": {"web": {"hosts": 2, "mtbf": 0}}}, "groups.web.mtbf: 0 is no time at all"),
+        ({"groups": {"web": {"hosts": 2, "change": {"every": 0}}}}, "groups.web.change.every: 0 is no time at all"),
         ({"groups": {"web": {"hosts": 2, "domain": {"mttr": "never"}}}}, "groups.web.domain: .*does not fit; write"),
         ({"groups": {"web": {"hosts": 2, "mttr": "never"}}}, "groups.web.mttr: 'never' is for ever"),
         ({"groups": {"web": {"hosts": 2, "checkpoint": {"cost": "never"}}}}, "groups.web.checkpoint.cost: .*for ever"),
         ({"groups": {"web": {"hosts": 2, "store": {"repair": "never"}}}}, "groups.web.store.repair: .*for ever"),
+        (
+            {"groups": {"web": {"hosts": 2, "change": {"soak": "3m"}}}},
+            "groups.web.change.soak: '3m' is longer than the deadline of 2m",
+        ),
         ({"groups": {"web": {"hosts": 2, "change": {"deadline": "never"}}}}, "groups.web.change.deadline: .*for ever"),
         ("groups:\n  ? [1, 2]\n  : 3\n", "plan.yml: line 2, column 5: a key must be a plain text"),
         ({"groups": {"web": {"hosts": 2, "common_cause": 5}}}, "groups.web.common_cause: 5 is not between 0 and 1"),
@@ -488,6 +634,13 @@ def test_the_hosts_own_journals_are_read(tmp_path: Path) -> None:
 def test_bad_files(tmp_path: Path, content: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         read_plan(write(tmp_path, content))
+
+
+def test_a_merged_key_is_no_key_that_stands_there_twice(tmp_path: Path) -> None:
+    text = "groups:\n  a: &a {hosts: 3, mtbf: 10d}\n  b: {<<: *a, mtbf: 20d}\n  7: {hosts: {1: 2, 2: 3}}\n"
+    read = read_plan(write(tmp_path, text))
+    assert [(one.name, one.mtbf) for one in read[:2]] == [("a", 10 * DAY), ("b", 20 * DAY)]
+    assert (read[2].name, read[2].hosts) == ("7", {"1": "2", "2": "3"})
 
 
 def test_other_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -592,8 +745,8 @@ def test_variables_are_an_inventory_in_the_words_of_the_roles(
         "evenkeel_max_unavailable": 2,
         "evenkeel_waves": "1,2",
         "evenkeel_soak": "30s",
-        "evenkeel_deadline": "2m",
-        "evenkeel_confirm_within": "8m",
+        "evenkeel_deadline": "120s",
+        "evenkeel_confirm_within": "480s",
     }
     (tmp_path / "vars.yml").write_text(text)
     (tmp_path / "hosts.yml").write_text("web: {hosts: {web1: {rack: r1}}}\n")
@@ -615,3 +768,29 @@ def test_it_can_be_simulated(capsys: pytest.CaptureFixture[str]) -> None:
     assert fleet.domains == (0, 0, 1, 1, 2, 2)
     racks = fleet_of(read_plan(str(SAMPLE))[1], proposals[1])
     assert (racks.domain_mtbf, racks.domain_mttr) == (5 * 365 * DAY, 4 * HOUR)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"store": {"annual_failure_rate": "1e9"}},
+        {"mtbf": "10s", "mttr": "1s"},
+        {"change": {"every": "1s"}},
+        {"domain": {"mtbf": "1s", "mttr": "1s"}},
+    ],
+)
+def test_a_simulation_that_would_not_end_is_refused(
+    tmp_path: Path, keys: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evenkeel.plan.simulate.play", lambda *_: pytest.fail("it was played"))
+    assert cli.main(["plan", write(tmp_path, {"groups": {"web": {"hosts": 2, **keys}}}), "--simulate"]) == 1
+    seen = capsys.readouterr()
+    assert "groups.web: " in seen.err and "events would be played" in seen.err and not seen.out
+
+
+def test_the_expected_events_are_at_most_those_that_are_played(tmp_path: Path) -> None:
+    keys = {"store": {"annual_failure_rate": 3}, "mtbf": "30d", "domain": {"mtbf": "60d"}, "change": {"every": "10d"}}
+    busy = group(tmp_path, hosts=6, domains=3, mttr="1d", **keys)
+    fleet = fleet_of(busy, propose(busy))
+    played = play(fleet, 300).events
+    assert 0.5 * events(fleet, 300) < played <= 1.05 * events(fleet, 300)

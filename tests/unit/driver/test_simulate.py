@@ -8,12 +8,18 @@ Intervals are at 99.9 %, seeds are fixed: a test that passes passes always, and 
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from evenkeel import reliability
 from evenkeel.plan import simulate
+from evenkeel.plan.compare import fleet_of
+from evenkeel.plan.file import read_plan
+from evenkeel.plan.propose import propose
 from evenkeel.plan.simulate import Fleet, play
 
 from . import experiments
@@ -181,6 +187,17 @@ def test_copies_on_a_fleet(rate: float, repair: float) -> None:
     assert play(fleet, 40_000, confidence=SURE).data_losses.holds(1 / between)
     if rate == 2.0:  # the chain has exponential times of that mean instead: close where repairs are short
         assert YEAR / reliability.mttdl(2, 1, YEAR / rate, repair) == pytest.approx(1 / between, rel=0.06)
+
+
+def test_the_loss_of_all_copies_is_planned_as_it_is_played(tmp_path: Path) -> None:
+    store = {"annual_failure_rate": 2, "repair": "4d", "common_cause": 0}
+    (tmp_path / "plan.yml").write_text(json.dumps({"groups": {"web": {"hosts": 10, "store": store}}}))
+    for copies, durability in ((1, 0.5), (2, 0.99)):
+        plan = replace(read_plan(str(tmp_path / "plan.yml"))[0], mtbf=math.inf, change_every=math.inf)
+        proposal = propose(replace(plan, targets=replace(plan.targets, durability=durability)))
+        assert proposal.numbers["copies"] == copies
+        played = play(fleet_of(plan, proposal), 15_000, confidence=SURE)
+        assert played.data_losses.holds(-math.log1p(-proposal.numbers["loss_a_year"]))
 
 
 @pytest.mark.parametrize(("copies", "alone"), [(0, 1.9), (1, 2 * 1.9 * 1.9 * HOUR / YEAR), (4, 0.0)])
