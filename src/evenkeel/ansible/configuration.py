@@ -53,8 +53,9 @@ NO_TERMINAL = re.compile(r"sudo: .{0,80}\b(tty|terminal)\b", re.IGNORECASE)
 class Ansible:
     """settings: name -> value of the user's configuration, in the directory where they called us.
 
-    pipelining: None where the user does not set it. ready: runs the programs that print information. unread: sentences
-    on what Ansible passed over with a warning alone, as far as its programs have told: inventories, and settings.
+    pipelining: None where the user does not set it. ready: runs the programs that print information. ignored: sentences
+    on settings that Ansible passes over. unread: sentences on inventories that it passed over with a warning alone, as
+    far as its programs have told.
     """
 
     cwd: str
@@ -62,7 +63,13 @@ class Ansible:
     ssh_args: str
     pipelining: bool | None = None
     ready: Ready = field(default_factory=Ready, compare=False)
+    ignored: tuple[str, ...] = ()
     unread: list[str] = field(default_factory=list, compare=False)
+
+    @property
+    def notes(self) -> list[str]:
+        """The sentences on all that Ansible passed over."""
+        return [*self.ignored, *self.unread]
 
     def environment(self) -> dict[str, str]:
         """The variables that every run of ansible-playbook gets in addition to the user's own environment.
@@ -117,7 +124,7 @@ def ask_ansible(cwd: str) -> Ansible:
         next((str(option["value"]) for option in ssh if option["name"] == "ssh_args"), ""),
         bool(said[-1]["value"]) if said else None,
         empty.ready,
-        _ignored(cwd, settings.get("CONFIG_FILE")),
+        tuple(_ignored(cwd, settings.get("CONFIG_FILE"))),
     )
 
 

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,8 @@ def find_targets(playbook: str, options: Options, ansible: Ansible, secrets: Sec
             f"{'; '.join(ansible.unread)}. Hosts or their variables are missing: correct it or leave it out"
         )
     _no_typos(options.limit, also_unmatched - unmatched)
-    return resolve(playbook, plays, some, inventory, options.limit)
+    found = resolve(playbook, plays, some, inventory, options.limit)
+    return replace(found, notes=(*found.notes, *ansible.ignored))
 
 
 def list_hosts(
@@ -102,9 +103,9 @@ def chosen_hosts(
         _no_typos(limit, unmatched)
         return _fleet(plays)
     except UsageError as error:
-        if not ansible.unread:
+        if not ansible.notes:
             raise
-        raise UsageError("; ".join([str(error), *ansible.unread])) from error
+        raise UsageError("; ".join([str(error), *ansible.notes])) from error
 
 
 def _fleet(plays: Sequence[tuple[str, frozenset[str]]]) -> tuple[str, ...]:

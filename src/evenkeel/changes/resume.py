@@ -344,7 +344,7 @@ def run(command: str, options: Options, caller: Caller, ident: str = "") -> Chan
     code = _exit(command, results, reason, silent, untouched=untouched)
     if silent:
         notes.append(f"{some_of(silent)} did not answer, and may be in the middle of a change")
-    first = [*near.notes, *ansible.unread]
+    first = [*near.notes, *ansible.notes]
     for note in (*first, *notes):
         caller.report(Progress(Kind.NOTE, note))
     if not changes:

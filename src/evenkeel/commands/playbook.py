@@ -100,7 +100,7 @@ class PlaybookCommand(FleetCommand[RunResult]):
         base = Path(near.directory) if near.directory else None
         with caller.controller.open_session(ansible, options, secrets, base) as session:
             hosts = session.list_own(self.name, variables, options.limit)
-            notes = [*near.notes, *ansible.unread]
+            notes = [*near.notes, *ansible.notes]
             for note in notes:
                 caller.report(Progress(Kind.NOTE, note))
             variables = self.variables_of(hosts, variables, inventory)

@@ -125,9 +125,9 @@ def test_an_inventory_that_ansible_cannot_read_is_named_and_refused_for_a_change
 def test_settings_that_ansible_ignores_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ANSIBLE_CONFIG", raising=False)
     (tmp_path / "ansible.cfg").write_text("[defaults]\nforks=7\n")
-    assert ask_ansible(str(tmp_path)).unread == []
+    assert ask_ansible(str(tmp_path)).notes == []
     tmp_path.chmod(0o1777)
-    ignored = ask_ansible(str(tmp_path)).unread
+    ignored = ask_ansible(str(tmp_path)).ignored
     assert len(ignored) == 1 and f"Ansible ignores {tmp_path}/ansible.cfg" in ignored[0]
 
 

@@ -1188,7 +1188,7 @@ def test_other_names_of_nothing_are_said(tmp_path: Path) -> None:
     assert said == ["except: there is no unit dockr.service on this host"]
     definition = {"name": "app", "pidfile": str(tmp_path / "pid"), "argv": [str(tmp_path / "app"), "-x"]}
     lines = Services(system).capture(Services(system).check({"processes": [definition]}), Hasher(), system)
-    (said,) = Services(system).not_restorable({}, lines)
-    assert said.startswith(f"app: there is neither {tmp_path}/pid nor {tmp_path}/app: ")
+    (nothing,) = Services(system).not_restorable({}, lines)
+    assert nothing.startswith(f"app: there is neither {tmp_path}/pid nor {tmp_path}/app: ")
     (tmp_path / "app").write_text("")
     assert Services(system).not_restorable({}, lines) == []
