@@ -79,6 +79,8 @@ def read_plan(path: str, status: str = "") -> list[Group]:
         _group(str(name), Section(groups.at(str(name)), groups.value[name]), common, hosts) for name in groups.value
     ]
     common.close()
+    if status and not any(host in hosts for group in read for host in group.hosts):
+        raise UsageError(f"{status}: reports none of the hosts of {path}; write the names of the hosts into the plan")
     return read
 
 

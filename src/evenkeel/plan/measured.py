@@ -31,11 +31,13 @@ def of_attempts(section: Section) -> Measured:
             raise section.refuse("successes", f"is more than the {tried} attempts")
         if good == tried:
             found["success of one attempt"] = (
-                1 - min(1.0, 3 / tried),
-                f"no failure in {tried} attempts: {_least(tried)}",
+                _least(tried),
+                f"no failure in {tried} attempts: success at least {100 * _least(tried):.3g} % (at 95 %)",
             )
         else:
             found["success of one attempt"] = good / tried, f"{good} of {tried} attempts succeeded"
+    elif section.has("successes"):
+        raise section.refuse("successes", "says nothing alone; write the number of attempts beside it")
     if section.has("checkpoint"):
         times = section.value["checkpoint"]
         times = times if isinstance(times, list) and times else [times]
@@ -45,8 +47,9 @@ def of_attempts(section: Section) -> Measured:
     return found
 
 
-def _least(trials: float) -> str:
-    return f"success at least {100 * (1 - min(1.0, 3 / trials)):.3g} % (rule of three, 95 %)"
+def _least(trials: int) -> float:
+    """The least chance of success with which so many trials without a failure are no surprise (one in twenty)."""
+    return float(0.05 ** (1 / trials))
 
 
 def of_failures(section: Section, hosts: int) -> Measured:
@@ -61,6 +64,8 @@ def of_failures(section: Section, hosts: int) -> Measured:
         total = over * hosts
         if not 0 < total < math.inf or (downtime or 0.0) >= total:
             raise section.refuse("over", f"does not hold the failures and the downtime of {hosts} hosts; check both")
+        if downtime and not failures:
+            raise section.refuse("downtime", "has no failure that caused it; correct the number of failures")
         if failures:
             mtbf = (total - (downtime or 0.0)) / failures
             found["mtbf"] = mtbf, f"{failures} failures in {total / 86400:.4g} host-days: mtbf {mtbf / 86400:.3g} d"
@@ -75,6 +80,10 @@ def of_failures(section: Section, hosts: int) -> Measured:
                     " (rule of three, 95 %)"
                 ),
             )
+    else:
+        for key in ("failures", "downtime"):
+            if section.has(key):
+                raise section.refuse(key, "says nothing alone; write over beside it, the time in which it was counted")
     section.close()
     return found
 
@@ -100,7 +109,12 @@ def reported(hosts: Iterable[str], status: Mapping[str, object]) -> Now:
     """The numbers that these hosts report; hosts that did not answer report none."""
     told = {host: _mapping(status[host]) for host in hosts if isinstance(status.get(host), Mapping)}
     gaps = [gap for row in told.values() for gap in _gaps(row.get("checkpoints"))]
-    outcomes = [_mapping(row.get("last")).get("outcome") for row in told.values()]
+    # A change of several hosts counts once. It is bad where any of them went back.
+    ends: dict[object, list[object]] = {}
+    for host, row in told.items():
+        last = _mapping(row.get("last"))
+        ends.setdefault(str(last.get("change") or f"of {host}"), []).append(last.get("outcome"))
+    rolled_back = sum("rolled_back" in outcomes for outcomes in ends.values())
     copies = None
     if told:
         holders = {host: sum(host in _mapping(row.get("replicas")) for row in told.values()) for host in told}
@@ -108,8 +122,8 @@ def reported(hosts: Iterable[str], status: Mapping[str, object]) -> Now:
     return Now(
         interval=statistics.median(gaps) if gaps else None,
         copies=copies,
-        confirmed=outcomes.count("confirmed"),
-        rolled_back=outcomes.count("rolled_back"),
+        confirmed=sum("confirmed" in outcomes and "rolled_back" not in outcomes for outcomes in ends.values()),
+        rolled_back=rolled_back,
     )
 
 

@@ -109,7 +109,7 @@ def plan_change(draft: Draft) -> None:
     )
     seen = group.now.confirmed + group.now.rolled_back
     if seen:
-        draft.choose("changes now", f"{group.now.rolled_back} of {seen} rolled back", "the last change of each host.")
+        draft.choose("changes now", f"{group.now.rolled_back} of {seen} rolled back", "the last changes, each once.")
     draft.variables |= {
         "evenkeel_soak": _whole(group.soak),
         "evenkeel_deadline": _whole(group.deadline),

@@ -507,8 +507,9 @@ def test_no_failure_seen_is_no_proof_that_there_is_none(tmp_path: Path) -> None:
     """Rule of three (Hanley and Lippman-Hand, JAMA 249, 1983): 0 of n leaves up to 3/n at 95 %."""
     lucky = group(tmp_path, measured={"over": "100d", "failures": 0, "attempts": 300, "successes": 300})
     assert lucky.mtbf == 100 * DAY
-    assert lucky.success == pytest.approx(0.99)
+    assert lucky.success == pytest.approx(0.99, abs=1e-4)
     assert "rule of three" in lucky.measured[0]
+    assert group(tmp_path, measured={"attempts": 2, "successes": 2}).success == pytest.approx(math.sqrt(0.05))
 
 
 def test_the_hosts_own_journals_are_read(tmp_path: Path) -> None:
@@ -541,6 +542,22 @@ def test_the_hosts_own_journals_are_read(tmp_path: Path) -> None:
     status.write_text(json.dumps(told))
     believed = read_plan(path, str(status))[0]
     assert believed.change_failure == 0.05 and "bad changes 5%" in believed.assumed and not believed.measured
+
+
+def test_a_change_of_several_hosts_counts_once(tmp_path: Path) -> None:
+    def last(outcome: str, change: str = "") -> dict[str, Any]:
+        return {"state": "ok", "last": {"outcome": outcome, "change": change} if change else {"outcome": outcome}}
+
+    bad, good = last("rolled_back", "c1"), last("confirmed", "c2")
+    told = {"a": bad, "b": bad, "c": last("confirmed", "c1"), "d": good, "e": good, "f": last("confirmed")}
+    status = tmp_path / "status.json"
+    status.write_text(json.dumps({"hosts": told | {"g": {"state": "ok", "last": None}}}))
+    path = write(tmp_path, {"groups": {"web": {"hosts": list("abcdefg")}}})
+    now = read_plan(path, str(status))[0].now
+    assert (now.rolled_back, now.confirmed) == (1, 2)
+    path = write(tmp_path, {"groups": {"web": {"hosts": 3}}})
+    with pytest.raises(UsageError, match=r"status.json: reports none of the hosts of .*plan.yml; write the names"):
+        read_plan(path, str(status))
 
 
 # Bad files: what, where, what to do
@@ -610,6 +627,12 @@ def test_the_hosts_own_journals_are_read(tmp_path: Path) -> None:
         (
             {"groups": {"web": {"hosts": 2, "measured": {"attempts": 3, "successes": 4}}}},
             "groups.web.measured.successes: 4 is more than the 3 attempts",
+        ),
+        ({"groups": {"web": {"hosts": 2, "measured": {"successes": 90}}}}, "measured.successes: 90 says nothing alone"),
+        ({"groups": {"web": {"hosts": 2, "measured": {"failures": 9}}}}, "measured.failures: 9 says nothing alone"),
+        (
+            {"groups": {"web": {"hosts": 2, "measured": {"over": "9d", "failures": 0, "downtime": "1h"}}}},
+            "groups.web.measured.downtime: '1h' has no failure that caused it",
         ),
         ({"groups": {"web": {"hosts": 10**6}}}, "groups.web.hosts: 1000000 is more than 10,000 hosts; plan groups"),
         (
