@@ -123,6 +123,16 @@ def found(told: Mapping[str, Mapping[str, Any] | None], now: float) -> list[Foun
     return sorted((change for change in changes.values() if change.open), key=lambda change: change.ident, reverse=True)
 
 
+def split(told: Mapping[str, Mapping[str, Any] | None], now: float) -> dict[str, list[str]]:
+    """Id -> the hosts of each change that has come to different ends on them, although they share one end, and that a
+    resumption brings to one end."""
+    return {
+        change.ident: [member.host for member in change.members]
+        for change in found(told, now)
+        if change.kept and len(change.kept) < len(change.members) and verdict(change)[0] != WAIT
+    }
+
+
 def _members(host: str, info: Mapping[str, Any], now: float) -> Iterable[tuple[Member, str, int]]:
     armed, last = info.get("armed"), info.get("last")
     if isinstance(armed, dict) and armed.get("change"):

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from evenkeel.ansible.caller import Caller
 from evenkeel.ansible.options import Options
+from evenkeel.changes import resume
 from evenkeel.commands.playbook import PlaybookCommand
 from evenkeel.outcome import Exit, RunResult, some_of
 from evenkeel.plan.redundancy import Redundancy, redundancy
@@ -52,7 +53,8 @@ class Status(PlaybookCommand):
         return Exit.IN_DOUBT if any(map(_in_doubt, rows)) else super().exit_code(rows)
 
     def show(self, result: RunResult, given: Options, console: Console) -> None:
-        summary.print_status(result, console, given)
+        good = {host: row for host, row in result.hosts.items() if row["state"] == "ok"}
+        summary.print_status(result, console, given, resume.split(good, time.time()))
 
 
 def _in_doubt(row: Mapping[str, Any]) -> bool:

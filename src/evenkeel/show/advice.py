@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from evenkeel.ansible.options import Options
-from evenkeel.changes import resume
 from evenkeel.outcome import ChangeResult, Exit, HostResult, Owed, State, read_owed, some_of
 from evenkeel.show import owed
 
@@ -61,14 +60,17 @@ def stopped(result: ChangeResult) -> bool:
     return result.reason.startswith("stopped by the user")
 
 
-def after_status(rows: Mapping[str, Mapping[str, Any]], options: Options) -> list[str]:
-    """The next steps for hosts that a status shows overdue, or in doubt."""
+def after_status(
+    rows: Mapping[str, Mapping[str, Any]], options: Options, split: Mapping[str, Sequence[str]] | None = None
+) -> list[str]:
+    """The next steps for hosts that a status shows overdue, or in doubt. split: the hosts of each change that a
+    resumption would bring to one end."""
     lines = []
-    for change in _split(rows):
+    for ident, hosts in (split or {}).items():
         lines.append(
             "A change that all its hosts were to keep, or none, was left in the middle. This brings it to one end:"
         )
-        lines += _shown("resume", options, [one.host for one in change.members], "--change", change.ident)
+        lines += _shown("resume", options, hosts, "--change", ident)
     late = {host: row for host, row in rows.items() if overdue(row, time.time())}
     if late:
         lines.append("Overdue: nothing has put these hosts back in time. This does:")
@@ -103,16 +105,6 @@ def restarting(due: Mapping[str, Sequence[Owed]], options: Options) -> list[str]
         lines.append("Owed a reboot. This boots them, host by host, as health allows:")
         lines += _shown("restart", options, boots, "--mode", "reboot")
     return lines
-
-
-def _split(rows: Mapping[str, Mapping[str, Any]]) -> list[resume.Found]:
-    """The changes that have come to different ends on their hosts, although they share one end, and that a resumption
-    brings to one end."""
-    return [
-        change
-        for change in resume.found(rows, time.time())
-        if change.kept and len(change.kept) < len(change.members) and resume.verdict(change)[0] != resume.WAIT
-    ]
 
 
 def overdue(info: Mapping[str, Any], now: float) -> bool:

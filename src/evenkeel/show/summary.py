@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -263,8 +263,10 @@ def _hosts(number: int) -> str:
     return f"{number} host" if number == 1 else f"{number} hosts"
 
 
-def print_status(result: RunResult, console: Console, options: Options) -> None:
-    """Print the state of hosts, their checkpoints, and the next steps of a person."""
+def print_status(
+    result: RunResult, console: Console, options: Options, split: Mapping[str, Sequence[str]] | None = None
+) -> None:
+    """Print the state of hosts, their checkpoints, and the next steps of a person. split: as in ``after_status``."""
     _print_other_why(result, console, Told())
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     _add_hosts(table, result.hosts, console)
@@ -280,7 +282,8 @@ def print_status(result: RunResult, console: Console, options: Options) -> None:
     copies = redundancy(result.hosts)
     if copies is not None:
         print_redundancy(copies, console, time.time())
-    _print_advice(after_status({h: row for h, row in result.hosts.items() if row["state"] == "ok"}, options), console)
+    good = {host: row for host, row in result.hosts.items() if row["state"] == "ok"}
+    _print_advice(after_status(good, options, split), console)
 
 
 def status_cells(row: Mapping[str, Any], at: float) -> tuple[Text, Text, Text, Text]:

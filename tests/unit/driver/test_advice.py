@@ -219,17 +219,18 @@ def test_a_change_that_hosts_ended_differently_is_to_be_resumed() -> None:
         last = {"outcome": outcome, "change": "c", "hosts": total, "generation": 3, "by": by}
         return {"generation": 3, "armed": None, "last": last, "doubt": None}
 
+    def shown(rows: dict[str, Any]) -> list[str]:
+        return advice.after_status(rows, Options(inventory=("inv",)), resume.split(rows, 1.0))
+
     split = {"web1": row("confirmed"), "web2": row("rolled_back")}
-    args = parsed(command(advice.after_status(split, Options(inventory=("inv",))), "left in the middle"))
+    args = parsed(command(shown(split), "left in the middle"))
     assert (args.command, args.limit, args.change) == ("resume", ["web1,web2"], "c")
-    assert not advice.after_status({"web1": row("confirmed"), "web2": row("confirmed")}, Options())
-    assert not advice.after_status(
-        {name: {**one, "last": {**one["last"], "hosts": 0}} for name, one in split.items()}, Options()
-    )
+    assert not shown({"web1": row("confirmed"), "web2": row("confirmed")})
+    assert not shown({name: {**one, "last": {**one["last"], "hosts": 0}} for name, one in split.items()})
     # A person has decided for the host: nothing is taken back for it, and no resumption would do anything.
     for rest in (row("accepted", by="operator"), row("confirmed", by="operator")):
-        assert not advice.after_status({"web1": row("confirmed"), "web2": rest}, Options())
-    assert not advice.after_status({"web1": row("confirmed", by="operator"), "web2": row("rolled_back")}, Options())
+        assert not shown({"web1": row("confirmed"), "web2": rest})
+    assert not shown({"web1": row("confirmed", by="operator"), "web2": row("rolled_back")})
 
 
 def test_nobody_is_told_to_keep_what_goes_back_already() -> None:
