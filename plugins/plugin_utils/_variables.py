@@ -71,6 +71,7 @@ KNOWN = OF_THE_DRIVER | frozenset(
         "schedule_command",
         "schedule_delay",
         "schedule_directory",
+        "schedule_name",
         "schedule_on_failure",
         "schedule_state",
         "schedule_user",

@@ -290,9 +290,25 @@ def test_the_role_schedule_refuses_what_could_not_run_and_writes_no_secret(tmp_p
         "joined_file": {**good, "evenkeel_schedule_command": ["/bin/echo", "-be", "@f", "-tdeploy", "--exit", "x"]},
         "misspelt": {**good, "evenkeel_schedule_comand": ["evenkeel", "heal"]},
         "systemd": {**good, "booted": "/", "evenkeel_schedule": "sometimes"},
+        "known": {**good, "booted": "/", "evenkeel_schedule_on_failure": "mail@%n.service"},
+        "suffix": {**good, "booted": "/", "evenkeel_schedule_on_failure": "notify-mail"},
+        "alert": {**good, "booted": "/", "evenkeel_schedule_on_failure": "notify@%n.service"},
+        "name": {**good, "evenkeel_schedule_name": "a/b"},
+        "another": {**good, "evenkeel_schedule_name": "another"},
+        "same": {**good, "evenkeel_schedule_name": "same"},
+        "unit": {**good, "booted": "/", "evenkeel_schedule_name": "unit"},
     }
     (tmp_path / "a b%").mkdir()
-    for name, said in {"crontab": "exit 0", "systemd-analyze": "echo Failed to parse; exit 1"}.items():
+    quoted = "'it'" + '"' + "'" + '"' + "'s'"
+    start = f"cd '{tmp_path}/a b\\%' && "
+    (tmp_path / "same").write_text(f"#Ansible: evenkeel protect\n30 02 * * * ops {start}/bin/echo {quoted} protect\n")
+    (tmp_path / "another").write_text(f"* * * * * ops {start}/bin/echo {quoted} protect --only-logs\n")
+    unit = 'ExecStart="/bin/echo" "it\'s" "protect"\n'
+    (tmp_path / "unit.service").write_text(f"WorkingDirectory={tmp_path}/elsewhere\n{unit}")
+    (tmp_path / "evenkeel-protect.service").write_text(f"WorkingDirectory={tmp_path}/a b%%\n{unit}")
+    cat = 'case "$*" in *mail@.service) exit 0; esac; echo No files found; exit 1'
+    fakes = {"crontab": "exit 0", "systemd-analyze": "echo Failed to parse; exit 1", "systemctl": cat}
+    for name, said in fakes.items():
         (tmp_path / name).write_text(f"#!/bin/sh\nexec >&2\n{said}\n")
         (tmp_path / name).chmod(0o755)
     local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
@@ -305,13 +321,14 @@ def test_the_role_schedule_refuses_what_could_not_run_and_writes_no_secret(tmp_p
         "roles": [{"role": "evenkeel.fault_tolerance.schedule"}],
     }
     (tmp_path / "play.yml").write_text(yaml.safe_dump([play], sort_keys=False))
-    booted = "schedule_booted='{{ booted }}'"
+    place = f"{tmp_path}/{{{{ schedule_name }}}}"
+    booted = f"schedule_booted='{{{{ booted }}}}' schedule_units='{place}' schedule_entry='{place}'"
     command = [sys.executable, "-m", "ansible.cli.playbook", "--check", "--diff", "-i", "hosts.yml", "-e", booted]
     command += ["play.yml"]
     environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(collections_path()), "ANSIBLE_NOCOLOR": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     found = dict(re.findall(r'^fatal: \[(\w+)\]: FAILED! => .*"msg": "(.*)"', done.stdout, re.M))
-    assert found.keys() == cases.keys() - {"time", "word", "absent", "file", "long", "joined_file"}, (
+    assert found.keys() == cases.keys() - {"time", "word", "absent", "file", "long", "joined_file", "same"}, (
         done.stdout + done.stderr
     )
     assert [why for why in found.values() if "Nothing was touched" not in why] == []
@@ -327,10 +344,16 @@ def test_the_role_schedule_refuses_what_could_not_run_and_writes_no_secret(tmp_p
         "joined": "write -e @FILE",
         "misspelt": "no variable is named evenkeel_schedule_comand; there are evenkeel_schedule, ",
         "systemd": "Failed to parse",
+        "known": "Failed to parse",
+        "suffix": "ends in its sort",
+        "alert": "systemd does not know notify@.service (No files found)",
+        "name": "letters, digits",
+        "another": "there is a schedule another of another directory or command",
+        "unit": "there is a schedule unit of another directory or command",
     }.items():
-        assert why in found[case]
-    quoted = "'it'" + '"' + "'" + '"' + "'s'"
-    job = f"cd '{tmp_path}/a b\\%' && /bin/echo {quoted} protect"
+        assert why in found[case], case
+    path = "PATH=/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    job = f"{start}{path} /bin/echo {quoted} protect"
     assert f"+30 02 * * * ops {job}" in done.stdout and f"+@weekly ops {job}" in done.stdout
     assert "evenkeel_key=x" not in re.sub(r"(?m)^fatal.*$", "", done.stdout)
 

@@ -37,6 +37,11 @@ _LONGEST = 7 * 86400.0
 _STEP_LIMIT = 15.0
 
 
+def place() -> str:
+    """The directory on whose file system bundles lie in transit."""
+    return _TOP
+
+
 def new(run: str, owner: int) -> str:
     """The path for a bundle, in a new directory that only we can change and its ``owner`` can pass through."""
     folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{run}-", dir=_TOP)

@@ -203,9 +203,10 @@ class Owners(Result):
 @dataclass
 class Surveyed(Result):
     """A host before a recovery. ``obstacle``: why it cannot take the place of another host now; empty for nothing.
-    ``waits``: why it cannot be put back even to a checkpoint of its own. ``room``: bytes for a copy. ``host``: words by
-    which one host, at one boot, is known. ``held``: whether its store has the checkpoint whole, so that
-    nothing is to be brought. ``stands_for``: the lost host whose place it has taken; empty for none."""
+    ``waits``: why it cannot be put back even to a checkpoint of its own. ``room``: bytes for a copy, in its store and
+    on its way there. ``host``: words by which one host, at one boot, is known. ``held``: whether its store has the
+    checkpoint whole, so that nothing is to be brought. ``stands_for``: the lost host whose place it has taken; empty
+    for none."""
 
     obstacle: str = ""
     waits: str = ""

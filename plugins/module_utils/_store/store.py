@@ -46,6 +46,8 @@ FORMAT = b"evenkeel-store 1 sha256\n"
 UNDO = "undo"
 # The name of the checkpoints that hold nothing but state with a log of its own, so that they can be taken often.
 LOGS = "logs"
+# The name of the checkpoints that a recovery makes of the recorded one, and goes back to.
+RECOVERY = "recovery"
 # Here a host lists the checkpoints of other hosts that it was given for a recovery. No checkpoint can have this name.
 FOREIGN = "of another host"
 LATEST = "latest"
@@ -499,7 +501,8 @@ class Store:
     def add_manifest(self, pieces: Iterable[bytes], manifest: Manifest, name: str = "") -> None:
         """Store a manifest whose objects are durable, given its file in pieces, and add it to its name, or ``name``.
 
-        One that comes back from another host may be older than those that are there. It is listed before them.
+        One that comes back to its host may be older than those that are there. It is listed before them. On a peer it
+        is listed as it comes.
         """
         name = name or manifest.name
         if self.objects.has_trash:
@@ -509,7 +512,7 @@ class Store:
         ids = self.refs().get(name, [])
         if manifest.id not in ids:
             place = len(ids)
-            while place and self._is_later(ids[place - 1], manifest.created):
+            while place and not self._is_replica and self._is_later(ids[place - 1], manifest.created):
                 place -= 1
             self._write_ref(name, [*ids[:place], manifest.id, *ids[place:]])
 
@@ -529,8 +532,8 @@ class Store:
             fsync_dir(os.path.dirname(path))
 
     def plan_prune(self, name: str, policy: retention.Policy, protect: set[str], coming: bool = False) -> Pruning:
-        """The effect of the policy on a name, on the undos, and on the checkpoints of other hosts. Other names and the
-        ids in ``protect`` stay.
+        """The effect of the policy on a name, on the undos, on what recoveries made, and on the checkpoints of other
+        hosts. Other names and the ids in ``protect`` stay.
 
         ``coming``: count a checkpoint of this name that is yet to be taken. Raises Damaged when any manifest cannot be
         read, because its contents could not be told from garbage; Refused when the newest checkpoint would go. One of
@@ -554,7 +557,7 @@ class Store:
                 f"of the file that names it in {self.join('refs')}"
             ) from error
         now = datetime.datetime.fromtimestamp(self.system.now(), datetime.timezone.utc)
-        prunes = (name, UNDO, FOREIGN)
+        prunes = (name, UNDO, RECOVERY, FOREIGN)
         keep = set(manifests) - {checkpoint for pruned in prunes for checkpoint in refs.get(pruned, [])} | protect
         kept: dict[str, list[str]] = {checkpoint: ["needed now"] for checkpoint in sorted(protect)}
         for pruned in prunes:

@@ -21,7 +21,7 @@ from ..._files.entry import Entry
 from ..._files.preflight import NO_ROOM, preflight
 from ..._files.scanning import Scan
 from ..._files.step import PathStep
-from ..._host import machine
+from ..._host import machine, scratch
 from ..._resources import files, ours, registry
 from ..._resources.kind import Restore, is_within
 from ..._resources.registry import KINDS, kind_of, own_lines, path_lines, tree_spec
@@ -29,7 +29,7 @@ from ..._results.copies import Derived, Surveyed
 from ..._store import foreign
 from ..._store.manifest import Manifest, Section
 from ..._store.objects import Hasher, Writer
-from ..._store.store import FOREIGN, Store
+from ..._store.store import FOREIGN, RECOVERY, Store
 from .. import replicas
 from ..rollback import plan
 from ..rollback.flow import finish
@@ -37,8 +37,6 @@ from . import derive, hardware
 from . import preflight as checks
 
 KEEP, TAKE = "keep", "take"
-# The name of the checkpoints that this makes.
-NAME = "recovery"
 # Refused paths are left out, and what lies below them may be refused next.
 _TURNS = 5
 _SHOWN = 20
@@ -74,7 +72,7 @@ def survey(store: Store, checkpoint: str = "", host: str = "", terms: replicas.T
     return Surveyed(
         obstacle=obstacle,
         waits=waits,
-        room=foreign.room(store.root),
+        room=foreign.room(scratch.place(), store.root),  # as much as ``land`` will find
         release=found.release,
         architecture=found.architecture,
         host=f"{os.uname().nodename} {_machine_id()} {store.system.boot_id()}",
@@ -87,7 +85,7 @@ def _stands_for(store: Store) -> str:
     """The host that the last recovery has put back here; empty for this host itself, and without a recovery."""
     refs = store.refs()
     with suppress(Damaged):
-        last = store.head(refs[NAME][-1]).host if refs.get(NAME) else ""
+        last = store.head(refs[RECOVERY][-1]).host if refs.get(RECOVERY) else ""
         # A spare that has become a lost host has that host's name.
         if last != os.uname().nodename or any(store.head(one).host == last for one in refs.get(FOREIGN, ())):
             return last
@@ -300,13 +298,13 @@ class _Preparing:
         root = Manifest.root_of(sections)
         refs = self.store.refs()
         own = [] if self.recorded.id in refs.get(FOREIGN, []) else [self.recorded.id]
-        for known in (*own, *refs.get(NAME, [])[-1:]):
+        for known in (*own, *refs.get(RECOVERY, [])[-1:]):
             with suppress(Damaged):
                 if self.store.manifest(known).root == root:
                     return known
         if not isinstance(self.sink, Writer):
             return ""
-        return self.store.commit(self.sink, NAME, self.recorded.host, sections).id
+        return self.store.commit(self.sink, RECOVERY, self.recorded.host, sections).id
 
 
 def _accounts() -> dict[str, checks.Account]:

@@ -29,6 +29,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.re
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import machine
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.machine import FileSystem, Machine
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files, json_line, registry
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import foreign
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Section
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import adopt, checkpoint, rollback
@@ -564,6 +565,17 @@ def tree_of(tmp_path: Path) -> Path:
     (tmp_path / "live").mkdir()
     (tmp_path / "live/a").write_text("old")
     return tmp_path / "live"
+
+
+def test_the_room_of_a_host_is_that_of_the_whole_way_of_a_copy(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def room(*places: str) -> int:
+        asked.append(places)
+        return 7
+
+    monkeypatch.setattr(foreign, "room", room)
+    assert flow.survey(store).room == 7 and asked == [("/var/tmp", store.root)]
 
 
 def test_a_look_at_a_host_tells_what_is_in_the_way(

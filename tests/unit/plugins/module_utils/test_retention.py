@@ -30,7 +30,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host imp
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.copies import Landing
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import foreign, retention
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Writer
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import RECOVERY, Store
 from flows import checkpoint, receive
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -249,6 +249,19 @@ def test_what_was_taken_last_stays_the_newest_though_the_clock_was_behind(
     clock.at += 365 * 24 * HOUR
     assert timed.resolve("latest") == timed.resolve("before") == taken
     assert taken not in timed.plan_prune("before", policy(last=1), set()).gone
+
+
+def test_what_recoveries_made_goes_with_the_others_but_for_the_newest(timed: Store, tree: Path, clock: Clock) -> None:
+    series(timed, tree, clock, 2, HOUR)
+    made = []
+    for number in range(3):
+        (tree / "a").write_text(f"recovered {number}")
+        made.append(checkpoint(timed, RECOVERY, [{"files": {"paths": [str(tree)]}}])["id"])
+        clock.at += HOUR
+    timed.prune("before", policy(last=1), set())
+    assert timed.refs()[RECOVERY] == made[-1:] and len(timed.refs()["before"]) == 1
+    clock.at += 365 * 24 * HOUR  # Of which host this one stands for, that alone tells.
+    assert made[-1] not in timed.plan_prune("before", policy(within="1h"), set()).gone
 
 
 @pytest.mark.parametrize("harm", ["missing", "damaged", "garbled ref"])
