@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The story in four acts, on an embedded fleet: three hosts that are directories, each with a real HTTP server.
 
-Needs no root and no containers, refuses root where systemd runs, and leaves nothing behind. It has measured every claim
-that it prints; a claim that does not hold ends the demo with exit code 1.
+Needs no root and no containers, and leaves nothing behind. It has measured every claim that it prints. A claim that
+does not hold ends the demo with exit code 1.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from evenkeel.collection import make_importable
 
 NAMES = ("web1", "web2", "web3")
 _SYSTEMD = "/run/systemd/system"
+# Runs its arguments where a directory looks empty, and for nobody else.
+_HIDDEN = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"')
 GOOD = """\
 - name: Publish version 2
   hosts: web
@@ -225,9 +227,14 @@ def main() -> int:
     """Play all acts. Returns 0 when everything was as told, 1 otherwise."""
     console = Console(highlight=False)
     if os.geteuid() == 0 and os.path.isdir(_SYSTEMD):
-        console.print("The demo plays several hosts. As root it would install units of systemd on this one: run it as")
-        console.print("another user. Nothing was touched.")
-        return 1
+        # The hosts of the demo have no systemd: as root they would install their units on this machine.
+        done = subprocess.run([*_HIDDEN, os.path.dirname(_SYSTEMD), sys.executable, "-m", "evenkeel.demo"], check=False)
+        if done.returncode:
+            console.print(
+                "It did not come to its end. As root it runs where it can hide systemd; else run it as another"
+            )
+            console.print("user.")
+        return done.returncode
     home = Path(os.path.realpath(tempfile.mkdtemp(prefix="evenkeel-demo-")))
     demo = Demo(home, console)
     before = os.getcwd()

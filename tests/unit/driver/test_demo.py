@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,17 +15,19 @@ import pytest
 from evenkeel import demo
 
 
-def test_root_is_refused_where_systemd_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_as_root_it_hides_systemd_from_its_hosts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def never(_demo: demo.Demo) -> None:
         raise demo.Broken("it has begun")
 
     monkeypatch.setattr(demo.Demo, "build", never)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(demo, "_SYSTEMD", str(tmp_path))
-    assert demo.main() == 1
-    said = capsys.readouterr().out
-    assert "run it as" in said and "it has begun" not in said
-    monkeypatch.setattr(demo, "_SYSTEMD", str(tmp_path / "none"))
-    assert demo.main() == 1 and "it has begun" in capsys.readouterr().out
+    monkeypatch.setattr(demo, "_SYSTEMD", str(tmp_path / "run" / "system"))
+    assert demo.main() == 1 and "it has begun" in capfd.readouterr().out
+    (tmp_path / "run" / "system").mkdir(parents=True)
+    monkeypatch.setattr(demo, "_HIDDEN", ("sh", "-c", 'echo "hidden: $@"; exit 3', "sh"))
+    assert demo.main() == 3
+    said = capfd.readouterr().out
+    assert f"hidden: {tmp_path}/run {sys.executable} -m evenkeel.demo" in said and "it has begun" not in said
+    assert "another user" in " ".join(said.split())
