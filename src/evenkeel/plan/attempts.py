@@ -44,13 +44,23 @@ def plan_attempts(draft: Draft) -> None:
     if group.permanent:
         why += f"; more reach {share_text(limit)} at most, as {share_text(group.permanent)} of failures stay"
     waits = " ".join(time_text(delay) for delay in delays[:6]) + (" ..." if len(delays) > 6 else "")
-    value = f"{attempts}, waits {waits}" if delays else "1"
-    draft.choose("attempts", value, f"{why}. Random jitter of half a wait keeps hosts apart.")
+    value = f"{attempts}, waits up to {waits}" if delays else "1"
+    if delays:
+        why += (
+            f". ft_repeat draws each wait between nothing and this: attempts {attempts}, backoff"
+            f" {time_text(delays[0])}, backoff_limit {time_text(delays[-1])}, and a deadline"
+            f" that leaves room for the attempts beside {time_text(sum(delays))} of waits"
+        )
+    draft.choose("attempts", value, f"{why}.")
     for count in sorted({1, max(1, attempts - 1), attempts, attempts + 1}):
         chance = reliability.repeat_success(group.success, count, group.permanent)
         waited = sum(_delays(group, count))
         draft.offer(
-            "attempts", str(count), f"{share_text(chance)} succeed", f"waits {time_text(waited)}", count == attempts
+            "attempts",
+            str(count),
+            f"{share_text(chance)} succeed",
+            f"waits up to {time_text(waited)}",
+            count == attempts,
         )
     draft.judge("attempts", share_text(group.attempts_target), share_text(reached), met, remedies)
 

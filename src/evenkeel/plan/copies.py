@@ -86,14 +86,18 @@ def plan_copies(draft: Draft, domains: int) -> int:
         if not remedies:
             remedies.append("fewer losses of stores and fewer in common, both")
     draft.judge("durability", nines_text(allowed), nines_text(losses[copies]), losses[copies] <= allowed, remedies)
-    if copies:
-        draft.variables["evenkeel_copies"] = copies
-    if group.failure_domain:
-        draft.variables["evenkeel_failure_domain"] = group.failure_domain
-    if copies:
-        draft.variables["evenkeel_peers"] = f"{{{{ groups[{group.name!r}] }}}}"
-    draft.variables["evenkeel_retention"] = {"last": kept}
+    draft.variables |= _variables(group, copies, kept)
     return copies
+
+
+def _variables(group: Group, copies: int, kept: int) -> dict[str, object]:
+    """The variables of the role protect. ft_replicate refuses 0 copies, and is told of none."""
+    variables: dict[str, object] = {"evenkeel_copies": copies} if copies else {}
+    if group.failure_domain:
+        variables["evenkeel_failure_domain"] = group.failure_domain
+    if copies:
+        variables["evenkeel_peers"] = f"{{{{ groups[{group.name!r}] }}}}"
+    return variables | {"evenkeel_retention": {"last": kept}}
 
 
 def plan_placement(draft: Draft, copies: int) -> dict[str, list[str]]:

@@ -79,7 +79,7 @@ def _cured_after(group: Group, order: Sequence[Step]) -> float:
 
 
 def _remedies(group: Group, order: Sequence[Step]) -> list[str]:
-    """What meets the RTO, each by itself: a quicker step in a ladder that is ordered anew, or the order of the file."""
+    """The means that meet the RTO, each by itself: a quicker step in a new order, or the order of the file."""
     needed = [step for i, step in enumerate(order) if math.isinf(_cured_after(group, order[:i]))]
     slowest = max(needed, key=lambda step: step.time)
 

@@ -30,7 +30,7 @@ def variables_yaml(proposals: Sequence[Proposal]) -> str:
             lines.append(f"# {proposal.group}: evenkeel protect needs hosts in a second failure domain for a copy")
         lines.append(
             f"# {proposal.group}: run evenkeel protect every {time_text(proposal.numbers['interval'])};"
-            f" try {plural(attempts, 'time')}{', waiting ' + ' '.join(map(time_text, delays)) if delays else ''};"
+            f" try {plural(attempts, 'time')}{', waiting up to ' + ' '.join(map(time_text, delays)) if delays else ''};"
             f" escalate {', '.join(proposal.numbers['ladder'])}"
         )
     inventory = {proposal.group: {"vars": proposal.variables} for proposal in proposals}

@@ -15,7 +15,7 @@ from rich.text import Text
 from evenkeel.outcome import RunResult, some_of
 from evenkeel.show.display import text
 
-# What begins a template for Ansible.
+# The beginnings of a template for Ansible.
 _TEMPLATES = ("{{", "{%", "{#")
 
 

@@ -230,6 +230,8 @@ def test_attempts_stop_where_the_permanent_failures_rule(tmp_path: Path) -> None
     enough = propose(group(tmp_path, attempts={**attempts, "permanent": 0}))
     assert enough.numbers["attempts"] == 3
     assert enough.numbers["delays"] == [2.0, 4.0]
+    why = choice(enough, "attempts").why
+    assert "draws each wait between nothing and this: attempts 3, backoff 2s, backoff_limit 4s, and a deadline" in why
     slow = propose(group(tmp_path, attempts={**attempts, "permanent": 0, "success": "1%", "delay": "3m"}))
     assert "459 attempts, which is no plan" in verdict(slow, "attempts").remedies[0]
     assert slow.numbers["attempts"] == 20
