@@ -255,7 +255,7 @@ def test_the_hosts_of_the_command_line_replace_no_peers_of_the_inventory() -> No
 
 
 def test_every_role_that_copies_takes_the_wanted_way() -> None:
-    tasks = [one for file in ROLES.glob("*/tasks/*.yml") for one in yaml.safe_load(file.read_text()) or ()]
+    tasks = [one for file in ROLES.glob("*/tasks/*.yml") for one in _all_tasks(file)]
     calls = [
         one["evenkeel.fault_tolerance.ft_replicate"] for one in tasks if "evenkeel.fault_tolerance.ft_replicate" in one
     ]
@@ -362,7 +362,7 @@ def test_the_guard_never_gets_the_failure_domain_of_copies() -> None:
     """A domain that keeps copies apart would have the guard refuse every batch of two domains."""
     given = {}
     for path in sorted(ROLES.glob("*/tasks/*.yml")):
-        for task in yaml.safe_load(path.read_text()):
+        for task in _all_tasks(path):
             for module in ("ft_guard", "ft_replicate"):
                 words = task.get(f"evenkeel.fault_tolerance.{module}")
                 if words is not None:
@@ -380,7 +380,7 @@ def test_the_guard_never_gets_the_failure_domain_of_copies() -> None:
 
 def test_a_spare_gets_the_copies_of_the_lost_host_as_that_host_declares_them(tmp_path: Path) -> None:
     """By Ansible, which shows what the task would be given: a spare is in no group of the lost host."""
-    task = yaml.safe_load((ROLES / "recover/tasks/main.yml").read_text())[-1]
+    task = _all_tasks(ROLES / "recover/tasks/main.yml")[-1]
     call = task["evenkeel.fault_tolerance.ft_replicate"]
     shown = {key: call[key] for key in ("copies", "peers", "failure_domain")}
     web = {"evenkeel_copies": 2, "evenkeel_peers": ["web1", "web2"], "evenkeel_failure_domain": "rack"}
@@ -414,18 +414,23 @@ def known(variables: dict[str, Any]) -> dict[str, Any]:
     return {key.removeprefix("evenkeel_"): value for key, value in variables.items()}
 
 
-def _tasks(role: str) -> dict[str, dict[str, Any]]:
-    """The arguments of each module of ours that the role calls."""
-    text = (ROLES / role / "tasks/main.yml").read_text()
-    found: dict[str, dict[str, Any]] = {}
+def _all_tasks(file: Path) -> list[dict[str, Any]]:
+    """The tasks of a file, those in blocks too."""
+    found: list[dict[str, Any]] = []
 
     def walk(tasks: list[dict[str, Any]]) -> None:
         for task in tasks:
+            found.append(task)
             walk([*task.get("block", []), *task.get("rescue", []), *task.get("always", [])])
-            found.update({key.rpartition(".")[2]: value for key, value in task.items() if ".ft_" in key})
 
-    walk(yaml.safe_load(text))
+    walk(yaml.safe_load(file.read_text()) or [])
     return found
+
+
+def _tasks(role: str) -> dict[str, dict[str, Any]]:
+    """The arguments of each module of ours that the role calls."""
+    tasks = _all_tasks(ROLES / role / "tasks/main.yml")
+    return {key.rpartition(".")[2]: value for task in tasks for key, value in task.items() if ".ft_" in key}
 
 
 def _templated(text: str, **variables: Any) -> Any:
