@@ -270,8 +270,10 @@ def test_the_role_schedule_refuses_what_could_not_run_and_writes_no_secret(tmp_p
         "evenkeel_schedule_directory": f"{tmp_path}/a b%",
         "evenkeel_schedule_command": ["/bin/echo", "it's", "protect"],
         "evenkeel_schedule_user": "ops",
+        "evenkeel_schedule_name": "good",
         "booted": "/nowhere",
     }
+    unnamed = {key: value for key, value in good.items() if key != "evenkeel_schedule_name"}
     cases = {
         "time": good,
         "word": {**good, "evenkeel_schedule": "weekly"},
@@ -294,18 +296,16 @@ def test_the_role_schedule_refuses_what_could_not_run_and_writes_no_secret(tmp_p
         "suffix": {**good, "booted": "/", "evenkeel_schedule_on_failure": "notify-mail"},
         "alert": {**good, "booted": "/", "evenkeel_schedule_on_failure": "notify@%n.service"},
         "name": {**good, "evenkeel_schedule_name": "a/b"},
-        "another": {**good, "evenkeel_schedule_name": "another"},
-        "same": {**good, "evenkeel_schedule_name": "same"},
-        "unit": {**good, "booted": "/", "evenkeel_schedule_name": "unit"},
+        "another": unnamed,
+        "meant": {**good, "evenkeel_schedule_name": "evenkeel-protect"},
+        "unit": {**unnamed, "booted": "/"},
     }
     (tmp_path / "a b%").mkdir()
     quoted = "'it'" + '"' + "'" + '"' + "'s'"
     start = f"cd '{tmp_path}/a b\\%' && "
-    (tmp_path / "same").write_text(f"#Ansible: evenkeel protect\n30 02 * * * ops {start}/bin/echo {quoted} protect\n")
-    (tmp_path / "another").write_text(f"* * * * * ops {start}/bin/echo {quoted} protect --only-logs\n")
+    (tmp_path / "evenkeel-protect").write_text(f"* * * * * ops {start}/bin/echo {quoted} protect --only-logs\n")
     unit = 'ExecStart="/bin/echo" "it\'s" "protect"\n'
-    (tmp_path / "unit.service").write_text(f"WorkingDirectory={tmp_path}/elsewhere\n{unit}")
-    (tmp_path / "evenkeel-protect.service").write_text(f"WorkingDirectory={tmp_path}/a b%%\n{unit}")
+    (tmp_path / "evenkeel-protect.service").write_text(f"WorkingDirectory={tmp_path}/elsewhere\n{unit}")
     cat = 'case "$*" in *mail@.service) exit 0; esac; echo No files found; exit 1'
     fakes = {"crontab": "exit 0", "systemd-analyze": "echo Failed to parse; exit 1", "systemctl": cat}
     for name, said in fakes.items():
@@ -328,7 +328,7 @@ def test_the_role_schedule_refuses_what_could_not_run_and_writes_no_secret(tmp_p
     environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(collections_path()), "ANSIBLE_NOCOLOR": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     found = dict(re.findall(r'^fatal: \[(\w+)\]: FAILED! => .*"msg": "(.*)"', done.stdout, re.M))
-    assert found.keys() == cases.keys() - {"time", "word", "absent", "file", "long", "joined_file", "same"}, (
+    assert found.keys() == cases.keys() - {"time", "word", "absent", "file", "long", "joined_file", "meant"}, (
         done.stdout + done.stderr
     )
     assert [why for why in found.values() if "Nothing was touched" not in why] == []
@@ -348,8 +348,8 @@ def test_the_role_schedule_refuses_what_could_not_run_and_writes_no_secret(tmp_p
         "suffix": "ends in its sort",
         "alert": "systemd does not know notify@.service (No files found)",
         "name": "letters, digits",
-        "another": "there is a schedule another of another directory or command",
-        "unit": "there is a schedule unit of another directory or command",
+        "another": "there is a schedule evenkeel-protect of another directory or command",
+        "unit": "there is a schedule evenkeel-protect of another directory or command",
     }.items():
         assert why in found[case], case
     path = "PATH=/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
