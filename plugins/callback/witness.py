@@ -193,7 +193,7 @@ class CallbackModule(CallbackBase):
             else:
                 earlier.update({name: now[name] for name in earlier if name in now})
             for name, value in earlier.items():
-                if not local and not (name in own and _is_result(now.get(name))):
+                if not local and not (name in own and _is_of_this_wave(value, now.get(name))):
                     now[name] = value
                 elif local and name not in own:
                     now.pop(name, None)
@@ -212,6 +212,15 @@ class CallbackModule(CallbackBase):
         with os.fdopen(os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
             stream.write(text)
         os.replace(path + ".new", path)
+
+
+def _is_of_this_wave(first: Any, now: Any) -> bool:
+    """Whether a variable that a wave has set anew names what only this wave has: a result, or a path of the controller
+    in place of a path that is there no more."""
+    if _is_result(now):
+        return True
+    paths = isinstance(first, str) and isinstance(now, str) and first.startswith("/") and now.startswith("/")
+    return paths and not os.path.lexists(first) and os.path.lexists(now)
 
 
 def _is_result(value: Any) -> bool:

@@ -10,10 +10,10 @@ import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from evenkeel.ansible.options import Options
 from evenkeel.collection import FQCN, collections_path
+from evenkeel.outcome import UsageError
 
 # The names of what Ansible uses beside a playbook without being told to.
 _USED = r"\w+_plugins|library|module_utils|doc_fragments|collections|roles|group_vars|host_vars"
@@ -21,26 +21,27 @@ _USED = r"\w+_plugins|library|module_utils|doc_fragments|collections|roles|group
 _COLLECTION = ("collections", "ansible_collections", *FQCN.split("."))
 
 
-class Beside(NamedTuple):
-    """directory: the one that stands for that of a playbook; empty where none may. notes: what a person should know."""
-
-    directory: str
-    notes: list[str]
-
-
-def beside(options: Options, cwd: str) -> Beside:
-    """The directory that a person names (--playbook-dir), or else ``cwd``, unless another user could have put there
-    what Ansible would run. Raises UsageError."""
+def beside(options: Options, cwd: str) -> str:
+    """The directory that stands for that of a playbook: the one that a person names (--playbook-dir), or else ``cwd``.
+    Empty where another user could put there what Ansible would run. Raises UsageError where something like that is
+    there: it may be what the hosts need, or an attack."""
     base = options.base(cwd)
-    foreign = "" if options.playbook_dir else _foreign(base)
-    if not foreign:
-        return Beside(base, [])
-    used = _used(base)
-    note = (
-        f"{', '.join(used)} in {base} {'do' if len(used) > 1 else 'does'} not count: {foreign}, so that others can say"
-        f" what runs from there. Where you trust them, say --playbook-dir {base}"
-    )
-    return Beside("", [note] if used else [])
+    if options.playbook_dir or _holds_inventory(options, base):
+        return base
+    foreign = _foreign(base)
+    used = _used(base) if foreign else []
+    if used:
+        raise UsageError(
+            f"{foreign}, so that others can say what runs from {base} ({', '.join(used)}). Nothing was touched. Say"
+            f" --playbook-dir {base} where you trust them, or call from another directory"
+        )
+    return "" if foreign else base
+
+
+def _holds_inventory(options: Options, base: str) -> bool:
+    """Whether an inventory that a person names lies in the directory: whoever writes there decides already."""
+    named = [os.path.join(os.path.realpath(base), one) for one in options.inventory if "," not in one]
+    return any(Path(os.path.realpath(one)).is_relative_to(os.path.realpath(base)) for one in named)
 
 
 def _used(directory: str) -> list[str]:
@@ -51,13 +52,16 @@ def _used(directory: str) -> list[str]:
 
 
 def _foreign(directory: str) -> str:
-    """Why a directory, or what Ansible uses in it, may be another user's work; empty where it is not."""
+    """Why a directory, or what Ansible uses in it, may be another user's work; empty where it is not. The user who
+    called us by sudo is none."""
+    caller = os.environ.get("SUDO_UID", "")
+    ours = {0, os.getuid(), int(caller) if caller.isdecimal() and os.getuid() == 0 else 0}
     for path in (directory, *(os.path.join(directory, name) for name in _used(directory))):
         try:
             found = [os.lstat(path), os.stat(path)]
         except OSError:
             continue  # a link to nothing
-        if any(one.st_uid not in (0, os.getuid()) for one in found):
+        if any(one.st_uid not in ours for one in found):
             return f"{path} belongs to another user"
         if found[1].st_mode & stat.S_IWOTH:
             return f"everybody can write to {path}"

@@ -54,8 +54,8 @@ class Ansible:
     """settings: name -> value of the user's configuration, in the directory where they called us.
 
     pipelining: None where the user does not set it. ready: runs the programs that print information. ignored: sentences
-    on settings that Ansible passes over. unread: sentences on inventories that it passed over with a warning alone, as
-    far as its programs have told.
+    on settings that Ansible passes over. unread: path -> sentence of each inventory that it passed over with a warning
+    alone, as far as its programs have told.
     """
 
     cwd: str
@@ -64,12 +64,12 @@ class Ansible:
     pipelining: bool | None = None
     ready: Ready = field(default_factory=Ready, compare=False)
     ignored: tuple[str, ...] = ()
-    unread: list[str] = field(default_factory=list, compare=False)
+    unread: dict[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def notes(self) -> list[str]:
         """The sentences on all that Ansible passed over."""
-        return [*self.ignored, *self.unread]
+        return [*self.ignored, *self.unread.values()]
 
     def environment(self) -> dict[str, str]:
         """The variables that every run of ansible-playbook gets in addition to the user's own environment.
@@ -174,9 +174,9 @@ def listing(
     if done.returncode:
         raise UsageError(f"{Path(argv[0]).name}: {_point(done.stderr or done.stdout)}")
     for source in re.findall(r"Unable to parse (.+) as an inventory source", done.stderr):
-        said = f"Ansible could not read the inventory {source}: ansible-inventory -i {source} --list says why"
-        if said not in ansible.unread and not os.path.isdir(source):  # each file of a directory is named
-            ansible.unread.append(said)
+        if not os.path.isdir(source):  # each file of a directory is named
+            said = f"Ansible could not read the inventory {source}: ansible-inventory -i {source} --list says why"
+            ansible.unread[source] = said
     return done
 
 

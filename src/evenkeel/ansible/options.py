@@ -33,17 +33,19 @@ def _whole(said: str) -> str:
 # Our own playbooks get the options for connecting and becoming; the user's playbook gets these as well.
 _FLAG: Mapping[str, Any] = {"action": "store_true"}
 _MANY: Mapping[str, Any] = {"action": "append", "default": []}
+# An empty value adds nothing, and widens nothing.
+_ARGS: Mapping[str, Any] = {"type": str, "metavar": "ARGS"}
 _Flags = tuple[tuple[str, ...], Mapping[str, Any]]  # the names of an option, and the arguments of add_argument
 _EVERYWHERE: list[_Flags] = [
-    (("-e", "--extra-vars"), {**_MANY, "metavar": "VARS", "help": "key=value, YAML/JSON, or @file"}),
+    (("-e", "--extra-vars"), {**_MANY, "type": str, "metavar": "VARS", "help": "key=value, YAML/JSON, or @file"}),
     (("-u", "--user"), {"help": "connect as this user"}),
     (("-c", "--connection"), {"help": "connection type"}),
     (("-T", "--timeout"), {"type": _whole, "help": "connection timeout in seconds"}),
     (("--private-key", "--key-file"), {"metavar": "FILE"}),
-    (("--ssh-common-args",), {"metavar": "ARGS"}),
-    (("--ssh-extra-args",), {"metavar": "ARGS"}),
-    (("--sftp-extra-args",), {"metavar": "ARGS"}),
-    (("--scp-extra-args",), {"metavar": "ARGS"}),
+    (("--ssh-common-args",), _ARGS),
+    (("--ssh-extra-args",), _ARGS),
+    (("--sftp-extra-args",), _ARGS),
+    (("--scp-extra-args",), _ARGS),
     (("-k", "--ask-pass"), {**_FLAG, "help": "ask for the connection password"}),
     (("--connection-password-file", "--conn-pass-file"), {"metavar": "FILE"}),
     (("-b", "--become"), {**_FLAG, "help": "run with become"}),

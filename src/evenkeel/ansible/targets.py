@@ -70,13 +70,22 @@ def find_targets(playbook: str, options: Options, ansible: Ansible, secrets: Sec
         limited = pool.submit(hosts, options.limit) if options.limit else everywhere
         inventory, (plays, unmatched), (some, also_unmatched) = known.result(), everywhere.result(), limited.result()
 
-    if ansible.unread:
-        raise UsageError(
-            f"{'; '.join(ansible.unread)}. Hosts or their variables are missing: correct it or leave it out"
-        )
+    missing = [said for path, said in ansible.unread.items() if _is_meant(path, options, ansible)]
+    if missing:
+        raise UsageError(f"{'; '.join(missing)}. Hosts or their variables are missing: correct it or leave it out")
     _no_typos(options.limit, also_unmatched - unmatched)
     found = resolve(playbook, plays, some, inventory, options.limit)
-    return replace(found, notes=(*found.notes, *ansible.ignored))
+    return replace(found, notes=(*found.notes, *ansible.notes))
+
+
+def _is_meant(path: str, options: Options, ansible: Ansible) -> bool:
+    """Whether a file that Ansible could not read is meant as an inventory, and no other file in such a directory."""
+    named = [*options.inventory, *(ansible.settings.get("DEFAULT_HOST_LIST") or [])]
+    return (
+        os.path.realpath(path) in [os.path.realpath(os.path.join(ansible.cwd, one)) for one in named]
+        or path.endswith((".yml", ".yaml", ".json", ".ini", ".toml"))
+        or os.access(path, os.X_OK)
+    )
 
 
 def list_hosts(

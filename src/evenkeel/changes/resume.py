@@ -324,10 +324,10 @@ def run(command: str, options: Options, caller: Caller, ident: str = "") -> Chan
     secrets = caller.passwords(options)
     reason, results, waves, notes = "", [], [], []
     near = beside(options, ansible.cwd)
-    base = Path(near.directory) if near.directory else None
+    base = Path(near) if near else None
     with caller.controller.open_session(ansible, options, secrets, base) as session:
         hosts = session.list_own("status", {}, options.limit)
-        inventory = caller.controller.find_inventory(options, ansible, secrets, near.directory)
+        inventory = caller.controller.find_inventory(options, ansible, secrets, near)
         targets = Targets(hosts, hosts, (), Inventory(hosts, {}, inventory.variables))
         context = Context(session, Request("", options), targets, {}, caller=caller)
         caller.report(Progress(Kind.PLAN, f"{command}: asks {len(hosts)} {'host' if len(hosts) == 1 else 'hosts'}"))
@@ -354,7 +354,7 @@ def run(command: str, options: Options, caller: Caller, ident: str = "") -> Chan
     code = _exit(command, results, reason, silent, untouched=untouched)
     if silent:
         notes.append(f"{some_of(silent)} did not answer, and may be in the middle of a change")
-    first = [*near.notes, *ansible.notes]
+    first = ansible.notes
     for note in (*first, *notes):
         caller.report(Progress(Kind.NOTE, note))
     if not changes:

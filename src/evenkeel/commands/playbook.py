@@ -84,7 +84,7 @@ class PlaybookCommand(FleetCommand[RunResult]):
         record = Record()
 
         def inventory() -> Inventory:
-            return caller.controller.find_inventory(options, ansible, secrets, near.directory)
+            return caller.controller.find_inventory(options, ansible, secrets, near)
 
         def on_event(event: Event) -> None:
             feed(record, event)
@@ -97,10 +97,10 @@ class PlaybookCommand(FleetCommand[RunResult]):
         def stop() -> str:
             return "stopped by the user" if caller.asked_to_stop() else ""
 
-        base = Path(near.directory) if near.directory else None
+        base = Path(near) if near else None
         with caller.controller.open_session(ansible, options, secrets, base) as session:
             hosts = session.list_own(self.name, variables, options.limit)
-            notes = [*near.notes, *ansible.notes]
+            notes = list(ansible.notes)
             for note in notes:
                 caller.report(Progress(Kind.NOTE, note))
             variables = self.variables_of(hosts, variables, inventory)

@@ -13,6 +13,7 @@ import pytest
 from evenkeel.ansible.beside import beside, link
 from evenkeel.ansible.options import Options
 from evenkeel.collection import collections_path
+from evenkeel.outcome import UsageError
 
 
 @pytest.fixture
@@ -24,15 +25,16 @@ def base(tmp_path: Path) -> Path:
 
 
 def test_the_current_directory_counts_where_it_is_the_callers(base: Path) -> None:
-    assert beside(Options(), str(base)) == (str(base), [])
+    assert beside(Options(), str(base)) == str(base)
 
 
 @pytest.mark.parametrize("open_to_all", [".", "filter_plugins"])
 def test_nothing_counts_that_everybody_could_have_written(open_to_all: str, base: Path) -> None:
     (base / open_to_all).chmod(0o1777)
-    directory, (note,) = beside(Options(), str(base))
-    assert directory == "" and "filter_plugins" in note and f"--playbook-dir {base}" in note
-    assert beside(Options(playbook_dir=str(base)), "/") == (str(base), []), "the caller says so"
+    with pytest.raises(UsageError, match=rf"filter_plugins.*Nothing was touched. Say --playbook-dir {base}"):
+        beside(Options(inventory=("/etc/ansible/hosts", "web1,")), str(base))
+    assert beside(Options(playbook_dir=str(base)), "/") == str(base), "the caller says so"
+    assert beside(Options(inventory=("hosts.yml",)), str(base)) == str(base), "who writes there decides already"
 
 
 @pytest.mark.parametrize("theirs", [".", "filter_plugins"])
@@ -45,14 +47,17 @@ def test_nothing_counts_that_another_user_owns(theirs: str, base: Path, monkeypa
         return os.stat_result(found)
 
     monkeypatch.setattr(os, "lstat", lstat)
-    directory, (note,) = beside(Options(), str(base))
-    assert directory == "" and "belongs to another user" in note
+    with pytest.raises(UsageError, match="belongs to another user"):
+        beside(Options(), str(base))
+    monkeypatch.setenv("SUDO_UID", str(os.getuid() + 7))
+    if os.getuid() == 0:
+        assert beside(Options(), str(base)) == str(base)
 
 
-def test_no_note_tells_of_a_directory_without_anything_that_ansible_uses(tmp_path: Path) -> None:
+def test_a_directory_without_anything_that_ansible_uses_is_no_reason_to_refuse(tmp_path: Path) -> None:
     (tmp_path / "site.yml").touch()
     tmp_path.chmod(0o1777)
-    assert beside(Options(), str(tmp_path)) == ("", [])
+    assert beside(Options(), str(tmp_path)) == ""
 
 
 def test_files_in_a_circle_are_links_like_others(base: Path, tmp_path: Path) -> None:

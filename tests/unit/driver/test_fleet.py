@@ -214,8 +214,7 @@ def test_a_command_that_only_asks_waits_for_minutes_and_every_other_for_hours(na
 
 
 @pytest.mark.parametrize("name", ["status", "resume"])
-def test_a_command_uses_nothing_from_a_directory_in_which_others_write_and_says_so(name: str, tmp_path: Path) -> None:
-    (tmp_path / "filter_plugins").mkdir()
+def test_a_command_uses_nothing_from_a_directory_in_which_others_write(name: str, tmp_path: Path) -> None:
     tmp_path.chmod(0o1777)
     seen: list[Any] = []
 
@@ -224,18 +223,23 @@ def test_a_command_uses_nothing_from_a_directory_in_which_others_write_and_says_
         return found
 
     controller = Controller(
-        ask_ansible=lambda cwd: Ansible(cwd, {}, "", unread=["no inventory"]),
+        ask_ansible=lambda cwd: Ansible(cwd, {}, "", unread={"hosts": "no inventory"}),
         find_inventory=lambda *words: noted(words[3], Inventory(("web1",), {}, {})),
         open_session=lambda *words: noted(words[3], cast(Any, contextlib.nullcontext(Session()))),
     )
     caller = Caller(secrets=Secrets(), controller=controller, cwd=str(tmp_path))
-    ran: Any = (
-        PLAYBOOKS[name].run_playbook(Options(), {}, caller)
-        if name in PLAYBOOKS
-        else resume.run(name, Options(), caller)
-    )
-    assert not any(seen) and None in seen
-    assert "filter_plugins" in ran.notes[0] and ran.notes[1] == "no inventory"
+
+    def run() -> Any:
+        if name in PLAYBOOKS:
+            return PLAYBOOKS[name].run_playbook(Options(), {}, caller)
+        return resume.run(name, Options(), caller)
+
+    assert run().notes[0] == "no inventory" and not any(seen) and None in seen
+    seen.clear()
+    (tmp_path / "filter_plugins").mkdir()
+    with pytest.raises(UsageError, match="filter_plugins"):
+        run()
+    assert seen == [], "it is refused before anything is asked"
 
 
 class Session:

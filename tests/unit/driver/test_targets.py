@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,7 @@ def test_an_inventory_that_ansible_cannot_read_is_named_and_refused_for_a_change
 
     options, ansible = asked("good", "none", "web2,")
     assert find_targets("site.yml", options, ansible, Secrets()).hosts == ("web1", "web2")
-    assert ansible.unread == [], "a directory without a file, and a list of hosts, are read"
+    assert ansible.unread == {}, "a directory without a file, and a list of hosts, are read"
 
     options, ansible = asked("good", "gone.yml")
     with pytest.raises(UsageError, match=r"could not read the inventory /.*/gone.yml.*Hosts or their variables"):
@@ -117,9 +118,16 @@ def test_an_inventory_that_ansible_cannot_read_is_named_and_refused_for_a_change
 
     options, ansible = asked("good", "gone.yml")
     assert chosen_hosts("site.yml", "", options, ansible, Secrets()) == ("web1",)
-    assert len(ansible.unread) == 1 and "gone.yml" in ansible.unread[0]
+    assert [os.path.basename(path) for path in ansible.unread] == ["gone.yml"]
     with pytest.raises(UsageError, match=r"web3 is no host.*could not read the inventory"):
         chosen_hosts("site.yml", "web1,web3", options, ansible, Secrets())
+
+    (tmp_path / "none" / "Makefile").write_text("all: $(wildcard *.yml)\n\t@echo [\n")
+    found = find_targets("site.yml", *asked("good", "none"), Secrets())
+    assert found.hosts == ("web1",) and any("Makefile" in note for note in found.notes), "it is no inventory"
+    (tmp_path / "none" / "aws_ec2.yml").write_text("plugin: none.at.all\n")
+    with pytest.raises(UsageError, match=r"aws_ec2.yml.*Hosts or their variables"):
+        find_targets("site.yml", *asked("good", "none"), Secrets())
 
 
 def test_settings_that_ansible_ignores_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,10 +141,13 @@ def test_plays_on_the_controller_see_in_each_wave_what_they_would_see_if_they_ra
         fleet.hosts = ["web1"]
         one.v2_playbook_on_play_start(first)
         put({"found": [*(seen("found") or []), "a"], "token": seen("token") or f"t{wave}", "count": seen("count") or 0})
-        put({"directory": {"changed": True, "path": f"/tmp/{wave}"}, "copy": wave})
+        (tmp_path / f"made{wave - 1}").unlink(missing_ok=True)
+        (tmp_path / f"made{wave}").touch()
+        put({"directory": {"changed": True, "path": f"/tmp/{wave}"}, "copy": wave, "made": f"{tmp_path}/made{wave}"})
         one.v2_playbook_on_play_start(fleet)
         assert (seen("found"), seen("token"), seen("copy")) == (["a"], "t1", 1), "as in the first wave"
         assert seen("directory")["path"] == f"/tmp/{wave}", "the result of a task of this wave"
+        assert seen("made") == f"{tmp_path}/made{wave}", "the path of the first wave is there no more"
         put({"count": seen("count") + 1, "lent": [*(seen("lent") or []), wave]})  # delegated, with delegate_facts
         one.v2_playbook_on_play_start(last)
         assert (seen("found"), seen("lent")) == (["a"], list(range(1, wave + 1)))
