@@ -71,6 +71,14 @@ class Record:
         """The last result of our task ``task`` (as ``ft_settle``) on ``host``."""
         return next((r for r in reversed(self.results.get(host, [])) if r.task == task), None)
 
+    def renew(self, hosts: Sequence[str], later: Record) -> None:
+        """Take what a later run tells of these hosts in place of what this one told."""
+        for host in hosts:
+            for told, now in ((self.unreachable, later.unreachable), (self.failures, later.failures)):
+                told.pop(host, None)
+                told.update({host: now[host]} if host in now else {})
+            self.results[host] = later.results.get(host, [])
+
     def messages(self) -> str:
         """The messages of Ansible itself, outside of any task, without their decoration."""
         lines = [line for line in self.loose if line and not line.startswith(("PLAY", "TASK", "Using "))]

@@ -323,6 +323,16 @@ def why_unsettled(record: Record, host: str) -> str:
     return record.unreachable.get(host) or record.failures.get(host) or record.messages()
 
 
+def unanswered(record: Record, hosts: Sequence[str], task: str) -> list[str]:
+    """The hosts that have not answered our task ``task``. A host that was measured as unhealthy has answered."""
+    answers = {host: record.of(host, task) for host in hosts}
+    return [
+        host
+        for host, answer in answers.items()
+        if answer is None or (answer.status != "ok" and answer.result.get("state") != "fail")
+    ]
+
+
 def sick(record: Record, confirmed: Mapping[str, Sequence[Probe]]) -> dict[str, tuple[str, str]]:
     """The hosts that are not known to be healthy now: what was found of each, and why. confirmed: hosts, with the
     probes that confirmed each.

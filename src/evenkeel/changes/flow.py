@@ -300,12 +300,28 @@ class Change:
 
     def _ask(self, hosts: Sequence[str]) -> dict[str, Mapping[str, Any] | None]:
         """The memory of hosts, from ft_info; None for a host that did not answer."""
-        record = Record()
         run = OwnRun("status", self.context.variables_for(hosts), list(hosts), timeout=SHORT_TIMEOUT, question=True)
-        stop = self.context.soon(hosts, GRACE + _MEASURE)
-        self.context.session.run_own(run, lambda event: feed(record, event), stop)
+        record = self._answers(run, "ft_info")
         told = {host: record.of(host, "ft_info") for host in hosts}
         return {host: found.result if found and found.status == "ok" else None for host, found in told.items()}
+
+    def _answers(self, question: OwnRun, task: str) -> Record:
+        """The answers of hosts to a question. A host without an answer is asked once more after a while, over a new
+        login: the connection may be dead since the change, and a host that limits logins may have turned one away."""
+
+        def asked(run: OwnRun) -> Record:
+            record = Record()
+            stop = self.context.soon(run.hosts, GRACE + _MEASURE)
+            self.context.session.run_own(run, lambda event: feed(record, event), stop)
+            return record
+
+        record = asked(question)
+        silent = decide.unanswered(record, question.hosts, task)
+        if silent and self.context.stops() < 2:
+            self.context.rest(decide.QUIET)
+            variables = {**question.variables, "evenkeel_hosts": silent}
+            record.renew(silent, asked(replace(question, variables=variables, hosts=silent, fresh=True)))
+        return record
 
     def _measure(self) -> str:
         """Check that the held hosts still wait, and measure these and the hosts confirmed so far. Returns a sentence on
@@ -325,10 +341,8 @@ class Change:
         confirmed = [host for host in self.hosts if self.hosts[host].state in (State.CONFIRMED, State.HELD)]
         if not confirmed:
             return ""
-        record = Record()
         run = OwnRun("health", self.context.measuring(confirmed), confirmed, question=True)
-        stop = self.context.soon(confirmed, GRACE + _MEASURE)
-        self.context.session.run_own(run, lambda event: feed(record, event), stop)
+        record = self._answers(run, "ft_health")
         sick = decide.sick(record, {host: self.hosts[host].probes for host in confirmed})
         ends = {host: decide.put_back(record, host, self.hosts[host].generation) for host in confirmed}
         back = {host: end for host, end in ends.items() if end}

@@ -35,8 +35,9 @@ KEEP, BACK, WAIT = "keep", "back", "wait"
 _ANSWER = 120.0
 # Seconds after which a confirmed wave is no longer taken for one of a run that lives.
 _RECENT = 3600.0
-# Seconds in which a run that lives goes on after an approval, or extends the hosts; and between two looks at them.
-_SIGN, _LOOK = 45.0, 5.0
+# Seconds in which a run that lives goes on after an approval, or extends the hosts, with probes of half a minute and a
+# host that it asks once more; the questions of so many looks at the hosts come on top. Seconds between two looks.
+_SIGN, _QUESTIONS, _LOOK = 120.0, 4, 5.0
 # Seconds after which the hosts of a change that is over are brought to one end only when the change is named.
 _OLD = 86400.0
 # The end of a change that a person has accepted as it was.
@@ -224,9 +225,10 @@ class Resumption:
             else:
                 result.why = "approved: the run that waits goes on"
             results.append(result)
-        if results and not reason and not self._goes_on([one for one in change.members if one.host in names]):
+        members = [one for one in change.members if one.host in names]
+        if results and not reason and (silence := self._silence(members)):
             reason = (
-                f"the approval stands on {some_of(names)}, but no run has gone on within {_SIGN:.0f} s: it may have"
+                f"the approval stands on {some_of(names)}, but no run has gone on within {silence:.0f} s: it may have"
                 " ended. The hosts go back by themselves unless they are confirmed there (evenkeel-host confirm). Run"
                 " the change again, or take it back now (evenkeel abort)"
             )
@@ -234,19 +236,23 @@ class Resumption:
                 result.state, result.why = State.IN_DOUBT, "approved, but no run is seen to go on"
         return reason, results
 
-    def _goes_on(self, members: Sequence[Member]) -> bool:
-        """Whether the hosts show that the run which waits has lived since the approval: it has written its decision,
-        has brought a host to an end, or has extended a host."""
+    def _silence(self, members: Sequence[Member]) -> float:
+        """The seconds in which the hosts have not shown that the run which waits has lived since the approval; 0 once
+        they show it: it has written its decision, has brought a host to an end, or has extended a host."""
         clock, first = self.context.clock, dict[str, float]()
-        end = clock.now() + _SIGN
-        while clock.now() < end and not self.context.stops():
+        began, end = clock.now(), 0.0
+        while True:
+            last = bool(end and clock.now() >= end) or self.context.stops() > 0
             told = _ask(self.context, [one.host for one in members])
             for one in members:
                 if decide.lives(told[one.host], one.generation, first.setdefault(one.host, math.inf)):
-                    return True
+                    return 0.0
                 first[one.host] = min(first[one.host], decide.until(told[one.host]))
+            if last:
+                return max(1.0, clock.now() - began)
+            # The run asks the same hosts, and they may be slow or many.
+            end = end or clock.now() + _SIGN + _QUESTIONS * (clock.now() - began)
             self.context.rest(_LOOK)
-        return False
 
     def _armed(self, member: Member) -> decide.Armed:
         now = self.context.clock.now()

@@ -384,7 +384,7 @@ def test_a_person_has_let_a_change_go_on_only_where_the_host_says_so() -> None:
 def test_an_approval_is_a_success_only_where_a_run_goes_on(looks: list[dict[str, Any] | None], lives: bool) -> None:
     answer = ended("web1", PREFIX + "ft_settle", outcome="approved", generation=3, remaining=600.0)
     runs: list[Any] = [("settle", [answer], 0)]
-    for told in [*looks, *looks[-1:] * 20]:
+    for told in [*looks, *looks[-1:] * 30]:
         runs.append(("status", [ended("web1", PREFIX + "ft_info", **told)] if told else [], 0))
     one, _clock, _told = extending(*runs)
     (change,) = resume.found({"web1": info("held"), "web2": info("held")}, 0.0)
@@ -392,6 +392,25 @@ def test_an_approval_is_a_success_only_where_a_run_goes_on(looks: list[dict[str,
     reason, results = resume.Resumption(one.context, {}).approve(change)
     assert (reason == "") is lives and [result.state for result in results] == [State.HELD if lives else State.IN_DOUBT]
     assert lives or "no run has gone on" in reason
+
+
+@pytest.mark.parametrize(("took", "waited"), [(1.0, 120.0), (60.0, 400.0)])
+@pytest.mark.parametrize("sign", [True, False])
+def test_hosts_that_are_slow_to_answer_get_longer_to_show_that_a_run_goes_on(
+    monkeypatch: pytest.MonkeyPatch, took: float, waited: float, sign: bool
+) -> None:
+    one, clock, _told = extending()
+    began = clock.now
+
+    def asked(context: Context, hosts: list[str]) -> dict[str, Any]:
+        looked, clock.now = clock.now, clock.now + took
+        return {"web1": info("decided" if sign and looked >= began + waited else "approved")}
+
+    monkeypatch.setattr(resume, "_ask", asked)
+    (change,) = resume.found({"web1": info("held"), "web2": info("held")}, 0.0)
+    silence = resume.Resumption(one.context, {})._silence(change.members[:1])
+    # The last look begins after the end, so that no sign before the end is missed.
+    assert silence == (0.0 if sign else clock.now - began) and clock.now - began >= waited + took
 
 
 def test_an_extension_that_another_generation_tells_of_is_none() -> None:

@@ -81,6 +81,7 @@ class Script:
 
     runs: list[tuple[str, list[Event], int | None]]
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    fresh: list[bool] = field(default_factory=list)
     saw: Seen | None = field(default_factory=Seen)
     lines: int = 1
 
@@ -90,7 +91,8 @@ class Script:
         verdicts = cast("dict[str, str]", run.variables.get("evenkeel_verdicts", {}))
         asks = run.name in ("facts", "health", "status") or set(verdicts.values()) == {"extend"}
         assert run.question == asks, "a question is answered in minutes"
-        assert run.fresh == (run.name == "settle"), "a login after the change confirms it"
+        assert run.fresh or run.name != "settle", "a login after the change confirms it"
+        self.fresh.append(run.fresh)
         return self._play(run.name, dict(run.variables), on_event)
 
     def run_users(
@@ -485,9 +487,37 @@ def test_a_host_that_falls_ill_after_it_was_confirmed_stops_the_next_wave() -> N
 
 def test_a_host_without_probes_that_is_lost_after_its_login_confirmed_it_stops_the_next_wave() -> None:
     lost = measured("web1", "unreachable", msg="timed out")
-    one = change(*alone("web1"), ("health", [lost], 4), hosts=2, variables={})
+    one = change(*alone("web1"), ("health", [lost], 4), ("health", [lost], 4), hosts=2, variables={})
     assert "web1 was not measured after it was confirmed" in one.run(gather=False)[0]
     assert [host.state for host in one.hosts.values()] == [State.CONFIRMED, State.NOT_BEGUN] and one.hosts["web1"].sick
+
+
+@pytest.mark.parametrize("variables", [PROBED, {}])
+def test_a_lost_login_is_no_illness_where_the_host_answers_a_new_one(variables: Mapping[str, object]) -> None:
+    lost = [measured("web1", "unreachable", msg="timed out"), measured("web2")]
+    well = ("health", [measured("web1")], 0)
+    one = change(*alone("web1"), well, *alone("web2"), ("health", lost, 4), well, hosts=2, variables=variables)
+    before = one.context.clock.now()
+    assert one.run(gather=False) == ("", False) and not one.hosts["web1"].sick
+    script = script_of(one)
+    assert script.asked[-1][1]["evenkeel_hosts"] == ["web1"], "a host that has answered is not asked again"
+    assert script.fresh[-2:] == [False, True] and one.context.clock.now() >= before + decide.QUIET
+
+
+def test_a_host_that_is_ill_at_its_second_answer_is_not_called_unreachable() -> None:
+    ill = measured("web1", "failed", msg="tcp 80: fail", state="fail")
+    lost = measured("web1", "unreachable", msg="timed out")
+    one = change(*alone("web1"), ("health", [lost], 4), ("health", [ill], 2), hosts=2)
+    assert one.run(gather=False)[0] == "web1 became unhealthy after it was confirmed: tcp 80: fail"
+
+
+def test_a_held_host_that_does_not_answer_is_asked_once_more_whether_it_waits() -> None:
+    waits = ended("web1", PREFIX + "ft_info", generation=3, armed={"generation": 3, "stage": "held"})
+    lost = ended("web1", PREFIX + "ft_info", "unreachable", msg="timed out")
+    one = change(("status", [lost], 4), ("status", [waits], 0), ("health", [measured("web1")], 0), hosts=1)
+    one.hosts["web1"] = HostResult("web1", 1, State.HELD, generation=3)
+    assert one._measure() == "" and one.hosts["web1"].state is State.HELD
+    assert script_of(one).fresh == [False, True, False]
 
 
 def test_a_confirmed_host_that_somebody_put_back_stops_the_change_and_is_not_called_confirmed() -> None:
@@ -505,6 +535,7 @@ def test_a_change_that_ends_with_a_host_ill_or_unmeasured_is_no_success(last: li
         ("health", [measured("web1")], 0),
         *alone("web2"),
         ("health", [measured("web2"), *last], 4),
+        ("health", last, 4),
         hosts=2,
     )
     reason, _ = one.run(gather=False)
