@@ -168,6 +168,43 @@ def test_words_that_say_that_it_failed_do_not(daemon: Daemon) -> None:
         reload("web", made.system())
 
 
+SSHD = (
+    "Received SIGHUP; restarting.\nerror: Unable to load host key: /etc/ssh/key\nServer listening on 0.0.0.0 port 22."
+)
+BIND = "reloading configuration succeeded\nzone a.example/IN: loading from master file a.db failed: file not found"
+ROOTS = "could not configure root hints from named.ca: file not found\nreloading configuration succeeded"
+
+
+@pytest.mark.parametrize("said", [SSHD, BIND, ROOTS])
+def test_a_reload_that_was_taken_without_a_part_is_no_failure(daemon: Daemon, said: str) -> None:
+    made = host(daemon)
+    made.said = said
+    assert reload("web", made.system()).shown.startswith("it says: ")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "reloading failed: file not found\nrestarting worker 3",
+        "cannot parse the configuration\nkeeping the old configuration",
+        "[emerg] bind() to 0.0.0.0:443 failed\nreconfiguring",
+    ],
+)
+def test_no_later_line_takes_back_that_the_reload_failed(daemon: Daemon, said: str) -> None:
+    made = host(daemon)
+    made.said = said
+    with pytest.raises(ServiceFailed, match="keeps its old configuration: "):
+        reload("web", made.system())
+
+
+def test_lines_of_two_logs_have_no_order(daemon: Daemon) -> None:
+    pid = daemon.process.pid
+    made = host(daemon, lambda: daemon.do(f"say [{pid}] cannot parse the configuration"))
+    made.said = "Received SIGHUP\n"
+    with pytest.raises(ServiceFailed, match="cannot parse the configuration"):
+        reload("web", made.system())
+
+
 def test_what_systemd_waits_for_and_what_has_no_process_is_shown_by_that(daemon: Daemon) -> None:
     assert reload("web", host(daemon, Type="notify-reload").system()).shown == "it told systemd that it is ready again"
     assert reload("web", host(None).system()).shown == "its command ended well, and nothing else of it runs"
@@ -197,6 +234,6 @@ def test_only_the_main_process_is_a_proof(daemon: Daemon) -> None:
     assert reload("web", made.system()).shown == f"it says: [{pid}] reloading"
     asked = [call for call in made.calls if "journalctl" in call]
     assert asked and all(f" _PID={pid} " in call for call in asked)
-    made = host(daemon, lambda: daemon.do(f"say [{pid}] reloading\nsay [{pid}] failed to load the worker"))
-    with pytest.raises(ServiceFailed, match="failed to load the worker"):
+    made = host(daemon, lambda: daemon.do(f"say [{pid}] reloading\nsay [{pid}] failed to load the configuration"))
+    with pytest.raises(ServiceFailed, match="failed to load the configuration"):
         reload("web", made.system())
