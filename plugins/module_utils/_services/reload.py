@@ -93,7 +93,7 @@ def reload(name: str, system: System, proc: str = "/proc") -> Reloaded:
 def _workers(unit: Unit, before: _Before, proc: str) -> str:
     """The proof in words that new workers replaced the old ones. One additional worker may belong to a request, or to a
     session (sshd), also beside the only one before: while any stays, there must have been several, and as many new."""
-    if not before.workers:
+    if not before.workers or not unit.main:  # The children of 0 are those of the kernel.
         return ""
     now = running.children(unit.main, proc)
     new = [pid for pid, started in now.items() if before.workers.get(pid) != started]
@@ -139,7 +139,8 @@ def _is_final(text: str) -> bool:
 
 def _log_lines(unit: Unit, before: _Before, system: System) -> list[_Line]:
     """The lines that the service has written since: to the files that its main process appends to, and the lines of the
-    main process in the journal. A line of a file is its own where it names its id."""
+    main process in the journal. A line of a file is its own where it names its id. Where systemd knows no main process,
+    all lines of the unit in the journal are read, and none is its own."""
     lines: list[tuple[str, str]] = []
     for path, length in before.logs.items():
         if "access" in os.path.basename(path):
@@ -157,7 +158,9 @@ def _log_lines(unit: Unit, before: _Before, system: System) -> list[_Line]:
         _Line(line.strip()[:_LINE], bool(re.search(own, _QUOTED.sub(" ", line[:_LINE]))), path) for path, line in lines
     ]
     # A child of the service serves others: the words of a failed login are not about the reload.
-    argv = ["journalctl", f"_SYSTEMD_UNIT={unit.id}", f"_PID={unit.main}", f"--since=@{before.moment:.6f}"]
-    done = system.run([*argv, "--output=cat", "--no-pager", "--quiet", "--lines=50"], 10.0)
-    found += [_Line(line.strip()[:_LINE], True) for line in done.out.splitlines() if done.rc == 0]
+    argv = ["journalctl", f"_SYSTEMD_UNIT={unit.id}", *([f"_PID={unit.main}"] if unit.main else [])]
+    done = system.run(
+        [*argv, f"--since=@{before.moment:.6f}", "--output=cat", "--no-pager", "--quiet", "--lines=50"], 10.0
+    )
+    found += [_Line(line.strip()[:_LINE], bool(unit.main)) for line in done.out.splitlines() if done.rc == 0]
     return [line for line in found if line.text]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import ServiceFailed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import running
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.reload import ASKED, reload
 
 from .fake_systemd import Machine, Unit, machine
@@ -203,6 +204,20 @@ def test_lines_of_two_logs_have_no_order(daemon: Daemon) -> None:
     made.said = "Received SIGHUP\n"
     with pytest.raises(ServiceFailed, match="cannot parse the configuration"):
         reload("web", made.system())
+
+
+def test_a_service_without_a_main_process_is_heard_and_proves_nothing(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "processes", lambda units, _proc: {unit: [daemon.process.pid] for unit in units})
+    made = host(None)
+    made.said = "reloading 0 zones\n"
+    assert reload("web", made.system()).shown == ""
+    made.said = "reloading 0 zones failed\n"
+    with pytest.raises(ServiceFailed, match="reloading 0 zones failed"):
+        reload("web", made.system())
+    asked = [call for call in made.calls if "journalctl" in call]
+    assert asked and not any("_PID=" in call for call in asked)
 
 
 def test_what_systemd_waits_for_and_what_has_no_process_is_shown_by_that(daemon: Daemon) -> None:
