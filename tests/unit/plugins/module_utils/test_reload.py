@@ -47,7 +47,8 @@ class Daemon:
     def do(self, words: str) -> None:
         assert self.process.stdin is not None and self.process.stdout is not None
         print(words, file=self.process.stdin, flush=True)
-        self.process.stdout.readline()
+        for _line in words.splitlines():
+            self.process.stdout.readline()
 
 
 @pytest.fixture
