@@ -245,9 +245,14 @@ def carry_out(verb: str, definition: Definition, system: System) -> tuple[Servic
 
 def _act(verb: str, definition: Definition, system: System) -> tuple[ServiceState, bool]:
     before = observe(definition, system)
-    killed = verb in ("stop", "restart") and _stop(definition, system)
+    killed, left = _stop(definition, system) if verb in ("stop", "restart") else (False, "")
+    more = f"; {left}" if left else ""
     if verb in ("start", "restart") and (verb == "restart" or not before.active):
-        _start(definition, system)
+        try:
+            _start(definition, system)
+        except ServiceFailed as error:
+            error.message += more
+            raise
     if verb == "reload":
         found = _running(definition, system)
         if found is None or not definition["reload_signal"]:
@@ -264,7 +269,10 @@ def _act(verb: str, definition: Definition, system: System) -> tuple[ServiceStat
     }[verb]
     if wrong:
         program = definition["argv"][0]  # Its other words may hold a secret.
-        raise ServiceFailed(f"process {definition['name']}: after {verb} it is {after.text}; its program: {program}")
+        what = f"after {verb} it is {after.text}; its program: {program}"
+        raise ServiceFailed(f"process {definition['name']}: {what}{more}")
+    if left:
+        raise ServiceFailed(f"{left}; it was started anew, and is {after.text}" if verb == "restart" else left)
     return after, killed
 
 
@@ -323,15 +331,17 @@ def _write(path: str, data: bytes) -> None:
         os.close(fd)
 
 
-def _stop(definition: Definition, system: System) -> bool:
+def _stop(definition: Definition, system: System) -> tuple[bool, str]:
     """Send the stop signal, and KILL when that does not end the process; then end what it leaves behind in the process
-    group that it leads. Returns whether KILL was needed. A later process with its pid gets no signal.
+    group that it leads. A later process with its pid gets no signal. What it has started in a group of others is left
+    alone.
 
-    Raises ServiceFailed where something goes on: what it has started in a group of others is named, and left alone.
+    Returns (whether KILL was needed, what it has started and goes on, in words). Raises ServiceFailed where it goes on
+    itself.
     """
     found = _running(definition, system)
     if found is None:
-        return False
+        return False, ""
     pid, started = found
     stat, where = read_stat(pid), f"process {definition['name']} (pid {pid})"
     leads = stat is not None and stat.group == pid
@@ -352,11 +362,10 @@ def _stop(definition: Definition, system: System) -> bool:
     if leads:
         killed = _end(left, "TERM", system) or killed
     else:
-        _wait(left, _ALIVE, system)
-    if left():
-        those = ", ".join(f"{one} ({program_name(one)})" for one in sorted(left()))
-        raise ServiceFailed(f"{where} has ended, and processes that it had started go on: {those}; end them by hand")
-    return killed
+        _wait(left, _STOP_LIMIT, system)
+    those = ", ".join(f"{one} ({program_name(one)})" for one in sorted(left()))
+    words = f"{where} has ended, and processes that it had started go on: {those}; end them by hand"
+    return killed, words if those else ""
 
 
 def _end(who: Callable[[], dict[int, int]], word: str, system: System) -> bool:

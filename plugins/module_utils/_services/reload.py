@@ -31,7 +31,9 @@ _EMERGENCY, _SEVERE = re.compile(_HEAD + r"emerg\]", re.I), re.compile(_HEAD + r
 _TAKEN = re.compile(r"re-?load|re-?read|re-?start|re-?exec|\bHUP|SIGHUP|listening on|configur", re.I)
 # A line that shows that the reload failed has one of these words beside a word of failure.
 _RELOAD = re.compile(_TAKEN.pattern + r"|\bconfig", re.I)
-_OWN_RELOAD = re.compile(_RELOAD.pattern + r"|\bload|already in use|not bind", re.I)
+_OWN_RELOAD = re.compile(_RELOAD.pattern + r"|already in use|not bind", re.I)
+# A failure that names the reload itself: no later line takes it back. Words of a line that tells of what was kept.
+_OF_RELOAD, _KEPT = re.compile("re-?load", re.I), re.compile(r"\b(?:keep|kept|old|previous|unchanged)", re.I)
 _FAILED = re.compile(
     r"\b(?:errors?|fail(?:ed|ure|s)?|fatal|invalid|(?:could|can) ?not|can't|unable|denied|refused|in use)\b", re.I
 )
@@ -91,7 +93,7 @@ def reload(name: str, system: System, proc: str = "/proc") -> Reloaded:
 def _workers(unit: Unit, before: _Before, proc: str) -> str:
     """The proof in words that new workers replaced the old ones. One additional worker may belong to a request, or to a
     session (sshd), also beside the only one before: while any stays, there must have been several, and as many new."""
-    if not before.workers:
+    if not before.workers or not unit.main:  # The children of 0 are those of the kernel.
         return ""
     now = running.children(unit.main, proc)
     new = [pid for pid, started in now.items() if before.workers.get(pid) != started]
@@ -102,34 +104,44 @@ def _workers(unit: Unit, before: _Before, proc: str) -> str:
 
 
 class _Line(NamedTuple):
-    """``is_own``: whether the main process wrote it, and not a child that serves others."""
+    """``is_own``: whether the main process wrote it, and not a child that serves others. ``log``: the file that it is
+    of; empty for the journal."""
 
     text: str
     is_own: bool
+    log: str = ""
 
 
 def _judged(lines: Sequence[_Line]) -> tuple[list[str], list[str]]:
     """(lines that show that the reload failed, lines of the main process that show that it was taken).
 
     A failed login, or a request that was refused, is no failure of a reload. Lines of other processes count only while
-    the main process says nothing, and never as a proof: they may repeat what a client has written.
+    the main process says nothing, and never as a proof: they may repeat what a client has written. Where the main
+    process says later in the same log that it goes on anew, it did without what it missed (sshd: one of its keys).
     """
-    wrong: dict[bool, list[str]] = {True: [], False: []}
+    wrong: dict[bool, list[_Line]] = {True: [], False: []}
     taken = []
-    for text, is_own in lines:
+    for line in lines:
+        text, is_own, log = line
         words = _QUOTED.sub(" ", text)
         severe, about = (_SEVERE, _OWN_RELOAD) if is_own else (_EMERGENCY, _RELOAD)
         if severe.match(text) or (about.search(words) and _FAILED.search(words)):
-            wrong[is_own].append(text)
-        elif is_own and _TAKEN.search(words):
+            wrong[is_own].append(line)
+        elif is_own and _TAKEN.search(words) and not _KEPT.search(words):
             taken.append(text)
-    return wrong[True] or ([] if taken else wrong[False]), taken
+            wrong[True] = [one for one in wrong[True] if one.log != log or _is_final(one.text)]
+    return [line.text for line in wrong[True] or ([] if taken else wrong[False])], taken
+
+
+def _is_final(text: str) -> bool:
+    return bool(_SEVERE.match(text) or _OF_RELOAD.search(_QUOTED.sub(" ", text)))
 
 
 def _log_lines(unit: Unit, before: _Before, system: System) -> list[_Line]:
     """The lines that the service has written since: to the files that its main process appends to, and the lines of the
-    main process in the journal. A line of a file is its own where it names its id."""
-    lines: list[str] = []
+    main process in the journal. A line of a file is its own where it names its id. Where systemd knows no main process,
+    all lines of the unit in the journal are read, and none is its own."""
+    lines: list[tuple[str, str]] = []
     for path, length in before.logs.items():
         if "access" in os.path.basename(path):
             continue  # It tells of requests.
@@ -138,13 +150,17 @@ def _log_lines(unit: Unit, before: _Before, system: System) -> list[_Line]:
                 if os.readlink(f"/proc/self/fd/{stream.fileno()}") != path:
                     continue  # The owner of a directory has replaced the file meanwhile.
                 stream.seek(max(length, os.fstat(stream.fileno()).st_size - _TAIL))
-                lines += stream.read(_TAIL).decode("utf-8", "replace").splitlines()
+                lines += [(path, line) for line in stream.read(_TAIL).decode("utf-8", "replace").splitlines()]
         except OSError:
             continue
     own = rf"\b{unit.main}\b"
-    found = [_Line(line.strip()[:_LINE], bool(re.search(own, _QUOTED.sub(" ", line[:_LINE])))) for line in lines]
+    found = [
+        _Line(line.strip()[:_LINE], bool(re.search(own, _QUOTED.sub(" ", line[:_LINE]))), path) for path, line in lines
+    ]
     # A child of the service serves others: the words of a failed login are not about the reload.
-    argv = ["journalctl", f"_SYSTEMD_UNIT={unit.id}", f"_PID={unit.main}", f"--since=@{before.moment:.6f}"]
-    done = system.run([*argv, "--output=cat", "--no-pager", "--quiet", "--lines=50"], 10.0)
-    found += [_Line(line.strip()[:_LINE], True) for line in done.out.splitlines() if done.rc == 0]
+    argv = ["journalctl", f"_SYSTEMD_UNIT={unit.id}", *([f"_PID={unit.main}"] if unit.main else [])]
+    done = system.run(
+        [*argv, f"--since=@{before.moment:.6f}", "--output=cat", "--no-pager", "--quiet", "--lines=50"], 10.0
+    )
+    found += [_Line(line.strip()[:_LINE], bool(unit.main)) for line in done.out.splitlines() if done.rc == 0]
     return [line for line in found if line.text]

@@ -334,6 +334,9 @@ def test_units_that_were_made_for_a_while_since_are_named(monkeypatch: pytest.Mo
         f"{hexadecimal}.timer",
         f"{hexadecimal}-5a.service",
         "init.scope",
+        "snap.lxd.daemon-7.scope",
+        "machine-qemu.scope",
+        f"libpod-conmon-{hexadecimal}.scope",
     ]
     units = [
         unit("run-r1.timer", 600.0, sub="waiting"),
@@ -346,12 +349,30 @@ def test_units_that_were_made_for_a_while_since_are_named(monkeypatch: pytest.Mo
     system = machine(*units).system()
     since = background.boottime(system, 500.0)
     named = ["run-r1.timer, active (waiting)", "late.timer, active (running)"]
-    named += [f"libpod-{hexadecimal}.scope, active (running)"]
+    named += [f"1 container began since: libpod-{hexadecimal}.scope"]
     assert strays.found(system, since, since + 900.0, -1, "/none") == ["pid 7: x", *named]
     broken = machine(*units)
     broken.broken = "Failed to connect to bus"
     assert strays.found(broken.system(), since, since + 900.0, -1, "/none") == ["pid 7: x"]
     assert strays.found(replace(system, has_systemd=lambda: False), since, since + 900.0, -1) == []
+
+
+def test_containers_are_counted_and_scopes_come_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "left_behind", lambda *_words: [])
+    engines = ("cri-containerd", "crio", "docker", "libpod")
+    names = [*(f"{engine}-{number}.scope" for engine in engines for number in range(9))]
+    names += [*(f"build{number:02}.scope" for number in range(30)), "late.service", "late.timer"]
+    system = machine(*(Unit(name, entered=600.0, more={"Transient": "yes"}) for name in sorted(names))).system()
+    since = background.boottime(system, 500.0)
+    words = strays.found(system, since, since + 900.0, -1, "/none")
+    counted = "36 containers began since: cri-containerd-0.scope, cri-containerd-1.scope, …"
+    first = [
+        "late.service, active (running)",
+        "late.timer, active (running)",
+        counted,
+        "build00.scope, active (running)",
+    ]
+    assert words[:4] == first and len(words) == 20
 
 
 def test_a_shutdown_that_was_planned_since_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -137,16 +137,40 @@ def test_children_end_with_a_service_that_we_have_started(service: process.Defin
     assert not state.active and not killed and start_time(child) is None
 
 
-def test_children_in_a_group_of_others_are_named_and_left_alone(service: process.Definition) -> None:
+@pytest.mark.parametrize("verb", ["stop", "restart"])
+def test_children_in_a_group_of_others_are_named_and_left_alone(
+    service: process.Definition, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """A restart starts the service all the same."""
+    monkeypatch.setattr(process, "_STOP_LIMIT", 0.3)
     with_child(service)
     with by_hand(service):
         child = child_of(service)
         try:
-            with pytest.raises(ServiceFailed, match=rf"has ended, and processes .* go on: {child} \(sleep\); end them"):
-                process.act("stop", service, SYSTEM)
-            assert start_time(child) is not None
+            with pytest.raises(
+                ServiceFailed, match=rf"has ended, and processes .* go on: {child} \(sleep\); end them by hand"
+            ) as caught:
+                process.act(verb, service, SYSTEM)
+            state = process.observe(service, SYSTEM)
+            assert start_time(child) is not None and state.active == (verb == "restart")
+            assert caught.value.message.endswith(f"; it was started anew, and is {state.text}") == state.active
         finally:
             os.kill(child, signal.SIGKILL)
+
+
+def test_children_in_a_group_of_others_have_time_to_end(service: process.Definition) -> None:
+    script = 'sleep 0.9 & touch ready; trap "exit 0" TERM; while :; do sleep 0.05; done'
+    service["argv"] = ["/bin/sh", "-c", script]
+    with by_hand(service):
+        assert not process.act("stop", service, SYSTEM).active
+
+
+def test_a_restart_that_cannot_start_tells_what_goes_on(service: process.Definition) -> None:
+    service["argv"] = ["/bin/false"]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ServiceFailed) as caught:
+        patch.setattr(process, "_stop", lambda *_words: (False, "pid 7 goes on"))
+        process.act("restart", service, SYSTEM)
+    assert caught.value.message == "process web ended at once, with exit code 1; pid 7 goes on"
 
 
 def test_a_service_to_which_we_belong_is_not_stopped(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import ServiceFailed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import running
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.reload import ASKED, reload
 
 from .fake_systemd import Machine, Unit, machine
@@ -46,7 +47,8 @@ class Daemon:
     def do(self, words: str) -> None:
         assert self.process.stdin is not None and self.process.stdout is not None
         print(words, file=self.process.stdin, flush=True)
-        self.process.stdout.readline()
+        for _line in words.splitlines():
+            self.process.stdout.readline()
 
 
 @pytest.fixture
@@ -168,6 +170,57 @@ def test_words_that_say_that_it_failed_do_not(daemon: Daemon) -> None:
         reload("web", made.system())
 
 
+SSHD = (
+    "Received SIGHUP; restarting.\nerror: Unable to load host key: /etc/ssh/key\nServer listening on 0.0.0.0 port 22."
+)
+BIND = "reloading configuration succeeded\nzone a.example/IN: loading from master file a.db failed: file not found"
+ROOTS = "could not configure root hints from named.ca: file not found\nreloading configuration succeeded"
+
+
+@pytest.mark.parametrize("said", [SSHD, BIND, ROOTS])
+def test_a_reload_that_was_taken_without_a_part_is_no_failure(daemon: Daemon, said: str) -> None:
+    made = host(daemon)
+    made.said = said
+    assert reload("web", made.system()).shown.startswith("it says: ")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "reloading failed: file not found\nrestarting worker 3",
+        "cannot parse the configuration\nkeeping the old configuration",
+        "[emerg] bind() to 0.0.0.0:443 failed\nreconfiguring",
+    ],
+)
+def test_no_later_line_takes_back_that_the_reload_failed(daemon: Daemon, said: str) -> None:
+    made = host(daemon)
+    made.said = said
+    with pytest.raises(ServiceFailed, match="keeps its old configuration: "):
+        reload("web", made.system())
+
+
+def test_lines_of_two_logs_have_no_order(daemon: Daemon) -> None:
+    pid = daemon.process.pid
+    made = host(daemon, lambda: daemon.do(f"say [{pid}] cannot parse the configuration"))
+    made.said = "Received SIGHUP\n"
+    with pytest.raises(ServiceFailed, match="cannot parse the configuration"):
+        reload("web", made.system())
+
+
+def test_a_service_without_a_main_process_is_heard_and_proves_nothing(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "processes", lambda units, _proc: {unit: [daemon.process.pid] for unit in units})
+    made = host(None)
+    made.said = "reloading 0 zones\n"
+    assert reload("web", made.system()).shown == ""
+    made.said = "reloading 0 zones failed\n"
+    with pytest.raises(ServiceFailed, match="reloading 0 zones failed"):
+        reload("web", made.system())
+    asked = [call for call in made.calls if "journalctl" in call]
+    assert asked and not any("_PID=" in call for call in asked)
+
+
 def test_what_systemd_waits_for_and_what_has_no_process_is_shown_by_that(daemon: Daemon) -> None:
     assert reload("web", host(daemon, Type="notify-reload").system()).shown == "it told systemd that it is ready again"
     assert reload("web", host(None).system()).shown == "its command ended well, and nothing else of it runs"
@@ -197,6 +250,6 @@ def test_only_the_main_process_is_a_proof(daemon: Daemon) -> None:
     assert reload("web", made.system()).shown == f"it says: [{pid}] reloading"
     asked = [call for call in made.calls if "journalctl" in call]
     assert asked and all(f" _PID={pid} " in call for call in asked)
-    made = host(daemon, lambda: daemon.do(f"say [{pid}] reloading\nsay [{pid}] failed to load the worker"))
-    with pytest.raises(ServiceFailed, match="failed to load the worker"):
+    made = host(daemon, lambda: daemon.do(f"say [{pid}] reloading\nsay [{pid}] failed to load the configuration"))
+    with pytest.raises(ServiceFailed, match="failed to load the configuration"):
         reload("web", made.system())
