@@ -1102,7 +1102,11 @@ def test_mounts_that_an_administrator_has_written_are_part_of_all_units(monkeypa
     assert f"leave {DATA.name}" in plan(then, machine(mounted, Unit(WEB)), f"{ETC}{DATA.name}")
     assert f"reload {DATA.name}" in plan(then, machine(DATA, Unit(WEB)), f"{ETC}{DATA.name}")
     # The disks of another host are others.
-    assert recorded_names(Services().carried(then)) == [WEB]
+    carried, host = Services().carried(then), machine(DATA, Unit(WEB))
+    assert recorded_names(carried) == [WEB]
+    assert plan(carried, host, f"{ETC}{DATA.name}") == ["daemon-reload systemd"]
+    monkeypatch.setattr("os.path.lexists", lambda _path: False)
+    assert Services().verify(carried, host.system()) == []
 
 
 def test_a_mount_that_its_automount_let_go_is_not_made_again() -> None:
