@@ -666,6 +666,8 @@ def _came(lines: Sequence[str], system: System, at: Restore | None = None) -> li
     for live, unit in zip(systemd.observe(names, system), systemd.describe(names, system)):
         if unit.id.endswith(MOUNTING) and not all_told:
             continue  # An older record, and that of another host, has no mounts.
+        if at is None and systemd.passing(live):
+            live = systemd.settled(live.name, system, _BRIEFLY)  # It may be on its way down.
         own = (f"/{unit.id}", f"/{links.template(unit.id)}")
         files = [path for path in unit.files if path.endswith(own) or path == unit.source]
         lost = not live.exists or any(path in changed or not os.path.lexists(path) for path in files)

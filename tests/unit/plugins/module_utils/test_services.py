@@ -1134,6 +1134,21 @@ def test_an_instance_goes_with_its_template(tmp_path: Path) -> None:
     assert "stop app@1.service" in plan(then, machine(Unit(WEB), app), str(file))
 
 
+def test_an_instance_that_crashes_again_and_again_is_seen() -> None:
+    """An instance has no unit file of its own, so that only the units that run tell of it."""
+    app = Unit("app@1.service", enabled="static", active="activating", sub="auto-restart")
+    then, now = all_of(Unit(WEB), app), machine(Unit(WEB), replace(app, active="active", sub="running"))
+    assert recorded_names(then) == [app.name, WEB]
+    assert plan(then, now) == [] == Services().verify(then, now.system())
+    # It came with the change.
+    then, now = all_of(Unit(WEB)), machine(Unit(WEB), app)
+    assert Services().verify(then, now.system()) == ["app@1.service runs, and came with the change"]
+    assert plan(then, now) == ["stop app@1.service"]
+    now.units[app.name] = replace(app, active="deactivating", sub="stop-sigterm")
+    ending = replace(now.system(), sleep=lambda _seconds: setattr(now.unit(app.name), "active", "inactive"))
+    assert Services().verify(then, ending) == []
+
+
 @pytest.mark.parametrize(
     "unit",
     [
