@@ -228,7 +228,8 @@ class Services(Programs):
         last: list[Step] = []
         reader = links.reader()
         linked = [step for unit in units for step in _links(unit, reader)]
-        for unit, live, known in zip(units, systemd.observe(names, at.system), described):
+        states = systemd.observe(names, at.system)
+        for unit, live, known in zip(units, states, described):
             steps = last if unit["active"] or unit.get("passing") else first
             for trigger in systemd.observe([one for one in unit.get("triggers", ()) if one not in names], at.system):
                 if not trigger.active and _waits_for_boot(trigger, live):
@@ -251,7 +252,8 @@ class Services(Programs):
         for known in came:
             stays = _spare(known, "it came with the change", _FOR_ALL, [], at)
             first += stays if outage.stays_up(known) else [Step(SERVICES, "stop", known.id, "came with the change")]
-        last += _taken_along([*described, *came], units, [*first, *last])
+        up = [(unit, known) for unit, live, known in zip(units, states, described) if live.active and unit["active"]]
+        last += _taken_along([*described, *came], up, [*first, *last], at.system)
         why = "something was put back" if at.changed or at.steps else "units changed" if linked else ""
         why = why or next((f"the unit file of {known.id} changed" for known in described if known.outdated), "")
         again = [Step(SERVICES, "daemon-reload", "systemd", why, {"units": names})] if units and why else []
@@ -565,18 +567,24 @@ def _activity(
     return [Step(SERVICES, "leave", name, why, detail)] if anew else []
 
 
-def _taken_along(known: Sequence[Unit], units: Sequence[UnitRecord], steps: Sequence[Step]) -> list[Step]:
-    """The steps that start what ran at the checkpoint and goes down with a unit that is stopped."""
+def _taken_along(
+    known: Sequence[Unit], up: Sequence[tuple[UnitRecord, Unit]], steps: Sequence[Step], system: System
+) -> list[Step]:
+    """The steps that start what goes down with a unit that is stopped. ``up``: what runs, and ran at the checkpoint."""
     takes = {unit.id: unit.takes for unit in known}
-    ran = {unit["name"] for unit in units if unit["active"] and not unit.get("clustered")}
+    may = {then["name"]: (then, unit) for then, unit in up if unit.starts and not (unit.is_job or _is_open(then, unit))}
     starting = {step.target for step in steps if step.action in ("start", "restart")}
     found: dict[str, str] = {}
     for stopped in (step.target for step in steps if step.action == "stop"):
         down = [stopped]
         for name in down:
             down += [one for one in takes.get(name, ()) if one not in down]
-        found.update({one: stopped for one in down[1:] if one in ran - starting})
-    return [Step(SERVICES, "start", name, f"stops with {stopped}") for name, stopped in found.items()]
+        found.update({one: stopped for one in down[1:] if one in may and one not in starting})
+    return [
+        Step(SERVICES, "start", name, f"stops with {stopped}")
+        for name, stopped in found.items()
+        if not _has_ended(*may[name], system)
+    ]
 
 
 def _is_open(then: UnitRecord, unit: Unit) -> bool:

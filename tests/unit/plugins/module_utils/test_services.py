@@ -939,6 +939,21 @@ def test_what_stops_with_a_unit_and_ran_before_starts_again() -> None:
     assert put_back(then, machine(*now)) == []
 
 
+@pytest.mark.parametrize(
+    "unit",
+    [
+        Unit(WEB, more={"RefuseManualStart": "yes"}),
+        Unit(WEB, more={"Type": "oneshot"}),
+        Unit(WEB, enabled="static", triggered_by=("web.timer",)),
+    ],
+)
+def test_what_stops_with_a_unit_is_started_only_where_it_may_be(unit: Unit) -> None:
+    timer = Unit("web.timer")
+    then = all_of(Unit(DB, active="inactive"), unit, timer)
+    assert plan(then, machine(Unit(DB, takes=(WEB,)), unit, timer)) == ["stop db.service"]
+    assert plan(then, machine(Unit(DB, takes=(WEB,)), Unit(WEB), timer)) == ["stop db.service", "start web.service"]
+
+
 # -- all units
 
 
