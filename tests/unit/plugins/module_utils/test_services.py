@@ -1079,9 +1079,8 @@ def shipped(name: str, enabled: str = "static", active: str = "active", **more: 
     "unit",
     [
         shipped("wg-quick@wg0.service", "enabled"),
-        shipped("static.service"),
+        shipped("app@1.service"),
         shipped("script.service", "generated", SourcePath="/etc/init.d/../passwd"),
-        shipped("new.socket", "static"),
     ],
 )
 def test_what_a_change_has_started_is_stopped_also_where_its_file_stays(unit: Unit) -> None:
@@ -1090,6 +1089,22 @@ def test_what_a_change_has_started_is_stopped_also_where_its_file_stays(unit: Un
     host = machine(Unit(WEB), unit)
     assert Services().verify(then, host.system()) == [f"{unit.name} runs, and came with the change"]
     assert plan(then, host) == [f"stop {unit.name}"] and put_back(then, host) == []
+
+
+def test_a_static_unit_that_others_may_have_started_stays_and_is_named() -> None:
+    """As rpc-statd.service, which a mount of NFS starts."""
+    unit = shipped("statd.service", ExecStart="{ path=/usr/sbin/statd ; argv[]=/usr/sbin/statd ; }")
+    then, host = all_of(Unit(WEB)), machine(Unit(WEB), unit)
+    assert plan(then, host) == [] == Services().verify(then, host.system())
+    (_again, leave) = Services().plan(then, at(host, "/etc/x"))
+    assert leave.action == "leave" and leave.detail["note"] == (
+        "statd.service stays up: it did not run at the checkpoint, and others may have started it on demand: "
+        "stop it where nothing needs it"
+    )
+    # It runs the program of the change.
+    assert "stop statd.service" in plan(then, host, "/usr/sbin/statd")
+    lost = replace(unit, more={"FragmentPath": f"{ETC}statd.service"})
+    assert "stop statd.service" in plan(then, machine(Unit(WEB), lost))
 
 
 ETC = "/etc/systemd/system/"
