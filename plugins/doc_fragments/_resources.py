@@ -243,7 +243,8 @@ options:
             are meant: those that are enabled or can be, and those that run. One of all
             is reloaded or started anew only where a file is put back that is its own by
             its name, as C(/etc/nginx) is of C(nginx), or where it was started, stopped
-            or reloaded since. A unit that the change has started is stopped.'
+            or reloaded since. A unit that the change has started is stopped, unless others
+            may have started it on demand.'
         type: dict
         suboptions:
           names:

@@ -47,6 +47,7 @@ _OF_CLUSTER = "a cluster manager starts and stops it"
 _BY_ITSELF = ("enabled", "enabled-runtime", "generated")
 _IN_USE = "programs may use what it mounts"
 _FOR_ALL = "its stop would take from the host what others need as well"
+_ON_DEMAND = "others may have started it on demand"
 
 
 class _Known(TypedDict):
@@ -91,7 +92,7 @@ class Services(Programs):
     Give C(names) or C(processes), or both. With neither, all units of the host are meant: those that are enabled or can
     be, and those that run. One of all is reloaded or started anew only where a file is put back that is its own by its
     name, as C(/etc/nginx) is of C(nginx), or where it was started, stopped or reloaded since. A unit that
-    the change has started is stopped.
+    the change has started is stopped, unless others may have started it on demand.
 
     except: Units that are left alone where all are meant. For example V([docker.service]).
 
@@ -228,7 +229,8 @@ class Services(Programs):
         last: list[Step] = []
         reader = links.reader()
         linked = [step for unit in units for step in _links(unit, reader)]
-        for unit, live, known in zip(units, systemd.observe(names, at.system), described):
+        states = systemd.observe(names, at.system)
+        for unit, live, known in zip(units, states, described):
             steps = last if unit["active"] or unit.get("passing") else first
             for trigger in systemd.observe([one for one in unit.get("triggers", ()) if one not in names], at.system):
                 if not trigger.active and _waits_for_boot(trigger, live):
@@ -248,10 +250,11 @@ class Services(Programs):
             known = Unit(live.name, files=tuple(definition["argv"][:2]), reloads=live.can_reload)
             steps += _activity(live, recorded, known, (), at, {"process": definition})
         came = _came(lines, at.system, at)
-        for known in came:
-            stays = _spare(known, "it came with the change", _FOR_ALL, [], at)
-            first += stays if outage.stays_up(known) else [Step(SERVICES, "stop", known.id, "came with the change")]
-        last += _taken_along([*described, *came], units, [*first, *last])
+        for known, spared in came:
+            stays = _spare(known, "it did not run at the checkpoint", spared, [], at)
+            first += stays if spared else [Step(SERVICES, "stop", known.id, "came with the change")]
+        up = [(unit, known) for unit, live, known in zip(units, states, described) if live.active and unit["active"]]
+        last += _taken_along([*described, *(known for known, _why in came)], up, [*first, *last], at.system)
         why = "something was put back" if at.changed or at.steps else "units changed" if linked else ""
         why = why or next((f"the unit file of {known.id} changed" for known in described if known.outdated), "")
         again = [Step(SERVICES, "daemon-reload", "systemd", why, {"units": names})] if units and why else []
@@ -306,7 +309,7 @@ class Services(Programs):
                 if not trigger.active and not _waits_for_boot(trigger, live):
                     wrong.append(f"{trigger.name}, which starts {live.name}, is {trigger.text}, and was active")
             wrong += [f"{step.target}: {step.action} is still to be done, {step.why}" for step in _links(unit, reader)]
-        came = [one.id for one in _came(lines, system) if not outage.stays_up(one)]
+        came = [one.id for one, spared in _came(lines, system) if not spared]
         wrong += [f"{name} runs, and came with the change" for name in came]
         for one in processes:
             state = process.observe(one["definition"], system)
@@ -565,18 +568,24 @@ def _activity(
     return [Step(SERVICES, "leave", name, why, detail)] if anew else []
 
 
-def _taken_along(known: Sequence[Unit], units: Sequence[UnitRecord], steps: Sequence[Step]) -> list[Step]:
-    """The steps that start what ran at the checkpoint and goes down with a unit that is stopped."""
+def _taken_along(
+    known: Sequence[Unit], up: Sequence[tuple[UnitRecord, Unit]], steps: Sequence[Step], system: System
+) -> list[Step]:
+    """The steps that start what goes down with a unit that is stopped. ``up``: what runs, and ran at the checkpoint."""
     takes = {unit.id: unit.takes for unit in known}
-    ran = {unit["name"] for unit in units if unit["active"] and not unit.get("clustered")}
+    may = {then["name"]: (then, unit) for then, unit in up if unit.starts and not (unit.is_job or _is_open(then, unit))}
     starting = {step.target for step in steps if step.action in ("start", "restart")}
     found: dict[str, str] = {}
     for stopped in (step.target for step in steps if step.action == "stop"):
         down = [stopped]
         for name in down:
             down += [one for one in takes.get(name, ()) if one not in down]
-        found.update({one: stopped for one in down[1:] if one in ran - starting})
-    return [Step(SERVICES, "start", name, f"stops with {stopped}") for name, stopped in found.items()]
+        found.update({one: stopped for one in down[1:] if one in may and one not in starting})
+    return [
+        Step(SERVICES, "start", name, f"stops with {stopped}")
+        for name, stopped in found.items()
+        if not _has_ended(*may[name], system)
+    ]
 
 
 def _is_open(then: UnitRecord, unit: Unit) -> bool:
@@ -612,7 +621,8 @@ def _spare(unit: Unit, why: str, spared: str, pids: Sequence[int], at: Restore) 
         return []
     why = why or f"{own} was put back"
     what = "the host" if spared == _FOR_ALL else "it, or the host,"
-    note = f"{unit.id} stays up: {why}, and {spared}: restart {what} when that suits"
+    to_do = "stop it where nothing needs it" if spared == _ON_DEMAND else f"restart {what} when that suits"
+    note = f"{unit.id} stays up: {why}, and {spared}: {to_do}"
     return [Step(SERVICES, "leave", unit.id, why, {"note": note, "owed": [own] if own else []})]
 
 
@@ -651,9 +661,10 @@ def _all_but(excepts: Sequence[str], system: System) -> list[str]:
     return [name for name in systemd.every(system) if name not in excepts]
 
 
-def _came(lines: Sequence[str], system: System, at: Restore | None = None) -> list[Unit]:
-    """Where all units are recorded: the units that run and have no record, so that they did not run at the checkpoint.
-    Of an older record only those that have lost their unit file, or will lose it. ``at``: of a plan."""
+def _came(lines: Sequence[str], system: System, at: Restore | None = None) -> list[tuple[Unit, str]]:
+    """Where all units are recorded: the units that run and have no record, so that they did not run at the checkpoint,
+    each with the words why it stays up, if it does. Of an older record only those that have lost their unit file, or
+    will lose it. ``at``: of a plan."""
     marks = _marks(lines)
     excepts = [name for one in marks for name in one.excepts]
     if not marks:
@@ -664,6 +675,10 @@ def _came(lines: Sequence[str], system: System, at: Restore | None = None) -> li
     changed = at.changed if at else ()
     found = []
     for live, unit in zip(systemd.observe(names, system), systemd.describe(names, system)):
+        if unit.id.endswith(MOUNTING) and not all_told:
+            continue  # An older record, and that of another host, has no mounts.
+        if at is None and systemd.passing(live):
+            live = systemd.settled(live.name, system, _BRIEFLY)  # It may be on its way down.
         own = (f"/{unit.id}", f"/{links.template(unit.id)}")
         files = [path for path in unit.files if path.endswith(own) or path == unit.source]
         lost = not live.exists or any(path in changed or not os.path.lexists(path) for path in files)
@@ -671,7 +686,11 @@ def _came(lines: Sequence[str], system: System, at: Restore | None = None) -> li
         up = live.active or systemd.passing(live) or (at is not None and live.queued)
         came = lost or (all_told and _was_down(live, unit, system, at))
         if up and came and not untold and unit.stops:
-            found.append(unit._replace(id=live.name))
+            # Nobody enables a static unit, and systemd does not tell which program has started it.
+            is_shared = not lost and unit.enabled == "static" and "@" not in unit.id
+            is_shared = is_shared and not running.touches(unit.files, changed)
+            spared = _FOR_ALL if outage.stays_up(unit) else _ON_DEMAND if is_shared else ""
+            found.append((unit._replace(id=live.name), spared))
     return found
 
 

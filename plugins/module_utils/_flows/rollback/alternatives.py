@@ -24,7 +24,7 @@ def needed(steps: Sequence[PathStep], roots: Sequence[str]) -> dict[str, str]:
     found = {}
     for name, link in _known() if gone else ():
         path = f"{_LINKS}/{name}"
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             inside = any(is_within(link, root) for root in roots)
             if path in gone and os.readlink(link) == path and not inside:
                 found[path] = (
@@ -37,9 +37,12 @@ def needed(steps: Sequence[PathStep], roots: Sequence[str]) -> dict[str, str]:
 def _known() -> Iterator[tuple[str, str]]:
     """(the name of a link in /etc/alternatives, the path of the link that leads to it)."""
     for folder in _BOOKS:
+        groups: list[str] = []
         with suppress(OSError):
-            for group in os.listdir(folder):
-                with open(f"{folder}/{group}", encoding="utf-8", errors="surrogateescape") as stream:
-                    _mode, *lines = stream.read().splitlines()
+            groups = os.listdir(folder)
+        for group in groups:
+            with suppress(OSError), open(f"{folder}/{group}", encoding="utf-8", errors="surrogateescape") as stream:
+                # The first line is the mode. The file may be empty, as after a loss of power.
+                lines = stream.read().splitlines()[1:]
                 lines = lines[: lines.index("")] if "" in lines else lines
                 yield from zip([group, *lines[1::2]], lines[::2])

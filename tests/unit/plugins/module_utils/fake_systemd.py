@@ -102,7 +102,8 @@ class Machine:
         if words[1] == "list-unit-files":
             return Completed(words, 0, "".join(f"{one.name} {one.enabled} -\n" for one in self.files()), "")
         if words[1] == "list-units":
-            listed = [one for one in self.units.values() if one.active in ("active", "reloading")]
+            states = next(word for word in words if word.startswith("--state=")).partition("=")[2].split(",")
+            listed = [one for one in self.units.values() if one.active in states]
             return Completed(words, 0, "".join(f"{one.name} loaded {one.active}\n" for one in listed), "")
         names = words[words.index("--") + 1 :]
         if words[1] == "show" and words[2].startswith("--property=RequiredBy"):

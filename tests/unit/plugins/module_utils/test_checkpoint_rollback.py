@@ -971,6 +971,9 @@ def test_no_alternative_goes_to_which_a_link_outside_leads(
     for one in (links, books, programs):
         one.mkdir()
     checkpoint(store, "before", protect(links))
+    for name in ("a", "z"):
+        (books / name).touch()
+    (books / "folder").mkdir()
     (books / "python3").write_text(f"auto\n{programs}/python3\npy\n{programs}/py\ngone\n{programs}/gone\n\n/x\n1\n\n")
     for name in ("python3", "py", "gone", "other"):
         (links / name).symlink_to("/usr/bin/true")

@@ -611,7 +611,7 @@ def test_an_architecture_that_the_change_added_goes(tmp_path: Path, monkeypatch:
     assert asked == ["remove-architecture i386"]
 
 
-def test_a_key_that_rpm_came_to_trust_goes_and_one_that_went_is_named() -> None:
+def test_a_key_that_rpm_came_to_trust_goes_and_one_that_went_is_named(tmp_path: Path) -> None:
     asked: list[list[str]] = []
 
     def run(argv: Sequence[str], _limit: float) -> Completed:
@@ -631,7 +631,9 @@ def test_a_key_that_rpm_came_to_trust_goes_and_one_that_went_is_named() -> None:
         "remove-key gpg-pubkey-3c-4d",
         "import-key gpg-pubkey-5e-6f",
     ]
-    assert list(keys.apply(steps, system)) == ["gpg-pubkey-5e-6f"] and asked[1:] == [["rpm", "-e", "gpg-pubkey-3c-4d"]]
+    with pytest.raises(RestoreFailed, match="gpg-pubkey-5e-6f: rpm does not trust this key any more") as failed:
+        Packages().apply(steps, Restore(system, Store(str(tmp_path), SYSTEM).objects))
+    assert len(failed.value.result["left"]) == 1 and asked[1:] == [["rpm", "-e", "gpg-pubkey-3c-4d"]]
 
 
 def test_the_architectures_of_dpkg_are_compared(tmp_path: Path) -> None:

@@ -939,6 +939,21 @@ def test_what_stops_with_a_unit_and_ran_before_starts_again() -> None:
     assert put_back(then, machine(*now)) == []
 
 
+@pytest.mark.parametrize(
+    "unit",
+    [
+        Unit(WEB, more={"RefuseManualStart": "yes"}),
+        Unit(WEB, more={"Type": "oneshot"}),
+        Unit(WEB, enabled="static", triggered_by=("web.timer",)),
+    ],
+)
+def test_what_stops_with_a_unit_is_started_only_where_it_may_be(unit: Unit) -> None:
+    timer = Unit("web.timer")
+    then = all_of(Unit(DB, active="inactive"), unit, timer)
+    assert plan(then, machine(Unit(DB, takes=(WEB,)), unit, timer)) == ["stop db.service"]
+    assert plan(then, machine(Unit(DB, takes=(WEB,)), Unit(WEB), timer)) == ["stop db.service", "start web.service"]
+
+
 # -- all units
 
 
@@ -1064,9 +1079,8 @@ def shipped(name: str, enabled: str = "static", active: str = "active", **more: 
     "unit",
     [
         shipped("wg-quick@wg0.service", "enabled"),
-        shipped("static.service"),
+        shipped("app@1.service"),
         shipped("script.service", "generated", SourcePath="/etc/init.d/../passwd"),
-        shipped("new.socket", "static"),
     ],
 )
 def test_what_a_change_has_started_is_stopped_also_where_its_file_stays(unit: Unit) -> None:
@@ -1075,6 +1089,22 @@ def test_what_a_change_has_started_is_stopped_also_where_its_file_stays(unit: Un
     host = machine(Unit(WEB), unit)
     assert Services().verify(then, host.system()) == [f"{unit.name} runs, and came with the change"]
     assert plan(then, host) == [f"stop {unit.name}"] and put_back(then, host) == []
+
+
+def test_a_static_unit_that_others_may_have_started_stays_and_is_named() -> None:
+    """As rpc-statd.service, which a mount of NFS starts."""
+    unit = shipped("statd.service", ExecStart="{ path=/usr/sbin/statd ; argv[]=/usr/sbin/statd ; }")
+    then, host = all_of(Unit(WEB)), machine(Unit(WEB), unit)
+    assert plan(then, host) == [] == Services().verify(then, host.system())
+    (_again, leave) = Services().plan(then, at(host, "/etc/x"))
+    assert leave.action == "leave" and leave.detail["note"] == (
+        "statd.service stays up: it did not run at the checkpoint, and others may have started it on demand: "
+        "stop it where nothing needs it"
+    )
+    # It runs the program of the change.
+    assert "stop statd.service" in plan(then, host, "/usr/sbin/statd")
+    lost = replace(unit, more={"FragmentPath": f"{ETC}statd.service"})
+    assert "stop statd.service" in plan(then, machine(Unit(WEB), lost))
 
 
 ETC = "/etc/systemd/system/"
@@ -1102,7 +1132,11 @@ def test_mounts_that_an_administrator_has_written_are_part_of_all_units(monkeypa
     assert f"leave {DATA.name}" in plan(then, machine(mounted, Unit(WEB)), f"{ETC}{DATA.name}")
     assert f"reload {DATA.name}" in plan(then, machine(DATA, Unit(WEB)), f"{ETC}{DATA.name}")
     # The disks of another host are others.
-    assert recorded_names(Services().carried(then)) == [WEB]
+    carried, host = Services().carried(then), machine(DATA, Unit(WEB))
+    assert recorded_names(carried) == [WEB]
+    assert plan(carried, host, f"{ETC}{DATA.name}") == ["daemon-reload systemd"]
+    monkeypatch.setattr("os.path.lexists", lambda _path: False)
+    assert Services().verify(carried, host.system()) == []
 
 
 def test_a_mount_that_its_automount_let_go_is_not_made_again() -> None:
@@ -1128,6 +1162,21 @@ def test_an_instance_goes_with_its_template(tmp_path: Path) -> None:
     then = [line.replace(', "running": true', "") for line in all_of(Unit(WEB))]
     assert plan(then, machine(Unit(WEB), app)) == []
     assert "stop app@1.service" in plan(then, machine(Unit(WEB), app), str(file))
+
+
+def test_an_instance_that_crashes_again_and_again_is_seen() -> None:
+    """An instance has no unit file of its own, so that only the units that run tell of it."""
+    app = Unit("app@1.service", enabled="static", active="activating", sub="auto-restart")
+    then, now = all_of(Unit(WEB), app), machine(Unit(WEB), replace(app, active="active", sub="running"))
+    assert recorded_names(then) == [app.name, WEB]
+    assert plan(then, now) == [] == Services().verify(then, now.system())
+    # It came with the change.
+    then, now = all_of(Unit(WEB)), machine(Unit(WEB), app)
+    assert Services().verify(then, now.system()) == ["app@1.service runs, and came with the change"]
+    assert plan(then, now) == ["stop app@1.service"]
+    now.units[app.name] = replace(app, active="deactivating", sub="stop-sigterm")
+    ending = replace(now.system(), sleep=lambda _seconds: setattr(now.unit(app.name), "active", "inactive"))
+    assert Services().verify(then, ending) == []
 
 
 @pytest.mark.parametrize(
