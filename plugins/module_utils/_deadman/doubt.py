@@ -128,6 +128,7 @@ def accept(store: Store, asked: int | None = None, check_mode: bool = False) -> 
         return _accepted(store, asked)
     if not store.exists:
         return _accepted(store, asked)
+    _accepted(store, asked)  # Refused before the lock, so that a checkpoint beside a change does not end for it.
     with store.locked(first=True):
         result = _accepted(store, asked)
         doubt, change = in_doubt(store), armed(store)
