@@ -20,6 +20,7 @@ from .._store.store import Store
 from . import amid, notices, units
 from .changes import (
     ACCEPTED,
+    CONFIRMED,
     IN_DOUBT,
     ROLLED_BACK,
     TRIES,
@@ -52,9 +53,11 @@ def doubts(store: Store) -> list[Event]:
     taken: dict[int, list[Event]] = {}
     for event in _events(store):
         if event.outcome == IN_DOUBT:
+            # What a rollback in doubt had put back is in doubt again: whatever ends its doubt has to cover that too.
+            found += taken.pop(event.generation, [])
             found = [*(one for one in found if one.generation != event.generation), event]
-        elif event.outcome == ACCEPTED:
-            found = []
+        elif event.outcome == ACCEPTED or (event.outcome == CONFIRMED and event.change):
+            found = []  # A change of a run begins on no host in doubt; a rollback, which may, has no such name.
         elif event.outcome == ROLLED_BACK:
             ended = [one for one in found if event.generation == one.generation or event.checkpoint == one.checkpoint]
             found = [one for one in found if one not in ended]
@@ -128,6 +131,7 @@ def accept(store: Store, asked: int | None = None, check_mode: bool = False) -> 
         return _accepted(store, asked)
     if not store.exists:
         return _accepted(store, asked)
+    _accepted(store, asked)  # Refused before the lock, so that a checkpoint beside a change does not end for it.
     with store.locked(first=True):
         result = _accepted(store, asked)
         doubt, change = in_doubt(store), armed(store)

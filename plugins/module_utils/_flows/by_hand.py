@@ -69,7 +69,7 @@ def confirm(store: Store, from_here: bool, alone: bool) -> int:
 def extend(store: Store, within: float) -> int:
     """Move the deadline of the change under way."""
     changes.check_within(within)
-    with store.locked(first=True):
+    with store.locked(first=True, spare=changes.spare(store)):
         change = changes.armed(store)
         if change is None:
             return over(store)

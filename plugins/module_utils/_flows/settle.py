@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -149,11 +150,17 @@ class _Settling:
                 raise self._in_doubt(error) from error
         raise self._rolled_back(back, manifest.name, jobs, login)
 
+    def _locked(self) -> AbstractContextManager[None]:
+        """The lock of the store. An extension ends no checkpoint beside the change while there is time for both: the
+        playbook of the change may take it."""
+        spare = changes.spare(self.store) if self.request.verdict == "extend" else 0.0
+        return self.store.locked(first=True, spare=spare)
+
     def _keep_open(self, login: str) -> Settled:
         """Extend the change, and note its new stage, without a look at the host's health."""
         if login == logins.OLD:
             raise Refused(f"not extended: {_OLD_LOGIN}", login=login)
-        with self.store.locked(first=True):
+        with self._locked():
             change = changes.armed(self.store)
             if change is None or change.generation != self.generation:
                 return _ended(self.store, self.generation, look=self.request.verdict != "extend")
@@ -200,7 +207,7 @@ class _Settling:
 
     def _under_way(self) -> changes.Armed | None:
         """Finish the leftovers of a kill; the change under way, or None where the change is over."""
-        with self.store.locked(first=True):
+        with self._locked():
             try:
                 flow.finish(self.store)
             except EvenkeelError as error:

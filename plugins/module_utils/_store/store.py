@@ -170,11 +170,11 @@ class Store:
             )
 
     @contextmanager
-    def locked(self, wait: float = 30.0, first: bool = False) -> Iterator[None]:
+    def locked(self, wait: float = 30.0, first: bool = False, spare: float = 0.0) -> Iterator[None]:
         """Lock the store for writing. It is made if it does not exist, and leftovers of a killed run are removed.
 
-        ``first``: a holder that gives way (see ``giving_way``) is asked to end. Raises Busy, naming the holder, after
-        ``wait`` seconds; UsageError when other users could write to the store.
+        ``first``: a holder that gives way (see ``giving_way``) is asked to end, not before ``spare`` seconds are over.
+        Raises Busy, naming the holder, after ``wait`` seconds; UsageError when other users could write to the store.
         """
         self.check_format()
         ensure_dir(self.root)
@@ -187,7 +187,7 @@ class Store:
         umask = os.umask(0o077)
         fd = -1
         try:
-            fd = self._acquire(wait, min(wait / 2, _PATIENCE) if first else wait)
+            fd = self._acquire(wait, max(min(wait / 2, _PATIENCE), spare) if first else wait)
             _note_holder(fd, str(os.getpid()))
             if not self.exists:
                 for folder in ("manifests", "refs", "packs", "objects"):

@@ -64,15 +64,15 @@ def rollback(store: Store, request: Request, check_mode: bool = False) -> Rolled
         store.check_format()
         changes.fence(store, request.generation)
         manifest = store.manifest(store.resolve(request.to))
-        if not _ends(changes.armed(store), manifest, how):
+        if not _ends(changes.armed(store), manifest.id, how):
             changes.would_refuse(store)
         return _with_warnings(Run(store, manifest, how).predicted())
-    with store.locked(first=True):
+    with store.locked(first=_may_begin(store, request.to, how)):
         finished = finish(store)
         changes.fence(store, request.generation)
         manifest = store.manifest(store.resolve(request.to))
         change = changes.armed(store)
-        if not _ends(change, manifest, how):
+        if not _ends(change, manifest.id, how):
             changes.refuse_if_armed(store)
         arm = _arming(store, request.confirm_within) if change is None else None
         result = execute(store, manifest, change, "operator", how, arm)
@@ -84,9 +84,18 @@ def rollback(store: Store, request: Request, check_mode: bool = False) -> Rolled
         return result
 
 
-def _ends(change: changes.Armed | None, manifest: Manifest, how: Options) -> bool:
+def _may_begin(store: Store, to: str, how: Options) -> bool:
+    """Whether a rollback looks, without the lock, as if it may begin: one that is refused ends no checkpoint that is
+    taken beside the change."""
+    change = changes.armed(store)
+    if change is None or change.overdue(store.system) is not None:
+        return True
+    return _ends(change, store.resolve(to), how)
+
+
+def _ends(change: changes.Armed | None, checkpoint: str, how: Options) -> bool:
     """Whether a rollback to the checkpoint may begin: no change is under way, or the rollback ends it."""
-    return change is None or (change.checkpoint == manifest.id and not how.kinds)
+    return change is None or (change.checkpoint == checkpoint and not how.kinds)
 
 
 def _with_warnings(result: RolledBack) -> RolledBack:

@@ -151,6 +151,31 @@ def test_a_second_doubt_does_not_cover_the_first(store: Store, live: Path) -> No
     assert in_doubt(store) is None
 
 
+def test_a_change_of_a_run_that_was_confirmed_shows_that_no_doubt_was_left(store: Store, live: Path) -> None:
+    """Older versions noted the end of the newest doubt alone."""
+    second = replace(DOUBT, generation=4, checkpoint="c" * 64)
+    events = [DOUBT, second, replace(second, outcome="rolled_back", by="operator", left=[])]
+    later = replace(DOUBT, generation=5, outcome="confirmed", checkpoint="d" * 64, left=[], change="run.1")
+    write(store, *events, later)
+    assert in_doubt(store) is None
+    write(store, *events, replace(later, change=""))
+    assert in_doubt(store) == DOUBT, "a rollback is confirmed on a host in doubt, too"
+    write(store, *events, later, replace(later, outcome="in_doubt", left=["db"]))
+    assert [one.generation for one in doubt.doubts(store)] == [5], "taken back, and not all of it came back"
+
+
+def test_a_whole_rollback_ends_the_doubt_of_a_rollback_and_the_one_below_it(store: Store, live: Path) -> None:
+    one = replace(DOUBT, checkpoint=store.resolve("other"))
+    undo = checkpoint(store, "undo", [{"files": {"paths": [str(live)]}}])["id"]
+    events = [one, replace(one, outcome="rolled_back", by="operator", left=[], rollback=4)]
+    trying = replace(one, generation=4, checkpoint=undo, until=9.0)
+    write(store, *events, trying, replace(trying, until=0.0))
+    Path(store.join("generation")).write_text("4\n")
+    assert [found.generation for found in doubt.doubts(store)] == [3, 4]
+    assert rollback(store, "other").get("warnings") in (None, [])
+    assert in_doubt(store) is None
+
+
 def test_a_rollback_that_is_to_be_confirmed_is_no_change_that_is_refused(store: Store, live: Path) -> None:
     one = replace(DOUBT, checkpoint=store.resolve("other"))
     write(store, one)
