@@ -376,7 +376,7 @@ def extend(store: Store, record: Armed, within: float | None = None, stage: str 
 def spare(store: Store) -> float:
     """Seconds for which an extension leaves a checkpoint alone that is taken beside the change: until a quarter of the
     time to confirm is left. 0 where the change is over, or goes back."""
-    with suppress(Damaged):  # Whoever has the lock finds it as well, and says so.
+    with suppress(Damaged):  # The holder of the lock finds it as well, and says so.
         change = armed(store)
         if change is not None and change.overdue(store.system) is None:
             return max(0.0, change.due - store.system.monotonic() - change.within / 4)
