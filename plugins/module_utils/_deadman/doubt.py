@@ -53,7 +53,7 @@ def doubts(store: Store) -> list[Event]:
     taken: dict[int, list[Event]] = {}
     for event in _events(store):
         if event.outcome == IN_DOUBT:
-            # The state that a rollback in doubt had put back is in doubt again: the end of its doubt has to cover that too.
+            # The state that a rollback in doubt had put back is in doubt again: its end has to cover that too.
             found += taken.pop(event.generation, [])
             found = [*(one for one in found if one.generation != event.generation), event]
         elif event.outcome == ACCEPTED or (event.outcome == CONFIRMED and event.change):
