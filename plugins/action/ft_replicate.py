@@ -40,6 +40,8 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._transpor
 )
 
 COUNTS = ("verified", "planned")
+# Seconds for which a store counts as new.
+_YOUNG = 7 * 86400.0
 
 
 class ActionModule(ActionBase):
@@ -64,7 +66,8 @@ class ActionModule(ActionBase):
             if domains is not None:
                 domains[owner] = domains[here.name]
             fewest = _placement.fewest(params["copies"], params.get("min_copies"))
-            _placement.check(owner, fewest, peers, domains)
+            # After a recovery there may be too few hosts. Each copy counts then, and the result tells the shortage.
+            _placement.check(owner, fewest if owner == here.name else 1, peers, domains)
             for peer in _placement.choose(owner, params["copies"], peers, domains):
                 place(inventory, peer)
         except (EvenkeelError, AnsibleError, ValueError) as error:
@@ -119,7 +122,7 @@ def _new_store(owner: str, strange: Mapping[str, int]) -> str:
         return ""
     there = ", ".join(f"{count} on {peer}" for peer, count in strange.items())
     return (
-        f"the store of {owner} knows none of its older copies ({there}): it is new, or was lost. This run has no peer"
+        f"the store of {owner} is new, or was lost: it does not know older copies of it ({there}). This run has no peer"
         f" drop old copies. If {owner} lost its state, recover it from a checkpoint before this one. ft_heal"
         " brings its older checkpoints back to its store"
     )
@@ -237,11 +240,14 @@ class Replication:
         return "" if other == peer else f"it is {other} under another name, by its store: a copy there is lost with it"
 
     def _compare(self, peer: str, answer: Answer) -> None:
-        """Whether the source knows copies of its own on a peer. If not, this run has no peer drop old ones."""
+        """Note a peer most of whose copies the source does not know, although its store is new. Then this run has no
+        peer drop old ones. A store that is old has dropped them itself."""
         there = [one["id"] for one in answer.get("bases") or []] if self.seals else answer.get("ids") or []
         counted = there if self.seals or answer.get("macs") else []
-        if _placement.is_strange(self.offered["held"], counted):
-            self.strange[peer] = len(counted)
+        unknown = set(counted) - set(self.offered["held"])
+        is_young = self.owner == self.here.name and self.offered.get("age", _YOUNG) < _YOUNG
+        if is_young and len(unknown) > len(set(counted)) / 2:
+            self.strange[peer] = len(unknown)
             self.carrier = self.carrier.without("retention")
 
     def _send(self, lacking: Mapping[str, tuple[str, ...]]) -> dict[str, Outcome]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleError
@@ -39,6 +39,8 @@ class ActionModule(ProbingAction):
 
     ARGUMENTS = ARGUMENTS
     _outside: Outside | None = None
+    # The temporary directories on the host before each boot.
+    _made: Sequence[str | None] = ()
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         variables = task_vars or {}
@@ -70,7 +72,12 @@ class ActionModule(ProbingAction):
             ).values()
             return told
 
-        return reported(Steps(wanted, ask, balancers, self._measured, self._reset, look).run())
+        try:
+            return reported(Steps(wanted, ask, balancers, self._measured, self._reset, look).run())
+        finally:
+            for path in filter(None, self._made):  # They hold the arguments of the module.
+                with contextlib.suppress(Exception):
+                    self._remove_tmp_path(path)
 
     def _wanted(self, values: Mapping[str, Any], variables: Mapping[str, Any]) -> Wanted:
         inventory = Inventory(self, dict(variables))
@@ -107,6 +114,7 @@ class ActionModule(ProbingAction):
 
     def _reset(self) -> None:
         with contextlib.suppress(Exception):
+            self._made = [*self._made, self._connection._shell.tmpdir]
             self._connection._shell.tmpdir = None  # A boot may have removed it.
             self._connection.reset()
 

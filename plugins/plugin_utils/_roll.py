@@ -44,7 +44,7 @@ class Seen:
     left: the restart that an earlier run left under way, in words. running: it goes on now. leads: whether the host
     leads its group. owed: the units that owe a restart. above: what else it owes, at the level of the host.
     tries, failures, seconds: of earlier restarts, their number, those that failed, and the mean time of the others.
-    place: of its store, the same under every name of the host; empty where it is not known.
+    place: of its store, and the target: the same under every name of the host; empty where it is not known.
     """
 
     why: str = ""
@@ -99,7 +99,7 @@ def _seen(answer: Mapping[str, Any]) -> Seen:
         tries=int(_within(history.get("tries") or 0)),
         failures=int(_within(history.get("failures") or 0)),
         seconds=_within(history.get("seconds") or 0.0),
-        place=words(answer.get("place") or "", 64),
+        place=f"{words(answer['place'], 64)} {words(answer['target'], 200)}" if answer.get("place") else "",
     )
 
 

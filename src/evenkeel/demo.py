@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ NAMES = ("web1", "web2", "web3")
 _SYSTEMD = "/run/systemd/system"
 # Runs its arguments where a directory looks empty, and for nobody else.
 _HIDDEN = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"')
+_CAN_HIDE = ("unshare", "--mount", "true")
 GOOD = """\
 - name: Publish version 2
   hosts: web
@@ -228,13 +230,13 @@ def main() -> int:
     console = Console(highlight=False)
     if os.geteuid() == 0 and os.path.isdir(_SYSTEMD):
         # The hosts of the demo have no systemd: as root they would install their units on this machine.
-        done = subprocess.run([*_HIDDEN, os.path.dirname(_SYSTEMD), sys.executable, "-m", "evenkeel.demo"], check=False)
-        if done.returncode:
-            console.print(
-                "It did not come to its end. As root it runs where it can hide systemd; else run it as another"
-            )
-            console.print("user.")
-        return done.returncode
+        with suppress(OSError):
+            if subprocess.run(_CAN_HIDE, capture_output=True, check=False).returncode == 0:
+                # -P: no module of the current directory counts.
+                again = [*_HIDDEN, os.path.dirname(_SYSTEMD), sys.executable, "-P", "-m", "evenkeel.demo"]
+                os.execvp(again[0], again)
+        console.print("As root it has to hide systemd, and cannot: run it as another user. Nothing was touched.")
+        return 1
     home = Path(os.path.realpath(tempfile.mkdtemp(prefix="evenkeel-demo-")))
     demo = Demo(home, console)
     before = os.getcwd()

@@ -28,6 +28,8 @@ from .._resources import ours
 from .._store.store import Store
 from . import amid, command, loader, notices, timers, units
 
+# Seconds in which an extension has to succeed: a run ends its playbook half a minute before the deadline.
+_TO_EXTEND = 60.0
 CONFIRMED, ROLLED_BACK, IN_DOUBT, ACCEPTED = "confirmed", "rolled_back", "in_doubt", "accepted"
 # The answer of a host whose change is not over, and has reached no stage yet.
 EXTENDED = "extended"
@@ -375,11 +377,12 @@ def extend(store: Store, record: Armed, within: float | None = None, stage: str 
 
 def spare(store: Store) -> float:
     """Seconds for which an extension leaves a checkpoint alone that is taken beside the change: until a quarter of the
-    time to confirm is left. 0 where the change is over, or goes back."""
+    time to confirm is left, and at least a minute or half of it. 0 where the change is over, or goes back."""
     with suppress(Damaged):  # The holder of the lock finds it as well, and says so.
         change = armed(store)
         if change is not None and change.overdue(store.system) is None:
-            return max(0.0, change.due - store.system.monotonic() - change.within / 4)
+            needed = max(change.within / 4, min(change.within / 2, _TO_EXTEND))
+            return max(0.0, change.due - store.system.monotonic() - needed)
     return 0.0
 
 

@@ -64,7 +64,7 @@ class _Call:
 def _offer(call: _Call) -> Result:
     elsewhere = call.values.get("elsewhere") is True
     offered = replicas.offer(call.store, call.host, call.params["checkpoint"], elsewhere)
-    offered.place = call.store.place()
+    offered.place, offered.age = call.store.place(), call.store.age()
     return offered
 
 

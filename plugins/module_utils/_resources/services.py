@@ -298,7 +298,9 @@ class Services(Programs):
         wrong = []
         names, reader = [unit["name"] for unit in units], links.reader()
         for unit, seen, known in zip(units, systemd.observe(names, system), systemd.describe(names, system)):
-            live = systemd.settled(unit["name"], system) if systemd.passing(seen) else seen
+            # Where the record leaves it open, nobody waits for it: it may start and fail for ever.
+            is_on_its_way = systemd.passing(seen) and not _is_open(unit, known)
+            live = systemd.settled(unit["name"], system) if is_on_its_way else seen
             may_run = not unit["active"] and (outage.stays_up(known) or outage.on_demand(known, system))
             may_be_down = unit["active"] and not live.active and _has_ended(unit, known, system)
             if unit["active"] != live.active and not (may_run or may_be_down or _is_open(unit, known)):

@@ -22,7 +22,7 @@ class Offsite(Result):
 class Offered(Result):
     """The checkpoint of the source that would be copied, the ids of all checkpoints of the source, and sentences on the
     data that a copy is ``lacking``. ``has_log``: it names a position in a log, whose copies are noted. ``place``: of
-    its store (``Store.place``)."""
+    its store (``Store.place``), and its ``age`` in seconds."""
 
     id: str = ""
     name: str = ""
@@ -32,6 +32,7 @@ class Offered(Result):
     lacking: list[str] = field(default_factory=list)
     has_log: bool = False
     place: str = ""
+    age: float = 0.0
 
 
 @dataclass

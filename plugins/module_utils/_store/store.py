@@ -124,6 +124,10 @@ class Store:
         words = f"{self.system.boot_id()}\0{found.st_dev}\0{found.st_ino}\0{rest}"
         return hashlib.sha256(os.fsencode(words)).hexdigest()
 
+    def age(self) -> float:
+        """The seconds since this store was made."""
+        return max(0.0, self.system.now() - os.stat(self.join("FORMAT")).st_mtime)
+
     def _check_place(self) -> None:
         why = trust.stranger(self.root, trust.trusted())
         if why and self._armed and self._is_ours():
@@ -557,7 +561,8 @@ class Store:
                 f"of the file that names it in {self.join('refs')}"
             ) from error
         now = datetime.datetime.fromtimestamp(self.system.now(), datetime.timezone.utc)
-        prunes = (name, UNDO, RECOVERY, FOREIGN)
+        # On a peer a person's checkpoints of that name are those of a name like others.
+        prunes = (name, UNDO, FOREIGN, *(() if self._is_replica else (RECOVERY,)))
         keep = set(manifests) - {checkpoint for pruned in prunes for checkpoint in refs.get(pruned, [])} | protect
         kept: dict[str, list[str]] = {checkpoint: ["needed now"] for checkpoint in sorted(protect)}
         for pruned in prunes:

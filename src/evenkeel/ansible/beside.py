@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from evenkeel.ansible.options import Options
@@ -21,12 +21,12 @@ _USED = r"\w+_plugins|library|module_utils|doc_fragments|collections|roles|group
 _COLLECTION = ("collections", "ansible_collections", *FQCN.split("."))
 
 
-def beside(options: Options, cwd: str) -> str:
+def beside(options: Options, cwd: str, settings: Mapping[str, object]) -> str:
     """The directory that stands for that of a playbook: the one that a person names (--playbook-dir), or else ``cwd``.
     Empty where another user could put there what Ansible would run. Raises UsageError where something like that is
-    there: it may be what the hosts need, or an attack."""
+    there: it may be what the hosts need, or an attack. settings: the configuration of Ansible."""
     base = options.base(cwd)
-    if options.playbook_dir or _holds_inventory(options, base):
+    if options.playbook_dir or _decides(options, base, settings.get("CONFIG_FILE")):
         return base
     foreign = _foreign(base)
     used = _used(base) if foreign else []
@@ -38,10 +38,23 @@ def beside(options: Options, cwd: str) -> str:
     return "" if foreign else base
 
 
-def _holds_inventory(options: Options, base: str) -> bool:
-    """Whether an inventory that a person names lies in the directory: whoever writes there decides already."""
-    named = [os.path.join(os.path.realpath(base), one) for one in options.inventory if "," not in one]
-    return any(Path(os.path.realpath(one)).is_relative_to(os.path.realpath(base)) for one in named)
+def _decides(options: Options, base: str, config: object) -> bool:
+    """Whether others who can write to the directory decide already what a command does: they can replace the inventory
+    that a person names, or the configuration that Ansible takes from there. In a directory such as /tmp they cannot."""
+    found = os.stat(base)
+    if found.st_mode & stat.S_ISVTX or not (found.st_uid not in _ours() or found.st_mode & stat.S_IWOTH):
+        return False
+    here = os.path.realpath(base)
+    named = [os.path.join(here, one) for one in options.inventory if "," not in one]
+    if isinstance(config, str) and os.path.dirname(os.path.realpath(config)) == here:
+        return True
+    return any(Path(os.path.realpath(one)).is_relative_to(here) for one in named)
+
+
+def _ours() -> set[int]:
+    """The users whose files are ours: root, the caller, and the user who called us by sudo."""
+    caller = os.environ.get("SUDO_UID", "")
+    return {0, os.getuid(), int(caller) if caller.isdecimal() and os.getuid() == 0 else 0}
 
 
 def _used(directory: str) -> list[str]:
@@ -52,10 +65,8 @@ def _used(directory: str) -> list[str]:
 
 
 def _foreign(directory: str) -> str:
-    """Why a directory, or what Ansible uses in it, may be another user's work; empty where it is not. The user who
-    called us by sudo is none."""
-    caller = os.environ.get("SUDO_UID", "")
-    ours = {0, os.getuid(), int(caller) if caller.isdecimal() and os.getuid() == 0 else 0}
+    """Why a directory, or what Ansible uses in it, may be another user's work; empty where it is not."""
+    ours = _ours()
     for path in (directory, *(os.path.join(directory, name) for name in _used(directory))):
         try:
             found = [os.lstat(path), os.stat(path)]

@@ -85,6 +85,7 @@ def _is_meant(path: str, options: Options, ansible: Ansible) -> bool:
         os.path.realpath(path) in [os.path.realpath(os.path.join(ansible.cwd, one)) for one in named]
         or path.endswith((".yml", ".yaml", ".json", ".ini", ".toml"))
         or os.access(path, os.X_OK)
+        or re.fullmatch("[a-z0-9_-]+", os.path.basename(path)) is not None  # not Makefile, README or LICENSE
     )
 
 

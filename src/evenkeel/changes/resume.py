@@ -250,8 +250,11 @@ class Resumption:
                 first[one.host] = min(first[one.host], decide.until(told[one.host]))
             if last:
                 return max(1.0, clock.now() - began)
-            # The run asks the same hosts, and they may be slow or many.
-            end = end or clock.now() + _SIGN + _QUESTIONS * (clock.now() - began)
+            # The run asks the same hosts, and they may be slow or many. It extends them before half of their time is
+            # over, and a person needs the rest to confirm them there.
+            armed = [answer["armed"] for answer in told.values() if answer and isinstance(answer.get("armed"), dict)]
+            rest = [3 / 4 * decide.remaining(one, clock.now()) for one in armed]
+            end = end or clock.now() + min([_SIGN + _QUESTIONS * (clock.now() - began), *rest])
             self.context.rest(_LOOK)
 
     def _armed(self, member: Member) -> decide.Armed:
@@ -329,7 +332,7 @@ def run(command: str, options: Options, caller: Caller, ident: str = "") -> Chan
         raise UsageError("; ".join(wrong))
     secrets = caller.passwords(options)
     reason, results, waves, notes = "", [], [], []
-    near = beside(options, ansible.cwd)
+    near = beside(options, ansible.cwd, ansible.settings)
     base = Path(near) if near else None
     with caller.controller.open_session(ansible, options, secrets, base) as session:
         hosts = session.list_own("status", {}, options.limit)

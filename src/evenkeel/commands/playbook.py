@@ -80,7 +80,7 @@ class PlaybookCommand(FleetCommand[RunResult]):
         if wrong := misspelt(extra_names(options.common)):
             raise UsageError("; ".join(wrong))
         secrets = caller.passwords(options)
-        near = beside(options, ansible.cwd)
+        near = beside(options, ansible.cwd, ansible.settings)
         record = Record()
 
         def inventory() -> Inventory:

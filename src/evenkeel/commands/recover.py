@@ -13,7 +13,7 @@ from rich.console import Console
 
 from evenkeel.ansible.caller import Caller
 from evenkeel.ansible.event import Event, mapping
-from evenkeel.ansible.events import Record, Result
+from evenkeel.ansible.events import Record, Result, message
 from evenkeel.ansible.options import Options
 from evenkeel.ansible.targets import Inventory
 from evenkeel.commands.arguments import Variables, add_part, given, part
@@ -126,6 +126,8 @@ def _told(record: Record, host: str, row: Mapping[str, Any]) -> Mapping[str, Any
     said = [one for one in done if isinstance(one, str) and one.startswith("recovered ")][:1] or ["nothing to do"]
     health, copies = record.of(host, "ft_health"), record.of(host, "ft_replicate")
     copied = [f"{len(_listed(copies.result, 'proved'))} verified copies"] if copies and copies.status == "ok" else []
+    if copies is not None and copies.status == "failed" and message(copies.result) != row["msg"]:
+        copied = [f"copies: {message(copies.result)}"]
     if row["state"] != "ok":
         warnings = [*_listed(recovery.result, "warnings"), *_listed(row, "warnings")]
         msg = "; ".join([*said, *copied, str(row["msg"])])

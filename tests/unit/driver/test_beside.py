@@ -25,16 +25,33 @@ def base(tmp_path: Path) -> Path:
 
 
 def test_the_current_directory_counts_where_it_is_the_callers(base: Path) -> None:
-    assert beside(Options(), str(base)) == str(base)
+    assert beside(Options(), str(base), {}) == str(base)
 
 
 @pytest.mark.parametrize("open_to_all", [".", "filter_plugins"])
 def test_nothing_counts_that_everybody_could_have_written(open_to_all: str, base: Path) -> None:
     (base / open_to_all).chmod(0o1777)
     with pytest.raises(UsageError, match=rf"filter_plugins.*Nothing was touched. Say --playbook-dir {base}"):
-        beside(Options(inventory=("/etc/ansible/hosts", "web1,")), str(base))
-    assert beside(Options(playbook_dir=str(base)), "/") == str(base), "the caller says so"
-    assert beside(Options(inventory=("hosts.yml",)), str(base)) == str(base), "who writes there decides already"
+        beside(Options(inventory=("/etc/ansible/hosts", "web1,")), str(base), {})
+    assert beside(Options(playbook_dir=str(base)), "/", {}) == str(base), "the caller says so"
+
+
+def test_who_can_replace_the_inventory_or_the_configuration_decides_already(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = Options(inventory=("hosts.yml",))
+    base.chmod(0o777)
+    assert beside(named, str(base), {}) == str(base)
+    assert beside(Options(), str(base), {"CONFIG_FILE": str(base / "ansible.cfg")}) == str(base)
+    with pytest.raises(UsageError):
+        beside(Options(inventory=(str(tmp_path / "hosts.yml"),)), str(base), {"CONFIG_FILE": None})
+    base.chmod(0o1777)  # Nobody replaces the files of others there.
+    with pytest.raises(UsageError):
+        beside(named, str(base), {})
+    base.chmod(0o755)
+    (base / "filter_plugins").chmod(0o777)
+    with pytest.raises(UsageError):
+        beside(named, str(base), {})
 
 
 @pytest.mark.parametrize("theirs", [".", "filter_plugins"])
@@ -48,16 +65,16 @@ def test_nothing_counts_that_another_user_owns(theirs: str, base: Path, monkeypa
 
     monkeypatch.setattr(os, "lstat", lstat)
     with pytest.raises(UsageError, match="belongs to another user"):
-        beside(Options(), str(base))
+        beside(Options(), str(base), {})
     monkeypatch.setenv("SUDO_UID", str(os.getuid() + 7))
     if os.getuid() == 0:
-        assert beside(Options(), str(base)) == str(base)
+        assert beside(Options(), str(base), {}) == str(base)
 
 
 def test_a_directory_without_anything_that_ansible_uses_is_no_reason_to_refuse(tmp_path: Path) -> None:
     (tmp_path / "site.yml").touch()
     tmp_path.chmod(0o1777)
-    assert beside(Options(), str(tmp_path)) == ""
+    assert beside(Options(), str(tmp_path), {}) == ""
 
 
 def test_files_in_a_circle_are_links_like_others(base: Path, tmp_path: Path) -> None:

@@ -26,8 +26,15 @@ def test_as_root_it_hides_systemd_from_its_hosts(
     monkeypatch.setattr(demo, "_SYSTEMD", str(tmp_path / "run" / "system"))
     assert demo.main() == 1 and "it has begun" in capfd.readouterr().out
     (tmp_path / "run" / "system").mkdir(parents=True)
-    monkeypatch.setattr(demo, "_HIDDEN", ("sh", "-c", 'echo "hidden: $@"; exit 3', "sh"))
-    assert demo.main() == 3
-    said = capfd.readouterr().out
-    assert f"hidden: {tmp_path}/run {sys.executable} -m evenkeel.demo" in said and "it has begun" not in said
-    assert "another user" in " ".join(said.split())
+    monkeypatch.setattr(demo, "_CAN_HIDE", ("true",))
+    again: list[list[str]] = []
+
+    def replaced(_program: str, words: list[str]) -> None:
+        again.append(words)
+        raise OSError
+
+    monkeypatch.setattr(os, "execvp", replaced)
+    assert demo.main() == 1 and "Nothing was touched" in " ".join(capfd.readouterr().out.split())
+    assert again == [[*demo._HIDDEN, f"{tmp_path}/run", sys.executable, "-P", "-m", "evenkeel.demo"]]
+    monkeypatch.setattr(demo, "_CAN_HIDE", ("false",))
+    assert demo.main() == 1 and len(again) == 1
