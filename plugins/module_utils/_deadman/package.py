@@ -102,8 +102,8 @@ def _zipapp(sources: dict[str, str]) -> bytes:
     with zipfile.ZipFile(buffer, "w") as archive:
         for path, text in sorted(sources.items()):
             archive.writestr(zipfile.ZipInfo(path), text, zipfile.ZIP_DEFLATED)
-            # Python never compares such a .pyc with its source (PEP 552).
-            code = marshal.dumps(compile(text, path, "exec", dont_inherit=True))
+            # Python never compares such a .pyc with its source (PEP 552). Docstrings would take a tenth of the room.
+            code = marshal.dumps(compile(text, path, "exec", dont_inherit=True, optimize=2))
             archive.writestr(zipfile.ZipInfo(path + "c"), MAGIC_NUMBER + b"\1\0\0\0" + bytes(8) + code)
     return buffer.getvalue()
 

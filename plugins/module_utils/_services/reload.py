@@ -37,8 +37,8 @@ _OF_RELOAD, _KEPT = re.compile("re-?load", re.I), re.compile(r"\b(?:keep|kept|ol
 _FAILED = re.compile(
     r"\b(?:errors?|fail(?:ed|ure|s)?|fatal|invalid|(?:could|can) ?not|can't|unable|denied|refused|in use)\b", re.I
 )
-# Words of others that a line repeats: the name of a user, the path of a request.
-_QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'|\([^()]*\)")
+# Words of others that a line repeats: the name of a user, the path of a request, the address of a mail.
+_QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'|\([^()]*\)|<[^<>]*>")
 
 
 class Reloaded(NamedTuple):
@@ -83,8 +83,7 @@ def reload(name: str, system: System, proc: str = "/proc") -> Reloaded:
         if passed >= _LIMIT:
             break
         system.sleep(0.2)
-    # Without a main process the words may be those of a client, which a child has written.
-    if wrong and (unit.main or any(map(_EMERGENCY.match, wrong))):
+    if wrong:
         raise ServiceFailed(
             f"{unit.id} was told to reload, and keeps its old configuration: {' / '.join(dict.fromkeys(wrong[-3:]))}"
         )

@@ -231,7 +231,11 @@ def info(stage: str = "", outcome: str = "", total: int = 3, **more: Any) -> dic
     change = {"generation": 3, "checkpoint": "f00", "change": "c", "hosts": total}
     if outcome:
         return {"generation": 3, "armed": None, "last": {**change, "outcome": outcome, "by": "settle"}}
-    return {"generation": 3, "armed": {**change, "stage": stage, "until": 1.0, "overdue": None, **more}, "last": None}
+    return {
+        "generation": 3,
+        "armed": {**change, "stage": stage, "until": 1.0, "remaining": 600.0, "overdue": None, **more},
+        "last": None,
+    }
 
 
 @pytest.mark.parametrize(
@@ -409,7 +413,7 @@ def test_hosts_that_are_slow_to_answer_get_longer_to_show_that_a_run_goes_on(
     monkeypatch.setattr(resume, "_ask", asked)
     (change,) = resume.found({"web1": info("held"), "web2": info("held")}, 0.0)
     silence = resume.Resumption(one.context, {})._silence(change.members[:1])
-    # The last look begins after the end, so that no sign before the end is missed.
+    # The last look begins after the end, so that no sign before the end is missed. No look takes the time of a person.
     assert silence == (0.0 if sign else clock.now - began) and clock.now - began >= waited + took
 
 

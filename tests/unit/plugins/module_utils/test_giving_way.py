@@ -121,11 +121,11 @@ def test_neither_an_extension_nor_what_is_refused_ends_a_checkpoint_beside_a_cha
         accept(later(0.0))
     assert len(asked) == 1
     monkeypatch.setattr(changes, "extend", lambda _store, change, *_within, **_stage: change)
-    for seconds, spare in ((0.0, 45), (40.0, 5), (50.0, 0)):
+    for seconds, spare in ((0.0, 30), (20.0, 10), (40.0, 0)):
         asked.clear()
         settle(later(seconds), 1, None, 0.0, 0.1, 0.05, verdict="extend")
         extend(later(seconds), 60.0)
-        assert asked == [(True, spare)] * 3, "a quarter of the time to confirm is left for the extension"
+        assert asked == [(True, spare)] * 3, "half of a short time to confirm is left for the extension"
     asked.clear()
     settle(later(0.0), 1, None, 0.0, 0.1, 0.05, verdict="hold")
     rollback(later(0.0), "change")

@@ -227,6 +227,7 @@ def test_what_systemd_waits_for_and_what_has_no_process_is_shown_by_that(daemon:
 
 
 OF_OTHERS = (
+    "NOQUEUE: reject: RCPT from client: 554 <eve@reload.example>: Relay access denied",
     'FATAL:  password authentication failed for user "bob"',
     'LOG:  connection refused for user "reload configuration"',
     "2026/11/29 06:00:00 [error] 77#77: *1 open() '/srv/reload [emerg]' failed (2: No such file or directory)",
