@@ -245,7 +245,8 @@ class Replication:
         there = [one["id"] for one in answer.get("bases") or []] if self.seals else answer.get("ids") or []
         counted = there if self.seals or answer.get("macs") else []
         unknown = set(counted) - set(self.offered["held"])
-        is_young = self.owner == self.here.name and self.offered.get("age", _YOUNG) < _YOUNG
+        age = self.offered.get("age")
+        is_young = self.owner == self.here.name and age is not None and age < _YOUNG
         if is_young and len(unknown) > len(set(counted)) / 2:
             self.strange[peer] = len(unknown)
             self.carrier = self.carrier.without("retention")

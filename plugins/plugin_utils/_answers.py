@@ -165,6 +165,7 @@ _ANSWERS: dict[str, dict[str, Form]] = {
         "lacking": _all(words, 100),
         "has_log": lambda value: value is True,
         "place": _or_nothing(_text(_ID)),
+        "age": _or_nothing(_number),
     },
     "noted": {},
     "have": {

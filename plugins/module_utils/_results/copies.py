@@ -32,7 +32,7 @@ class Offered(Result):
     lacking: list[str] = field(default_factory=list)
     has_log: bool = False
     place: str = ""
-    age: float = 0.0
+    age: int | None = None
 
 
 @dataclass

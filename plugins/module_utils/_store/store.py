@@ -124,9 +124,9 @@ class Store:
         words = f"{self.system.boot_id()}\0{found.st_dev}\0{found.st_ino}\0{rest}"
         return hashlib.sha256(os.fsencode(words)).hexdigest()
 
-    def age(self) -> float:
+    def age(self) -> int:
         """The seconds since this store was made."""
-        return max(0.0, self.system.now() - os.stat(self.join("FORMAT")).st_mtime)
+        return max(0, int(self.system.now() - os.stat(self.join("FORMAT")).st_mtime))
 
     def _check_place(self) -> None:
         why = trust.stranger(self.root, trust.trusted())

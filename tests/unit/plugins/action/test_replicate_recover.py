@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -98,8 +99,14 @@ def test_a_store_that_knows_none_of_its_copies_is_said_and_no_peer_drops_one_of_
     shutil.rmtree(fleet.directory("h1") / "store")
     data.write_text("bare")
     run = replicate(fleet, copies=1, peers=["h2"], retention={"last": 1})
-    assert run.rc == 0 and "knows none of its older copies (2 on h2)" in run.results["h1"]["warnings"][0], run.output
+    assert run.rc == 0 and "it does not know older copies of it (2 on h2)" in run.results["h1"]["warnings"][0], run.output
     assert len(candidates(fleet, "h2")) == 3
+    # A store that is old has dropped them itself, as it was told to keep fewer.
+    month = time.time() - 30 * 86400
+    os.utime(fleet.directory("h1") / "store" / "FORMAT", (month, month))
+    data.write_text("later")
+    run = replicate(fleet, copies=1, peers=["h2"], retention={"last": 1})
+    assert "warnings" not in run.results["h1"] and len(candidates(fleet, "h2")) == 1, run.output
 
 
 @pytest.mark.long
