@@ -99,7 +99,9 @@ def test_a_store_that_knows_none_of_its_copies_is_said_and_no_peer_drops_one_of_
     shutil.rmtree(fleet.directory("h1") / "store")
     data.write_text("bare")
     run = replicate(fleet, copies=1, peers=["h2"], retention={"last": 1})
-    assert run.rc == 0 and "it does not know older copies of it (2 on h2)" in run.results["h1"]["warnings"][0], run.output
+    assert run.rc == 0 and "it does not know older copies of it (2 on h2)" in run.results["h1"]["warnings"][0], (
+        run.output
+    )
     assert len(candidates(fleet, "h2")) == 3
     # A store that is old has dropped them itself, as it was told to keep fewer.
     month = time.time() - 30 * 86400
