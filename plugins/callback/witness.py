@@ -37,6 +37,7 @@ options:
 
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -135,7 +136,11 @@ class CallbackModule(CallbackBase):
         carried = self._carried()
         given: dict[str, dict[str, object]] = {}
         for one in inventory._cached_dynamic_hosts:
-            given.setdefault(str(one["host_name"]), {}).update(_plain(one.get("host_vars") or {}))
+            # A mapping until ansible-core 2.20, and an object since.
+            host, told = (
+                (one["host_name"], one.get("host_vars")) if isinstance(one, dict) else (one.host_name, one.host_vars)
+            )
+            given.setdefault(str(host), {}).update(_plain(told or {}))
         # Tasks set variables and groups on others as well (delegate_facts, add_host).
         for host in [*inventory.hosts.values(), *([inventory.localhost] if inventory.localhost else [])]:
             before = carried.get(host.name, {})
@@ -163,7 +168,7 @@ class CallbackModule(CallbackBase):
             if one["given"] is not None:
                 self._added |= {host} - inventory.hosts.keys()
                 groups = [group for group in one["groups"] if group not in ("all", "ungrouped")]
-                inventory.add_dynamic_host({"host_name": host, "groups": groups, "host_vars": one["given"]}, {})
+                _add_host(inventory, host, groups, one["given"])
             known = inventory.get_host(host)
             if known is None:
                 continue
@@ -212,6 +217,16 @@ class CallbackModule(CallbackBase):
         with os.fdopen(os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:
             stream.write(text)
         os.replace(path + ".new", path)
+
+
+def _add_host(inventory: Any, host: str, groups: list[str], given: Mapping[str, object]) -> None:
+    """As a task add_host does, in the form of this ansible-core: it adds the host again when it reads the inventory."""
+    try:
+        from ansible._internal._task import AddHost
+    except ImportError:
+        inventory.add_dynamic_host({"host_name": host, "groups": groups, "host_vars": given}, {})
+    else:
+        inventory.add_dynamic_host(AddHost(host_name=host, host_vars=dict(given), parent_group_names=groups))
 
 
 def _is_of_this_wave(first: Any, now: Any) -> bool:

@@ -95,8 +95,8 @@ def test_a_host_that_add_host_added_is_there_in_later_waves_with_its_variables(
 ) -> None:
     first = Manager()
     for given in ({"token": "abc", "odd": object()}, {"at": 6443}):
-        first._inventory.add_dynamic_host({"host_name": "holder", "groups": ["fresh"], "host_vars": given}, {})
-    first._inventory.add_dynamic_host({"host_name": "web2", "groups": ["old"], "host_vars": {"role": "old"}}, {})
+        witness._add_host(first._inventory, "holder", ["fresh"], given)
+    witness._add_host(first._inventory, "web2", ["old"], {"role": "old"})
     second = after(after(first, monkeypatch, tmp_path), monkeypatch, tmp_path)
     assert (second.value("holder", "token"), second.value("holder", "at")) == ("abc", 6443)
     assert second.value("web2", "role") == "old"
@@ -113,7 +113,7 @@ def test_a_host_that_an_earlier_wave_added_is_not_left_out_again_by_a_play_befor
 ) -> None:
     """With serial, the plays before add_host never come to it, and the wave that added it has told of those after."""
     first = Manager()
-    first._inventory.add_dynamic_host({"host_name": "holder", "groups": ["fresh"], "host_vars": {}}, {})
+    witness._add_host(first._inventory, "holder", ["fresh"], {})
     monkeypatch.setattr(witness.CallbackModule, "get_option", lambda *_: str(tmp_path))
     one, other, second = witness.CallbackModule(), witness.CallbackModule(), Manager()
     one._manager = first
