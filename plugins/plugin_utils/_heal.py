@@ -188,10 +188,11 @@ def wanted(known: Mapping[str, Known], policy: retention.Policy | None, now: dat
 
 def has_forgotten(own: Mapping[str, str], copied: Collection[str], newest: str) -> bool:
     """Whether the owner's store is new or was lost: but for the newest, it knows none of the checkpoints that are to
-    have copies, and has fewer of that name. own: the name of each checkpoint in it."""
+    have copies, and has fewer of that name. Retention alone leaves a store as many checkpoints as copies. own: the name
+    of each checkpoint in it."""
     older = set(copied) - {newest}
-    before = {one for one, name in own.items() if one != newest and name == own.get(newest)}
-    return not older & own.keys() and _placement.is_strange(before, older)
+    before = [one for one, name in own.items() if one != newest and name == own.get(newest)]
+    return len(older) > len(before) and not older & own.keys()
 
 
 def lost_owners(listed: Mapping[str, Sequence[str]], cared_for: Collection[str]) -> list[str]:

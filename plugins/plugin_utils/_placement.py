@@ -84,12 +84,6 @@ def choose(
     return chosen
 
 
-def is_strange(held: Collection[str], copies: Collection[str]) -> bool:
-    """Whether a store that holds these checkpoints has lost its memory, by the copies of its host: it knows none of
-    them, and they are more than it holds. Retention alone leaves a store as many checkpoints as a peer copies."""
-    return len(set(copies)) > len(set(held)) and not set(held) & set(copies)
-
-
 def fewest(copies: int, given: int | None) -> int:
     """The copies without which the task fails. ValueError for a number that cannot be meant."""
     if given is None:

@@ -344,7 +344,7 @@ def run(argv: Sequence[str], folder: str, at: Restore) -> Completed:
     end = at.system.monotonic() + at.patience
     while True:
         done = at.system.run(["sh", "-c", script, "sh", log, *command], _CHANGE)
-        said = _read(log) or done.err
+        said = dpkg.read_text(log) or done.err
         over = at.system.monotonic() >= end
         holder = locked() if over else ""
         if done.rc and holder and _is_locked(said):
@@ -380,14 +380,6 @@ def locked() -> str:
 
 def _is_locked(said: str) -> bool:
     return "lock" in said and ("another process" in said or "held by process" in said)
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as stream:
-            return stream.read()
-    except OSError:
-        return ""
 
 
 # -- causes of failures

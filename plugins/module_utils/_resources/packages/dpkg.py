@@ -32,6 +32,15 @@ INFO = "/var/lib/dpkg/info"
 _CONNECT, _EACH = 20.0, 2.0
 
 
+def read_text(path: str) -> str:
+    """The text of a file; empty where nobody can read it."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return stream.read()
+    except OSError:
+        return ""
+
+
 def look(system: System) -> dict[str, Package]:
     """key -> package, for all packages that are fully or partly installed; empty where the host has no dpkg."""
     seen = system.run(["dpkg-query", "-W", "-f", _FORMAT], _LOOK)

@@ -74,7 +74,7 @@ def forget(packages: Sequence[Package], system: System, run: Callable[[Sequence[
     left = {}
     for one in bare(packages, system):
         script = _script(one)
-        text = _read(script) or _read(script + _ASIDE)
+        text = dpkg.read_text(script) or dpkg.read_text(script + _ASIDE)
         for verb, units in re.findall(_UNITS, text):
             # It answers to scripts of packages alone.
             run(
@@ -111,11 +111,3 @@ def _script(one: Package) -> str:
     """The path of the script that runs when the package is purged."""
     paths = [f"{dpkg.INFO}/{name}.postrm" for name in (one.name, one.key)]
     return next((path for path in paths if os.path.lexists(path) or os.path.lexists(path + _ASIDE)), paths[0])
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as stream:
-            return stream.read()
-    except OSError:
-        return ""

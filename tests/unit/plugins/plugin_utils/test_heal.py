@@ -158,3 +158,19 @@ def test_owners_that_no_task_cares_for_are_found() -> None:
     many = [f"made-up-{number}" for number in range(1000)]
     assert lost_owners({"a": [*many, *many, "z"], "b": ["z"]}, ())[0] == "z"
     assert _heal.COUNTS == (GOOD, UNREAD)
+
+
+@pytest.mark.parametrize(
+    ("held", "copies", "strange"),
+    [
+        ("z", "abc", True),  # It was lost, and a checkpoint was taken since.
+        ("", "abc", True),
+        ("cd", "abc", False),
+        ("", "", False),
+        ("d", "c", False),  # The retention keeps one.
+        ("xyz", "abc", False),  # The peer was away for long.
+    ],
+)
+def test_a_lost_memory_is_told_by_its_being_strange_to_the_copies(held: str, copies: str, strange: bool) -> None:
+    own = dict.fromkeys([*held, "new"], "protected")
+    assert _heal.has_forgotten(own, [*copies, "new"], "new") is strange

@@ -10,7 +10,6 @@ import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._placement import (
     check,
     choose,
-    is_strange,
     preference,
 )
 
@@ -70,18 +69,3 @@ def test_too_few_domains_are_refused_with_what_there_is() -> None:
     check("h0", 4, PEERS, numbered)
     with pytest.raises(ValueError, match="copies: 0"):
         check("h0", 0, PEERS, None)
-
-
-@pytest.mark.parametrize(
-    ("held", "copies", "strange"),
-    [
-        ("z", "abc", True),  # It was lost, and a checkpoint was taken since.
-        ("", "abc", True),
-        ("cd", "abc", False),
-        ("", "", False),
-        ("d", "c", False),  # The retention keeps one.
-        ("xyz", "abc", False),  # The peer was away for long.
-    ],
-)
-def test_a_lost_memory_is_told_by_its_being_strange_to_the_copies(held: str, copies: str, strange: bool) -> None:
-    assert is_strange(held, copies) is strange
