@@ -41,10 +41,14 @@ _LATE = ("concurrent.futures.thread", "http.client", "ssl", "uuid")
 _CODECS = ("utf-8", "ascii", "latin-1", "unicode_escape", "raw_unicode_escape", "idna")
 
 
-def main(finish: Finish, argv: Sequence[str] | None = None) -> int:
+def main(way_back: Callable[[], Finish], argv: Sequence[str] | None = None) -> int:
     """Run a task of the agent. ``deadline``: a timer has fired. ``watch``: wait for the deadline as a process.
-    ``boot``: the host is early at boot. ``health``: the host is late at a planned boot. ``check``: do nothing, to
-    show that this Python runs the agent."""
+    ``boot``: the host is early at boot. ``health``: the host is late at a planned boot. ``check``: load everything and
+    do nothing, to show that this Python runs the agent.
+
+    ``way_back``: loads what puts the host back. A timer that finds all well, as it does every few seconds, does not
+    load it.
+    """
     import argparse  # A call of the controller needs none of it, nor the archive below.
 
     parser = argparse.ArgumentParser(prog="evenkeel-agent", description="Put this host back.")
@@ -53,16 +57,17 @@ def main(finish: Finish, argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--generation", type=int, default=0)
     args = parser.parse_args(argv)
     if args.task == "check":
+        way_back()
         return 0
     store = Store(args.store, System(), armed=True)
     if args.task == "watch":
-        return _watch_over(store, args.generation, finish)
+        return _watch_over(store, args.generation, way_back())
     os.environ.setdefault("LC_ALL", "C.UTF-8")
     if args.task == "boot":
-        return _at_boot(store, finish)
+        return _at_boot(store, way_back())
     if args.task == "health":
         return 0 if booted.is_well(store, sys.argv[0]) else DOUBT
-    return _at_deadline(store, args.generation, finish)
+    return _at_deadline(store, args.generation, way_back)
 
 
 # These modules answer calls of the controller, within Ansible.
@@ -116,7 +121,7 @@ def _boot_again(store: Store) -> None:
         sys.stderr.write(f"the host boots again: {done.words if done.rc else 'asked systemd'}\n")
 
 
-def _at_deadline(store: Store, generation: int, finish: Finish) -> int:
+def _at_deadline(store: Store, generation: int, way_back: Callable[[], Finish]) -> int:
     """Put the host back if the deadline is over; otherwise make sure that all timers run."""
     change = changes.armed(store)
     if change is None or change.generation != generation:
@@ -128,13 +133,14 @@ def _at_deadline(store: Store, generation: int, finish: Finish) -> int:
             changes.ensure_timers(store, change, sys.argv[0])
         if change.due - store.system.monotonic() > units.TICK + 5.0:
             return 0
+        way_back()  # What the change has removed by then can be loaded no more.
         # The deadline may be over before this unit is started again.
         while change is not None and change.overdue(store.system) is None:
             if not _wait(store, generation, min(1.0, max(0.05, change.due - store.system.monotonic()))):
                 return 0
             change = changes.armed(store)
-    code = _until_done(store, generation, finish)
-    return _at_deadline(store, generation, finish) if code is None else code
+    code = _until_done(store, generation, way_back())
+    return _at_deadline(store, generation, way_back) if code is None else code
 
 
 def _watch_over(store: Store, generation: int, finish: Finish) -> int:

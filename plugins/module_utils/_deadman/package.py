@@ -33,6 +33,8 @@ _WAY_BACK = ("_flows.rollback.flow", "finish")
 _ANSWERS = ("_adapter", "_calls.every")
 # Units and watchers of every version start this module: an armed host keeps the agent with which it was armed.
 _START = f"{_PACKAGE}/_agent.py"
+# The digest of the sources in an archive.
+_DIGEST = f"{_PACKAGE}/sources.sha256"
 _MAIN = f"from {_PACKAGE}._agent import main\nraise SystemExit(main())\n"
 _IMPORT = re.compile(r"^[ \t]*from[ \t]+(\.+[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n#]+)", re.MULTILINE)
 _COMMENT = r"#[^\n]*"
@@ -46,13 +48,12 @@ def install(store: Store, finish: Callable[..., list[str]]) -> str:
     written here. The file of a waiting agent stays until no change is armed. The controller also finds the library by
     this name (``ft_call``).
     """
-    sources = _sources(finish.__module__, finish.__name__)
     folder = store.join("agent")
     ensure_dir(folder)
-    prefix = f"evenkeel-{hashlib.sha256(MAGIC_NUMBER + _digest(sources).encode()).hexdigest()[:12]}"
+    prefix = f"evenkeel-{hashlib.sha256(MAGIC_NUMBER + _own_digest(finish).encode()).hexdigest()[:12]}"
     path = next((os.path.join(folder, name) for name in os.listdir(folder) if name.startswith(prefix)), "")
     if not path or not _is_whole(path):
-        data = _zipapp(sources)
+        data = _zipapp(_sources(finish.__module__, finish.__name__))
         path = os.path.join(folder, f"{prefix}{hashlib.sha256(data).hexdigest()}.pyz")
         write_file(path, data, 0o400)
     if changes.armed(store) is None:
@@ -77,6 +78,15 @@ def leave(store: Store, finish: Callable[..., list[str]]) -> None:
 def digest() -> str:
     """The SHA-256 of the sources of this library, in hexadecimal digits."""
     return _digest(_sources(f"{_base()}.{_WAY_BACK[0]}", _WAY_BACK[1]))
+
+
+def _own_digest(finish: Callable[..., list[str]]) -> str:
+    """As ``digest``. An archive holds its own, and need not read all its sources for it."""
+    if _base() == _PACKAGE:
+        with suppress(OSError):
+            archive = __loader__.archive  # type: ignore[name-defined]
+            return bytes(__loader__.get_data(os.path.join(archive, _DIGEST))).decode()  # type: ignore[name-defined]
+    return _digest(_sources(finish.__module__, finish.__name__))
 
 
 def _digest(sources: dict[str, str]) -> str:
@@ -105,6 +115,7 @@ def _zipapp(sources: dict[str, str]) -> bytes:
             # Python never compares such a .pyc with its source (PEP 552). Docstrings would take a tenth of the room.
             code = marshal.dumps(compile(text, path, "exec", dont_inherit=True, optimize=2))
             archive.writestr(zipfile.ZipInfo(path + "c"), MAGIC_NUMBER + b"\1\0\0\0" + bytes(8) + code)
+        archive.writestr(zipfile.ZipInfo(_DIGEST), _digest(sources))
     return buffer.getvalue()
 
 
@@ -114,8 +125,11 @@ def _sources(way_back: str, finish: str) -> dict[str, str]:
     result does not depend on the loaded modules."""
     base = _base()
     start = f"""import sys
-from ._deadman import agent
-from {way_back[len(base) :]} import {finish}
+
+
+def way_back():
+    from {way_back[len(base) :]} import {finish}
+    return {finish}
 
 
 def main():
@@ -125,7 +139,8 @@ def main():
     if sys.argv[1:2] == [{command.KEEP!r}]:
         from .{_KEEPING} import main
         return main(sys.argv[2:])
-    return agent.main({finish})
+    from ._deadman import agent
+    return agent.main(way_back)
 """
     files = {"__main__.py": _MAIN, f"{_PACKAGE}/__init__.py": "", _START: start}
     return _with_imports(

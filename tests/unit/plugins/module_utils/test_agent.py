@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import (
+    agent,
     changes,
     invocation,
     package,
@@ -134,12 +135,48 @@ def test_another_python_takes_the_source(tmp_path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         names = set(archive.namelist())
         other = {name: archive.read(name) for name in names}
-    assert {name + "c" for name in sources} | set(sources) == names
+    assert {name + "c" for name in sources} | {*sources, package._DIGEST} == names
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in other.items():
             archive.writestr(name, data if name.endswith(".py") else b"\0\0\r\n" + data[4:])
     argv = ["/usr/bin/env", "python3", "-I", str(path), "--store", str(tmp_path), "check"]
     assert subprocess.run(argv, cwd="/", check=False).returncode == 0
+
+
+def test_an_agent_knows_its_sources_without_reading_them(store: Store) -> None:
+    """The controller finds it by them (ft_call), and a checkpoint by the same agent leaves it as it is."""
+    with store.locked():
+        made = package.install(store, finish)
+    script = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from evenkeel_agent._deadman import package
+from evenkeel_agent._flows.rollback.flow import finish
+package._loaded = None
+print(package._own_digest(finish))
+"""
+    argv = [sys.executable, "-I", "-c", script, made]
+    assert subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip() == package.digest()
+
+
+def test_a_timer_that_finds_all_well_loads_no_way_back(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watcher, "start", lambda *_words: None)
+    (tmp_path / "live").mkdir()
+    ensured = []
+    monkeypatch.setattr(changes, "ensure_timers", lambda *_words: ensured.append(True))
+    change = checkpoint(store, "change", [{"files": {"paths": [str(tmp_path / "live")]}}], confirm_within=60.0)
+
+    def way_back() -> agent.Finish:
+        raise AssertionError("it was loaded")
+
+    words = ["--store", store.root, "deadline", "--generation", str(change["generation"])]
+    assert agent.main(way_back, words) == 0 and ensured
+    armed = Path(store.join("armed"))
+    armed.write_text(json.dumps(dict(json.loads(armed.read_text()), due=time.monotonic() + 5.0)))
+    with pytest.raises(AssertionError, match="it was loaded"):  # while it waits Python may go
+        agent.main(way_back, words)
 
 
 def run_unit(

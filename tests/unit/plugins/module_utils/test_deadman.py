@@ -389,7 +389,7 @@ def refusing(monkeypatch: pytest.MonkeyPatch, times: int, and_then: Callable[[],
 
 def deadline(store: Store, generation: int = 1) -> int:
     make_due(store)
-    return agent.main(finish, ["--store", store.root, "deadline", "--generation", str(generation)])
+    return agent.main(lambda: finish, ["--store", store.root, "deadline", "--generation", str(generation)])
 
 
 def test_a_dead_man_that_was_refused_tries_again(
@@ -631,7 +631,7 @@ def test_what_is_refused_at_boot_is_left_to_the_dead_man_and_does_not_hold_the_b
 
     booted = replace(store.system, boot_id=lambda: "another", run=run, has_systemd=lambda: True)
     monkeypatch.setattr(agent, "System", lambda: booted)
-    assert agent.main(finish, ["--store", store.root, "boot"]) == agent.DOUBT
+    assert agent.main(lambda: finish, ["--store", store.root, "boot"]) == agent.DOUBT
     (started,) = {words for words in said if words.endswith(".service")}
     assert started.startswith("systemctl start --no-block evenkeel-deadman-") and started.endswith(".service")
     assert info(store)["armed"] is not None and deadline(store) == 0
