@@ -15,8 +15,8 @@ from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import STORE
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import reported as report
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._answering import STORE
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._answering import reported as report
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.heal import ARGUMENTS
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds

@@ -19,8 +19,8 @@ from typing import Any
 from ansible import constants as C
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import STORE
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import reported as report
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._answering import STORE
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._answering import reported as report
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.repeat import ARGUMENTS
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import EvenkeelError, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import operations

@@ -4,49 +4,34 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ._errors import OS_ERROR, EvenkeelError
-from ._host import scratch
+from ._answering import STORE, answer, shown
 from ._host.background import mark_as_ours
-from ._host.options import Option, Options, Params, given
-from ._host.text import bounded, escaped, harmless, named, sentence
+from ._host.options import Options, Params
 from ._results.result import Result
 
-STORE: Option = {"type": "path", "default": "/var/lib/evenkeel"}
-
-
-# The word for a declaration in the log of the host and in the invocation.
-_HIDDEN = "(not shown)"
+if TYPE_CHECKING:  # Each module that is sent whole can leave the library on the host, and this is a part of it.
+    from . import _direct  # noqa: F401
 
 
 class _Module(AnsibleModule):
-    """A module that shows no declaration, neither in the log of the host nor in its result: a command of ``quiesce``, a
-    probe or a service may hold a secret."""
+    """A module that shows no declaration, neither in the log of the host nor in its result."""
 
     params: dict[str, Any]
 
     def _log_invocation(self) -> None:
         given = self.params
-        self.params = self._shown()
+        self.params = shown(given)
         super()._log_invocation()
         self.params = given
 
     def _return_formatted(self, kwargs: dict[str, Any]) -> None:
-        kwargs.setdefault("invocation", {"module_args": self._shown()})
+        kwargs.setdefault("invocation", {"module_args": shown(self.params)})
         super()._return_formatted(kwargs)
-
-    def _shown(self) -> dict[str, Any]:
-        """The arguments that are no declarations, nor lists of them."""
-
-        def hides(value: object) -> bool:
-            return isinstance(value, dict) or (isinstance(value, list) and any(map(hides, value)))
-
-        return {key: _HIDDEN if hides(value) else value for key, value in self.params.items()}
 
 
 class _Called(_Module):
@@ -73,44 +58,9 @@ def run_module(
     mark_as_ours()
     options.update(argument_spec=dict(argument_spec, store=STORE), supports_check_mode=True)
     module = _Module(**options) if call is None else _Called(call, **options)
-    if not module.check_mode:
-        scratch.reclaim(str((module.params.get("_values") or {}).get("run", "")), time.time())
-    try:
-        result = work(named(_given(argument_spec, module.params)), module.check_mode).report()
-    except EvenkeelError as error:
-        _warn(module, error.result)
-        module.fail_json(msg=sentence(error.message), error=error.code, **report(error.result))
-    except OSError as error:
-        module.fail_json(msg=sentence(f"{error}; nothing more was done"), error=OS_ERROR, **report({}))
-    if not module._diff:
-        result.pop("diff", None)
-    _warn(module, result)
-    module.exit_json(**report(result))
-
-
-def _warn(module: AnsibleModule, result: dict[str, Any]) -> None:
-    """Let Ansible tell the warnings of the result."""
-    for said in result.pop("warnings", None) or []:
-        module.warn(sentence(str(said)))
-
-
-def _given(spec: Options, params: Params) -> Params:
-    """The parameters, of declarations without the keys that were not given."""
-    return {key: given(value) if spec.get(key, {}).get("options") else value for key, value in params.items()}
-
-
-def report(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The result with the keys that every module promises, bounded, and with every name as printable text."""
-    return _whole(escaped(result))
-
-
-def reported(result: Mapping[str, Any]) -> dict[str, Any]:
-    """``report`` on the controller, from results of hosts, in which names are already escaped."""
-    return _whole(harmless(result))
-
-
-def _whole(result: Mapping[str, Any]) -> dict[str, Any]:
-    found = {**Result().report(), **result}
-    if isinstance(found.get("msg"), str):
-        found["msg"] = found["msg"].replace("\n", " ")
-    return bounded(found)
+    result = answer(argument_spec, work, module.params, check_mode=module.check_mode, diff=module._diff)
+    for said in result.pop("warnings"):
+        module.warn(said)
+    if result.pop("failed", False):
+        module.fail_json(**result)
+    module.exit_json(**result)

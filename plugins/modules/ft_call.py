@@ -95,14 +95,10 @@ msg:
   type: str
 """
 
-import hashlib
-import os
-import stat
-import sys
 from importlib import import_module
-from importlib.util import MAGIC_NUMBER
 
 from ansible.module_utils.basic import AnsibleModule, _load_params
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._found import load
 
 CALLS = [
     "accept",
@@ -126,56 +122,13 @@ ARGUMENTS = {
     "arguments": {"type": "dict", "required": True},
     "store": {"type": "path", "default": "/var/lib/evenkeel"},
 }
-# The bytes of the largest library.
-_LARGEST = 1 << 26
-
-
-def library(store: str, digest: str) -> bytes:
-    """The library of these sources, as the dead-man of this Python has it; empty where there is none to be trusted."""
-    start = f"evenkeel-{hashlib.sha256(MAGIC_NUMBER + digest.encode()).hexdigest()[:12]}"
-    folder = os.path.join(os.path.abspath(store), "agent")
-    try:
-        name = next(name for name in sorted(os.listdir(folder)) if name.startswith(start))
-        if not all(map(_is_safe, _ways(folder))):
-            return b""
-        fd = os.open(os.path.join(folder, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(fd, "rb") as stream:
-            found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode) or not _is_safe(found):
-                return b""
-            data = stream.read(_LARGEST)
-    except (OSError, StopIteration):
-        return b""
-    return data if name == f"{start}{hashlib.sha256(data).hexdigest()}.pyz" else b""
-
-
-def _ways(folder: str) -> list[os.stat_result]:
-    """The directory and all above it."""
-    found = [os.lstat(folder)]
-    while folder != "/":
-        folder = os.path.dirname(folder)
-        found.append(os.lstat(folder))
-    return found
-
-
-def _is_safe(found: os.stat_result) -> bool:
-    """Whether only root and this user can replace it, or an entry of theirs in it. No symlink is followed."""
-    shared = found.st_mode & 0o022 and not (stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX)
-    return found.st_uid in (0, os.geteuid()) and not shared and not stat.S_ISLNK(found.st_mode)
 
 
 def main() -> None:
     # Without its log, which would show the arguments as one text: the module that is called logs its own.
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True, no_log=True)
-    data = library(module.params["store"], module.params["library"])
-    if not data:
+    if not load(module.params["store"], module.params["library"]):
         module.exit_json(absent=True, invocation={})  # Secrets among the arguments are not for the log of a connection.
-    try:
-        memory = os.memfd_create("evenkeel")
-    except (AttributeError, OSError):  # Some builds of Python lack the call, and so do some sandboxes.
-        module.exit_json(absent=True, invocation={})
-    os.write(memory, data)
-    sys.path.insert(0, f"/proc/self/fd/{memory}")
     name = module.params["name"]
     ours = {key: value for key, value in _load_params().items() if key.startswith("_ansible_")}
     call = {**ours, "_ansible_module_name": f"evenkeel.fault_tolerance.ft_{name}", **module.params["arguments"]}

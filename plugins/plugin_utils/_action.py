@@ -12,7 +12,7 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible.plugins.action.normal import ActionModule as Normal
 from ansible.utils.display import Display
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import STORE, reported
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._answering import STORE, reported
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import REMOVED, Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _arguments, _library, _variables
@@ -92,7 +92,7 @@ class HostAction(Normal):
                 *args, **{**options, "module_name": f"{_COLLECTION}.{module}", "module_args": dict(arguments)}
             )
 
-        return dict(_library.call(name, self._task.args, send))
+        return dict(_library.call(name, self._task.args, send, self, options.get("task_vars") or {}))
 
     def _sent(self, *args: Any, **options: Any) -> dict[str, Any]:
         return answer(self._connection, lambda: super(HostAction, self)._execute_module(*args, **options))

@@ -54,7 +54,7 @@ class Host:
     def module(self, name: str, /, **arguments: Any) -> Answer:
         """The result of a module of this collection. Raises AnsibleConnectionFailure where the host is
         unreachable."""
-        result = _library.call(name, arguments, self._send)
+        result = _library.call(name, arguments, self._send, self._action, self._variables)
         died = [line for line in str(result.get("module_stderr") or "").splitlines() if line.strip()]
         # Ansible reports only that there was no result. The last line of standard error tells why.
         return dict(result, msg=f"the module died: {died[-1].strip()}") if died and result.get("failed") else result

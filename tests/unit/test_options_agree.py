@@ -46,7 +46,7 @@ def documented() -> dict[str, Any]:
 
 def arguments(module: str) -> dict[str, Any]:
     found = import_module(f"{COLLECTION}.modules.{module}")
-    adapter = import_module(f"{COLLECTION}.module_utils._adapter")
+    adapter = import_module(f"{COLLECTION}.module_utils._answering")
     phase = getattr(found, "PHASE", {})
     return {**getattr(found, "ARGUMENTS", {}), **phase, "store": adapter.STORE}
 

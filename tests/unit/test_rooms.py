@@ -13,6 +13,7 @@ import pytest
 
 LIBRARY = Path(__file__).parents[2] / "plugins/module_utils"
 ROOMS = [
+    "_found",
     "_errors",
     "_results",
     "_reliability",
@@ -25,6 +26,8 @@ ROOMS = [
     "_deadman",
     "_flows",
     "_calls",
+    "_answering",
+    "_direct",
     "_adapter",
 ]
 

@@ -71,7 +71,7 @@ def main(way_back: Callable[[], Finish], argv: Sequence[str] | None = None) -> i
 
 
 # These modules answer calls of the controller, within Ansible.
-_FOR_THE_CONTROLLER = ("_adapter", "_calls/")
+_FOR_THE_CONTROLLER = ("_adapter", "_answering", "_direct", "_calls/")
 
 
 def _load_all() -> None:

@@ -30,7 +30,7 @@ _AMPLE = 256 << 20
 _CONSOLE = "_flows.console"
 _KEEPING = "_flows.keeping"
 _WAY_BACK = ("_flows.rollback.flow", "finish")
-_ANSWERS = ("_adapter", "_calls.every")
+_ANSWERS = ("_adapter", "_direct", "_calls.every")
 # Units and watchers of every version start this module: an armed host keeps the agent with which it was armed.
 _START = f"{_PACKAGE}/_agent.py"
 # The digest of the sources in an archive.

@@ -13,9 +13,9 @@ from typing import ClassVar
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import package
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._found import library
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.modules import ft_call
-from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_call import library
 
 NOBODY = 65534
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import report
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._answering import report
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import changes, outside
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Unhealthy, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import footprint, places

@@ -10,7 +10,7 @@ import json
 import random
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import report, reported
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._answering import report, reported
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.text import (
     LONGEST_RESULT,
     bounded,

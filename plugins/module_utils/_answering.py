@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The answer to a call of a module, whether Ansible's own module code runs on the host or not.
+
+The library answers a call in two ways: within a module of Ansible (``_adapter``), or as a program of its own
+(``_direct``). What the answer holds is decided here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ._errors import OS_ERROR, EvenkeelError
+from ._host import scratch
+from ._host.options import Option, Options, Params, given
+from ._host.text import bounded, escaped, harmless, named, sentence
+from ._results.result import Result
+
+STORE: Option = {"type": "path", "default": "/var/lib/evenkeel"}
+
+# The word for a declaration in the log of the host and in the invocation.
+_HIDDEN = "(not shown)"
+
+
+def answer(
+    argument_spec: Options, work: Callable[[Params, bool], Result], params: Params, *, check_mode: bool, diff: bool
+) -> dict[str, Any]:
+    """The result of ``work(params, check_mode)``, with the keys that every module promises. An error of the library has
+    the same keys, and ``failed``. ``warnings`` are sentences for a person."""
+    if not check_mode:
+        scratch.reclaim(str((params.get("_values") or {}).get("run", "")), time.time())
+    failure: dict[str, Any] = {}
+    try:
+        result = work(named(_given(argument_spec, params)), check_mode).report()
+        if not diff:
+            result.pop("diff", None)
+    except EvenkeelError as error:
+        result = dict(error.result)
+        failure = {"failed": True, "msg": sentence(error.message), "error": error.code}
+    except OSError as error:
+        result = {}
+        failure = {"failed": True, "msg": sentence(f"{error}; nothing more was done"), "error": OS_ERROR}
+    warnings = [sentence(str(said)) for said in result.pop("warnings", None) or []]
+    return {**report(result), **failure, "warnings": warnings}
+
+
+def shown(params: Params) -> dict[str, Any]:
+    """The arguments that are no declarations, nor lists of them: a command of ``quiesce``, a probe or a service may
+    hold a secret."""
+
+    def hides(value: object) -> bool:
+        return isinstance(value, dict) or (isinstance(value, list) and any(map(hides, value)))
+
+    return {key: _HIDDEN if hides(value) else value for key, value in params.items()}
+
+
+def _given(spec: Options, params: Params) -> Params:
+    """The parameters, of declarations without the keys that were not given."""
+    return {key: given(value) if spec.get(key, {}).get("options") else value for key, value in params.items()}
+
+
+def report(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The result with the keys that every module promises, bounded, and with every name as printable text."""
+    return _whole(escaped(result))
+
+
+def reported(result: Mapping[str, Any]) -> dict[str, Any]:
+    """``report`` on the controller, from results of hosts, in which names are already escaped."""
+    return _whole(harmless(result))
+
+
+def _whole(result: Mapping[str, Any]) -> dict[str, Any]:
+    found = {**Result().report(), **result}
+    if isinstance(found.get("msg"), str):
+        found["msg"] = found["msg"].replace("\n", " ")
+    return bounded(found)

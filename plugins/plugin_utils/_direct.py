@@ -1,0 +1,145 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A call of the library that lies on a host, by a program of a hundred lines and not by a module of Ansible.
+
+The connection is Ansible's, with its privileges and its interpreter. A module that does no more than ping takes longer
+on the host than most of our calls: its payload brings the code of Ansible's modules, which is compiled anew each time.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ansible import constants as C
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _found
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._answering import STORE
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.every import call
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
+
+# The host has no library that answers, and nothing was done.
+ABSENT: Mapping[str, Any] = {"absent": True}
+_AUTO = ("auto", "auto_silent", "auto_legacy", "auto_legacy_silent")
+_FOUND = Path(_found.__file__).read_text(encoding="utf-8")
+# What an old Python can read as well.
+_PROGRAM = """\
+import json, sys
+asked = json.loads({asked})
+def tell(answer):
+    sys.stdout.write("\\n" + asked["mark"] + json.dumps(answer) + "\\n")
+    sys.stdout.flush()
+if sys.version_info < (3, 9):
+    tell({absent})
+    sys.exit()
+found = {{"__name__": "evenkeel_found"}}
+exec(compile({found}, "evenkeel_found", "exec"), found)
+if not found["load"](asked["arguments"]["store"], asked["library"]):
+    tell({absent})
+    sys.exit()
+from evenkeel_agent import _direct
+tell(_direct.run(asked))
+"""
+
+
+def is_possible(action: ActionBase) -> bool:
+    """Whether the connection takes a program on standard input, and its shell is one of Unix."""
+    task, connection = action._task, action._connection
+    if task.delegate_to or task.async_val or getattr(connection._shell, "SHELL_FAMILY", "") != "sh":
+        return False
+    return bool(connection.is_pipelining_enabled(False))
+
+
+def ask(
+    action: ActionBase, variables: Mapping[str, Any], name: str, arguments: Mapping[str, Any], library: str
+) -> Answer:
+    """The result of a call of ``ft_NAME`` on the host of the action's connection; ``ABSENT`` where the host has no
+    library of these sources, or a value of the call is a secret that only Ansible's own module masks.
+
+    variables: those of that host. library: the SHA-256 of the sources. Raises AnsibleConnectionFailure where the host
+    is unreachable, and UsageError for wrong arguments.
+    """
+    task = action._task
+    spec: Options = {**call(name)[0], "store": STORE}
+    quiet = C.config.get_config_value("DEFAULT_NO_TARGET_SYSLOG", variables=dict(variables))
+    values = checked(_as_written(spec), {**arguments})
+    if _holds_secret(spec, values):
+        return ABSENT
+    asked = {
+        "name": name,
+        "library": library,
+        "arguments": values,
+        "check": bool(task.check_mode),
+        "diff": bool(task.diff),
+        "log": not (task.no_log or quiet),
+        "mark": secrets.token_hex(16),
+    }
+    program = _PROGRAM.format(asked=ascii(json.dumps(asked)), absent=dict(ABSENT), found=ascii(_FOUND))
+    Display().vvv(f"ft_{name} is asked of the library on the host")
+    done = action._low_level_execute_command(_command(action, variables), in_data=program.encode())
+    return _result(done, str(asked["mark"]))
+
+
+def _command(action: ActionBase, variables: Mapping[str, Any]) -> str:
+    """The command that starts Ansible's Python for this host with the program on its standard input. Where Ansible
+    would search for a Python it is searched for in the same places."""
+    said = C.config.get_config_value("INTERPRETER_PYTHON", variables=dict(variables))
+    python = str(action._templar.template(said) or "auto").strip()
+    if python in _AUTO:
+        python = str((variables.get("ansible_facts") or {}).get("discovered_interpreter_python") or "")
+    places = C.config.get_config_value("INTERPRETER_PYTHON_FALLBACK", variables=dict(variables))
+    words = f"{shlex.quote(python)} -I -" if python else _search(places)
+    return f"{action._compute_environment_string()} {words}".strip()
+
+
+def _search(names: Sequence[str]) -> str:
+    """The command that runs the first of these Pythons that the host has."""
+    found = " ".join(shlex.quote(str(name)) for name in names)
+    script = f'for name in {found}; do if path=$(command -v "$name"); then exec "$path" -I -; fi; done; exit 127'
+    return f"/bin/sh -c {shlex.quote(script)}"
+
+
+def _as_written(spec: Options) -> Options:
+    """The specification, with paths as texts: they are those of the host, which expands them."""
+    return {key: {**one, "type": "str"} if one.get("type") == "path" else one for key, one in spec.items()}
+
+
+def _holds_secret(spec: Options, values: Mapping[str, Any]) -> bool:
+    """Whether one of the values is not for any log."""
+    for key, option in spec.items():
+        value = values.get(key)
+        if value is None:
+            continue
+        if option.get("no_log"):
+            return True
+        inner = value if isinstance(value, list) else [value]
+        deeper = option.get("options")
+        if deeper and any(isinstance(one, Mapping) and _holds_secret(deeper, one) for one in inner):
+            return True
+    return False
+
+
+def _result(done: Mapping[str, Any], mark: str) -> Answer:
+    """The result that the program has told; a failure where it has told none."""
+    for line in reversed(str(done["stdout"]).splitlines()):
+        if line.startswith(mark):
+            found = json.loads(line.removeprefix(mark))
+            if isinstance(found, dict):
+                return found
+    if done["rc"] == 127 and not str(done["stdout"]).strip():
+        return ABSENT  # No Python has started. Ansible's own way tells why, or finds another.
+    return {
+        "failed": True,
+        "msg": "the module gave no result: see module_stdout and module_stderr",
+        "module_stdout": str(done["stdout"]),
+        "module_stderr": str(done["stderr"]),
+        "rc": done["rc"],
+    }
