@@ -342,6 +342,43 @@ def test_an_older_version_that_is_missing_leaves_the_newer_one_of_rpm(tmp_path: 
     assert Packages().obstacles(then, at) == ["web:noarch 0:1.0-1: its package file is not in the store"]
 
 
+# The library of rpm, as far as a transaction uses it: no key is trusted. A test appends to it.
+LIBRARY = """
+import types
+error = RuntimeError
+RPMPROB_FILTER_OLDPACKAGE = RPMPROB_FILTER_REPLACEPKG = RPMTRANS_FLAG_TEST = RPMSIG_DIGEST_TYPE = 1
+_RPMVSF_NOSIGNATURES = 2
+RPMCALLBACK_INST_OPEN_FILE, RPMCALLBACK_INST_CLOSE_FILE = 1, 2
+class TransactionSet:
+    flags = level = 0
+    def setProbFilter(self, flags): pass
+    def setVSFlags(self, flags): self.flags = flags
+    def setVfyLevel(self, level): self.level = level
+    def addInstall(self, header, path, how): pass
+    def hdrFromFdno(self, fd):
+        if not self.flags & _RPMVSF_NOSIGNATURES or self.level != RPMSIG_DIGEST_TYPE:
+            raise error("public key not available")
+    def check(self): pass
+    def problems(self): return []
+    def order(self): pass
+    def run(self, callback, data): pass
+"""
+
+
+def rpm_transaction(tmp_path: Path, library: str) -> subprocess.CompletedProcess[str]:
+    """Install a package file with a library of rpm that is made of this text."""
+    (tmp_path / "rpm.py").write_text(library)
+    (tmp_path / "work.json").write_text(json.dumps({"install": [str(tmp_path / "rpm.py")], "erase": []}))
+    argv = [sys.executable, "-c", rpm._TRANSACTION, str(tmp_path / "work.json")]
+    return subprocess.run(argv, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+
+
+def test_a_package_comes_back_to_a_host_that_lacks_the_key_of_its_signature(tmp_path: Path) -> None:
+    assert rpm_transaction(tmp_path, LIBRARY).returncode == 0
+    older = LIBRARY.replace("def setVfyLevel", "level = 1\n    def other")
+    assert rpm_transaction(tmp_path, older).returncode == 0, "an older library does not know the level"
+
+
 @pytest.mark.parametrize(
     ("version", "option"), [("dnf5 version 5.2", "--skip-unavailable"), ("4.14.0", "--setopt=strict=0")]
 )
