@@ -8,7 +8,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Callable, NamedTuple
 
+from ..._errors import RestoreFailed
 from ..._host.commands import locale
+from ..._host.package_locks import holder
+from ..kind import Restore
 
 _LINE = (
     r"(?P<manager>deb|rpm) (?P<name>[A-Za-z0-9][A-Za-z0-9.+_-]*):(?P<arch>[a-z0-9][a-z0-9_-]*)"
@@ -111,6 +114,26 @@ def most(wanted: Sequence[str], refusal: Callable[[Sequence[str]], str]) -> tupl
         for one in again:
             add([one])
     return chosen, refused
+
+
+def wait_for_locks(paths: Sequence[str], at: Restore) -> None:
+    """Wait until no other program holds a lock on these files; RestoreFailed after ``at.patience``."""
+    end = at.system.monotonic() + at.patience
+    while True:
+        words = holder(paths)
+        if not words:
+            return
+        if at.system.monotonic() >= end:
+            raise held(words)
+        at.system.sleep(1.0)
+
+
+def held(words: str) -> RestoreFailed:
+    return RestoreFailed(
+        f"packages cannot be put back now: {words}. Wait for its end, or end it, then run the rollback again",
+        done=[],
+        left=[f"packages: {words}"],
+    )
 
 
 def environment(more: Mapping[str, str], boot: bool = False) -> dict[str, str]:

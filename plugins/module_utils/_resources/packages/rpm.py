@@ -18,12 +18,13 @@ from typing import Any
 
 from ..._errors import Damaged, EvenkeelError, RestoreFailed
 from ..._host.durable import write_all
+from ..._host.package_locks import RPM, holder
 from ..._host.system import System
 from ..._services import systemd
 from ..._store.objects import Hasher
 from ..kind import Restore, Sink
 from .dpkg import add_file
-from .package import LATER, Ident, Package, environment, most
+from .package import LATER, Ident, Package, environment, most, wait_for_locks
 
 _CACHES = ("/var/cache/dnf/*/packages", "/var/cache/libdnf5/*/packages", "/var/cache/yum/*/*/*/packages")
 _FORMAT = "%{NAME}\\t%{ARCH}\\t%{EPOCHNUM}:%{VERSION}-%{RELEASE}\\n"
@@ -35,7 +36,8 @@ _NONE = "(none)"
 _PYTHONS = ("/usr/libexec/platform-python", "/usr/bin/python3")
 
 # The command rpm can either install or erase. rpm's library does both at once, and may belong to another Python than
-# ours. The script reads its work from a file, prints the problems, and ends with 1 where there are problems.
+# ours. The script reads its work from a file, prints the problems, and ends with 1 where it failed. Where a
+# scriptlet fails, or another program holds the lock, rpm tells it on stderr alone.
 _TRANSACTION = r"""
 import json, rpm, sys
 with open(sys.argv[1]) as stream:
@@ -57,6 +59,7 @@ for name, arch, version in work["erase"]:
             ts.addErase(one)
 ts.check()
 problems = [str(one) for one in ts.problems()]
+failed = None
 opened = {}
 def callback(what, amount, total, path, data):
     if what == rpm.RPMCALLBACK_INST_OPEN_FILE:
@@ -67,9 +70,9 @@ def callback(what, amount, total, path, data):
 if not problems:
     ts.order()
     failed = ts.run(callback, "")
-    problems = [one[0] for one in failed or []] or ([] if failed is None else ["a scriptlet failed"])
+    problems = [one[0] for one in failed or []]
 print("\n".join(problems))
-sys.exit(bool(problems))
+sys.exit(bool(problems) or failed is not None)
 """
 
 
@@ -162,7 +165,8 @@ def transact(changes: Sequence[tuple[str, Package]], at: Restore) -> dict[str, s
 
     ``changes``: (action of the step, package as recorded). A package that cannot be changed is left out, with the
     packages that depend on it. Each transaction is tested first. The versions of a package change together: the newer
-    version is not erased where the file of the older version is missing.
+    version is not erased where the file of the older version is missing. Raises RestoreFailed, with nothing changed,
+    where another program holds the lock of rpm for longer than ``at.patience``.
     """
     left: dict[str, str] = {}
     work: dict[str, list[tuple[str, Any]]] = {}
@@ -177,6 +181,8 @@ def transact(changes: Sequence[tuple[str, Package]], at: Restore) -> dict[str, s
                 left[one.key] = str(error)
         able = [key for key in work if key not in left]
         chosen, refused = most(able, lambda keys: _run(work, keys, folder, at, test=True))
+        if chosen:
+            wait_for_locks(RPM, at)
         failed = _run(work, chosen, folder, at) if chosen else ""
     left.update({key: f"rpm refuses: {why}" for key, why in refused.items()})
     still = _open(changes, at) if failed else set()
@@ -189,9 +195,10 @@ def transact(changes: Sequence[tuple[str, Package]], at: Restore) -> dict[str, s
 
 
 def obstacles(changes: Sequence[tuple[str, Package]], _at: Restore) -> list[str]:
-    """Sentences on the changes that cannot be made now, as far as the record shows."""
+    """Sentences on the changes that cannot be made now, as far as the record and the lock show."""
+    waits = [f"packages: {words}" for words in [holder(RPM)] if words]
     gone = [one for action, one in changes if action == "install" and not one.sha256]
-    return [f"{one.key} {one.version}: its package file is not in the store" for one in gone]
+    return waits + [f"{one.key} {one.version}: its package file is not in the store" for one in gone]
 
 
 def _open(changes: Sequence[tuple[str, Package]], at: Restore) -> set[str]:

@@ -49,6 +49,8 @@ from flows import checkpoint, rollback
 from .conftest import SYSTEM
 
 SHA = "a" * 64
+# A program that holds a lock on a file.
+HOLDER = "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(); time.sleep(60)"
 WEB = Package("web", "amd64", "1:1.0-1~deb12u1", sha256=SHA)
 
 
@@ -377,6 +379,38 @@ def test_a_package_comes_back_to_a_host_that_lacks_the_key_of_its_signature(tmp_
     assert rpm_transaction(tmp_path, LIBRARY).returncode == 0
     older = LIBRARY.replace("def setVfyLevel", "level = 1\n    def other")
     assert rpm_transaction(tmp_path, older).returncode == 0, "an older library does not know the level"
+
+
+def test_where_rpm_tells_no_problem_its_own_words_are_the_cause(tmp_path: Path) -> None:
+    """rpm does not wait for its lock where nobody looks on, and a scriptlet that failed is no problem to it."""
+    fails = LIBRARY + "    def run(self, callback, data): import sys; print('no lock', file=sys.stderr); return []\n"
+    done = rpm_transaction(tmp_path, fails)
+    assert done.returncode == 1 and done.stdout.strip() == "" and done.stderr.strip() == "no lock"
+
+
+def test_the_lock_of_rpm_is_waited_for_and_its_holder_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    transactions: list[str] = []
+
+    def run(argv: Sequence[str], _timeout: float) -> Completed:
+        transactions.extend(argv[-1:] if argv[-1].endswith("work.json") else [])
+        gone = argv[0] == "rpm" and transactions
+        return Completed(tuple(argv), 0, "" if gone else "web\tnoarch\t0:1-1\n" if argv[0] == "rpm" else "", "")
+
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(rpm, "RPM", [str(tmp_path / "lock")])
+    waited: list[float] = []
+    system = replace(SYSTEM, run=run, sleep=waited.append, monotonic=lambda: float(len(waited)))
+    at = Restore(system, Store(str(tmp_path), SYSTEM).objects, patience=2.0)
+    changes = [("remove", Package("web", "noarch", "0:1-1", manager="rpm"))]
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "lock")], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        words = f"packages: {tmp_path}/lock is held by process {process.pid} (python"
+        assert rpm.obstacles(changes, at)[0].startswith(words)
+        with pytest.raises(RestoreFailed) as failed:
+            rpm.transact(changes, at)
+        process.kill()
+    assert failed.value.result["left"][0].startswith(words) and len(waited) == 2 and not transactions
+    assert rpm.obstacles(changes, at) == [] and rpm.transact(changes, at) == {} and transactions
 
 
 @pytest.mark.parametrize(
@@ -772,10 +806,7 @@ def test_a_lock_is_waited_for_and_its_holder_named(tmp_path: Path, monkeypatch: 
     waited: list[float] = []
     now = replace(store.system, sleep=waited.append, monotonic=lambda: float(len(waited)))
     at = Restore(now, store.objects, patience=2.0)
-    holder = (
-        "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(); time.sleep(60)"
-    )
-    with subprocess.Popen([sys.executable, "-c", holder, str(held)], stdout=subprocess.PIPE) as process:
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(held)], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline()
         words = f"{held} is held by process {process.pid} (python"
         assert words in Packages().obstacles(lines, at)[0]
