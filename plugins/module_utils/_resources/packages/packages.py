@@ -55,6 +55,10 @@ _ARCHITECTURE = r"architecture ([a-z0-9][a-z0-9-]*)"
 _KEYS = "keys"
 _KEY = rf"key ({keys.NAME})"
 _DATA = r"data ([A-Za-z0-9][A-Za-z0-9.+_-]*:[a-z0-9][a-z0-9_-]*)"
+_UNKNOWN = (
+    "packages: dnf did not answer, so that nobody knows which packages were asked for by name (see what "
+    "'dnf -C repoquery --userinstalled' says)"
+)
 NO_FILE = "; its package file is not in the store"
 # Packages by which a machine boots, and reaches its disks.
 _BOOTS = (
@@ -159,6 +163,8 @@ class Packages(Kind):
                 f"{len(broken)} packages are not installed whole ({_some(broken)}): wait for the end of apt or dpkg, "
                 "or run 'dpkg --configure -a', and take the checkpoint again"
             )
+        if any(one.auto is None for one in present):
+            found.append(f"{_UNKNOWN}, and a rollback leaves these marks as they are")
         without = [f"{one.name} {one.version}" for one in present if not one.sha256]
         if without and _keeps_all(spec, lines):
             found.append(
@@ -258,7 +264,10 @@ class Packages(Kind):
 
     def verify(self, lines: Sequence[str], system: System) -> list[str]:
         # A package may lose the last of its configuration after its turn.
-        return [f"{step.target}: {step.why}" for step in plan(lines, system) if step.action != _FORGET]
+        now = look(system)
+        wrong = [f"{step.target}: {step.why}" for step in plan(lines, system, now=now) if step.action != _FORGET]
+        marked = any(one.auto is not None for one in parse(lines).present)
+        return wrong + ([_UNKNOWN] if marked and any(one.auto is None for one in now) else [])
 
     def outside(self, spec: Spec, lines: Sequence[str], declared: Sequence[Spec], system: System) -> Iterator[str]:
         if spec.get("purge") and not any(one.get("purge") for one in declared):
@@ -562,18 +571,21 @@ def _marks(wanted: Package, now: Package) -> list[Step]:
     if wanted.hold != now.hold:
         action, why = ("hold", "is not held") if wanted.hold else ("unhold", "is held")
         steps.append(_step(action, wanted.key, why, wanted))
-    if wanted.auto != now.auto:
+    if None not in (wanted.auto, now.auto) and wanted.auto != now.auto:
         action, why = ("auto", "is marked manual") if wanted.auto else ("manual", "is marked auto")
         steps.append(_step(action, wanted.key, why, wanted))
     return steps
 
 
-def plan(lines: Sequence[str], system: System, replaced: Collection[Ident] = ()) -> list[Step]:
+def plan(
+    lines: Sequence[str], system: System, replaced: Collection[Ident] = (), now: Sequence[Package] | None = None
+) -> list[Step]:
     """The steps that bring back the recorded packages. Raises UsageError where another manager has recorded them.
 
-    ``replaced``: versions whose package file was kept when something replaced them.
+    ``replaced``: versions whose package file was kept when something replaced them. ``now``: the installed packages,
+    where the caller has looked.
     """
-    recorded, now = parse(lines), look(system)
+    recorded, now = parse(lines), look(system) if now is None else now
     manager = lines[0].split(" ")[0] if lines else now[0].manager
     if manager != now[0].manager:
         raise UsageError(f"packages of {manager} were recorded, and this host has those of {now[0].manager}")

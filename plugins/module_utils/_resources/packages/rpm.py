@@ -77,27 +77,31 @@ sys.exit(bool(problems) or failed is not None)
 
 
 def look(system: System) -> list[Package]:
-    """The installed packages; an empty list where the host has no rpm."""
+    """The installed packages; an empty list where the host has no rpm. Where dnf does not answer, nobody knows which
+    packages the user asked for; where the host has no dnf, all count as asked for."""
     seen = system.run(["rpm", "-qa", "--qf", _FORMAT], _LOOK)
     if seen.rc == 127:
         return []
     if seen.rc:
         raise EvenkeelError(f"the list of packages cannot be read: {seen.words}; see what 'rpm -qa' says")
-    wanted = system.run(
-        ["dnf", "-q", "-C", *_ALONE, "repoquery", "--userinstalled", "--qf", "%{name}:%{arch}\n"], _LOOK
-    )
-    return packages_of(seen.out, wanted.out if wanted.rc == 0 else None)
+    argv = ["dnf", "-q", "-C", *_ALONE, "repoquery", "--userinstalled", "--qf", "%{name}:%{arch}\n"]
+    wanted = system.run(argv, _LOOK)
+    if wanted.rc and wanted.has_answered:
+        system.sleep(1.0)
+        wanted = system.run(argv, _LOOK)
+    without = wanted.rc == 127 and not shutil.which("dnf")
+    return packages_of(seen.out, wanted.out if wanted.rc == 0 else None, False if without else None)
 
 
-def packages_of(listed: str, wanted: str | None) -> list[Package]:
+def packages_of(listed: str, wanted: str | None, otherwise: bool | None = None) -> list[Package]:
     """The packages, from the output of rpm. ``wanted``: dnf's list of the packages that the user asked for; None
-    where the user asked for all. Pure."""
+    where there is no list, and all packages have the mark ``otherwise``. Pure."""
     manual = None if wanted is None else set(wanted.split())
     found = []
     for line in listed.splitlines():
         name, arch, version = line.split("\t")
         if arch != _NONE:
-            auto = manual is not None and f"{name}:{arch}" not in manual
+            auto = otherwise if manual is None else f"{name}:{arch}" not in manual
             found.append(Package(name, arch, version, auto=auto, manager="rpm"))
     return found
 

@@ -42,7 +42,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resource
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.packages.package import Package
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.packages.packages import Packages
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Writer
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher, Writer
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, rollback
 
@@ -109,7 +109,12 @@ def test_what_dpkg_and_apt_say_is_read() -> None:
 @pytest.mark.parametrize(
     "package",
     [WEB._replace(manager="rpm", name="kernel-core", arch="x86_64", version="0:6.1^git~1-2.el9_4"), WEB]
-    + [WEB._replace(sha256=""), WEB._replace(hold=True, auto=True, status="unpacked"), WEB._replace(name="g++-12")],
+    + [
+        WEB._replace(sha256=""),
+        WEB._replace(auto=None, manager="rpm"),
+        WEB._replace(hold=True, auto=True, status="unpacked"),
+        WEB._replace(name="g++-12"),
+    ],
 )
 def test_a_line_is_read_as_it_was_written(package: Package) -> None:
     assert Package.parse(package.line()) == package
@@ -303,7 +308,43 @@ def test_what_rpm_and_dnf_say_is_read() -> None:
         "rpm web:x86_64 0:1.0-1.el9 manual",
         "rpm lib:noarch 2:1-1 auto",
     ]
-    assert not any(one.auto for one in rpm.packages_of(listed, None))
+
+
+@pytest.mark.parametrize("answers", [[0], [1, 0], [1, 1], [124]])
+def test_marks_that_dnf_does_not_tell_are_not_guessed(tmp_path: Path, answers: list[int]) -> None:
+    left = list(answers)
+
+    def run(argv: Sequence[str], _timeout: float) -> Completed:
+        if argv[0] == "dnf":
+            rc = left.pop(0)
+            return Completed(tuple(argv), rc, "" if rc else "web:noarch", "")
+        listed = "web\tnoarch\t0:1-1\nlib\tnoarch\t0:1-1\n" if argv[0] == "rpm" else ""
+        return Completed(tuple(argv), 0, listed, "")
+
+    system = replace(SYSTEM, run=run, sleep=lambda _seconds: None)
+    told, known = answers[-1] == 0, ["rpm lib:noarch 0:1-1 auto", "rpm web:noarch 0:1-1 manual"]
+    store = Store(str(tmp_path / "store"), system)
+    lines = Packages().capture({"names": None}, Hasher(store.objects), system)[:2]
+    assert left == [] and lines == (known if told else ["rpm lib:noarch 0:1-1 unknown", "rpm web:noarch 0:1-1 unknown"])
+    told_of = any("asked for by name" in one for one in Packages().not_restorable({}, lines))
+    assert told_of is not told
+    for then, wrong in ((known, not told), (lines, False)):
+        left[:] = answers * 2
+        assert packages.plan(then, system) == [], "no mark is set in place of a mark that is not known"
+        assert ["asked for by name" in one for one in Packages().verify(then, system)] == ([True] if wrong else [])
+    left[:] = [0]
+    assert packages.plan(lines, system) == []
+
+
+def test_without_dnf_all_packages_of_rpm_count_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(argv: Sequence[str], _timeout: float) -> Completed:
+        return Completed(tuple(argv), *((127, "") if argv[0] == "dnf" else (0, "web\tnoarch\t0:1-1\n")), "")
+
+    system = replace(SYSTEM, run=run)
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    assert [one.auto for one in rpm.look(system)] == [False]
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")  # Its interpreter is gone.
+    assert [one.auto for one in rpm.look(system)] == [None]
 
 
 def test_versions_of_rpm_are_a_set() -> None:
