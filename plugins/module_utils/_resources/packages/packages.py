@@ -59,6 +59,7 @@ _UNKNOWN = (
     "packages: dnf did not answer, so that nobody knows which packages were asked for by name (see what "
     "'dnf -C repoquery --userinstalled' says)"
 )
+_NO_PACKAGES = "packages: neither dpkg nor rpm knows of an installed package on this host"
 NO_FILE = "; its package file is not in the store"
 # Packages by which a machine boots, and reaches its disks.
 _BOOTS = (
@@ -129,6 +130,15 @@ class Packages(Kind):
     # The scripts of packages may write to any path.
     installs = True
     on_plain_host: Spec = {}
+
+    def __init__(self, system: System | None = None) -> None:
+        """``system`` tells whether a plain host has packages."""
+        self.system = system or System()
+
+    def for_plain_host(self, beside: Sequence[Spec], taken: Sequence[str]) -> tuple[Spec | None, list[str]]:
+        if not beside and not dpkg.look(self.system) and not rpm.installed(self.system):
+            raise UsageError(_NO_PACKAGES)
+        return super().for_plain_host(beside, taken)
 
     def check(self, spec: Spec) -> dict[str, object]:
         """The declaration with all its keys; ``names`` is None for all packages. UsageError names a bad key."""
@@ -336,7 +346,7 @@ def look(system: System) -> list[Package]:
     """The installed packages, by name. UsageError where neither dpkg nor rpm has installed a package."""
     found = list(dpkg.look(system).values()) or rpm.look(system)
     if not found:
-        raise UsageError("packages: neither dpkg nor rpm knows of an installed package on this host")
+        raise UsageError(_NO_PACKAGES)
     return sorted(found)
 
 

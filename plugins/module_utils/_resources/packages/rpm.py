@@ -79,18 +79,24 @@ sys.exit(bool(problems) or failed is not None)
 def look(system: System) -> list[Package]:
     """The installed packages; an empty list where the host has no rpm. Where dnf does not answer, nobody knows which
     packages the user asked for; where the host has no dnf, all count as asked for."""
-    seen = system.run(["rpm", "-qa", "--qf", _FORMAT], _LOOK)
-    if seen.rc == 127:
+    listed = installed(system)
+    if not listed:
         return []
-    if seen.rc:
-        raise EvenkeelError(f"the list of packages cannot be read: {seen.words}; see what 'rpm -qa' says")
     argv = ["dnf", "-q", "-C", *_ALONE, "repoquery", "--userinstalled", "--qf", "%{name}:%{arch}\n"]
     wanted = system.run(argv, _LOOK)
     if wanted.rc and wanted.has_answered:
         system.sleep(1.0)
         wanted = system.run(argv, _LOOK)
     without = wanted.rc == 127 and not shutil.which("dnf")
-    return packages_of(seen.out, wanted.out if wanted.rc == 0 else None, False if without else None)
+    return packages_of(listed, wanted.out if wanted.rc == 0 else None, False if without else None)
+
+
+def installed(system: System) -> str:
+    """What rpm says about the installed packages; an empty text where the host has no rpm."""
+    seen = system.run(["rpm", "-qa", "--qf", _FORMAT], _LOOK)
+    if seen.rc and seen.rc != 127:
+        raise EvenkeelError(f"the list of packages cannot be read: {seen.words}; see what 'rpm -qa' says")
+    return "" if seen.rc else seen.out
 
 
 def packages_of(listed: str, wanted: str | None, otherwise: bool | None = None) -> list[Package]:

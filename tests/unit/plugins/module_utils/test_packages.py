@@ -27,6 +27,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.st
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import commands
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.packages import (
     apt,
@@ -42,6 +43,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resource
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.packages.package import Package
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.packages.packages import Packages
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.registry import KINDS
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher, Writer
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, rollback
@@ -49,6 +51,7 @@ from flows import checkpoint, rollback
 from .conftest import SYSTEM
 
 SHA = "a" * 64
+FOR_PLAIN_HOST = Packages.for_plain_host
 # A program that holds a lock on a file.
 HOLDER = "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(); time.sleep(60)"
 WEB = Package("web", "amd64", "1:1.0-1~deb12u1", sha256=SHA)
@@ -998,7 +1001,17 @@ def test_a_content_that_is_another_package_is_not_installed(tmp_path: Path) -> N
     assert host.installed == [NEW]
 
 
-def test_a_host_without_packages_is_told(tmp_path: Path) -> None:
+def test_a_host_without_packages_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(str(tmp_path / "store"), replace(SYSTEM, run=lambda argv, _time: Completed(tuple(argv), 127, "", "")))
     with pytest.raises(UsageError, match="neither dpkg nor rpm"):
         checkpoint(store, "before", ALL)
+    for kind in KINDS.values():
+        monkeypatch.setattr(type(kind), "for_plain_host", lambda _kind, _beside, _taken: (None, []))
+    monkeypatch.setattr(Packages, "for_plain_host", FOR_PLAIN_HOST)
+    monkeypatch.setattr(KINDS["packages"], "system", store.system)
+    (alone,) = registry.check([{"system": {}}])
+    assert alone.spec["not"] == [
+        "neither dpkg nor rpm knows of an installed package on this host (packages is not protected)"
+    ]
+    monkeypatch.setattr(KINDS["packages"], "system", Debian([OLD]).store(tmp_path).system)
+    assert [one.kind for one in registry.check([{"system": {}}])] == ["packages", "system"]
