@@ -24,10 +24,12 @@ from ..._services import systemd
 from ..._store.objects import Hasher
 from ..kind import Restore, Sink
 from .dpkg import add_file
+from .kept import RESERVE
 from .package import LATER, Ident, Package, environment, most, wait_for_locks
 
 _CACHES = ("/var/cache/dnf/*/packages", "/var/cache/libdnf5/*/packages", "/var/cache/yum/*/*/*/packages")
 _FORMAT = "%{NAME}\\t%{ARCH}\\t%{EPOCHNUM}:%{VERSION}-%{RELEASE}\\n"
+_SIZES = _FORMAT.replace("\\n", "\\t%{LONGSIZE}\\n")
 _ALONE = ("--disablerepo=*",)
 _LOOK, _CHANGE = 60.0, 3600.0
 _CONNECT, _EACH = 30.0, 2.0
@@ -116,7 +118,7 @@ def keep(packages: Sequence[Package], sink: Sink, system: System, fetch: bool = 
     """ident -> name of the package file in the sink, from dnf's cache or else from its repositories.
 
     With a Hasher nothing is downloaded: a file that is not in the cache is LATER. Without ``fetch`` only the cache
-    counts.
+    counts. No more is downloaded than the store has room for.
     """
     missing = {package.ident: package for package in packages}
     folders = [folder for pattern in _CACHES for folder in glob.glob(pattern)]
@@ -128,6 +130,9 @@ def keep(packages: Sequence[Package], sink: Sink, system: System, fetch: bool = 
         return {**dict.fromkeys((package.ident for package in left), LATER), **found}
     with tempfile.TemporaryDirectory(dir=os.path.join(sink.objects.root, "tmp")) as folder:
         options = ["--setopt=timeout=5", "--setopt=retries=1", "--setopt=skip_if_unavailable=1", "--destdir", folder]
+        left = _fitting(left, folder, system)
+        if not left:
+            return found
         # A version that no repository has must not stop the download of all versions.
         options.append("--skip-unavailable" if _is_dnf5(system) else "--setopt=strict=0")
         argv, seconds = ["dnf", "-q", "download", *options], _CONNECT + _EACH * len(left)
@@ -137,11 +142,31 @@ def keep(packages: Sequence[Package], sink: Sink, system: System, fetch: bool = 
             for package in left:
                 if system.monotonic() < end:
                     system.run([*argv[:-1], _nevra(package)], _CONNECT)
-        return {**found, **_taken(missing, [folder], sink, system)}
+        return {**found, **_taken(missing, [folder], sink, system, unlink=True)}
 
 
-def _taken(missing: dict[Ident, Package], folders: Sequence[str], sink: Sink, system: System) -> dict[Ident, str]:
-    """The wanted package files that are in the folders, under the names that dnf gives them."""
+def _fitting(packages: Sequence[Package], folder: str, system: System) -> list[Package]:
+    """As many of the installed packages as the file system of the folder has room for. Their package files are
+    compressed, and hardly larger than what they hold."""
+    listed = system.run(["rpm", "-qa", "--qf", _SIZES], _LOOK).out
+    rows = [line.split("\t") for line in listed.splitlines()]
+    sizes = {tuple(row[:3]): int(row[3]) for row in rows if len(row) == 4 and row[3].isdigit()}
+    room = os.statvfs(folder)
+    free = room.f_bavail * room.f_frsize - RESERVE
+    found = []
+    for size, package in sorted((sizes.get(one.ident, 0), one) for one in packages):
+        free -= size
+        if free < 0:
+            break
+        found.append(package)
+    return found
+
+
+def _taken(
+    missing: dict[Ident, Package], folders: Sequence[str], sink: Sink, system: System, unlink: bool = False
+) -> dict[Ident, str]:
+    """The wanted package files that are in the folders, under the names that dnf gives them. With ``unlink`` each file
+    goes once the sink has it."""
     found = {}
     for ident in missing:
         name, arch, version = ident
@@ -151,6 +176,8 @@ def _taken(missing: dict[Ident, Package], folders: Sequence[str], sink: Sink, sy
                 sha = add_file(path, sink)
                 if sha:
                     found[ident] = sha
+                if unlink:
+                    os.unlink(path)
     return found
 
 

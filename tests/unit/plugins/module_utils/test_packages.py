@@ -35,6 +35,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resource
     diversions,
     dpkg,
     forgetting,
+    kept,
     keys,
     overrides,
     package,
@@ -489,6 +490,37 @@ def test_a_version_that_no_repository_has_does_not_keep_the_others_from_coming(
     assert list(rpm.keep(wanted, Writer(store.objects), store.system)) == [("web", "noarch", "0:1-1")]
     assert option in asked[0] and asked[0][-2:] == ["gone-0:1-1.noarch", "web-0:1-1.noarch"]
     assert len(asked) == (1 if knows else 3)
+
+
+@pytest.mark.parametrize(("room", "came"), [(30, ["a", "b"]), (29, ["b"]), (9, [])])
+def test_no_more_package_files_of_rpm_are_fetched_than_the_store_has_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, came: list[str]
+) -> None:
+    """Of two packages of 20 and 10 MB."""
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(rpm, "_CACHES", ())
+    free = (room << 20) + kept.RESERVE
+    monkeypatch.setattr(os, "statvfs", lambda _path: os.statvfs_result((1, 1, free, free, free, 0, 0, 0, 0, 255)))
+    there: list[int] = []
+
+    def run(argv: Sequence[str], _timeout: float) -> Completed:
+        words = list(argv)
+        if words[1] == "-qa":
+            listed = f"a\tnoarch\t0:1-1\t{20 << 20}\nb\tnoarch\t0:1-1\t{10 << 20}\ngpg-pubkey\t(none)\t1\t(none)\n"
+            return Completed(tuple(argv), 0, listed, "")
+        if words[1] == "-qp":
+            there.append(len(os.listdir(Path(words[-1]).parent)))
+            return Completed(tuple(argv), 0, f"{Path(words[-1]).name[0]}\tnoarch\t0:1-1\n", "")
+        for word in words[words.index("--destdir") + 3 :] if "download" in words else ():
+            Path(words[words.index("--destdir") + 1], f"{word[0]}-1-1.noarch.rpm").write_text(word)
+        return Completed(tuple(argv), 0, "", "")
+
+    store = Store(str(tmp_path), replace(SYSTEM, run=run))
+    (tmp_path / "tmp").mkdir()
+    wanted = [Package(name, "noarch", "0:1-1", manager="rpm") for name in "ab"]
+    found = rpm.keep(wanted, Writer(store.objects), store.system)
+    assert sorted(name for name, _arch, _version in found) == came
+    assert there == list(range(len(came), 0, -1)), "a file goes once the store has it"
 
 
 def test_packages_of_another_manager_are_refused(tmp_path: Path) -> None:
