@@ -177,10 +177,11 @@ class Packages(Kind):
             found.append(f"{_UNKNOWN}, and a rollback leaves these marks as they are")
         without = [f"{one.name} {one.version}" for one in present if not one.sha256]
         if without and _keeps_all(spec, lines):
+            is_deb = present[0].manager == "deb"
+            advice = "Update the lists of apt, or install dpkg-repack" if is_deb else rpm.how_to_get()
             found.append(
                 f"the package files of {len(without)} packages could not be had ({_some(without)}): these versions "
-                "cannot be installed again from the store. Update the lists of apt or dnf, or install dpkg-repack, and "
-                "take the checkpoint again"
+                f"cannot be installed again from the store. {advice}, and take the checkpoint again"
             )
         return found
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ from .package import LATER, Ident, Package, environment, most, wait_for_locks
 _CACHES = ("/var/cache/dnf/*/packages", "/var/cache/libdnf5/*/packages", "/var/cache/yum/*/*/*/packages")
 _FORMAT = "%{NAME}\\t%{ARCH}\\t%{EPOCHNUM}:%{VERSION}-%{RELEASE}\\n"
 _SIZES = _FORMAT.replace("\\n", "\\t%{LONGSIZE}\\n")
+_OPTIONS = r"skip-unavailable|\bstrict\b"
 _ALONE = ("--disablerepo=*",)
 _LOOK, _CHANGE = 60.0, 3600.0
 _CONNECT, _EACH = 30.0, 2.0
@@ -137,12 +139,23 @@ def keep(packages: Sequence[Package], sink: Sink, system: System, fetch: bool = 
         options.append("--skip-unavailable" if _is_dnf5(system) else "--setopt=strict=0")
         argv, seconds = ["dnf", "-q", "download", *options], _CONNECT + _EACH * len(left)
         end = system.monotonic() + seconds
-        if system.run([*argv, *map(_nevra, left)], seconds).rc and not os.listdir(folder):
-            # This dnf does not know the option, perhaps: download each version by itself.
+        done = system.run([*argv, *map(_nevra, left)], seconds)
+        if done.rc and not os.listdir(folder) and re.search(_OPTIONS, done.err):
+            # This dnf does not know the option: download each version by itself.
             for package in left:
                 if system.monotonic() < end:
                     system.run([*argv[:-1], _nevra(package)], _CONNECT)
         return {**found, **_taken(missing, [folder], sink, system, unlink=True)}
+
+
+def how_to_get() -> str:
+    """What a person can do to have package files kept."""
+    if not shutil.which("dnf"):
+        return "There is no dnf on this host, and nothing else fetches package files of rpm: install dnf"
+    return (
+        "See that 'dnf download' works (it is in the package dnf-plugins-core), that a repository has these versions, "
+        "and that the store has room"
+    )
 
 
 def _fitting(packages: Sequence[Package], folder: str, system: System) -> list[Package]:

@@ -482,7 +482,8 @@ def test_a_version_that_no_repository_has_does_not_keep_the_others_from_coming(
             for word in words:
                 if word.startswith("web-"):
                     Path(folder, "web-1-1.noarch.rpm").write_text("web")
-        return Completed(tuple(argv), 1, "", "No package gone available")
+        said = "No package gone available" if knows else f"dnf download: error: unrecognized arguments: {option}"
+        return Completed(tuple(argv), 1, "", said)
 
     store = Store(str(tmp_path), replace(SYSTEM, run=run))
     (tmp_path / "tmp").mkdir()
@@ -490,6 +491,28 @@ def test_a_version_that_no_repository_has_does_not_keep_the_others_from_coming(
     assert list(rpm.keep(wanted, Writer(store.objects), store.system)) == [("web", "noarch", "0:1-1")]
     assert option in asked[0] and asked[0][-2:] == ["gone-0:1-1.noarch", "web-0:1-1.noarch"]
     assert len(asked) == (1 if knows else 3)
+
+
+def test_a_dnf_that_cannot_download_is_asked_once_and_the_advice_is_for_rpm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there: dict[str, str | None] = {"dnf": "/usr/bin/dnf"}
+    monkeypatch.setattr(shutil, "which", there.get)
+    monkeypatch.setattr(rpm, "_CACHES", ())
+    asked: list[str] = []
+
+    def run(argv: Sequence[str], _timeout: float) -> Completed:
+        asked.extend(argv[2:3] if argv[0] == "dnf" else [])
+        return Completed(tuple(argv), 1, "", "No such command: download. Please use /usr/bin/dnf --help")
+
+    store = Store(str(tmp_path), replace(SYSTEM, run=run))
+    (tmp_path / "tmp").mkdir()
+    wanted = [Package(name, "noarch", "0:1-1", manager="rpm") for name in "ab"]
+    assert rpm.keep(wanted, Writer(store.objects), store.system) == {} and asked == ["download"]
+    lines = [one.line() for one in wanted]
+    assert "dnf-plugins-core" in Packages().not_restorable({}, lines)[0]
+    there.clear()
+    assert "There is no dnf on this host" in Packages().not_restorable({}, lines)[0]
 
 
 @pytest.mark.parametrize(("room", "came"), [(30, ["a", "b"]), (29, ["b"]), (9, [])])
