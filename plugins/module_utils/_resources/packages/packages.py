@@ -255,7 +255,7 @@ class Packages(Kind):
             left.update(
                 architectures.apply([step for step in steps if step.action in architectures.ACTIONS], at.system)
             )
-            left.update(keys.apply([step for step in steps if step.action in keys.ACTIONS], at.system))
+            left.update(keys.apply([step for step in steps if step.action in keys.ACTIONS], at.system, bool(left)))
         except OSError as error:
             raise RestoreFailed(
                 f"packages cannot be put back: {error}; mend the cause, then run the rollback again",

@@ -806,6 +806,24 @@ def test_a_key_that_rpm_came_to_trust_goes_and_one_that_went_is_named(tmp_path: 
     assert len(failed.value.result["left"]) == 1 and asked[1:] == [["rpm", "-e", "gpg-pubkey-3c-4d"]]
 
 
+def test_no_key_goes_while_a_package_is_left_that_may_need_it(tmp_path: Path) -> None:
+    """The package file of an older version is not in the store, so that the newer version stays."""
+    asked: list[Sequence[str]] = []
+
+    def run(argv: Sequence[str], _limit: float) -> Completed:
+        asked.append(argv[:2])
+        listed = "web\tnoarch\t0:2-1\n" if argv[:2] == ["rpm", "-qa"] and len(argv) == 4 else "gpg-pubkey-3c-4d\n"
+        return Completed(tuple(argv), 0, listed if argv[0] == "rpm" else "", "")
+
+    (tmp_path / "tmp").mkdir()
+    at = Restore(replace(SYSTEM, run=run), Store(str(tmp_path), SYSTEM).objects)
+    steps = packages.plan(["rpm web:noarch 0:1-1 manual", "rpm * -", "keys"], at.system)
+    assert [one.action for one in steps] == ["install", "remove", "remove-key"]
+    with pytest.raises(RestoreFailed, match="gpg-pubkey-3c-4d: rpm came to trust this key, which stays") as failed:
+        Packages().apply(steps, at)
+    assert len(failed.value.result["left"]) == 2 and ["rpm", "-e"] not in asked
+
+
 def test_the_architectures_of_dpkg_are_compared(tmp_path: Path) -> None:
     def steps(then: list[str], now: list[str]) -> list[str]:
         return [f"{one.action} {one.target}" for one in architectures.compare(then, now)]
