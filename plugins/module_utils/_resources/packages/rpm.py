@@ -96,7 +96,7 @@ def look(system: System) -> list[Package]:
 
 
 def installed(system: System) -> str:
-    """What rpm says about the installed packages; an empty text where the host has no rpm."""
+    """A row of rpm for each installed package; an empty text where the host has no rpm."""
     seen = system.run(["rpm", "-qa", "--qf", _FORMAT], _LOOK)
     if seen.rc and seen.rc != 127:
         raise EvenkeelError(f"the list of packages cannot be read: {seen.words}; see what 'rpm -qa' says")
@@ -149,7 +149,7 @@ def keep(packages: Sequence[Package], sink: Sink, system: System, fetch: bool = 
 
 
 def how_to_get() -> str:
-    """What a person can do to have package files kept."""
+    """Advice to a person who wants package files kept."""
     if not shutil.which("dnf"):
         return "There is no dnf on this host, and nothing else fetches package files of rpm: install dnf"
     return (
