@@ -253,7 +253,7 @@ def obstacles(changes: Sequence[tuple[str, Package]], _at: Restore) -> list[str]
 
 def _open(changes: Sequence[tuple[str, Package]], at: Restore) -> set[str]:
     """The keys of the packages that are not yet as recorded."""
-    live = {one.ident for one in look(at.system)}
+    live = {one.ident for one in packages_of(installed(at.system), None)}
     wanted = [(action == "install", one) for action, one in changes if action in ("install", "remove")]
     return {one.key for install, one in wanted if install != (one.ident in live)}
 
