@@ -23,6 +23,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
+# The number of renameat2 for a Python of 64 bits, on the machines for which we know it.
+_NUMBER = {"x86_64": 316, "aarch64": 276}.get(os.uname().machine) if struct.calcsize("P") == 8 else None
 # The numbers of these calls hold the size of a long, but they read and write an int.
 _GETFLAGS = 0x80006601 | struct.calcsize("l") << 16
 _SETFLAGS = 0x40006602 | struct.calcsize("l") << 16
@@ -148,7 +150,15 @@ def rename_new(source_fd: int, source: bytes, target_fd: int, target: bytes) -> 
 
 
 def _renameat2(source_fd: int, source: bytes, target_fd: int, target: bytes, flag: int, label: str) -> None:
-    if _libc.renameat2(source_fd, source, target_fd, target, flag) != 0:
+    words = (source_fd, source, target_fd, target, flag)
+    if hasattr(_libc, "renameat2"):
+        failed = _libc.renameat2(*words) != 0
+    elif _NUMBER is not None:
+        # musl and old versions of glibc lack the function, not the call.
+        failed = _libc.syscall(ctypes.c_long(_NUMBER), *words) != 0
+    else:
+        raise OSError(errno.ENOSYS, "renameat2: the C library lacks it", os.fsdecode(target))
+    if failed:
         code = ctypes.get_errno()
         raise OSError(code, f"renameat2 {label}: {os.strerror(code)}", os.fsdecode(target))
 

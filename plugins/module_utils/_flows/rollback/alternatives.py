@@ -6,7 +6,7 @@ what is declared: without the group that name would lead nowhere."""
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from ..._files.step import DELETE, PathStep
@@ -31,6 +31,22 @@ def needed(steps: Sequence[PathStep], roots: Sequence[str]) -> dict[str, str]:
                     f"was not there, and stays: {link} leads to it, and did not before. Put {link} back, then remove "
                     "the group with update-alternatives --remove-all"
                 )
+    return found
+
+
+def manual(changed: Iterable[str]) -> list[str]:
+    """Sentences on the links that were put back, and whose groups update-alternatives leaves as they are. A change that
+    has set such a link has taken the group from the mode auto, unless somebody had done so before."""
+    found = []
+    for path in sorted({path for path in changed if os.path.dirname(path) == _LINKS and os.path.islink(path)}):
+        name = os.path.basename(path)
+        for folder in _BOOKS:
+            with suppress(OSError), open(f"{folder}/{name}", encoding="utf-8", errors="surrogateescape") as stream:
+                if stream.readline().strip() == "manual":
+                    found.append(
+                        f"{path} is back, and its group is in the mode manual: no checkpoint records whether it was "
+                        f"so. Where it was not, run update-alternatives --auto {name}"
+                    )
     return found
 
 

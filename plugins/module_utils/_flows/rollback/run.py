@@ -36,7 +36,7 @@ from ..._services import outage
 from ..._store.manifest import Manifest
 from ..._store.objects import Hasher, Writer
 from ..._store.store import UNDO
-from . import access, accounts, plan, wanted
+from . import access, accounts, alternatives, plan, wanted
 from .first import First
 from .plan import Plan, Reading
 from .proof import Proof
@@ -310,6 +310,7 @@ class Run(First, Proof):
     def start(self) -> None:
         """Prove the paths, then start services: a file that a service writes as it starts is no difference."""
         self._prove_paths()
+        self._notes += [one for one in alternatives.manual(self._changed) if one not in self._notes]
         self._renew()
         if not self._plan.steps and not self._down.names:
             return

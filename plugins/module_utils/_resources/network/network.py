@@ -28,7 +28,7 @@ from .running import Difference, State
 # Files beside the tools' own files: files that all tools share, and files of programs that ask for an address.
 _FILES = (
     *("/etc/hosts", "/etc/resolv.conf", "/etc/resolvconf", "/etc/resolvconf.conf", "/etc/iproute2", "/etc/dhcp"),
-    *("/etc/dhcpcd.conf", "/etc/dhclient.conf", "/etc/sysconfig/network", "/etc/sysconfig/network-scripts"),
+    *("/etc/dhcpcd.conf", "/etc/dhclient.conf"),
 )
 _RESOLVED = "/run/systemd/resolve/resolv.conf"
 # The passes that set differences with ip. Each pass looks again, because a change may take away other state.

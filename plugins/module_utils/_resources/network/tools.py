@@ -18,6 +18,10 @@ VERBS = ("stop", "unmask", "disable", "enable", "mask", "start")
 _ASK = 20.0
 # A tool may wait for a server that gives an address.
 _APPLY = 60.0
+# Files of distributions with rpm. NetworkManager reads them where it has its plugin ifcfg-rh.
+_IFCFG = ("/etc/sysconfig/network", "/etc/sysconfig/network-scripts")
+# Routes, rules and keys of the connection in ifcfg-NAME are in files of their own.
+_PARTS = r"/(route6?|rule6?|keys)-(?=[^/]*$)"
 
 
 class Tool(NamedTuple):
@@ -54,7 +58,8 @@ def _network_manager(system: System) -> dict[str, str]:
 
 def _reapply(paths: Sequence[str], system: System) -> list[list[str]]:
     rows = _rows("DEVICE,FILENAME", ["connection", "show", "--active"], system)
-    return [["nmcli", "--wait", "30", "device", "reapply", device] for device, path in rows if device and path in paths]
+    back = {re.sub(_PARTS, "/ifcfg-", path) for path in paths}
+    return [["nmcli", "--wait", "30", "device", "reapply", device] for device, path in rows if device and path in back]
 
 
 def _rows(fields: str, words: Sequence[str], system: System) -> list[list[str]]:
@@ -97,7 +102,7 @@ TOOLS = (
     ),
     Tool(
         "NetworkManager",
-        ("/etc/NetworkManager",),
+        ("/etc/NetworkManager", *_IFCFG),
         ("NetworkManager.service",),
         "nmcli",
         (("nmcli", "general", "reload"), ("nmcli", "connection", "reload")),

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..._errors import Damaged, EvenkeelError, RestoreFailed
+from ..._errors import Damaged, EvenkeelError
 from ..._host.commands import Completed
 from ..._host.durable import write_all
 from ..._host.package_locks import DPKG, holder
@@ -18,7 +18,7 @@ from ..._services import systemd
 from ..kind import Restore
 from . import dpkg, forgetting, kept, replacing
 from .dpkg import fetch, identity, look
-from .package import INSTALLS, REMOVES, Package, environment, most
+from .package import INSTALLS, REMOVES, Package, environment, held, most, wait_for_locks
 
 # The time limit ends only a transaction that hangs: to kill dpkg in the middle is worse than to wait long.
 _CHANGE = 3600.0
@@ -57,7 +57,7 @@ def transact(
     package that cannot be changed is left out, with the packages that depend on it. Raises RestoreFailed, with nothing
     changed, where another program holds the lock of dpkg or apt for longer than ``at.patience``.
     """
-    _wait_for_locks(at)
+    wait_for_locks(_LOCKS, at)
     _add_architectures({one.arch for action, one in changes if action in INSTALLS}, at)
     with tempfile.TemporaryDirectory(dir=os.path.join(at.objects.root, "tmp")) as folder:
         files, left = _files([one for action, one in changes if action in INSTALLS], folder, at)
@@ -87,10 +87,10 @@ def _add_architectures(wanted: set[str], at: Restore) -> None:
 
 def obstacles(changes: Sequence[Change], at: Restore) -> list[str]:
     """Sentences on the changes that cannot be made now. Does not read the package files of the store."""
-    held = [f"packages: {words}" for words in [locked()] if words]
+    waits = [f"packages: {words}" for words in [locked()] if words]
     replaced = kept.every(at.objects.root)
     gone = [one for action, one in changes if action in INSTALLS and not one.sha256 and one.ident not in replaced]
-    return held + [f"{one.key} {one.version}: its package file is not in the store" for one in gone]
+    return waits + [f"{one.key} {one.version}: its package file is not in the store" for one in gone]
 
 
 @dataclass
@@ -269,13 +269,13 @@ def _files(installs: Sequence[Package], folder: str, at: Restore) -> tuple[dict[
     files: dict[str, str] = {}
     left: dict[str, str] = {}
     replaced = kept.every(at.objects.root)
-    held = [one for one in installs if one.sha256 or one.ident in replaced]
-    for package in held:
+    stored = [one for one in installs if one.sha256 or one.ident in replaced]
+    for package in stored:
         try:
             files[package.key] = _take_out(package, replaced.get(package.ident), folder, at)
         except (EvenkeelError, OSError) as error:
             left[package.key] = str(error)
-    without = [one for one in installs if one not in held]
+    without = [one for one in installs if one not in stored]
     files.update(fetch(without, folder, at.system, not at.boot))
     for one in without:
         if one.key not in files:
@@ -297,11 +297,11 @@ def _take_out(package: Package, replaced: kept.Kept | None, folder: str, at: Res
             write_all(fd, chunk)
     finally:
         os.close(fd)
-    held = identity(path, at.system)
-    if held != package.ident:
+    found = identity(path, at.system)
+    if found != package.ident:
         raise Damaged(
             f"object {package.sha256 or 'kept'} is recorded as the package {package.key} {package.version}, and is "
-            f"{' '.join(held).strip() or 'no package'}"
+            f"{' '.join(found).strip() or 'no package'}"
         )
     return path
 
@@ -348,29 +348,10 @@ def run(argv: Sequence[str], folder: str, at: Restore) -> Completed:
         over = at.system.monotonic() >= end
         holder = locked() if over else ""
         if done.rc and holder and _is_locked(said):
-            raise _held(holder)
+            raise held(holder)
         if done.rc == 0 or over or not _is_locked(said):
             return Completed(done.argv, done.rc, said, "")
         at.system.sleep(1.0)
-
-
-def _wait_for_locks(at: Restore) -> None:
-    end = at.system.monotonic() + at.patience
-    while True:
-        words = locked()
-        if not words:
-            return
-        if at.system.monotonic() >= end:
-            raise _held(words)
-        at.system.sleep(1.0)
-
-
-def _held(words: str) -> RestoreFailed:
-    return RestoreFailed(
-        f"packages cannot be put back now: {words}. Wait for its end, or end it, then run the rollback again",
-        done=[],
-        left=[f"packages: {words}"],
-    )
 
 
 def locked() -> str:

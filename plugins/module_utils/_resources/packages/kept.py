@@ -21,7 +21,7 @@ _FOLDER = "packages"
 _NAME = r"([^,/]+),([^,/]+),([^,/]+),([0-9a-f]{64})"
 _TEMPORARY = ".tmp-"
 # Bytes that stay free on the file system of the store.
-_RESERVE = 64 << 20
+RESERVE = 64 << 20
 
 
 class Kept(NamedTuple):
@@ -79,7 +79,7 @@ def copy(source: str) -> Callable[[BinaryIO], None]:
 def refuse_if_full(stream: BinaryIO, size: int) -> None:
     """Raise OSError where so many bytes would leave too little room for the change that is under way."""
     room = os.fstatvfs(stream.fileno())
-    if room.f_bavail * room.f_frsize < size + _RESERVE:
+    if room.f_bavail * room.f_frsize < size + RESERVE:
         raise OSError(f"the file system of the store has no room for {size >> 20} MB")
 
 

@@ -28,12 +28,16 @@ def compare(then: Collection[str], now: Collection[str]) -> list[Step]:
     ]
 
 
-def apply(steps: Sequence[Step], system: System) -> dict[str, str]:
-    """Carry out the steps; return (key -> why) for the steps that failed."""
+def apply(steps: Sequence[Step], system: System, needed: bool) -> dict[str, str]:
+    """Carry out the steps; return (key -> why) for the steps that failed. ``needed``: packages are left that may be
+    signed with a key that came with them, and no key goes then."""
     left = {}
     for step in steps:
         if step.action == _LACKS:
             left[step.target] = "rpm does not trust this key any more, and no checkpoint holds it: rpm --import"
+            continue
+        if needed:
+            left[step.target] = "rpm came to trust this key, which stays as long as packages are left that may need it"
             continue
         done = system.run(["rpm", "-e", step.target], 60.0)
         if done.rc:

@@ -52,7 +52,7 @@ def paths_in(packages: Sequence[Package], objects: Objects, system: System) -> s
                 names = [listed[1] for listed in map(_LISTED.fullmatch, lines) if listed]
                 found |= {_real("/" + re.split(" -> | link to ", name)[0].rstrip("/")) for name in names}
             else:
-                said = system.run(["rpm", "-qlp", copy.name], _LOOK)
+                said = system.run(["rpm", "-qlp", "--nosignature", copy.name], _LOOK)
                 found |= {_real(line) for line in said.out.splitlines() if line.startswith("/")}
     return found
 

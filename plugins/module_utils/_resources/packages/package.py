@@ -8,21 +8,29 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Callable, NamedTuple
 
+from ..._errors import RestoreFailed
 from ..._host.commands import locale
+from ..._host.package_locks import holder
+from ..kind import Restore
 
 _LINE = (
     r"(?P<manager>deb|rpm) (?P<name>[A-Za-z0-9][A-Za-z0-9.+_-]*):(?P<arch>[a-z0-9][a-z0-9_-]*)"
     r" (?P<version>[A-Za-z0-9][A-Za-z0-9.+~:^_-]*)"
-    r" (?P<mark>auto|manual)(?P<hold> hold)?( status=(?P<status>[a-z-]+))?( later)?( sha256=(?P<sha256>[0-9a-f]{64}))?"
+    r" (?P<mark>auto|manual|unknown)(?P<hold> hold)?( status=(?P<status>[a-z-]+))?( later)?"
+    r"( sha256=(?P<sha256>[0-9a-f]{64}))?"
 )
 
+# The mark of a package -> its word in a line.
+_MARKS: dict[bool | None, str] = {True: "auto", False: "manual", None: "unknown"}
 
 # Name, architecture, version.
 Ident = tuple[str, str, str]
 
 
 class Package(NamedTuple):
-    """``status`` is dpkg's word for the state of the package, and empty for a package that is fully installed.
+    """``auto``: another package needed it, and nobody asked for it; None where nobody could tell.
+
+    ``status`` is dpkg's word for the state of the package, and empty for a package that is fully installed.
 
     ``sha256`` names the package file in the store; ``LATER`` stands for a file that the checkpoint will fetch.
     """
@@ -31,7 +39,7 @@ class Package(NamedTuple):
     arch: str
     version: str
     hold: bool = False
-    auto: bool = False
+    auto: bool | None = False
     status: str = ""
     sha256: str = ""
     manager: str = "deb"
@@ -45,7 +53,7 @@ class Package(NamedTuple):
         return self[:3]
 
     def line(self) -> str:
-        words = [self.manager, self.key, self.version, "auto" if self.auto else "manual"]
+        words = [self.manager, self.key, self.version, _MARKS[self.auto]]
         if self.hold:
             words.append("hold")
         if self.status:
@@ -66,7 +74,7 @@ class Package(NamedTuple):
             found["arch"],
             found["version"],
             found["hold"] is not None,
-            found["mark"] == "auto",
+            {word: mark for mark, word in _MARKS.items()}[found["mark"]],
             found["status"] or "",
             found["sha256"] or "",
             found["manager"],
@@ -77,7 +85,7 @@ class Package(NamedTuple):
         """The package from the list that a step stores."""
         name, arch, version, hold, auto, status, sha256, manager = stored
         words = (str(name), str(arch), str(version))
-        return cls(*words, bool(hold), bool(auto), str(status), str(sha256), str(manager))
+        return cls(*words, bool(hold), None if auto is None else bool(auto), str(status), str(sha256), str(manager))
 
 
 LATER = "later"
@@ -111,6 +119,26 @@ def most(wanted: Sequence[str], refusal: Callable[[Sequence[str]], str]) -> tupl
         for one in again:
             add([one])
     return chosen, refused
+
+
+def wait_for_locks(paths: Sequence[str], at: Restore) -> None:
+    """Wait until no other program holds a lock on these files; RestoreFailed after ``at.patience``."""
+    end = at.system.monotonic() + at.patience
+    while True:
+        words = holder(paths)
+        if not words:
+            return
+        if at.system.monotonic() >= end:
+            raise held(words)
+        at.system.sleep(1.0)
+
+
+def held(words: str) -> RestoreFailed:
+    return RestoreFailed(
+        f"packages cannot be put back now: {words}. Wait for its end, or end it, then run the rollback again",
+        done=[],
+        left=[f"packages: {words}"],
+    )
 
 
 def environment(more: Mapping[str, str], boot: bool = False) -> dict[str, str]:

@@ -55,6 +55,11 @@ _ARCHITECTURE = r"architecture ([a-z0-9][a-z0-9-]*)"
 _KEYS = "keys"
 _KEY = rf"key ({keys.NAME})"
 _DATA = r"data ([A-Za-z0-9][A-Za-z0-9.+_-]*:[a-z0-9][a-z0-9_-]*)"
+_UNKNOWN = (
+    "packages: dnf did not answer, so that nobody knows which packages were asked for by name (see what "
+    "'dnf -C repoquery --userinstalled' says)"
+)
+_NO_PACKAGES = "packages: neither dpkg nor rpm knows of an installed package on this host"
 NO_FILE = "; its package file is not in the store"
 # Packages by which a machine boots, and reaches its disks.
 _BOOTS = (
@@ -126,6 +131,15 @@ class Packages(Kind):
     installs = True
     on_plain_host: Spec = {}
 
+    def __init__(self, system: System | None = None) -> None:
+        """``system`` tells whether a plain host has packages."""
+        self.system = system or System()
+
+    def for_plain_host(self, beside: Sequence[Spec], taken: Sequence[str]) -> tuple[Spec | None, list[str]]:
+        if not beside and not dpkg.look(self.system) and not rpm.installed(self.system):
+            raise UsageError(_NO_PACKAGES)
+        return super().for_plain_host(beside, taken)
+
     def check(self, spec: Spec) -> dict[str, object]:
         """The declaration with all its keys; ``names`` is None for all packages. UsageError names a bad key."""
         found = read(self.options, spec, self.name)
@@ -159,12 +173,15 @@ class Packages(Kind):
                 f"{len(broken)} packages are not installed whole ({_some(broken)}): wait for the end of apt or dpkg, "
                 "or run 'dpkg --configure -a', and take the checkpoint again"
             )
+        if any(one.auto is None for one in present):
+            found.append(f"{_UNKNOWN}, and a rollback leaves these marks as they are")
         without = [f"{one.name} {one.version}" for one in present if not one.sha256]
         if without and _keeps_all(spec, lines):
+            is_deb = present[0].manager == "deb"
+            advice = "Update the lists of apt, or install dpkg-repack" if is_deb else rpm.how_to_get()
             found.append(
                 f"the package files of {len(without)} packages could not be had ({_some(without)}): these versions "
-                "cannot be installed again from the store. Update the lists of apt or dnf, or install dpkg-repack, and "
-                "take the checkpoint again"
+                f"cannot be installed again from the store. {advice}, and take the checkpoint again"
             )
         return found
 
@@ -238,7 +255,7 @@ class Packages(Kind):
             left.update(
                 architectures.apply([step for step in steps if step.action in architectures.ACTIONS], at.system)
             )
-            left.update(keys.apply([step for step in steps if step.action in keys.ACTIONS], at.system))
+            left.update(keys.apply([step for step in steps if step.action in keys.ACTIONS], at.system, bool(left)))
         except OSError as error:
             raise RestoreFailed(
                 f"packages cannot be put back: {error}; mend the cause, then run the rollback again",
@@ -258,7 +275,10 @@ class Packages(Kind):
 
     def verify(self, lines: Sequence[str], system: System) -> list[str]:
         # A package may lose the last of its configuration after its turn.
-        return [f"{step.target}: {step.why}" for step in plan(lines, system) if step.action != _FORGET]
+        now = look(system)
+        wrong = [f"{step.target}: {step.why}" for step in plan(lines, system, now=now) if step.action != _FORGET]
+        marked = any(one.auto is not None for one in parse(lines).present)
+        return wrong + ([_UNKNOWN] if marked and any(one.auto is None for one in now) else [])
 
     def outside(self, spec: Spec, lines: Sequence[str], declared: Sequence[Spec], system: System) -> Iterator[str]:
         if spec.get("purge") and not any(one.get("purge") for one in declared):
@@ -327,7 +347,7 @@ def look(system: System) -> list[Package]:
     """The installed packages, by name. UsageError where neither dpkg nor rpm has installed a package."""
     found = list(dpkg.look(system).values()) or rpm.look(system)
     if not found:
-        raise UsageError("packages: neither dpkg nor rpm knows of an installed package on this host")
+        raise UsageError(_NO_PACKAGES)
     return sorted(found)
 
 
@@ -562,18 +582,21 @@ def _marks(wanted: Package, now: Package) -> list[Step]:
     if wanted.hold != now.hold:
         action, why = ("hold", "is not held") if wanted.hold else ("unhold", "is held")
         steps.append(_step(action, wanted.key, why, wanted))
-    if wanted.auto != now.auto:
+    if None not in (wanted.auto, now.auto) and wanted.auto != now.auto:
         action, why = ("auto", "is marked manual") if wanted.auto else ("manual", "is marked auto")
         steps.append(_step(action, wanted.key, why, wanted))
     return steps
 
 
-def plan(lines: Sequence[str], system: System, replaced: Collection[Ident] = ()) -> list[Step]:
+def plan(
+    lines: Sequence[str], system: System, replaced: Collection[Ident] = (), now: Sequence[Package] | None = None
+) -> list[Step]:
     """The steps that bring back the recorded packages. Raises UsageError where another manager has recorded them.
 
-    ``replaced``: versions whose package file was kept when something replaced them.
+    ``replaced``: versions whose package file was kept when something replaced them. ``now``: the installed packages,
+    where the caller has looked.
     """
-    recorded, now = parse(lines), look(system)
+    recorded, now = parse(lines), look(system) if now is None else now
     manager = lines[0].split(" ")[0] if lines else now[0].manager
     if manager != now[0].manager:
         raise UsageError(f"packages of {manager} were recorded, and this host has those of {now[0].manager}")

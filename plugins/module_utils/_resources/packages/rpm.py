@@ -11,6 +11,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,15 +19,19 @@ from typing import Any
 
 from ..._errors import Damaged, EvenkeelError, RestoreFailed
 from ..._host.durable import write_all
+from ..._host.package_locks import RPM, holder
 from ..._host.system import System
 from ..._services import systemd
 from ..._store.objects import Hasher
 from ..kind import Restore, Sink
 from .dpkg import add_file
-from .package import LATER, Ident, Package, environment, most
+from .kept import RESERVE
+from .package import LATER, Ident, Package, environment, most, wait_for_locks
 
 _CACHES = ("/var/cache/dnf/*/packages", "/var/cache/libdnf5/*/packages", "/var/cache/yum/*/*/*/packages")
 _FORMAT = "%{NAME}\\t%{ARCH}\\t%{EPOCHNUM}:%{VERSION}-%{RELEASE}\\n"
+_SIZES = _FORMAT.replace("\\n", "\\t%{LONGSIZE}\\n")
+_OPTIONS = r"skip-unavailable|\bstrict\b"
 _ALONE = ("--disablerepo=*",)
 _LOOK, _CHANGE = 60.0, 3600.0
 _CONNECT, _EACH = 30.0, 2.0
@@ -35,12 +40,17 @@ _NONE = "(none)"
 _PYTHONS = ("/usr/libexec/platform-python", "/usr/bin/python3")
 
 # The command rpm can either install or erase. rpm's library does both at once, and may belong to another Python than
-# ours. The script reads its work from a file, prints the problems, and ends with 1 where there are problems.
+# ours. The script reads its work from a file, prints the problems, and ends with 1 where it failed. Where a
+# scriptlet fails, or another program holds the lock, rpm tells it on stderr alone.
 _TRANSACTION = r"""
 import json, rpm, sys
 with open(sys.argv[1]) as stream:
     work = json.load(stream)
 ts = rpm.TransactionSet()
+# The change may have taken the keys by which rpm trusts a package. The store has proved the files by their hashes.
+ts.setVSFlags(rpm._RPMVSF_NOSIGNATURES)
+if hasattr(ts, "setVfyLevel"):
+    ts.setVfyLevel(rpm.RPMSIG_DIGEST_TYPE)
 ts.setProbFilter(rpm.RPMPROB_FILTER_OLDPACKAGE | rpm.RPMPROB_FILTER_REPLACEPKG)
 if len(sys.argv) > 2:
     ts.setFlags(rpm.RPMTRANS_FLAG_TEST)
@@ -53,6 +63,7 @@ for name, arch, version in work["erase"]:
             ts.addErase(one)
 ts.check()
 problems = [str(one) for one in ts.problems()]
+failed = None
 opened = {}
 def callback(what, amount, total, path, data):
     if what == rpm.RPMCALLBACK_INST_OPEN_FILE:
@@ -63,34 +74,44 @@ def callback(what, amount, total, path, data):
 if not problems:
     ts.order()
     failed = ts.run(callback, "")
-    problems = [one[0] for one in failed or []] or ([] if failed is None else ["a scriptlet failed"])
+    problems = [one[0] for one in failed or []]
 print("\n".join(problems))
-sys.exit(bool(problems))
+sys.exit(bool(problems) or failed is not None)
 """
 
 
 def look(system: System) -> list[Package]:
-    """The installed packages; an empty list where the host has no rpm."""
-    seen = system.run(["rpm", "-qa", "--qf", _FORMAT], _LOOK)
-    if seen.rc == 127:
+    """The installed packages; an empty list where the host has no rpm. Where dnf does not answer, nobody knows which
+    packages the user asked for; where the host has no dnf, all count as asked for."""
+    listed = installed(system)
+    if not listed:
         return []
-    if seen.rc:
+    argv = ["dnf", "-q", "-C", *_ALONE, "repoquery", "--userinstalled", "--qf", "%{name}:%{arch}\n"]
+    wanted = system.run(argv, _LOOK)
+    if wanted.rc and wanted.has_answered:
+        system.sleep(1.0)
+        wanted = system.run(argv, _LOOK)
+    without = wanted.rc == 127 and not shutil.which("dnf")
+    return packages_of(listed, wanted.out if wanted.rc == 0 else None, False if without else None)
+
+
+def installed(system: System) -> str:
+    """A row of rpm for each installed package; an empty text where the host has no rpm."""
+    seen = system.run(["rpm", "-qa", "--qf", _FORMAT], _LOOK)
+    if seen.rc and seen.rc != 127:
         raise EvenkeelError(f"the list of packages cannot be read: {seen.words}; see what 'rpm -qa' says")
-    wanted = system.run(
-        ["dnf", "-q", "-C", *_ALONE, "repoquery", "--userinstalled", "--qf", "%{name}:%{arch}\n"], _LOOK
-    )
-    return packages_of(seen.out, wanted.out if wanted.rc == 0 else None)
+    return "" if seen.rc else seen.out
 
 
-def packages_of(listed: str, wanted: str | None) -> list[Package]:
+def packages_of(listed: str, wanted: str | None, otherwise: bool | None = None) -> list[Package]:
     """The packages, from the output of rpm. ``wanted``: dnf's list of the packages that the user asked for; None
-    where the user asked for all. Pure."""
+    where there is no list, and all packages have the mark ``otherwise``. Pure."""
     manual = None if wanted is None else set(wanted.split())
     found = []
     for line in listed.splitlines():
         name, arch, version = line.split("\t")
         if arch != _NONE:
-            auto = manual is not None and f"{name}:{arch}" not in manual
+            auto = otherwise if manual is None else f"{name}:{arch}" not in manual
             found.append(Package(name, arch, version, auto=auto, manager="rpm"))
     return found
 
@@ -99,7 +120,7 @@ def keep(packages: Sequence[Package], sink: Sink, system: System, fetch: bool = 
     """ident -> name of the package file in the sink, from dnf's cache or else from its repositories.
 
     With a Hasher nothing is downloaded: a file that is not in the cache is LATER. Without ``fetch`` only the cache
-    counts.
+    counts. No more is downloaded than the store has room for.
     """
     missing = {package.ident: package for package in packages}
     folders = [folder for pattern in _CACHES for folder in glob.glob(pattern)]
@@ -111,20 +132,54 @@ def keep(packages: Sequence[Package], sink: Sink, system: System, fetch: bool = 
         return {**dict.fromkeys((package.ident for package in left), LATER), **found}
     with tempfile.TemporaryDirectory(dir=os.path.join(sink.objects.root, "tmp")) as folder:
         options = ["--setopt=timeout=5", "--setopt=retries=1", "--setopt=skip_if_unavailable=1", "--destdir", folder]
+        left = _fitting(left, folder, system)
+        if not left:
+            return found
         # A version that no repository has must not stop the download of all versions.
         options.append("--skip-unavailable" if _is_dnf5(system) else "--setopt=strict=0")
         argv, seconds = ["dnf", "-q", "download", *options], _CONNECT + _EACH * len(left)
         end = system.monotonic() + seconds
-        if system.run([*argv, *map(_nevra, left)], seconds).rc and not os.listdir(folder):
-            # This dnf does not know the option, perhaps: download each version by itself.
+        done = system.run([*argv, *map(_nevra, left)], seconds)
+        if done.rc and not os.listdir(folder) and re.search(_OPTIONS, done.err):
+            # This dnf does not know the option: download each version by itself.
             for package in left:
                 if system.monotonic() < end:
                     system.run([*argv[:-1], _nevra(package)], _CONNECT)
-        return {**found, **_taken(missing, [folder], sink, system)}
+        return {**found, **_taken(missing, [folder], sink, system, unlink=True)}
 
 
-def _taken(missing: dict[Ident, Package], folders: Sequence[str], sink: Sink, system: System) -> dict[Ident, str]:
-    """The wanted package files that are in the folders, under the names that dnf gives them."""
+def how_to_get() -> str:
+    """Advice to a person who wants package files kept."""
+    if not shutil.which("dnf"):
+        return "There is no dnf on this host, and nothing else fetches package files of rpm: install dnf"
+    return (
+        "See that 'dnf download' works (it is in the package dnf-plugins-core), that a repository has these versions, "
+        "and that the store has room"
+    )
+
+
+def _fitting(packages: Sequence[Package], folder: str, system: System) -> list[Package]:
+    """As many of the installed packages as the file system of the folder has room for. Their package files are
+    compressed, and hardly larger than what they hold."""
+    listed = system.run(["rpm", "-qa", "--qf", _SIZES], _LOOK).out
+    rows = [line.split("\t") for line in listed.splitlines()]
+    sizes = {tuple(row[:3]): int(row[3]) for row in rows if len(row) == 4 and row[3].isdigit()}
+    room = os.statvfs(folder)
+    free = room.f_bavail * room.f_frsize - RESERVE
+    found = []
+    for size, package in sorted((sizes.get(one.ident, 0), one) for one in packages):
+        free -= size
+        if free < 0:
+            break
+        found.append(package)
+    return found
+
+
+def _taken(
+    missing: dict[Ident, Package], folders: Sequence[str], sink: Sink, system: System, unlink: bool = False
+) -> dict[Ident, str]:
+    """The wanted package files that are in the folders, under the names that dnf gives them. With ``unlink`` each file
+    goes once the sink has it."""
     found = {}
     for ident in missing:
         name, arch, version = ident
@@ -134,6 +189,8 @@ def _taken(missing: dict[Ident, Package], folders: Sequence[str], sink: Sink, sy
                 sha = add_file(path, sink)
                 if sha:
                     found[ident] = sha
+                if unlink:
+                    os.unlink(path)
     return found
 
 
@@ -147,7 +204,7 @@ def _nevra(package: Package) -> str:
 
 def identity(path: str, system: System) -> Ident:
     """(name, architecture, version) of a package file; empty words where the path is no package file."""
-    words = system.run(["rpm", "-qp", "--qf", _FORMAT, path], _LOOK)
+    words = system.run(["rpm", "-qp", "--nosignature", "--qf", _FORMAT, path], _LOOK)
     name, arch, version = (words.out.strip().split("\t") + ["", "", ""])[:3] if words.rc == 0 else ("", "", "")
     return name, arch, version
 
@@ -158,7 +215,8 @@ def transact(changes: Sequence[tuple[str, Package]], at: Restore) -> dict[str, s
 
     ``changes``: (action of the step, package as recorded). A package that cannot be changed is left out, with the
     packages that depend on it. Each transaction is tested first. The versions of a package change together: the newer
-    version is not erased where the file of the older version is missing.
+    version is not erased where the file of the older version is missing. Raises RestoreFailed, with nothing changed,
+    where another program holds the lock of rpm for longer than ``at.patience``.
     """
     left: dict[str, str] = {}
     work: dict[str, list[tuple[str, Any]]] = {}
@@ -173,6 +231,8 @@ def transact(changes: Sequence[tuple[str, Package]], at: Restore) -> dict[str, s
                 left[one.key] = str(error)
         able = [key for key in work if key not in left]
         chosen, refused = most(able, lambda keys: _run(work, keys, folder, at, test=True))
+        if chosen:
+            wait_for_locks(RPM, at)
         failed = _run(work, chosen, folder, at) if chosen else ""
     left.update({key: f"rpm refuses: {why}" for key, why in refused.items()})
     still = _open(changes, at) if failed else set()
@@ -185,14 +245,15 @@ def transact(changes: Sequence[tuple[str, Package]], at: Restore) -> dict[str, s
 
 
 def obstacles(changes: Sequence[tuple[str, Package]], _at: Restore) -> list[str]:
-    """Sentences on the changes that cannot be made now, as far as the record shows."""
+    """Sentences on the changes that cannot be made now, as far as the record and the lock show."""
+    waits = [f"packages: {words}" for words in [holder(RPM)] if words]
     gone = [one for action, one in changes if action == "install" and not one.sha256]
-    return [f"{one.key} {one.version}: its package file is not in the store" for one in gone]
+    return waits + [f"{one.key} {one.version}: its package file is not in the store" for one in gone]
 
 
 def _open(changes: Sequence[tuple[str, Package]], at: Restore) -> set[str]:
     """The keys of the packages that are not yet as recorded."""
-    live = {one.ident for one in look(at.system)}
+    live = {one.ident for one in packages_of(installed(at.system), None)}
     wanted = [(action == "install", one) for action, one in changes if action in ("install", "remove")]
     return {one.key for install, one in wanted if install != (one.ident in live)}
 

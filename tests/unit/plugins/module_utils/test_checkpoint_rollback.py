@@ -991,6 +991,31 @@ def test_no_alternative_goes_to_which_a_link_outside_leads(
     assert os.listdir(links) == []
 
 
+def test_a_link_of_alternatives_that_is_back_may_be_one_that_nothing_renews(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    links, books = tmp_path / "links", tmp_path / "books"
+    monkeypatch.setattr(alternatives, "_LINKS", str(links))
+    monkeypatch.setattr(alternatives, "_BOOKS", (str(tmp_path / "none"), str(books)))
+    for one in (links, books):
+        one.mkdir()
+    names = ("alone", "editor", "pager", "same")
+    for name in names:
+        (links / name).symlink_to("/usr/bin/true")
+        (books / name).write_text(f"{'auto' if name == 'pager' else 'manual'}\n/usr/bin/{name}\n\n/usr/bin/true\n1\n\n")
+    (books / "alone").unlink()
+    checkpoint(store, "before", protect(links))
+    for name in names[:3]:
+        (links / name).unlink()
+        (links / name).symlink_to("/usr/bin/false")
+    found = rollback(store, "before")
+    assert os.readlink(links / "editor") == "/usr/bin/true" and found["left"] == []
+    assert [one for one in found["notes"] if "manual" in one] == [
+        f"{links}/editor is back, and its group is in the mode manual: no checkpoint records whether it was so. "
+        "Where it was not, run update-alternatives --auto editor"
+    ]
+
+
 @pytest.mark.parametrize(
     ("lines", "who"),
     [

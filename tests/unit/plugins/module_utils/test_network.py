@@ -357,6 +357,20 @@ def test_an_interface_takes_over_its_connection_once_that_is_back(kind: Network,
         kind.apply(steps, at(host, store))
 
 
+@pytest.mark.parametrize("name", ["ifcfg-eth0", "route-eth0", "rule6-eth0", "keys-eth0"])
+def test_network_manager_reads_profiles_in_the_form_of_sysconfig(
+    kind: Network, host: Host, store: Store, name: str
+) -> None:
+    host.units = {"NetworkManager.service": ("enabled", "active")}
+    folder = f"{kind.etc}/sysconfig/network-scripts"
+    host.connections = f"eth0:{folder}/ifcfg-eth0\neth1:{folder}/ifcfg-eth1\n"
+    steps = kind.plan(lines_of(kind, host), at(host, store, changed=[f"{folder}/{name}"]))
+    assert [(step.action, step.target) for step in steps] == [("reload", "NetworkManager")]
+    assert kind.apply(steps, at(host, store)) == steps
+    reads = [("nmcli", "general", "reload"), ("nmcli", "connection", "reload")]
+    assert host.ran == [*reads, ("nmcli", "--wait", "30", "device", "reapply", "eth0")]
+
+
 def test_netplan_applies_its_files(kind: Network, host: Host, store: Store) -> None:
     steps = kind.plan(lines_of(kind, host), at(host, store, changed=[f"{kind.etc}/netplan/50-cloud.yaml"]))
     kind.apply(steps, at(host, store))

@@ -27,6 +27,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.st
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import commands
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.packages import (
     apt,
@@ -34,6 +35,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resource
     diversions,
     dpkg,
     forgetting,
+    kept,
     keys,
     overrides,
     package,
@@ -42,13 +44,17 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resource
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.packages.package import Package
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.packages.packages import Packages
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Writer
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.registry import KINDS
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher, Writer
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, rollback
 
 from .conftest import SYSTEM
 
 SHA = "a" * 64
+FOR_PLAIN_HOST = Packages.for_plain_host
+# A program that holds a lock on a file.
+HOLDER = "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(); time.sleep(60)"
 WEB = Package("web", "amd64", "1:1.0-1~deb12u1", sha256=SHA)
 
 
@@ -107,7 +113,12 @@ def test_what_dpkg_and_apt_say_is_read() -> None:
 @pytest.mark.parametrize(
     "package",
     [WEB._replace(manager="rpm", name="kernel-core", arch="x86_64", version="0:6.1^git~1-2.el9_4"), WEB]
-    + [WEB._replace(sha256=""), WEB._replace(hold=True, auto=True, status="unpacked"), WEB._replace(name="g++-12")],
+    + [
+        WEB._replace(sha256=""),
+        WEB._replace(auto=None, manager="rpm"),
+        WEB._replace(hold=True, auto=True, status="unpacked"),
+        WEB._replace(name="g++-12"),
+    ],
 )
 def test_a_line_is_read_as_it_was_written(package: Package) -> None:
     assert Package.parse(package.line()) == package
@@ -301,7 +312,43 @@ def test_what_rpm_and_dnf_say_is_read() -> None:
         "rpm web:x86_64 0:1.0-1.el9 manual",
         "rpm lib:noarch 2:1-1 auto",
     ]
-    assert not any(one.auto for one in rpm.packages_of(listed, None))
+
+
+@pytest.mark.parametrize("answers", [[0], [1, 0], [1, 1], [124]])
+def test_marks_that_dnf_does_not_tell_are_not_guessed(tmp_path: Path, answers: list[int]) -> None:
+    left = list(answers)
+
+    def run(argv: Sequence[str], _timeout: float) -> Completed:
+        if argv[0] == "dnf":
+            rc = left.pop(0)
+            return Completed(tuple(argv), rc, "" if rc else "web:noarch", "")
+        listed = "web\tnoarch\t0:1-1\nlib\tnoarch\t0:1-1\n" if argv[0] == "rpm" else ""
+        return Completed(tuple(argv), 0, listed, "")
+
+    system = replace(SYSTEM, run=run, sleep=lambda _seconds: None)
+    told, known = answers[-1] == 0, ["rpm lib:noarch 0:1-1 auto", "rpm web:noarch 0:1-1 manual"]
+    store = Store(str(tmp_path / "store"), system)
+    lines = Packages().capture({"names": None}, Hasher(store.objects), system)[:2]
+    assert left == [] and lines == (known if told else ["rpm lib:noarch 0:1-1 unknown", "rpm web:noarch 0:1-1 unknown"])
+    told_of = any("asked for by name" in one for one in Packages().not_restorable({}, lines))
+    assert told_of is not told
+    for then, wrong in ((known, not told), (lines, False)):
+        left[:] = answers * 2
+        assert packages.plan(then, system) == [], "no mark is set in place of a mark that is not known"
+        assert ["asked for by name" in one for one in Packages().verify(then, system)] == ([True] if wrong else [])
+    left[:] = [0]
+    assert packages.plan(lines, system) == []
+
+
+def test_without_dnf_all_packages_of_rpm_count_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(argv: Sequence[str], _timeout: float) -> Completed:
+        return Completed(tuple(argv), *((127, "") if argv[0] == "dnf" else (0, "web\tnoarch\t0:1-1\n")), "")
+
+    system = replace(SYSTEM, run=run)
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    assert [one.auto for one in rpm.look(system)] == [False]
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")  # Its interpreter is gone.
+    assert [one.auto for one in rpm.look(system)] == [None]
 
 
 def test_versions_of_rpm_are_a_set() -> None:
@@ -342,6 +389,75 @@ def test_an_older_version_that_is_missing_leaves_the_newer_one_of_rpm(tmp_path: 
     assert Packages().obstacles(then, at) == ["web:noarch 0:1.0-1: its package file is not in the store"]
 
 
+# The library of rpm, as far as a transaction uses it: no key is trusted. A test appends to it.
+LIBRARY = """
+import types
+error = RuntimeError
+RPMPROB_FILTER_OLDPACKAGE = RPMPROB_FILTER_REPLACEPKG = RPMTRANS_FLAG_TEST = RPMSIG_DIGEST_TYPE = 1
+_RPMVSF_NOSIGNATURES = 2
+RPMCALLBACK_INST_OPEN_FILE, RPMCALLBACK_INST_CLOSE_FILE = 1, 2
+class TransactionSet:
+    flags = level = 0
+    def setProbFilter(self, flags): pass
+    def setVSFlags(self, flags): self.flags = flags
+    def setVfyLevel(self, level): self.level = level
+    def addInstall(self, header, path, how): pass
+    def hdrFromFdno(self, fd):
+        if not self.flags & _RPMVSF_NOSIGNATURES or self.level != RPMSIG_DIGEST_TYPE:
+            raise error("public key not available")
+    def check(self): pass
+    def problems(self): return []
+    def order(self): pass
+    def run(self, callback, data): pass
+"""
+
+
+def rpm_transaction(tmp_path: Path, library: str) -> subprocess.CompletedProcess[str]:
+    """Install a package file with a library of rpm that is made of this text."""
+    (tmp_path / "rpm.py").write_text(library)
+    (tmp_path / "work.json").write_text(json.dumps({"install": [str(tmp_path / "rpm.py")], "erase": []}))
+    argv = [sys.executable, "-c", rpm._TRANSACTION, str(tmp_path / "work.json")]
+    return subprocess.run(argv, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+
+
+def test_a_package_comes_back_to_a_host_that_lacks_the_key_of_its_signature(tmp_path: Path) -> None:
+    assert rpm_transaction(tmp_path, LIBRARY).returncode == 0
+    older = LIBRARY.replace("def setVfyLevel", "level = 1\n    def other")
+    assert rpm_transaction(tmp_path, older).returncode == 0, "an older library does not know the level"
+
+
+def test_where_rpm_tells_no_problem_its_own_words_are_the_cause(tmp_path: Path) -> None:
+    """rpm does not wait for its lock where nobody looks on, and a scriptlet that failed is no problem to it."""
+    fails = LIBRARY + "    def run(self, callback, data): import sys; print('no lock', file=sys.stderr); return []\n"
+    done = rpm_transaction(tmp_path, fails)
+    assert done.returncode == 1 and done.stdout.strip() == "" and done.stderr.strip() == "no lock"
+
+
+def test_the_lock_of_rpm_is_waited_for_and_its_holder_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    transactions: list[str] = []
+
+    def run(argv: Sequence[str], _timeout: float) -> Completed:
+        transactions.extend(argv[-1:] if argv[-1].endswith("work.json") else [])
+        gone = argv[0] == "rpm" and transactions
+        return Completed(tuple(argv), 0, "" if gone else "web\tnoarch\t0:1-1\n" if argv[0] == "rpm" else "", "")
+
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(rpm, "RPM", [str(tmp_path / "lock")])
+    waited: list[float] = []
+    system = replace(SYSTEM, run=run, sleep=waited.append, monotonic=lambda: float(len(waited)))
+    at = Restore(system, Store(str(tmp_path), SYSTEM).objects, patience=2.0)
+    changes = [("remove", Package("web", "noarch", "0:1-1", manager="rpm"))]
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "lock")], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        words = f"packages: {tmp_path}/lock is held by process {process.pid} (python"
+        assert rpm.obstacles(changes, at)[0].startswith(words)
+        with pytest.raises(RestoreFailed) as failed:
+            rpm.transact(changes, at)
+        process.kill()
+    assert failed.value.result["left"][0].startswith(words) and len(waited) == 2 and not transactions
+    assert rpm.obstacles(changes, at) == [] and rpm.transact(changes, at) == {} and transactions
+
+
 @pytest.mark.parametrize(
     ("version", "option"), [("dnf5 version 5.2", "--skip-unavailable"), ("4.14.0", "--setopt=strict=0")]
 )
@@ -366,7 +482,8 @@ def test_a_version_that_no_repository_has_does_not_keep_the_others_from_coming(
             for word in words:
                 if word.startswith("web-"):
                     Path(folder, "web-1-1.noarch.rpm").write_text("web")
-        return Completed(tuple(argv), 1, "", "No package gone available")
+        said = "No package gone available" if knows else f"dnf download: error: unrecognized arguments: {option}"
+        return Completed(tuple(argv), 1, "", said)
 
     store = Store(str(tmp_path), replace(SYSTEM, run=run))
     (tmp_path / "tmp").mkdir()
@@ -374,6 +491,59 @@ def test_a_version_that_no_repository_has_does_not_keep_the_others_from_coming(
     assert list(rpm.keep(wanted, Writer(store.objects), store.system)) == [("web", "noarch", "0:1-1")]
     assert option in asked[0] and asked[0][-2:] == ["gone-0:1-1.noarch", "web-0:1-1.noarch"]
     assert len(asked) == (1 if knows else 3)
+
+
+def test_a_dnf_that_cannot_download_is_asked_once_and_the_advice_is_for_rpm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there: dict[str, str | None] = {"dnf": "/usr/bin/dnf"}
+    monkeypatch.setattr(shutil, "which", there.get)
+    monkeypatch.setattr(rpm, "_CACHES", ())
+    asked: list[str] = []
+
+    def run(argv: Sequence[str], _timeout: float) -> Completed:
+        asked.extend(argv[2:3] if argv[0] == "dnf" else [])
+        return Completed(tuple(argv), 1, "", "No such command: download. Please use /usr/bin/dnf --help")
+
+    store = Store(str(tmp_path), replace(SYSTEM, run=run))
+    (tmp_path / "tmp").mkdir()
+    wanted = [Package(name, "noarch", "0:1-1", manager="rpm") for name in "ab"]
+    assert rpm.keep(wanted, Writer(store.objects), store.system) == {} and asked == ["download"]
+    lines = [one.line() for one in wanted]
+    assert "dnf-plugins-core" in Packages().not_restorable({}, lines)[0]
+    there.clear()
+    assert "There is no dnf on this host" in Packages().not_restorable({}, lines)[0]
+
+
+@pytest.mark.parametrize(("room", "came"), [(30, ["a", "b"]), (29, ["b"]), (9, [])])
+def test_no_more_package_files_of_rpm_are_fetched_than_the_store_has_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, came: list[str]
+) -> None:
+    """Of two packages of 20 and 10 MB."""
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(rpm, "_CACHES", ())
+    free = (room << 20) + kept.RESERVE
+    monkeypatch.setattr(os, "statvfs", lambda _path: os.statvfs_result((1, 1, free, free, free, 0, 0, 0, 0, 255)))
+    there: list[int] = []
+
+    def run(argv: Sequence[str], _timeout: float) -> Completed:
+        words = list(argv)
+        if words[1] == "-qa":
+            listed = f"a\tnoarch\t0:1-1\t{20 << 20}\nb\tnoarch\t0:1-1\t{10 << 20}\ngpg-pubkey\t(none)\t1\t(none)\n"
+            return Completed(tuple(argv), 0, listed, "")
+        if words[1] == "-qp":
+            there.append(len(os.listdir(Path(words[-1]).parent)))
+            return Completed(tuple(argv), 0, f"{Path(words[-1]).name[0]}\tnoarch\t0:1-1\n", "")
+        for word in words[words.index("--destdir") + 3 :] if "download" in words else ():
+            Path(words[words.index("--destdir") + 1], f"{word[0]}-1-1.noarch.rpm").write_text(word)
+        return Completed(tuple(argv), 0, "", "")
+
+    store = Store(str(tmp_path), replace(SYSTEM, run=run))
+    (tmp_path / "tmp").mkdir()
+    wanted = [Package(name, "noarch", "0:1-1", manager="rpm") for name in "ab"]
+    found = rpm.keep(wanted, Writer(store.objects), store.system)
+    assert sorted(name for name, _arch, _version in found) == came
+    assert there == list(range(len(came), 0, -1)), "a file goes once the store has it"
 
 
 def test_packages_of_another_manager_are_refused(tmp_path: Path) -> None:
@@ -636,6 +806,24 @@ def test_a_key_that_rpm_came_to_trust_goes_and_one_that_went_is_named(tmp_path: 
     assert len(failed.value.result["left"]) == 1 and asked[1:] == [["rpm", "-e", "gpg-pubkey-3c-4d"]]
 
 
+def test_no_key_goes_while_a_package_is_left_that_may_need_it(tmp_path: Path) -> None:
+    """The package file of an older version is not in the store, so that the newer version stays."""
+    asked: list[Sequence[str]] = []
+
+    def run(argv: Sequence[str], _limit: float) -> Completed:
+        asked.append(argv[:2])
+        listed = "web\tnoarch\t0:2-1\n" if argv[:2] == ["rpm", "-qa"] and len(argv) == 4 else "gpg-pubkey-3c-4d\n"
+        return Completed(tuple(argv), 0, listed if argv[0] == "rpm" else "", "")
+
+    (tmp_path / "tmp").mkdir()
+    at = Restore(replace(SYSTEM, run=run), Store(str(tmp_path), SYSTEM).objects)
+    steps = packages.plan(["rpm web:noarch 0:1-1 manual", "rpm * -", "keys"], at.system)
+    assert [one.action for one in steps] == ["install", "remove", "remove-key"]
+    with pytest.raises(RestoreFailed, match="gpg-pubkey-3c-4d: rpm came to trust this key, which stays") as failed:
+        Packages().apply(steps, at)
+    assert len(failed.value.result["left"]) == 2 and ["rpm", "-e"] not in asked
+
+
 def test_the_architectures_of_dpkg_are_compared(tmp_path: Path) -> None:
     def steps(then: list[str], now: list[str]) -> list[str]:
         return [f"{one.action} {one.target}" for one in architectures.compare(then, now)]
@@ -735,10 +923,7 @@ def test_a_lock_is_waited_for_and_its_holder_named(tmp_path: Path, monkeypatch: 
     waited: list[float] = []
     now = replace(store.system, sleep=waited.append, monotonic=lambda: float(len(waited)))
     at = Restore(now, store.objects, patience=2.0)
-    holder = (
-        "import fcntl, sys, time; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(); time.sleep(60)"
-    )
-    with subprocess.Popen([sys.executable, "-c", holder, str(held)], stdout=subprocess.PIPE) as process:
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(held)], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline()
         words = f"{held} is held by process {process.pid} (python"
         assert words in Packages().obstacles(lines, at)[0]
@@ -889,7 +1074,17 @@ def test_a_content_that_is_another_package_is_not_installed(tmp_path: Path) -> N
     assert host.installed == [NEW]
 
 
-def test_a_host_without_packages_is_told(tmp_path: Path) -> None:
+def test_a_host_without_packages_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(str(tmp_path / "store"), replace(SYSTEM, run=lambda argv, _time: Completed(tuple(argv), 127, "", "")))
     with pytest.raises(UsageError, match="neither dpkg nor rpm"):
         checkpoint(store, "before", ALL)
+    for kind in KINDS.values():
+        monkeypatch.setattr(type(kind), "for_plain_host", lambda _kind, _beside, _taken: (None, []))
+    monkeypatch.setattr(Packages, "for_plain_host", FOR_PLAIN_HOST)
+    monkeypatch.setattr(KINDS["packages"], "system", store.system)
+    (alone,) = registry.check([{"system": {}}])
+    assert alone.spec["not"] == [
+        "neither dpkg nor rpm knows of an installed package on this host (packages is not protected)"
+    ]
+    monkeypatch.setattr(KINDS["packages"], "system", Debian([OLD]).store(tmp_path).system)
+    assert [one.kind for one in registry.check([{"system": {}}])] == ["packages", "system"]

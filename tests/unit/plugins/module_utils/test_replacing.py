@@ -195,7 +195,7 @@ def test_a_kept_file_that_is_damaged_is_not_installed(armed: tuple[Debian, Store
 
 def test_a_full_disk_keeps_nothing_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("x")
-    monkeypatch.setattr(kept, "_RESERVE", 1 << 60)
+    monkeypatch.setattr(kept, "RESERVE", 1 << 60)
     with pytest.raises(OSError, match="no room"):
         kept.put(str(tmp_path), OLD.ident, kept.copy(str(tmp_path / "file")))
     assert os.listdir(tmp_path / "packages") == []
