@@ -42,6 +42,8 @@ _BRIEFLY = 2.0
 _ACCESS = ("ssh.service", "sshd.service")
 # Packages come back over the network, by names: this service is restarted at the end, and not down until then.
 _NAMES = ("systemd-resolved.service",)
+# The key in a step for the start of the service to which it belongs.
+_IDENTITY = "identity"
 _OF_CLUSTER = "a cluster manager starts and stops it"
 # States of the unit files of services that start at the boot.
 _BY_ITSELF = ("enabled", "enabled-runtime", "generated")
@@ -105,6 +107,7 @@ class Services(Programs):
 
     name = SERVICES
     order = 90
+    unseen = ("reload", "restart", "leave")
     on_plain_host: Spec = {}
     options: Options = {
         "names": {"type": "list", "elements": "str"},
@@ -240,7 +243,7 @@ class Services(Programs):
                     last.append(Step(SERVICES, "start", trigger.name, f"it starts {unit['name']}"))
             steps += [] if "links" in unit else _enablement(unit, replace(live, name=known.id or live.name))
             mine = running.since_start(pids.get(known.id, ()), known.main)
-            steps += _activity(live, unit, known, mine, at, {})
+            steps += _with_failed(_activity(live, unit, known, mine, at, {}), live, at)
             if _failed(live) and not (unit["active"] or unit.get("failed") or unit.get("passing")):
                 steps.append(Step(SERVICES, "reset-failed", live.name, "had not failed"))
         for recorded in processes:
@@ -248,7 +251,7 @@ class Services(Programs):
             live = process.observe(definition, at.system)
             steps = last if recorded["active"] else first
             known = Unit(live.name, files=tuple(definition["argv"][:2]), reloads=live.can_reload)
-            steps += _activity(live, recorded, known, (), at, {"process": definition})
+            steps += _with_failed(_activity(live, recorded, known, (), at, {"process": definition}), live, at)
         came = _came(lines, at.system, at)
         for known, spared in came:
             stays = _spare(known, "it did not run at the checkpoint", spared, [], at)
@@ -568,6 +571,17 @@ def _activity(
     if unit.stops:
         return [Step(SERVICES, "restart", name, why, detail)]
     return [Step(SERVICES, "leave", name, why, detail)] if anew else []
+
+
+def _with_failed(planned: Sequence[Step], live: ServiceState, at: Restore) -> list[Step]:
+    """The steps of a service, and the step that failed before while the same start of the service still runs."""
+    found, failed = list(planned), at.failed(SERVICES, live.name)
+    if failed is not None and live.active and failed.detail.get(_IDENTITY) == live.identity:
+        found += [failed] if not any(one.action in ("stop", "restart", failed.action) for one in found) else []
+    return [
+        replace(step, detail={**step.detail, _IDENTITY: live.identity}) if step.action in Services.unseen else step
+        for step in found
+    ]
 
 
 def _taken_along(

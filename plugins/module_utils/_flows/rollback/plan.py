@@ -44,8 +44,9 @@ class Options:
     back by itself, so access comes first, and files that only the undo needs are not waited for. ``swap``: declared
     directories as a whole. ``quiesce``: the hooks of programs that stand still meanwhile. An interrupted run of the
     rollback has kept ``undo``, has put back the paths ``changed``, and has taken ``down`` the services in this record
-    of ``outage.Down``. ``spared``: paths that are as services left them when they started again, with their lines.
-    ``boots``: this process has the host boot again where that is needed.
+    of ``outage.Down``; its steps ``undone`` failed, and no measurement shows that they are due. ``spared``: paths that
+    are as services left them when they started again, with their lines. ``boots``: this process has the host boot
+    again where that is needed.
     """
 
     kinds: Sequence[str] | None = None
@@ -57,6 +58,7 @@ class Options:
     undo: str = ""
     changed: Sequence[str] = ()
     down: Mapping[str, Any] = field(default_factory=dict)
+    undone: Sequence[Step] = ()
     spared: Mapping[str, str] = field(default_factory=dict)
     boots: bool = False
 
@@ -359,7 +361,7 @@ def restore(store: Store, manifest: Manifest, how: Options, changed: Sequence[st
     # A host that goes back by itself tries again, so it does not wait long for the lock of another program.
     patience = 10.0 if how.unattended else 300.0
     at = Restore(store.system, store.objects, changed, since, how.boot, patience=patience, unattended=how.unattended)
-    return at._replace(armed=_armed(store, manifest))
+    return at._replace(armed=_armed(store, manifest), undone=how.undone)
 
 
 def _armed(store: Store, manifest: Manifest) -> float:

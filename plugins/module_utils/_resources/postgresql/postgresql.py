@@ -66,6 +66,7 @@ class PostgreSQL(Kind):
     all_or_nothing = True
     read_at_start = False
     keeps_data_outside = True
+    unseen = ("restart",)
     has_log = True
 
     def check(self, spec: Spec) -> dict[str, object]:
@@ -112,7 +113,8 @@ class PostgreSQL(Kind):
             if seen is None:
                 return [] if at.boot else [Step(self.name, "start", server.name, "is not running", dict(record))]
             trees = [f"{tree}/" for tree in self.trees(server.spec)]
-            if not any(f"{path}/".startswith(tree) for tree in trees for path in at.changed):
+            came = any(f"{path}/".startswith(tree) for tree in trees for path in at.changed)
+            if not came and at.failed(self.name, server.name) is None:
                 return []
             return [Step(self.name, "restart", server.name, "its configuration changed", dict(record))]
         where = f"{record['point']} at {record['lsn']} on timeline {record['timeline']}"

@@ -1241,3 +1241,20 @@ def test_other_names_of_nothing_are_said(tmp_path: Path) -> None:
     assert nothing.startswith(f"app: there is neither {tmp_path}/pid nor {tmp_path}/app: ")
     (tmp_path / "app").write_text("")
     assert Services(system).not_restorable({}, lines) == []
+
+
+@pytest.mark.parametrize("refuses", ["reload", "leave"])
+def test_what_no_measurement_shows_is_planned_again_for_the_same_start_of_a_service(refuses: str) -> None:
+    """firewalld is not stopped, so that its reload alone counts; auditd refuses to be stopped by hand."""
+    more = {"RefuseManualStop": "yes"} if refuses == "leave" else {}
+    name = "auditd.service" if refuses == "leave" else "firewalld.service"
+    entered = 600.0 if refuses == "leave" else 100.0
+    unit = Unit(name, can_reload=refuses == "reload", fails=("reload",), more=more, entered=entered)
+    host, then = machine(unit), captured(unit)
+    (failed,) = [step for step in Services().plan(then, at(host, "/etc/x")) if step.target == name]
+    with pytest.raises(RestoreFailed):
+        Services().apply([failed], at(host))
+    again = at(host)._replace(undone=[failed])
+    assert plan(then, host) == [] and failed.action == refuses and failed in Services().plan(then, again)
+    unit.identity = "another"
+    assert Services().plan(then, again) == [], "it was started since"

@@ -220,6 +220,34 @@ def test_packages_that_fail_are_tried_once_more_after_the_rest(
     assert rollback(store, "before")["left"] == [] and log == ["packages", "sysctl", "packages"]
 
 
+def test_a_reload_that_failed_stays_left_and_is_tried_again_until_it_succeeds(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web = Word("services", [])
+    asked: list[str] = []
+
+    def planned(_kind: Kind, _lines: Sequence[str], at: Restore) -> list[Step]:
+        due = bool(at.changed) or at.failed("services", "web") is not None
+        return [Step("services", "reload", "web", "files changed")] if due else []
+
+    def applied(_kind: Kind, steps: Sequence[Step], _at: Restore) -> list[Step]:
+        asked.extend(step.action for step in steps)
+        if web.fails:
+            raise RestoreFailed("no", left=["web: its reload fails"])
+        return list(steps)
+
+    monkeypatch.setitem(registry.KINDS, "services", web.kind(plan=planned, apply=applied))
+    declared = [{"files": {"paths": [str(tree)]}}, {"services": {}}]
+    generation = checkpoint(store, "change", declared, confirm_within=60.0)["generation"]
+    web.fails = True
+    (tree / "a").write_text("new")
+    for times in (1, 2):  # The second time no path differs any more, and nothing else shows that a reload is due.
+        assert back(store, generation)["left"] == ["web: its reload fails"] and len(asked) == times
+    web.fails = False
+    assert back(store, generation)["left"] == [] and len(asked) == 3
+    assert not os.path.exists(store.join("resume"))
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="it mounts")
 def test_a_full_disk_makes_room_for_what_was_there(store: Store, tree: Path) -> None:
     disk = tree / "empty"
