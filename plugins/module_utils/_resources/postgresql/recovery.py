@@ -56,9 +56,9 @@ def verify(
         commands = [["pg_verifybackup", "--no-parse-wal", "--quiet", folder]]
         for leg in legs:
             # A record that continues in the next segment stands in a segment of the next timeline.
-            end = leg.end if leg is legs[-1] else leg.end - leg.end % size
-            if leg.start < end:
-                span = ["-t", str(leg.timeline), "-s", wal.words(leg.start), "-e", wal.words(end)]
+            upto = leg.end if leg is legs[-1] else leg.end - leg.end % size
+            if leg.start < upto:
+                span = ["-t", str(leg.timeline), "-s", wal.words(leg.start), "-e", wal.words(upto)]
                 commands.append(["pg_waldump", "--quiet", "-p", server.log, *span])
         for command in commands:
             done = server.run(command, max(0.1, end - server.system.monotonic()))

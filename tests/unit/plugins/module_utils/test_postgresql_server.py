@@ -508,7 +508,7 @@ def test_the_owner_cannot_hold_up_a_host_that_goes_back_by_itself(
 
     server = place.server._replace(system=replace(System(), run=stopped))
     monkeypatch.setattr(restore_point, "server_of", lambda *_args: server)
-    monkeypatch.setattr(recovery, "needed", lambda *_args: ([], ["one"], b'{"Files": []}'))
+    monkeypatch.setattr(recovery, "needed", lambda *_args: ([wal.Leg(1, 0, 5 << 40)], ["one"], b'{"Files": []}'))
     step = postgresql._verified(server, record, "there", True)
     assert step.detail == {**record, "verify": True} and "takes longer than 20 s" in step.why
     assert given and max(given) <= 20.0
