@@ -191,6 +191,10 @@ class Kind:
 
     # -- rollback
 
+    def parts(self, lines: Sequence[str]) -> list[Sequence[str]]:
+        """The lines in parts that go back independently, so that one which cannot go back hinders no other. Pure."""
+        return [lines]
+
     def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
         """The steps that make the state as the lines say. Changes nothing."""
         raise NotImplementedError

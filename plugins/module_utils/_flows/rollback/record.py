@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
+from functools import partial
 
 from ..._deadman.changes import Armed
 from ..._errors import EvenkeelError
@@ -94,7 +95,7 @@ class Record:
         steps: list[Step] = []
         with self._trying(kind):
             at = self._circumstances()
-            steps = plan.steps_of(KINDS[kind], sections, at)
+            steps = plan.steps_of(KINDS[kind], sections, at, partial(self._trying, kind))
             if steps:
                 self._write_wanted()
                 with self._noting_undone(KINDS[kind], steps):

@@ -138,8 +138,8 @@ class PostgreSQL(Kind):
         return [_verified(server, record, where, at.unattended)]
 
     def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
-        """Carry out the steps. Raises RestoreFailed with the failure in ``left``."""
-        done = []
+        """Carry out the steps. Raises RestoreFailed at the end with the clusters that failed in ``left``."""
+        done, left = [], []
         for step in steps:
             server = restore_point.server_of(step.detail, at.system)
             try:
@@ -156,7 +156,9 @@ class PostgreSQL(Kind):
                     done.append(step)
             except (EvenkeelError, OSError) as error:
                 message = error.message if isinstance(error, EvenkeelError) else f"postgresql {server.name}: {error}"
-                raise RestoreFailed(message, done=[one.shown() for one in done], left=[message]) from error
+                left.append(message)
+        if left:
+            raise RestoreFailed("; ".join(left), done=[one.shown() for one in done], left=left)
         return done
 
     def verify(self, lines: Sequence[str], system: System) -> list[str]:

@@ -16,7 +16,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError, Refused
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
+    Damaged,
+    EvenkeelError,
+    Refused,
+    RestoreFailed,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import Step
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
@@ -523,6 +528,24 @@ def test_the_owner_cannot_hold_up_a_host_that_goes_back_by_itself(
         postgresql._verified(server, record, "there", True)
     rc[0] = 0
     assert postgresql._verified(server, record, "there", True).detail == spare.complete(step, at).detail == record
+
+
+def test_a_cluster_that_fails_keeps_no_other_back(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def restored(server: cluster.Server, step: Step, _boot: bool, _undo: str) -> Step:
+        if server.name == "first":
+            raise OSError("it has no room")
+        return step
+
+    monkeypatch.setattr(restore_point, "server_of", lambda record, _system: place.server._replace(spec=record))
+    monkeypatch.setattr(recovery, "restore", restored)
+    steps = [
+        Step("postgresql", "restore", one, "", {**place.server.spec, "cluster": one}) for one in ("first", "other")
+    ]
+    system = place.server.system
+    with pytest.raises(RestoreFailed) as partly:
+        postgresql.PostgreSQL().apply(steps, Restore(system, Store(str(place.archive / "store"), system).objects))
+    assert [one["target"] for one in partly.value.result["done"]] == ["other"]
+    assert partly.value.result["left"] == ["postgresql first: it has no room"]
 
 
 def test_an_error_says_what_was_changed(place: Place) -> None:

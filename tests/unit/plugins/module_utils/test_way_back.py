@@ -604,6 +604,47 @@ def test_what_goes_back_whole_or_not_at_all_keeps_its_files_too(
     assert conf.read_text() == "old"
 
 
+@pytest.mark.parametrize("fails", ["a section", "a part of a section"])
+def test_a_part_of_a_kind_that_refuses_keeps_no_other_part_of_it_back(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """As one cluster of several that is a standby now: the others go back, data and configuration."""
+    now = {"first": "old", "other": "old"}
+
+    def captured(_kind: Kind, spec: Spec, _sink: Sink, _system: System) -> list[str]:
+        return [f"word {name} {now[name]}" for name in spec["names"]]
+
+    def planned(_kind: Kind, lines: Sequence[str], _at: Restore) -> list[Step]:
+        differing = [one for one in map(str.split, lines) if now[one[1]] != one[2]]
+        if any(one[1] == "first" for one in differing):
+            raise Refused("first: it is a standby")
+        return [Step("sysctl", "put", one[1], one[2]) for one in differing]
+
+    def applied(_kind: Kind, steps: Sequence[Step], _at: Restore) -> list[Step]:
+        now.update({step.target: step.why for step in steps})
+        return list(steps)
+
+    def wrong(_kind: Kind, lines: Sequence[str], _system: System) -> list[str]:
+        return [f"{one[1]} differs" for one in map(str.split, lines) if now[one[1]] != one[2]]
+
+    words = Word("sysctl", []).kind(
+        capture=captured,
+        capture_for_undo=lambda kind, spec, sink, system, _only: captured(kind, spec, sink, system),
+        plan=planned,
+        apply=applied,
+        verify=wrong,
+        parts=lambda _kind, lines: [[line] for line in lines],
+    )
+    monkeypatch.setitem(registry.KINDS, "sysctl", words)
+    names = [["first", "other"]] if fails == "a part of a section" else [["first"], ["other"]]
+    checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}, *({"sysctl": {"names": one}} for one in names)])
+    now.update(first="new", other="new")
+    with pytest.raises(RestoreFailed) as partly:
+        rollback(store, "before")
+    assert now == {"first": "new", "other": "old"}
+    assert set(partly.value.result["left"]) == {"first: it is a standby"}
+
+
 def test_what_a_service_saves_as_it_stops_does_not_stay(
     store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
