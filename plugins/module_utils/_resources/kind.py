@@ -52,9 +52,9 @@ class Restore(NamedTuple):
     armed: float = 0.0
     undone: Sequence[Step] = ()
 
-    def failed(self, kind: str, target: str) -> Step | None:
-        """The step of this kind and target that failed before, and that no measurement can show to be done since."""
-        return next((one for one in self.undone if (one.resource, one.target) == (kind, target)), None)
+    def failed(self, kind: str, target: str) -> list[Step]:
+        """The steps of this kind and target that failed before, and that no measurement can show to be done since."""
+        return [one for one in self.undone if (one.resource, one.target) == (kind, target)]
 
     @property
     def began(self) -> float:

@@ -205,7 +205,7 @@ class Mounts(Kind):
         now = self._look(then.excepts)
         steps = []
         read_again = any(step.resource == self.name and step.action == "daemon-reload" for step in at.steps)
-        is_new = self.fstab in at.changed or at.failed(self.name, "systemd") is not None
+        is_new = self.fstab in at.changed or bool(at.failed(self.name, "systemd"))
         if is_new and not read_again and at.system.has_systemd():
             steps.append(Step(self.name, "daemon-reload", "systemd", f"{self.fstab} was put back", detail))
         off = _missing(now.swaps, then.swaps)

@@ -114,7 +114,7 @@ class PostgreSQL(Kind):
                 return [] if at.boot else [Step(self.name, "start", server.name, "is not running", dict(record))]
             trees = [f"{tree}/" for tree in self.trees(server.spec)]
             came = any(f"{path}/".startswith(tree) for tree in trees for path in at.changed)
-            if not came and at.failed(self.name, server.name) is None:
+            if not came and not at.failed(self.name, server.name):
                 return []
             return [Step(self.name, "restart", server.name, "its configuration changed", dict(record))]
         where = f"{record['point']} at {record['lsn']} on timeline {record['timeline']}"

@@ -227,7 +227,7 @@ def test_a_reload_that_failed_stays_left_and_is_tried_again_until_it_succeeds(
     asked: list[str] = []
 
     def planned(_kind: Kind, _lines: Sequence[str], at: Restore) -> list[Step]:
-        due = bool(at.changed) or at.failed("services", "web") is not None
+        due = bool(at.changed) or bool(at.failed("services", "web"))
         return [Step("services", "reload", "web", "files changed")] if due else []
 
     def applied(_kind: Kind, steps: Sequence[Step], _at: Restore) -> list[Step]:
