@@ -318,7 +318,8 @@ def _recover(server: cluster.Server, record: restore_point.Record) -> None:
 def _recovery(server: cluster.Server, record: restore_point.Record) -> list[str]:
     """The command that recovers the staging directory: a server of one process without socket, workers or archiver.
     From the cluster's configuration it takes only the settings that the replay of the log depends on."""
-    of = f"{server.bases}/{record['base']}" if server.owner else server.data
+    is_gone = bool(server.owner) or not server.identifier()
+    of = f"{server.bases}/{record['base']}" if is_gone else server.data
     live = cluster.Server(dict(server.spec, data=of), server.system).control()
     settings = {
         "config_file": "/dev/null",

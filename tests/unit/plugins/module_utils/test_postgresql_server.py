@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -43,6 +44,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.st
 MIB = 1 << 20
 SIZE = 16 * MIB
 MINE = "f" * 16
+SETTINGS = ("wal_level", "wal_log_hints", "max_prepared_xacts", "track_commit_timestamp")
 
 
 class Answering(cluster.Server):
@@ -528,6 +530,37 @@ def test_the_owner_cannot_hold_up_a_host_that_goes_back_by_itself(
         postgresql._verified(server, record, "there", True)
     rc[0] = 0
     assert postgresql._verified(server, record, "there", True).detail == spare.complete(step, at).detail == record
+
+
+def test_a_cluster_without_its_control_file_goes_back_from_its_base(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pg_upgrade with links takes the control file away."""
+    record = restore_point.read([line(place)])
+    (place.data / "pg_tblspc").mkdir()
+    place.failing = {"pg_controldata"}
+    monkeypatch.setattr(restore_point, "server_of", lambda *_args: place.server)
+    monkeypatch.setattr(cluster.Server, "seen", lambda _server: None)
+    monkeypatch.setattr(cluster, "refuse", lambda _server: None)
+    monkeypatch.setattr(recovery, "verify", lambda *_args, **_more: 1)
+    at = Restore(place.server.system, cast(Objects, None))
+    assert [step.action for step in postgresql.PostgreSQL().plan([line(place)], at)] == ["restore"]
+    of: list[str] = []
+
+    def control(server: cluster.Server) -> dict[str, str]:
+        of.append(server.data)
+        return dict.fromkeys((f"{one} setting" for one in SETTINGS), "0")
+
+    monkeypatch.setattr(cluster.Server, "control", control)
+    recovery._recovery(place.server, record)
+    (place.data / "global").mkdir()
+    (place.data / "global" / "pg_control").write_bytes(int(record["system"]).to_bytes(8, sys.byteorder))
+    recovery._recovery(place.server, record)
+    assert of == [f"{place.server.bases}/{record['base']}", place.server.data]
+    (place.data / "global" / "pg_control").unlink()
+    (place.data / "PG_VERSION").write_text("16\n")
+    with pytest.raises(Refused, match="pg_control is gone, and it is of version 16, while .* of 15; move .* away"):
+        postgresql.PostgreSQL().plan([line(place)], at)
 
 
 def test_a_cluster_that_fails_keeps_no_other_back(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
