@@ -29,7 +29,8 @@ from .kind import Programs, Restore, Sink, Spec, Suggestion, is_within, names_of
 _SETTABLE = {"enabled": "enable", "disabled": "disable", "masked": "mask"}
 # The directories of the files that an administrator writes for a unit.
 _OF_UNITS = ("/etc/systemd/system", "/run/systemd/system", "/etc/systemd/system.control", "/run/systemd/system.control")
-_OF_ALL = ("/etc/systemd/system", "/etc/systemd/system.control")
+# Programs write below /run/systemd/system themselves (netplan, Pacemaker): of all units it is not taken back.
+_OF_ALL = ("/etc/systemd/system", "/etc/systemd/system.control", "/run/systemd/system.control")
 # The first word of a line that declares all units.
 _ALL = "all"
 # The key in such a line where the units that generators make are recorded. At first they were not.

@@ -126,6 +126,15 @@ def test_unit_files_and_drop_ins_belong_to_a_unit() -> None:
         spec("../../passwd")
 
 
+def test_properties_that_last_until_the_next_boot_belong_to_all_units() -> None:
+    """Nobody but systemctl set-property writes there; below /run/systemd/system other programs do."""
+    assert Services(machine().system()).trees({"names": None, "processes": []}) == [
+        "/etc/systemd/system",
+        "/etc/systemd/system.control",
+        "/run/systemd/system.control",
+    ]
+
+
 def test_equal_states_give_equal_lines_and_others_do_not() -> None:
     first = captured(Unit(WEB), Unit(DB))
     later = captured(Unit(DB, entered=900.0, restarts=4, identity="new"), Unit(WEB, sub="exited", log="x"))
