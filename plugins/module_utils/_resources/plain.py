@@ -21,7 +21,8 @@ from .kind import is_within
 TREES = ("/etc", "/usr/local", "/opt", "/root/.ssh", "/var/spool/cron", "/var/lib/pam")
 # The identity of a host, histories, and files that programs make anew from other files. All are whole paths: a
 # pattern of a name would match in any directory, and a rollback could not remove a new directory with such a file.
-# So are the books that programs keep of what does not go back with them: disks, mounted images, jobs that have run.
+# So are the books that programs keep of what does not go back with them: disks, mounted images, jobs that have run,
+# virtual machines that may run on another host by now.
 EXCLUDE = (
     *("/etc/machine-id", "/etc/.git", "/etc/.pwd.lock", "/etc/.updated", "/etc/adjtime", "/etc/mtab"),
     *("/etc/ld.so.cache", "/etc/udev/hwdb.bin", "/etc/lvm/archive", "/etc/lvm/backup", "/etc/lvm/cache"),
@@ -30,7 +31,7 @@ EXCLUDE = (
     *(f"/etc/multipath/{name}" for name in ("bindings", "wwids", "prkeys")),
     *(f"/etc/systemd/{name}" for name in ("system/snap-*.mount", "system/*.wants/snap-*.mount", "system/snap.*")),
     *("/etc/systemd/user/snap.*", "/etc/udev/rules.d/70-snap.*"),
-    *("/var/spool/cron/atjobs", "/var/spool/cron/atspool"),
+    *("/var/spool/cron/atjobs", "/var/spool/cron/atspool", "/var/spool/cron/lastrun", "/etc/libvirt/qemu"),
 )
 # The keys by which an account can be reached, below its home; the largest file of them that is kept.
 KEYS = ("/.ssh/authorized_keys", "/.ssh/authorized_keys2")
@@ -55,16 +56,24 @@ _ELSEWHERE = ("nfs", "cifs", "smb", "fuse", "9p", "ceph", "gluster", "afs", "aut
 
 # There where SELinux is enabled.
 SELINUX = "/sys/fs/selinux/enforce"
+# The virtual machines and networks of libvirt, which it changes by itself.
+MACHINES = "/etc/libvirt/qemu"
 
 
 def unprotected() -> list[str]:
     """Sentences on the configuration of a host that lies in no tree."""
-    if not os.path.exists(SELINUX):
-        return []
-    return [
-        "SELinux: modules, ports and contexts of files that semanage keeps below /var/lib/selinux, and booleans of the "
-        "running kernel, are not protected. The policy in /etc/selinux comes back, and is loaded"
-    ]
+    found = []
+    if os.path.exists(SELINUX):
+        found.append(
+            "SELinux: modules, ports and contexts of files that semanage keeps below /var/lib/selinux, and booleans of "
+            "the running kernel, are not protected. The policy in /etc/selinux comes back, and is loaded"
+        )
+    if os.path.isdir(MACHINES):
+        found.append(
+            f"{MACHINES} is not protected: a machine that has moved to another host since would be here once more. "
+            "Keep the definitions of machines and networks elsewhere (virsh dumpxml, virsh net-dumpxml)"
+        )
+    return found
 
 
 def trees(taken: Sequence[str]) -> tuple[list[str], list[str]]:

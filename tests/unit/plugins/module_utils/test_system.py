@@ -27,6 +27,7 @@ from flows import checkpoint, rollback
 from .conftest import SYSTEM
 
 WHOLE: dict[str, Any] = {"system": {}}
+EXCLUDE = plain.EXCLUDE
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +41,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(plain, "_MIXED", (f"{root}/opt",))
     monkeypatch.setattr(logins, "home", lambda: "")
     monkeypatch.setattr(plain, "SELINUX", str(tmp_path / "enforce"))
+    monkeypatch.setattr(plain, "MACHINES", str(root / "etc/libvirt/qemu"))
     for name, kind in KINDS.items():
         if name != "files":
             monkeypatch.setattr(type(kind), "on_plain_host", None)
@@ -257,6 +259,14 @@ def test_no_more_than_so_much_is_kept_unasked(host: Path, monkeypatch: pytest.Mo
     # Too many of them are too much as well.
     alone = left({"files": {"paths": [f"{host}/opt/big"]}})
     assert alone == [f"files: too large to be kept unasked: {host}/opt/many/x (0 MB)"]
+
+
+def test_virtual_machines_may_run_elsewhere_by_now_and_are_named(host: Path) -> None:
+    """A rollback would bring back one that has moved away, and take away one that has come."""
+    assert {"/etc/libvirt/qemu", "/var/spool/cron/lastrun"} <= set(EXCLUDE) and left() == []
+    (host / "etc/libvirt/qemu").mkdir(parents=True)
+    (words,) = left()
+    assert f"{host}/etc/libvirt/qemu is not protected: a machine that has moved to another host" in words
 
 
 def test_mounts_from_elsewhere_and_mounted_files_are_named(host: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -33,7 +34,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files im
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.scanning import Scan
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import Step
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import access, plan
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import access, credentials, plan
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.mounts import mounts
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
@@ -643,6 +644,27 @@ def test_a_part_of_a_kind_that_refuses_keeps_no_other_part_of_it_back(
         rollback(store, "before")
     assert now == {"first": "new", "other": "old"}
     assert set(partly.value.result["left"]) == {"first: it is a standby"}
+
+
+def test_a_certificate_that_goes_back_is_named(store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have been renewed meanwhile, by a timer that no change knows of."""
+    here = [one._replace(paths=one.paths.replace("/etc", re.escape(str(tree)))) for one in credentials._KNOWN]
+    monkeypatch.setattr(credentials, "_KNOWN", here)
+    live = tree / "letsencrypt/live"
+    for name in ("web", "other"):
+        (live / name).mkdir(parents=True)
+        for file in ("cert.pem", "privkey.pem"):
+            (live / name / file).symlink_to(f"../../archive/{name}/1-{file}")
+    (tree / "krb5.keytab").write_text("old")
+    checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}])
+    for file in ("cert.pem", "privkey.pem"):
+        (live / "web" / file).unlink()
+        (live / "web" / file).symlink_to(f"../../archive/web/2-{file}")
+    (live / "new").mkdir()
+    (live / "new/cert.pem").symlink_to("../../archive/new/1-cert.pem")
+    (tree / "krb5.keytab").write_text("new")
+    notes = rollback(store, "before")["notes"]
+    assert [one.partition(" was put back: ")[0] for one in notes] == [f"{live}/web", f"{tree}/krb5.keytab"]
 
 
 def test_what_a_service_saves_as_it_stops_does_not_stay(
