@@ -28,8 +28,8 @@ _KNOWN = (
     ),
     Credential(
         r"(/etc/krb5\.keytab)",
-        "where the password of this machine was renewed since, its keys are no longer valid: renew them (adcli update), "
-        "or join the domain again",
+        "where the password of this machine was renewed since, its keys are no longer valid: renew them (adcli "
+        "update), or join the domain again",
     ),
 )
 
