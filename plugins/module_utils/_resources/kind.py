@@ -36,7 +36,7 @@ class Restore(NamedTuple):
     ``patience``: seconds to wait for a lock that another program holds. ``unattended``: the host goes back by itself,
     and has to bring back as much state as it can. ``undo``: the kind's own lines in the undo of this rollback, which
     is durable; only for a kind that keeps data outside of the store. ``armed``: the time at which the change was armed,
-    on the clock as it is now, where that is known.
+    on the clock as it is now, where that is known. ``undone``: steps of ``Kind.unseen`` that failed before.
     """
 
     system: System
@@ -50,6 +50,11 @@ class Restore(NamedTuple):
     unattended: bool = False
     undo: Sequence[str] = ()
     armed: float = 0.0
+    undone: Sequence[Step] = ()
+
+    def failed(self, kind: str, target: str) -> list[Step]:
+        """The steps of this kind and target that failed before, and that no measurement can show to be done since."""
+        return [one for one in self.undone if (one.resource, one.target) == (kind, target)]
 
     @property
     def began(self) -> float:
@@ -108,6 +113,8 @@ class Kind:
     lock_guards_access = False
     # The state belongs to one machine: another host keeps its own.
     of_the_machine = False
+    # The actions of which ``verify`` cannot see the effect: where such a step has failed, ``plan`` gives it again.
+    unseen: Sequence[str] = ()
     # Its steps mount file systems.
     mounts_file_systems = False
     # A part of the state belongs to one machine: see ``keep_here``.
@@ -183,6 +190,10 @@ class Kind:
         return []
 
     # -- rollback
+
+    def parts(self, lines: Sequence[str]) -> list[Sequence[str]]:
+        """The lines in parts that go back independently, so that one which cannot go back hinders no other. Pure."""
+        return [lines]
 
     def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
         """The steps that make the state as the lines say. Changes nothing."""

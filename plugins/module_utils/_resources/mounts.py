@@ -99,6 +99,7 @@ class Mounts(Kind):
     order = 35
     of_the_machine = True
     mounts_file_systems = True
+    unseen = ("daemon-reload",)
     options: Options = {"except": {"type": "list", "elements": "str", "default": []}}
     changes_files = True
 
@@ -204,7 +205,8 @@ class Mounts(Kind):
         now = self._look(then.excepts)
         steps = []
         read_again = any(step.resource == self.name and step.action == "daemon-reload" for step in at.steps)
-        if self.fstab in at.changed and not read_again and at.system.has_systemd():
+        is_new = self.fstab in at.changed or bool(at.failed(self.name, "systemd"))
+        if is_new and not read_again and at.system.has_systemd():
             steps.append(Step(self.name, "daemon-reload", "systemd", f"{self.fstab} was put back", detail))
         off = _missing(now.swaps, then.swaps)
         steps += [Step(self.name, "swapoff", one, "was not there", detail) for one in off]

@@ -21,7 +21,8 @@ from .kind import is_within
 TREES = ("/etc", "/usr/local", "/opt", "/root/.ssh", "/var/spool/cron", "/var/lib/pam")
 # The identity of a host, histories, and files that programs make anew from other files. All are whole paths: a
 # pattern of a name would match in any directory, and a rollback could not remove a new directory with such a file.
-# So are the books that programs keep of what does not go back with them: disks, mounted images, jobs that have run.
+# So are the books that programs keep of what does not go back with them: disks, mounted images, jobs that have run,
+# virtual machines that may run on another host by now.
 EXCLUDE = (
     *("/etc/machine-id", "/etc/.git", "/etc/.pwd.lock", "/etc/.updated", "/etc/adjtime", "/etc/mtab"),
     *("/etc/ld.so.cache", "/etc/udev/hwdb.bin", "/etc/lvm/archive", "/etc/lvm/backup", "/etc/lvm/cache"),
@@ -30,13 +31,20 @@ EXCLUDE = (
     *(f"/etc/multipath/{name}" for name in ("bindings", "wwids", "prkeys")),
     *(f"/etc/systemd/{name}" for name in ("system/snap-*.mount", "system/*.wants/snap-*.mount", "system/snap.*")),
     *("/etc/systemd/user/snap.*", "/etc/udev/rules.d/70-snap.*"),
-    *("/var/spool/cron/atjobs", "/var/spool/cron/atspool"),
+    *("/var/spool/cron/atjobs", "/var/spool/cron/atspool", "/var/spool/cron/lastrun", "/etc/libvirt/qemu"),
 )
 # The keys by which an account can be reached, below its home; the largest file of them that is kept.
 KEYS = ("/.ssh/authorized_keys", "/.ssh/authorized_keys2")
 _LARGEST_KEYS = 1 << 20
 # Below these directories lie configuration and programs, and sometimes all data that a program writes.
 _MIXED = ("/usr/local", "/opt")
+# Names of directories there that hold programs and configuration, or data.
+_FIXED = ("bin", "sbin", "lib", "lib64", "libexec", "share", "include", "src", "etc", "conf", "config")
+_DATA = ("data", "db", "log", "logs", "spool", "state", "storage", "uploads", "var")
+# All data of a program lies at least so deep below such a tree.
+_APART = 2
+# The most bytes of a command line that are read: the path of a Java program names each of its archives.
+_LONGEST = 1 << 18
 # The largest size of all trees together that is kept unasked: bytes and files.
 _BYTES, _FILES = 256 << 20, 50_000
 # A directory at this depth below its tree is measured as a whole.
@@ -48,16 +56,24 @@ _ELSEWHERE = ("nfs", "cifs", "smb", "fuse", "9p", "ceph", "gluster", "afs", "aut
 
 # There where SELinux is enabled.
 SELINUX = "/sys/fs/selinux/enforce"
+# The virtual machines and networks of libvirt, which it changes by itself.
+MACHINES = "/etc/libvirt/qemu"
 
 
 def unprotected() -> list[str]:
     """Sentences on the configuration of a host that lies in no tree."""
-    if not os.path.exists(SELINUX):
-        return []
-    return [
-        "SELinux: modules, ports and contexts of files that semanage keeps below /var/lib/selinux, and booleans of the "
-        "running kernel, are not protected. The policy in /etc/selinux comes back, and is loaded"
-    ]
+    found = []
+    if os.path.exists(SELINUX):
+        found.append(
+            "SELinux: modules, ports and contexts of files that semanage keeps below /var/lib/selinux, and booleans of "
+            "the running kernel, are not protected. The policy in /etc/selinux comes back, and is loaded"
+        )
+    if os.path.isdir(MACHINES):
+        found.append(
+            f"{MACHINES} is not protected: a machine that has moved to another host since would be here once more. "
+            "Keep the definitions of machines and networks elsewhere (virsh dumpxml, virsh net-dumpxml)"
+        )
+    return found
 
 
 def trees(taken: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -114,16 +130,18 @@ def left_out(
     left: list[str] = []
     mounted = {path: why for path, kind in points.items() if (why := _mounted(path, kind, roots))}
     written = _written(roots, [*inside, *mounted], proc)
-    large = _too_large(roots, {*inside, *mounted, *written, *EXCLUDE})
+    data = _data_of_users(roots, [*inside, *mounted, *written], proc)
+    large = _too_large(roots, {*inside, *mounted, *written, *data, *EXCLUDE})
     for paths, words in (
         ([f"{path} ({why})" for path, why in mounted.items()], "mounted there, and not protected unasked"),
         ([f"{path} ({who})" for path, who in written.items()], "written by a program that runs, and not protected"),
+        ([f"{path} ({who})" for path, who in data.items()], "data of the user of a program that runs, not protected"),
         ([f"{path} ({size >> 20} MB)" for path, size in large.items()], "too large to be kept unasked"),
     ):
         if paths:
             more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
             left.append(f"{words}: {', '.join(paths[:_SHOWN])}{more}")
-    return sorted({*inside, *mounted, *written, *large}), left
+    return sorted({*inside, *mounted, *written, *data, *large}), left
 
 
 def pattern(path: str) -> str:
@@ -142,22 +160,71 @@ def _mounted(path: str, kind: str, roots: Sequence[str]) -> str:
 
 
 def _written(roots: Sequence[str], known: Sequence[str], proc: str) -> dict[str, str]:
-    """Path -> name of the program that has a file open for writing at the path. The path is the directory of the file
-    where configuration and data lie together and the program runs as root or as the owner of that directory; else the
-    path is the file."""
+    """Path -> name of the program that has a file open for writing at or below the path. The path is the directory of
+    the program's data where configuration and data lie together and the program runs as root or as the owner of that
+    directory; else the path is the file."""
     found: dict[str, str] = {}
     for pid in filter(str.isdigit, os.listdir(proc)):
         with suppress(OSError):
             for path in _open_for_writing(f"{proc}/{pid}", roots, known):
                 folder = os.path.dirname(path)
-                mixed = any(is_within(folder, root) and folder != root for root in _MIXED)
+                mixed = next((root for root in _MIXED if is_within(folder, root) and folder != root), "")
                 # The owner of the directory in /proc is root for a process that hides its memory, whoever runs it.
                 users = user_ids(int(pid), proc)
                 if mixed and users and users <= {0, os.lstat(folder).st_uid}:
-                    path = folder
+                    path = _around(folder, mixed, _programs(f"{proc}/{pid}", known))
                 with open(f"{proc}/{pid}/comm", encoding="utf-8", errors="replace") as stream:
                     found[path] = stream.read().strip()
     return {path: who for path, who in found.items() if not any(is_within(path, one) for one in found if one != path)}
+
+
+def _around(folder: str, root: str, programs: Sequence[str]) -> str:
+    """The topmost directory from this one upwards that is its owner's, lies apart from other things of the tree
+    ``root``, and holds none of the ``programs``: what a program writes there next need not lie in this directory."""
+    owner, found = os.lstat(folder).st_uid, folder
+    while True:
+        above = os.path.dirname(found)
+        is_apart = above.count("/") - root.count("/") >= _APART and os.path.basename(above) not in _FIXED
+        if not is_apart or os.lstat(above).st_uid != owner or any(is_within(one, above) for one in programs):
+            return found
+        found = above
+
+
+def _programs(process: str, known: Sequence[str]) -> list[str]:
+    """The program of a process, the files that its command line names, and the directory in which it works; as far as
+    they lie where configuration and data lie together."""
+    found = []
+    with suppress(OSError):
+        cwd = os.readlink(f"{process}/cwd")
+        found += [cwd, os.readlink(f"{process}/exe")]
+        with open(f"{process}/cmdline", "rb") as stream:
+            words = os.fsdecode(stream.read(_LONGEST)).replace("=", "\0").replace(":", "\0").split("\0")
+        for path in (os.path.normpath(os.path.join(cwd, word)) for word in words if word):
+            is_here = any(is_within(path, root) for root in _MIXED) and not any(is_within(path, one) for one in known)
+            with suppress(OSError, ValueError):
+                found += [path] if is_here and stat.S_ISREG(os.lstat(path).st_mode) else []
+    return found
+
+
+def _data_of_users(roots: Sequence[str], known: Sequence[str], proc: str) -> dict[str, str]:
+    """Directory of data -> name of a program that runs as its owner, other than root, and has no file open there now:
+    where configuration and data lie together, by the directory's name."""
+    users: dict[int, str] = {}
+    for pid in filter(str.isdigit, os.listdir(proc)):
+        with suppress(OSError), open(f"{proc}/{pid}/comm", encoding="utf-8", errors="replace") as stream:
+            users.update(dict.fromkeys(user_ids(int(pid), proc) - {0}, stream.read().strip()))
+    found: dict[str, str] = {}
+    todo = [(root, 0) for root in _MIXED if root in roots]
+    for folder, depth in todo:
+        for entry in _entries(folder):
+            if entry.is_dir(follow_symlinks=False) and not any(is_within(entry.path, one) for one in known):
+                with suppress(OSError):
+                    owner = entry.stat(follow_symlinks=False).st_uid
+                    if depth + 1 >= _APART and entry.name in _DATA and owner in users:
+                        found[entry.path] = users[owner]
+                    elif depth < _APART:
+                        todo.append((entry.path, depth + 1))
+    return found
 
 
 def _open_for_writing(process: str, roots: Sequence[str], known: Sequence[str]) -> Iterator[str]:

@@ -29,7 +29,8 @@ from .kind import Programs, Restore, Sink, Spec, Suggestion, is_within, names_of
 _SETTABLE = {"enabled": "enable", "disabled": "disable", "masked": "mask"}
 # The directories of the files that an administrator writes for a unit.
 _OF_UNITS = ("/etc/systemd/system", "/run/systemd/system", "/etc/systemd/system.control", "/run/systemd/system.control")
-_OF_ALL = ("/etc/systemd/system", "/etc/systemd/system.control")
+# Programs write below /run/systemd/system themselves (netplan, Pacemaker): of all units it is not taken back.
+_OF_ALL = ("/etc/systemd/system", "/etc/systemd/system.control", "/run/systemd/system.control")
 # The first word of a line that declares all units.
 _ALL = "all"
 # The key in such a line where the units that generators make are recorded. At first they were not.
@@ -42,11 +43,14 @@ _BRIEFLY = 2.0
 _ACCESS = ("ssh.service", "sshd.service")
 # Packages come back over the network, by names: this service is restarted at the end, and not down until then.
 _NAMES = ("systemd-resolved.service",)
+# The key in a step for the start of the service to which it belongs.
+_IDENTITY = "identity"
 _OF_CLUSTER = "a cluster manager starts and stops it"
 # States of the unit files of services that start at the boot.
 _BY_ITSELF = ("enabled", "enabled-runtime", "generated")
 _IN_USE = "programs may use what it mounts"
 _FOR_ALL = "its stop would take from the host what others need as well"
+_REFUSES = "it refuses to be stopped by hand"
 _ON_DEMAND = "others may have started it on demand"
 
 
@@ -105,6 +109,7 @@ class Services(Programs):
 
     name = SERVICES
     order = 90
+    unseen = ("reload", "restart", "leave")
     on_plain_host: Spec = {}
     options: Options = {
         "names": {"type": "list", "elements": "str"},
@@ -240,7 +245,7 @@ class Services(Programs):
                     last.append(Step(SERVICES, "start", trigger.name, f"it starts {unit['name']}"))
             steps += [] if "links" in unit else _enablement(unit, replace(live, name=known.id or live.name))
             mine = running.since_start(pids.get(known.id, ()), known.main)
-            steps += _activity(live, unit, known, mine, at, {})
+            steps += _with_failed(_activity(live, unit, known, mine, at, {}), live, at)
             if _failed(live) and not (unit["active"] or unit.get("failed") or unit.get("passing")):
                 steps.append(Step(SERVICES, "reset-failed", live.name, "had not failed"))
         for recorded in processes:
@@ -248,7 +253,7 @@ class Services(Programs):
             live = process.observe(definition, at.system)
             steps = last if recorded["active"] else first
             known = Unit(live.name, files=tuple(definition["argv"][:2]), reloads=live.can_reload)
-            steps += _activity(live, recorded, known, (), at, {"process": definition})
+            steps += _with_failed(_activity(live, recorded, known, (), at, {"process": definition}), live, at)
         came = _came(lines, at.system, at)
         for known, spared in came:
             stays = _spare(known, "it did not run at the checkpoint", spared, [], at)
@@ -536,7 +541,8 @@ def _activity(
     why, anew = _concern(live, unit, pids, at, bool(then.get("among_all")))
     if unit.clustered or then.get("clustered"):
         if live.active and why and unit.reloads:
-            return [Step(SERVICES, "reload", name, why, {**detail, "spared": _OF_CLUSTER})]
+            rest = _spare(unit, why, _OF_CLUSTER, pids, at) if anew else []
+            return [Step(SERVICES, "reload", name, why, {**detail, "spared": _OF_CLUSTER}), *rest]
         return _spare(unit, why, _OF_CLUSTER, pids, at) if live.active else []
     if then.get("passing") and not live.active:
         return []
@@ -560,7 +566,8 @@ def _activity(
     if then.get("among_all") and name.endswith(MOUNTING):
         spared = _IN_USE
     if unit.reloads and (spared or not anew or not unit.stops):
-        return [Step(SERVICES, "reload", name, why, {**detail, "spared": spared} if spared else detail)]
+        reloaded = Step(SERVICES, "reload", name, why, {**detail, "spared": spared} if spared else detail)
+        return [reloaded, *(_beside_reload(unit, why, spared, pids, at) if anew else ())]
     if spared:
         # Any file may be that of a unit which somebody has named, and no process shows what it has read.
         is_told = anew or (spared == outage.DONE and not then.get("among_all"))
@@ -568,6 +575,18 @@ def _activity(
     if unit.stops:
         return [Step(SERVICES, "restart", name, why, detail)]
     return [Step(SERVICES, "leave", name, why, detail)] if anew else []
+
+
+def _with_failed(planned: Sequence[Step], live: ServiceState, at: Restore) -> list[Step]:
+    """The steps of a service, and those that failed before while the same start of the service still runs."""
+    found = list(planned)
+    for failed in at.failed(SERVICES, live.name):
+        if live.active and failed.detail.get(_IDENTITY) == live.identity:
+            found += [failed] if not any(one.action in ("stop", "restart", failed.action) for one in found) else []
+    return [
+        replace(step, detail={**step.detail, _IDENTITY: live.identity}) if step.action in Services.unseen else step
+        for step in found
+    ]
 
 
 def _taken_along(
@@ -614,11 +633,15 @@ def _waits_for_boot(trigger: ServiceState, live: ServiceState) -> bool:
     return live.active and is_vital(trigger.name)
 
 
+def _put_back_for(unit: Unit, pids: Sequence[int], at: Restore) -> str:
+    """The first file that is put back and that the unit reads or runs; or empty."""
+    return running.touches(unit.files, at.changed) or running.replaced(pids, at.changed, at.since)
+
+
 def _spare(unit: Unit, why: str, spared: str, pids: Sequence[int], at: Restore) -> list[Step]:
     """The step that leaves a unit up and names it for a restart; none where nothing of its own is put back now, and
     there is no ``why``."""
-    own = running.touches(unit.files, at.changed) or running.replaced(pids, at.changed, at.since)
-    own = own or _named_after(unit, at.changed)
+    own = _put_back_for(unit, pids, at) or _named_after(unit, at.changed)
     if not (at.changed or at.affecting) or not (why or own):
         return []
     why = why or f"{own} was put back"
@@ -626,6 +649,14 @@ def _spare(unit: Unit, why: str, spared: str, pids: Sequence[int], at: Restore) 
     to_do = "stop it where nothing needs it" if spared == _ON_DEMAND else f"restart {what} when that suits"
     note = f"{unit.id} stays up: {why}, and {spared}: {to_do}"
     return [Step(SERVICES, "leave", unit.id, why, {"note": note, "owed": [own] if own else []})]
+
+
+def _beside_reload(unit: Unit, why: str, spared: str, pids: Sequence[int], at: Restore) -> list[Step]:
+    """The step that names a unit of which a reload does not undo all of the change, and which is not started anew."""
+    spared = spared or (outage.spared(unit, pids) if is_vital(unit.id) else "")
+    if not spared and _put_back_for(unit, pids, at):
+        return [Step(SERVICES, "leave", unit.id, why)]
+    return _spare(unit, why, spared or _REFUSES, pids, at)
 
 
 def _concern(

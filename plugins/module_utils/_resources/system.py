@@ -22,8 +22,9 @@ class WholeSystem(Kind):
     A kind that is declared beside it comes in place of its own part of that kind; C(files) are left out of its trees,
     C(services) and C(sysctl) out of its names.
 
-    Left out are C(/etc/machine-id), caches, mounts from elsewhere, files that programs write below C(/opt) and
-    C(/usr/local), and what makes these trees larger than 256 MB. The result C(left) names all of it.
+    Left out are C(/etc/machine-id), caches, mounts from elsewhere, the data below C(/opt) and C(/usr/local) of programs
+    that run at the checkpoint, as far as open files, owners and names tell, and what makes these trees larger than
+    256 MB. The result C(left) names all of it.
     """
 
     name = "system"

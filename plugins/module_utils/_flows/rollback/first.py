@@ -44,7 +44,7 @@ class First(Record):
         self.done = first.done + self.done
         # The whole rollback measures everything else again that was left.
         self._left += [one for one in first._left if one.startswith(NOT_DURABLE)]
-        self._down = first._down
+        self._down, self._undone = first._down, first._undone
         self._restart_needed = first._restart_needed
         self._notes += [
             *first._notes,

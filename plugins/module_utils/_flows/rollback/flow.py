@@ -187,7 +187,7 @@ def execute(
         return _on_demand(store, manifest, how, arm)
     asked = wanted.read(store)
     if asked is not None and asked.checkpoint == manifest.id:
-        how = replace(how, undo=asked.undo, changed=asked.changed, down=asked.down)
+        how = replace(how, undo=asked.undo, changed=asked.changed, down=asked.down, undone=asked.failed)
     change = changes.begin_return(store, change, by)
     try:
         run = Run(store, manifest, replace(how, unattended=True))

@@ -7,9 +7,10 @@ from __future__ import annotations
 import datetime
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from ..._deadman import changes
@@ -44,8 +45,9 @@ class Options:
     back by itself, so access comes first, and files that only the undo needs are not waited for. ``swap``: declared
     directories as a whole. ``quiesce``: the hooks of programs that stand still meanwhile. An interrupted run of the
     rollback has kept ``undo``, has put back the paths ``changed``, and has taken ``down`` the services in this record
-    of ``outage.Down``. ``spared``: paths that are as services left them when they started again, with their lines.
-    ``boots``: this process has the host boot again where that is needed.
+    of ``outage.Down``; its steps ``undone`` failed, and no measurement shows that they are due. ``spared``: paths that
+    are as services left them when they started again, with their lines. ``boots``: this process has the host boot
+    again where that is needed.
     """
 
     kinds: Sequence[str] | None = None
@@ -57,6 +59,7 @@ class Options:
     undo: str = ""
     changed: Sequence[str] = ()
     down: Mapping[str, Any] = field(default_factory=dict)
+    undone: Sequence[Step] = ()
     spared: Mapping[str, str] = field(default_factory=dict)
     boots: bool = False
 
@@ -203,11 +206,15 @@ def _noting(notes: dict[str, str], what: str, store: bool = False, damaged: bool
     except EvenkeelError as error:
         if isinstance(error, Damaged) and not damaged:
             raise
-        notes[what] = error.cause
+        _note(notes, what, error.cause)
     except Exception as error:
         if store and isinstance(error, OSError):
             raise
-        notes[what] = f"{type(error).__name__}: {error}"
+        _note(notes, what, f"{type(error).__name__}: {error}")
+
+
+def _note(notes: dict[str, str], what: str, why: str) -> None:
+    notes[what] = f"{notes[what]}; {why}" if what in notes else why
 
 
 def _look_at_files(store: Store, made: Plan, section: Section, how: Options, sink: Sink) -> list[str]:
@@ -330,12 +337,11 @@ def add_steps(store: Store, made: Plan, how: Options) -> None:
     at = restore(store, made.manifest, how, [*how.changed, *(step.target for step in made.files)])
     made.early = []
     for name, kind in registry.early().items():
-        with _noting(made.left, name, damaged=how.unattended):
-            made.early += steps_of(kind, made.sections, at)
+        made.early += steps_of(kind, made.sections, at, partial(_noting, made.left, name, damaged=how.unattended))
     made.late = []
     for name, kind in registry.late().items():
-        with _noting(made.left, name, damaged=how.unattended):
-            made.late += steps_of(kind, made.sections, at._replace(steps=[*made.early, *made.late]))
+        here = at._replace(steps=[*made.early, *made.late])
+        made.late += steps_of(kind, made.sections, here, partial(_noting, made.left, name, damaged=how.unattended))
 
 
 def stopped(made: Plan, hooks: Sequence[quiescing.Declared]) -> Plan:
@@ -359,7 +365,7 @@ def restore(store: Store, manifest: Manifest, how: Options, changed: Sequence[st
     # A host that goes back by itself tries again, so it does not wait long for the lock of another program.
     patience = 10.0 if how.unattended else 300.0
     at = Restore(store.system, store.objects, changed, since, how.boot, patience=patience, unattended=how.unattended)
-    return at._replace(armed=_armed(store, manifest))
+    return at._replace(armed=_armed(store, manifest), undone=how.undone)
 
 
 def _armed(store: Store, manifest: Manifest) -> float:
@@ -372,13 +378,24 @@ def _armed(store: Store, manifest: Manifest) -> float:
     return 0.0
 
 
-def steps_of(kind: Kind, sections: Sequence[Section], at: Restore) -> list[Step]:
-    """The steps that put back the sections of the kind, after the steps of ``at``."""
+def steps_of(
+    kind: Kind,
+    sections: Sequence[Section],
+    at: Restore,
+    trying: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> list[Step]:
+    """The steps that put back the sections of the kind, after the steps of ``at``. ``trying``: may note the error of a
+    part, so that it does not hinder the other parts."""
     # Services run files on disk, so they come after trees that are exchanged.
     exchanged = [step.target for step in at.steps if KINDS[step.resource].exchanges_trees]
     affecting = [step.resource for step in at.steps if KINDS[step.resource].read_at_start]
     here = at._replace(changed=[*at.changed, *exchanged], affecting=affecting)
-    return [step for one in sections if one.kind == kind.name for step in kind.plan(own_lines(one), here)]
+    steps: list[Step] = []
+    for section in sections:
+        for part in kind.parts(own_lines(section)) if section.kind == kind.name else ():
+            with trying():
+                steps += kind.plan(part, here)
+    return steps
 
 
 def entries(section: Section, spec: Mapping[str, Any], now: Scan) -> Tree:

@@ -51,7 +51,7 @@ class Proof(Record):
         if self.how.boot and section.kind in registry.late():
             return True
         try:
-            at = plan.restore(self.store, self.manifest, self.how, ())
+            at = plan.restore(self.store, self.manifest, self.how, ())._replace(undone=self._undone)
             return bool(plan.steps_of(KINDS[section.kind], [section], at))
         except (EvenkeelError, OSError):
             return True

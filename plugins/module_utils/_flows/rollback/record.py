@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
+from functools import partial
 
 from ..._deadman.changes import Armed
 from ..._errors import EvenkeelError
@@ -17,7 +18,7 @@ from ..._files.entry import Entry
 from ..._files.journals import Note
 from ..._files.step import FILES, PathStep, Step
 from ..._resources import registry
-from ..._resources.kind import Restore
+from ..._resources.kind import Kind, Restore
 from ..._resources.registry import KINDS
 from ..._results.change import Holder, RolledBack
 from ..._services import outage, quiescing
@@ -57,6 +58,8 @@ class Record:
         self._left: list[str] = []
         self._changed = list(how.changed)
         self._others: list[Step] = []
+        # At a boot everything starts anew, and reads its files.
+        self._undone: list[Step] = [] if how.boot else list(how.undone)
         self._down = outage.Down(**how.down)
         self._before_access: list[tuple[Section, Section]] = []
         self._unread: set[bytes] = set()  # Paths that could not be read before access was put back.
@@ -92,11 +95,31 @@ class Record:
         steps: list[Step] = []
         with self._trying(kind):
             at = self._circumstances()
-            steps = plan.steps_of(KINDS[kind], sections, at)
+            steps = plan.steps_of(KINDS[kind], sections, at, partial(self._trying, kind))
             if steps:
                 self._write_wanted()
-                self._note_steps(KINDS[kind].apply(steps, at._replace(undo=self._undo_lines(kind))))
+                with self._noting_undone(KINDS[kind], steps):
+                    self._note_steps(KINDS[kind].apply(steps, at._replace(undo=self._undo_lines(kind))))
         return bool(steps)
+
+    @contextmanager
+    def _noting_undone(self, kind: Kind, steps: Sequence[Step]) -> Iterator[None]:
+        """Note the steps that fail and of which no measurement can tell whether they are still to be done."""
+        mine = [step for step in steps if step.action in kind.unseen]
+        targets = {step.target for step in mine}
+        known = [one for one in self._undone if one.resource != kind.name or one.target not in targets]
+        self._undone = [*known, *mine]  # Until they are done.
+        done: set[tuple[str, str]] = set()
+        try:
+            yield
+            done = {(step.action, step.target) for step in mine}
+        except EvenkeelError as error:
+            done = {(str(one["action"]), str(one["target"])) for one in error.result.get("done", [])}
+            raise
+        finally:
+            # A restart takes the place of a reload that fails.
+            left = [step for step in mine if not {(step.action, step.target), ("restart", step.target)} & done]
+            self._undone = [*known, *left]
 
     def _undo_lines(self, kind: str) -> list[str]:
         """The lines of the kind in the undo that this rollback has committed; none where it has none, or where the
@@ -161,10 +184,10 @@ class Record:
         return [section.kind for section in self._plan.sections]
 
     def _options_now(self) -> Options:
-        return replace(self.how, changed=self._changed)
+        return replace(self.how, changed=self._changed, undone=self._undone)
 
     def _circumstances(self) -> Restore:
-        return plan.restore(self.store, self.manifest, self.how, self._changed)._replace(steps=self._others)
+        return plan.restore(self.store, self.manifest, self._options_now(), self._changed)._replace(steps=self._others)
 
     def _journal_note(self) -> Note:
         """The note in a journal on the rollback to which it belongs."""
@@ -176,8 +199,9 @@ class Record:
         # The undo of a part is no undo of the whole: the run after a kill takes another undo beside it.
         undo = "" if self._is_part else self._undo
         kinds, paths, down = self.how.kinds, list(self.how.paths), asdict(self._down)
+        undone = [asdict(step) for step in self._undone]
         try:
-            wanted.write(self.store, Wanted(self.manifest.id, kinds, paths, undo, self._changed, down, begun))
+            wanted.write(self.store, Wanted(self.manifest.id, kinds, paths, undo, self._changed, down, begun, undone))
         except OSError:
             if not self.how.unattended:  # The armed change asks for the same rollback.
                 raise
@@ -185,7 +209,7 @@ class Record:
     def _forget_wanted(self, whole: bool = True) -> None:
         """Forget the rollback, which is reported now and not tried again unasked. A host that goes back by itself tries
         again, and keeps the undo."""
-        if self.how.unattended and (self._undo or self._down.names) and not whole:
+        if self.how.unattended and (self._undo or self._down.names or self._undone) and not whole:
             self._changed = []
             self._write_wanted()
             return

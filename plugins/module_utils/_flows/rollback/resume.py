@@ -52,9 +52,8 @@ def resume(store: Store, boot: bool = False) -> tuple[list[str], set[str]]:
 
 def options(asked: Wanted, boot: bool) -> Options:
     """The options with which an interrupted rollback is carried out again."""
-    return Options(
-        asked.kinds, asked.paths, boot, unattended=True, undo=asked.undo, changed=asked.changed, down=asked.down
-    )
+    how = Options(asked.kinds, asked.paths, boot, unattended=True)
+    return replace(how, undo=asked.undo, changed=asked.changed, down=asked.down, undone=asked.failed)
 
 
 def _start_again(store: Store, asked: Wanted) -> list[str]:

@@ -36,7 +36,7 @@ from ..._services import outage
 from ..._store.manifest import Manifest
 from ..._store.objects import Hasher, Writer
 from ..._store.store import UNDO
-from . import access, accounts, alternatives, plan, wanted
+from . import access, accounts, alternatives, credentials, plan, wanted
 from .first import First
 from .plan import Plan, Reading
 from .proof import Proof
@@ -139,7 +139,7 @@ class Run(First, Proof):
             if self._still.seconds:  # The programs that stood still run again, and may have changed something.
                 self._put_back_what_programs_changed()
         self._prove_kinds()
-        self._notes += accounts.orphaned(known)
+        self._notes += [*accounts.orphaned(known), *credentials.gone_back(self._changed)]
         if self.how.unattended and self._started_programs() and not self._left:
             with self._trying(FILES):
                 self.written = plan.written_since(self.store, self._plan.sections, self.how)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from ..._files.step import Step
 from ..._host.durable import remove_file, write_file
 from ..._store.store import Store
 
@@ -19,7 +20,8 @@ class Wanted:
     """A rollback to a checkpoint (``kinds``, ``paths``: to these parts of it), and how far it has come.
 
     It has kept ``undo``, has put back the paths ``changed``, and has taken ``down`` the services in this record of
-    ``outage.Down``. Before it has ``begun``, nothing but services has been touched.
+    ``outage.Down``. Before it has ``begun``, nothing but services has been touched. ``undone``: steps that failed, and
+    that nothing else would show to be due.
     """
 
     checkpoint: str
@@ -29,6 +31,12 @@ class Wanted:
     changed: Sequence[str] = ()
     down: Mapping[str, Any] = field(default_factory=dict)
     begun: bool = True
+    undone: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def failed(self) -> list[Step]:
+        """The steps that failed."""
+        return [Step(**one) for one in self.undone]
 
 
 def path(store: Store) -> str:

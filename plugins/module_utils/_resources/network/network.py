@@ -79,6 +79,7 @@ class Network(Kind):
     read_at_start = False
     applies_files = True
     changes_files = True
+    unseen = ("reload",)
     on_plain_host: Spec = {}
 
     def __init__(self, system: System | None = None, etc: str = "/etc") -> None:
@@ -169,7 +170,8 @@ class Network(Kind):
         if at.boot:
             return steps
         for tool in tools.TOOLS:
-            paths = self._put_back_for(tool, at)
+            failed = [path for step in at.failed(self.name, tool.name) for path in step.detail.get("paths", ())]
+            paths = self._put_back_for(tool, at) or failed
             if paths and _is_in_use(tool, then):
                 why = f"{paths[0]} was put back" + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
                 steps.append(Step(self.name, "reload", tool.name, why, {**detail, "paths": paths}))

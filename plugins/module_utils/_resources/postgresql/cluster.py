@@ -146,9 +146,13 @@ class Server(NamedTuple):
             ) from error
 
     def identifier(self) -> str:
-        """The cluster's identity, the first word of its control file."""
-        with open_regular(f"{self.data}/global/pg_control") as stream:
-            return str(int.from_bytes(stream.read(8), sys.byteorder))
+        """The cluster's identity, the first word of its control file; empty where the file is gone: pg_upgrade with
+        links takes it away."""
+        try:
+            with open_regular(f"{self.data}/global/pg_control") as stream:
+                return str(int.from_bytes(stream.read(8), sys.byteorder))
+        except FileNotFoundError:
+            return ""
 
     def address(self) -> tuple[str, str] | None:
         """(directory of the socket, port) of the server that runs on the data directory; None where no server

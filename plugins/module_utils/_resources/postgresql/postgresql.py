@@ -66,6 +66,7 @@ class PostgreSQL(Kind):
     all_or_nothing = True
     read_at_start = False
     keeps_data_outside = True
+    unseen = ("restart",)
     has_log = True
 
     def check(self, spec: Spec) -> dict[str, object]:
@@ -112,7 +113,8 @@ class PostgreSQL(Kind):
             if seen is None:
                 return [] if at.boot else [Step(self.name, "start", server.name, "is not running", dict(record))]
             trees = [f"{tree}/" for tree in self.trees(server.spec)]
-            if not any(f"{path}/".startswith(tree) for tree in trees for path in at.changed):
+            came = any(f"{path}/".startswith(tree) for tree in trees for path in at.changed)
+            if not came and not at.failed(self.name, server.name):
                 return []
             return [Step(self.name, "restart", server.name, "its configuration changed", dict(record))]
         where = f"{record['point']} at {record['lsn']} on timeline {record['timeline']}"
@@ -136,8 +138,8 @@ class PostgreSQL(Kind):
         return [_verified(server, record, where, at.unattended)]
 
     def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
-        """Carry out the steps. Raises RestoreFailed with the failure in ``left``."""
-        done = []
+        """Carry out the steps. Raises RestoreFailed at the end with the clusters that failed in ``left``."""
+        done, left = [], []
         for step in steps:
             server = restore_point.server_of(step.detail, at.system)
             try:
@@ -154,7 +156,9 @@ class PostgreSQL(Kind):
                     done.append(step)
             except (EvenkeelError, OSError) as error:
                 message = error.message if isinstance(error, EvenkeelError) else f"postgresql {server.name}: {error}"
-                raise RestoreFailed(message, done=[one.shown() for one in done], left=[message]) from error
+                left.append(message)
+        if left:
+            raise RestoreFailed("; ".join(left), done=[one.shown() for one in done], left=left)
         return done
 
     def verify(self, lines: Sequence[str], system: System) -> list[str]:

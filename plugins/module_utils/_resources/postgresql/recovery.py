@@ -56,9 +56,9 @@ def verify(
         commands = [["pg_verifybackup", "--no-parse-wal", "--quiet", folder]]
         for leg in legs:
             # A record that continues in the next segment stands in a segment of the next timeline.
-            end = leg.end if leg is legs[-1] else leg.end - leg.end % size
-            if leg.start < end:
-                span = ["-t", str(leg.timeline), "-s", wal.words(leg.start), "-e", wal.words(end)]
+            upto = leg.end if leg is legs[-1] else leg.end - leg.end % size
+            if leg.start < upto:
+                span = ["-t", str(leg.timeline), "-s", wal.words(leg.start), "-e", wal.words(upto)]
                 commands.append(["pg_waldump", "--quiet", "-p", server.log, *span])
         for command in commands:
             done = server.run(command, max(0.1, end - server.system.monotonic()))
@@ -318,7 +318,8 @@ def _recover(server: cluster.Server, record: restore_point.Record) -> None:
 def _recovery(server: cluster.Server, record: restore_point.Record) -> list[str]:
     """The command that recovers the staging directory: a server of one process without socket, workers or archiver.
     From the cluster's configuration it takes only the settings that the replay of the log depends on."""
-    of = f"{server.bases}/{record['base']}" if server.owner else server.data
+    is_gone = bool(server.owner) or not server.identifier()
+    of = f"{server.bases}/{record['base']}" if is_gone else server.data
     live = cluster.Server(dict(server.spec, data=of), server.system).control()
     settings = {
         "config_file": "/dev/null",

@@ -53,6 +53,14 @@ def is_spare(server: cluster.Server, record: Record, seen: cluster.Seen | None) 
     system = seen["system"] if seen else server.identifier()
     if system == record["system"]:
         return False
+    if not system:  # Its base and log are those of the record, and what is here is kept.
+        if server.version() != str(record["version"]):
+            cluster.decline(
+                server,
+                f"{data}/global/pg_control is gone, and it is of version {server.version()}, while the checkpoint is "
+                f"of {record['version']}; move {data} away, and run again",
+            )
+        return False
     made = _made(server, running=seen is not None)
     if made:
         cluster.decline(

@@ -120,6 +120,9 @@ class Subvolumes(Kind):
                     )
         return found
 
+    def parts(self, lines: Sequence[str]) -> list[Sequence[str]]:
+        return [[line] for line in lines]
+
     def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
         """A step for each subvolume that differs from its snapshot, or for which a killed rollback left something to
         remove.

@@ -351,6 +351,8 @@ def test_systemd_reads_fstab_again_once(host: Host, store: Store) -> None:
     steps = host.kind().plan(lines, there)
     assert [step.action for step in steps] == ["daemon-reload"]
     assert host.kind().apply(steps, there) == steps and host.ran == [("systemctl", "daemon-reload")]
+    # One that failed is to be done, though the file comes back no more.
+    assert host.kind().plan(lines, there._replace(changed=(), undone=steps)) == steps
     assert host.kind().plan(lines, there._replace(steps=steps)) == []
 
 

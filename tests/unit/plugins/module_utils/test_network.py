@@ -339,6 +339,7 @@ def test_a_tool_reads_files_that_were_put_back_once(kind: Network, host: Host, s
     steps = kind.plan(lines, at(host, store, changed=paths))
     assert [(step.action, step.target) for step in steps] == [("reload", "networkd")]
     assert kind.apply(steps, at(host, store)) == steps and host.ran == [("networkctl", "reload")]
+    assert kind.plan(lines, at(host, store)._replace(undone=steps)) == steps, "one that failed is to be done"
     assert kind.plan(lines, at(host, store, changed=paths, steps=steps)) == []
 
 

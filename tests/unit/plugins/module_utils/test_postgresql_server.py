@@ -10,13 +10,19 @@ import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError, Refused
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
+    Damaged,
+    EvenkeelError,
+    Refused,
+    RestoreFailed,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import Step
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
@@ -38,6 +44,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.st
 MIB = 1 << 20
 SIZE = 16 * MIB
 MINE = "f" * 16
+SETTINGS = ("wal_level", "wal_log_hints", "max_prepared_xacts", "track_commit_timestamp")
 
 
 class Answering(cluster.Server):
@@ -508,7 +515,7 @@ def test_the_owner_cannot_hold_up_a_host_that_goes_back_by_itself(
 
     server = place.server._replace(system=replace(System(), run=stopped))
     monkeypatch.setattr(restore_point, "server_of", lambda *_args: server)
-    monkeypatch.setattr(recovery, "needed", lambda *_args: ([], ["one"], b'{"Files": []}'))
+    monkeypatch.setattr(recovery, "needed", lambda *_args: ([wal.Leg(1, 0, 5 << 40)], ["one"], b'{"Files": []}'))
     step = postgresql._verified(server, record, "there", True)
     assert step.detail == {**record, "verify": True} and "takes longer than 20 s" in step.why
     assert given and max(given) <= 20.0
@@ -523,6 +530,55 @@ def test_the_owner_cannot_hold_up_a_host_that_goes_back_by_itself(
         postgresql._verified(server, record, "there", True)
     rc[0] = 0
     assert postgresql._verified(server, record, "there", True).detail == spare.complete(step, at).detail == record
+
+
+def test_a_cluster_without_its_control_file_goes_back_from_its_base(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pg_upgrade with links takes the control file away."""
+    record = restore_point.read([line(place)])
+    (place.data / "pg_tblspc").mkdir()
+    place.failing = {"pg_controldata"}
+    monkeypatch.setattr(restore_point, "server_of", lambda *_args: place.server)
+    monkeypatch.setattr(cluster.Server, "seen", lambda _server: None)
+    monkeypatch.setattr(cluster, "refuse", lambda _server: None)
+    monkeypatch.setattr(recovery, "verify", lambda *_args, **_more: 1)
+    at = Restore(place.server.system, cast(Objects, None))
+    assert [step.action for step in postgresql.PostgreSQL().plan([line(place)], at)] == ["restore"]
+    of: list[str] = []
+
+    def control(server: cluster.Server) -> dict[str, str]:
+        of.append(server.data)
+        return dict.fromkeys((f"{one} setting" for one in SETTINGS), "0")
+
+    monkeypatch.setattr(cluster.Server, "control", control)
+    recovery._recovery(place.server, record)
+    (place.data / "global").mkdir()
+    (place.data / "global" / "pg_control").write_bytes(int(record["system"]).to_bytes(8, sys.byteorder))
+    recovery._recovery(place.server, record)
+    assert of == [f"{place.server.bases}/{record['base']}", place.server.data]
+    (place.data / "global" / "pg_control").unlink()
+    (place.data / "PG_VERSION").write_text("16\n")
+    with pytest.raises(Refused, match="pg_control is gone, and it is of version 16, while .* of 15; move .* away"):
+        postgresql.PostgreSQL().plan([line(place)], at)
+
+
+def test_a_cluster_that_fails_keeps_no_other_back(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def restored(server: cluster.Server, step: Step, _boot: bool, _undo: str) -> Step:
+        if server.name == "first":
+            raise OSError("it has no room")
+        return step
+
+    monkeypatch.setattr(restore_point, "server_of", lambda record, _system: place.server._replace(spec=record))
+    monkeypatch.setattr(recovery, "restore", restored)
+    steps = [
+        Step("postgresql", "restore", one, "", {**place.server.spec, "cluster": one}) for one in ("first", "other")
+    ]
+    system = place.server.system
+    with pytest.raises(RestoreFailed) as partly:
+        postgresql.PostgreSQL().apply(steps, Restore(system, Store(str(place.archive / "store"), system).objects))
+    assert [one["target"] for one in partly.value.result["done"]] == ["other"]
+    assert partly.value.result["left"] == ["postgresql first: it has no room"]
 
 
 def test_an_error_says_what_was_changed(place: Place) -> None:

@@ -126,6 +126,15 @@ def test_unit_files_and_drop_ins_belong_to_a_unit() -> None:
         spec("../../passwd")
 
 
+def test_properties_that_last_until_the_next_boot_belong_to_all_units() -> None:
+    """Nobody but systemctl set-property writes there; below /run/systemd/system other programs do."""
+    assert Services(machine().system()).trees({"names": None, "processes": []}) == [
+        "/etc/systemd/system",
+        "/etc/systemd/system.control",
+        "/run/systemd/system.control",
+    ]
+
+
 def test_equal_states_give_equal_lines_and_others_do_not() -> None:
     first = captured(Unit(WEB), Unit(DB))
     later = captured(Unit(DB, entered=900.0, restarts=4, identity="new"), Unit(WEB, sub="exited", log="x"))
@@ -523,7 +532,14 @@ def test_a_program_that_came_after_the_start_is_started_also_when_nothing_is_put
 def test_what_refuses_to_be_stopped_is_reloaded_or_left_and_said_at_the_checkpoint() -> None:
     more = {"RefuseManualStop": "yes", "FragmentPath": UNIT_FILE}
     unit = Unit(WEB, entered=501.0, more=more)
-    assert plan(captured(unit), machine(unit), "/etc/x") == ["daemon-reload systemd", "reload web.service"]
+    # Of a unit that the change has started, a reload need not undo all; what is not its own is named, and not left.
+    (*before, named) = Services().plan(captured(unit), at(machine(unit), "/etc/x"))
+    assert [step.action for step in before] == ["daemon-reload", "reload"]
+    assert named.detail["note"].endswith("refuses to be stopped by hand: restart it, or the host, when that suits")
+    here = at(machine(unit), UNIT_FILE)
+    with pytest.raises(RestoreFailed, match="refuses to be restarted by hand: restart the host") as partly:
+        Services().apply(Services().plan(captured(unit), here), here)
+    assert [one["action"] for one in partly.value.result["done"]] == ["daemon-reload", "reload"]
     assert Services().not_restorable({}, captured(unit)) == [
         "web.service: it refuses to be stopped by hand: it is reloaded, never restarted"
     ]
@@ -631,12 +647,13 @@ def test_what_the_host_cannot_do_without_is_never_down(name: str, more: dict[str
     host = machine(unit)
     here = at(host, file)
     steps = Services().plan(captured(unit), here)
-    assert [step.action for step in steps] == ["daemon-reload", "reload" if reloads else "leave"]
+    assert [step.action for step in steps] == ["daemon-reload", *["reload"] * reloads, "leave"]
     assert Services().will_stop(steps, here) == Down()
     assert [step.action for step in Services().apply(steps, here)] == [step.action for step in steps]
     assert [act for act in host.acts() if "daemon-reload" not in act] == [f"systemctl reload -- {name}"] * reloads
+    # A reload does not have it run its own file.
+    assert steps[-1].detail["owed"] == [file] and steps[-1].detail["note"].startswith(f"{name} stays up: {file} is")
     if not reloads:
-        assert steps[1].detail["owed"] == [file] and steps[1].detail["note"].startswith(f"{name} stays up: {file} is")
         # Once nothing more comes back there is nothing to do, however old the unit is.
         assert plan(captured(unit), host) == []
 
@@ -840,7 +857,8 @@ def test_what_a_cluster_starts_and_stops_is_reloaded_and_never_restarted() -> No
     here = {"DropInPaths": "/run/systemd/system/web.service.d/50-pacemaker.conf"}
     for entered in (499.0, 501.0):
         unit = Unit(WEB, entered=entered, more=here)
-        assert plan(captured(unit), machine(unit), "/etc/x") == ["daemon-reload systemd", f"reload {WEB}"]
+        named = [f"leave {WEB}"] * (entered > 500.0)  # A reload need not undo all of what the change has started.
+        assert plan(captured(unit), machine(unit), "/etc/x") == ["daemon-reload systemd", f"reload {WEB}", *named]
         assert plan(captured(unit), machine(unit)) == []
     host = machine(Unit(WEB, more=here, fails=("reload",)))
     with pytest.raises(RestoreFailed, match=f"reload {WEB}: Job for {WEB} failed"):
@@ -1241,3 +1259,31 @@ def test_other_names_of_nothing_are_said(tmp_path: Path) -> None:
     assert nothing.startswith(f"app: there is neither {tmp_path}/pid nor {tmp_path}/app: ")
     (tmp_path / "app").write_text("")
     assert Services(system).not_restorable({}, lines) == []
+
+
+@pytest.mark.parametrize("refuses", ["reload", "leave"])
+def test_what_no_measurement_shows_is_planned_again_for_the_same_start_of_a_service(refuses: str) -> None:
+    """firewalld is not stopped, so that its reload alone counts; auditd refuses to be stopped by hand."""
+    more = {"RefuseManualStop": "yes"} if refuses == "leave" else {}
+    name = "auditd.service" if refuses == "leave" else "firewalld.service"
+    entered = 600.0 if refuses == "leave" else 100.0
+    unit = Unit(name, can_reload=refuses == "reload", fails=("reload",), more=more, entered=entered)
+    host, then = machine(unit), captured(unit)
+    (failed,) = [step for step in Services().plan(then, at(host, "/etc/x")) if step.target == name]
+    with pytest.raises(RestoreFailed):
+        Services().apply([failed], at(host))
+    again = at(host)._replace(undone=[failed])
+    assert plan(then, host) == [] and failed.action == refuses and failed in Services().plan(then, again)
+    unit.identity = "another"
+    assert Services().plan(then, again) == [], "it was started since"
+
+
+def test_a_reload_that_is_not_enough_for_a_unit_which_is_not_stopped_is_said() -> None:
+    """wg-quick@wg0: its reload applies peers and keys, and no addresses."""
+    more = {**PAIR, "FragmentPath": "/usr/lib/systemd/system/wg-quick@.service"}
+    unit = Unit("wg-quick@wg0.service", entered=501.0, more=more)
+    steps = Services().plan(captured(unit), at(machine(unit), "/etc/wireguard/wg0.conf"))
+    assert [step.action for step in steps] == ["daemon-reload", "reload", "leave"]
+    assert steps[-1].detail["note"].startswith("wg-quick@wg0.service stays up: files changed, and it has no process")
+    before = replace(unit, entered=100.0)
+    assert len(Services().plan(captured(before), at(machine(before), "/etc/wireguard/wg0.conf"))) == 2

@@ -27,6 +27,7 @@ from flows import checkpoint, rollback
 from .conftest import SYSTEM
 
 WHOLE: dict[str, Any] = {"system": {}}
+EXCLUDE = plain.EXCLUDE
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +41,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(plain, "_MIXED", (f"{root}/opt",))
     monkeypatch.setattr(logins, "home", lambda: "")
     monkeypatch.setattr(plain, "SELINUX", str(tmp_path / "enforce"))
+    monkeypatch.setattr(plain, "MACHINES", str(root / "etc/libvirt/qemu"))
     for name, kind in KINDS.items():
         if name != "files":
             monkeypatch.setattr(type(kind), "on_plain_host", None)
@@ -259,6 +261,14 @@ def test_no_more_than_so_much_is_kept_unasked(host: Path, monkeypatch: pytest.Mo
     assert alone == [f"files: too large to be kept unasked: {host}/opt/many/x (0 MB)"]
 
 
+def test_virtual_machines_may_run_elsewhere_by_now_and_are_named(host: Path) -> None:
+    """A rollback would bring back one that has moved away, and take away one that has come."""
+    assert {"/etc/libvirt/qemu", "/var/spool/cron/lastrun"} <= set(EXCLUDE) and left() == []
+    (host / "etc/libvirt/qemu").mkdir(parents=True)
+    (words,) = left()
+    assert f"{host}/etc/libvirt/qemu is not protected: a machine that has moved to another host" in words
+
+
 def test_mounts_from_elsewhere_and_mounted_files_are_named(host: Path, tmp_path: Path) -> None:
     (host / "etc/hosts").touch()
     (host / "opt/share").mkdir()
@@ -309,6 +319,39 @@ def test_a_user_who_writes_to_a_file_of_his_keeps_nobody_else_s_out(host: Path, 
     assert found == [f"{folder}/theirs"]
     (process / "status").write_text("Uid:\t0\t0\t0\t0\n")
     assert plain.left_out([f"{host}/opt"], [], {}, str(tmp_path / "proc"))[0] == [str(folder)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it gives files away")
+def test_all_data_of_a_program_is_left_out_and_not_its_files_of_the_moment(host: Path, tmp_path: Path) -> None:
+    """What the program makes there next would go, and what it counts on would change, under the running program."""
+    made = ("kafka/store/topicA-0/00.log", "kafka/config/server.properties", "kafka/libs/kafka.jar", "kafka/store/meta")
+    idle = ("vault/data/core", "vault/config/vault.hcl", "other/data/file", "vault/bin/vault")
+    for name in (*made, *idle):
+        (host / "opt" / name).parent.mkdir(parents=True, exist_ok=True)
+        (host / "opt" / name).touch()
+    for folder, _names, _files in os.walk(host / "opt"):
+        os.chown(folder, 54321 if "/other" in folder else 12345, -1)
+    process = tmp_path / "proc" / "7"
+    (process / "fd").mkdir(parents=True)
+    (process / "comm").write_text("java\n")
+    (process / "status").write_text("Uid:\t12345\t12345\t12345\t12345\n")
+    os.symlink("/usr/bin/java", process / "exe")
+    os.symlink("/", process / "cwd")
+    words = ["java", "-cp", f"x:{host}/opt/kafka/libs/kafka.jar", f"-Dlogs={host}/opt/kafka/store", "Kafka"]
+    (process / "cmdline").write_text("\0".join(words))
+    with open(host / "opt/kafka/store/topicA-0/00.log", "w") as stream:
+        os.symlink(os.readlink(f"/proc/self/fd/{stream.fileno()}"), process / "fd" / "3")
+        found, said = plain.left_out([f"{host}/opt"], [], {}, str(tmp_path / "proc"))
+        assert found == [f"{host}/opt/kafka/store", f"{host}/opt/vault/data"]
+        assert said == [
+            f"written by a program that runs, and not protected: {host}/opt/kafka/store (java)",
+            f"data of the user of a program that runs, not protected: {host}/opt/vault/data (java)",
+        ]
+        # Not so deep, its data lies beside its program.
+        (host / "opt/kafka/store/run.py").touch()
+        (process / "cmdline").write_text("\0".join(["python3", f"{host}/opt/kafka/store/run.py"]))
+        found, _said = plain.left_out([f"{host}/opt"], [], {}, str(tmp_path / "proc"))
+        assert found == [f"{host}/opt/kafka/store/topicA-0", f"{host}/opt/vault/data"]
 
 
 def test_no_file_outside_of_the_trees_is_asked_for(host: Path, held: Path, monkeypatch: pytest.MonkeyPatch) -> None:

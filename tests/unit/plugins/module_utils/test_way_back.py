@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -33,7 +34,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files im
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.scanning import Scan
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import Step
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import access, plan
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import access, credentials, plan
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.mounts import mounts
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
@@ -218,6 +219,34 @@ def test_packages_that_fail_are_tried_once_more_after_the_rest(
     monkeypatch.setattr(early, "apply", needing)
     kinds(monkeypatch, packages=early)
     assert rollback(store, "before")["left"] == [] and log == ["packages", "sysctl", "packages"]
+
+
+def test_a_reload_that_failed_stays_left_and_is_tried_again_until_it_succeeds(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web = Word("services", [])
+    asked: list[str] = []
+
+    def planned(_kind: Kind, _lines: Sequence[str], at: Restore) -> list[Step]:
+        due = bool(at.changed) or bool(at.failed("services", "web"))
+        return [Step("services", "reload", "web", "files changed")] if due else []
+
+    def applied(_kind: Kind, steps: Sequence[Step], _at: Restore) -> list[Step]:
+        asked.extend(step.action for step in steps)
+        if web.fails:
+            raise RestoreFailed("no", left=["web: its reload fails"])
+        return list(steps)
+
+    monkeypatch.setitem(registry.KINDS, "services", web.kind(plan=planned, apply=applied))
+    declared = [{"files": {"paths": [str(tree)]}}, {"services": {}}]
+    generation = checkpoint(store, "change", declared, confirm_within=60.0)["generation"]
+    web.fails = True
+    (tree / "a").write_text("new")
+    for times in (1, 2):  # The second time no path differs any more, and nothing else shows that a reload is due.
+        assert back(store, generation)["left"] == ["web: its reload fails"] and len(asked) == times
+    web.fails = False
+    assert back(store, generation)["left"] == [] and len(asked) == 3
+    assert not os.path.exists(store.join("resume"))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="it mounts")
@@ -574,6 +603,68 @@ def test_what_goes_back_whole_or_not_at_all_keeps_its_files_too(
         assert "it is a standby" in str(partly.value.result["left"]) and str(conf) in str(partly.value.result["left"])
     rollback(store, "before")
     assert conf.read_text() == "old"
+
+
+@pytest.mark.parametrize("fails", ["a section", "a part of a section"])
+def test_a_part_of_a_kind_that_refuses_keeps_no_other_part_of_it_back(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """As one cluster of several that is a standby now: the others go back, data and configuration."""
+    now = {"first": "old", "other": "old"}
+
+    def captured(_kind: Kind, spec: Spec, _sink: Sink, _system: System) -> list[str]:
+        return [f"word {name} {now[name]}" for name in spec["names"]]
+
+    def planned(_kind: Kind, lines: Sequence[str], _at: Restore) -> list[Step]:
+        differing = [one for one in map(str.split, lines) if now[one[1]] != one[2]]
+        if any(one[1] == "first" for one in differing):
+            raise Refused("first: it is a standby")
+        return [Step("sysctl", "put", one[1], one[2]) for one in differing]
+
+    def applied(_kind: Kind, steps: Sequence[Step], _at: Restore) -> list[Step]:
+        now.update({step.target: step.why for step in steps})
+        return list(steps)
+
+    def wrong(_kind: Kind, lines: Sequence[str], _system: System) -> list[str]:
+        return [f"{one[1]} differs" for one in map(str.split, lines) if now[one[1]] != one[2]]
+
+    words = Word("sysctl", []).kind(
+        capture=captured,
+        capture_for_undo=lambda kind, spec, sink, system, _only: captured(kind, spec, sink, system),
+        plan=planned,
+        apply=applied,
+        verify=wrong,
+        parts=lambda _kind, lines: [[line] for line in lines],
+    )
+    monkeypatch.setitem(registry.KINDS, "sysctl", words)
+    names = [["first", "other"]] if fails == "a part of a section" else [["first"], ["other"]]
+    checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}, *({"sysctl": {"names": one}} for one in names)])
+    now.update(first="new", other="new")
+    with pytest.raises(RestoreFailed) as partly:
+        rollback(store, "before")
+    assert now == {"first": "new", "other": "old"}
+    assert set(partly.value.result["left"]) == {"first: it is a standby"}
+
+
+def test_a_certificate_that_goes_back_is_named(store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have been renewed meanwhile, by a timer that no change knows of."""
+    here = [one._replace(paths=one.paths.replace("/etc", re.escape(str(tree)))) for one in credentials._KNOWN]
+    monkeypatch.setattr(credentials, "_KNOWN", here)
+    live = tree / "letsencrypt/live"
+    for name in ("web", "other"):
+        (live / name).mkdir(parents=True)
+        for file in ("cert.pem", "privkey.pem"):
+            (live / name / file).symlink_to(f"../../archive/{name}/1-{file}")
+    (tree / "krb5.keytab").write_text("old")
+    checkpoint(store, "before", [{"files": {"paths": [str(tree)]}}])
+    for file in ("cert.pem", "privkey.pem"):
+        (live / "web" / file).unlink()
+        (live / "web" / file).symlink_to(f"../../archive/web/2-{file}")
+    (live / "new").mkdir()
+    (live / "new/cert.pem").symlink_to("../../archive/new/1-cert.pem")
+    (tree / "krb5.keytab").write_text("new")
+    notes = rollback(store, "before")["notes"]
+    assert [one.partition(" was put back: ")[0] for one in notes] == [f"{live}/web", f"{tree}/krb5.keytab"]
 
 
 def test_what_a_service_saves_as_it_stops_does_not_stay(
