@@ -15,7 +15,7 @@ from typing import Any
 from ._errors import OS_ERROR, EvenkeelError
 from ._host import scratch
 from ._host.options import Option, Options, Params, given
-from ._host.text import bounded, escaped, harmless, named, sentence
+from ._host.text import bounded, escaped, harmless, masked, named, sentence
 from ._results.result import Result
 
 STORE: Option = {"type": "path", "default": "/var/lib/evenkeel"}
@@ -47,13 +47,14 @@ def answer(
 
 
 def shown(params: Params) -> dict[str, Any]:
-    """The arguments that are no declarations, nor lists of them: a command of ``quiesce``, a probe or a service may
-    hold a secret."""
+    """The arguments for a log: without declarations and lists of them, as a command of ``quiesce``, a probe or a
+    service may hold a secret, and without the passwords of addresses."""
 
     def hides(value: object) -> bool:
         return isinstance(value, dict) or (isinstance(value, list) and any(map(hides, value)))
 
-    return {key: _HIDDEN if hides(value) else value for key, value in params.items()}
+    told = {key: _HIDDEN if hides(value) else value for key, value in params.items()}
+    return {key: masked(value) if isinstance(value, str) else value for key, value in told.items()}
 
 
 def _given(spec: Options, params: Params) -> Params:

@@ -24,8 +24,10 @@ ROOM = 64 << 20
 # Ansible prints each warning as an event of its own, and compares the lines of a difference. So a host may give this
 # number of warnings, and this number of characters in a text.
 _WARNINGS, _LONGEST = 50, 2000
-# Keys that a host can set besides its own result. No module of ours sets them.
-_NOT_OURS = ("ansible_facts", "ansible_stats")
+# Keys that a host can set besides its own result, and by which it would give Ansible orders. No module of ours sets
+# them. Of keys that begin with the prefix, Ansible itself sets one where it reads an answer.
+_NOT_OURS = ("ansible_facts", "ansible_stats", "add_host", "add_group", "results")
+_INTERNAL, _PARSED = "_ansible_", "_ansible_parsed"
 # With other connections the programs of the module run below this process, and would share its limit of memory.
 _REMOTE = ("ssh", "paramiko", "paramiko_ssh")
 
@@ -79,7 +81,7 @@ def shown(result: Answer) -> dict[str, Any]:
             found[key] = [one for one in first if isinstance(one, str) or not _draws(one)]
     if isinstance(found.get("diff"), (list, dict)):
         found["diff"] = _lines(found["diff"])
-    for key in _NOT_OURS:
+    for key in [*_NOT_OURS, *(key for key in found if key.startswith(_INTERNAL) and key != _PARSED)]:
         found.pop(key, None)
     return found
 

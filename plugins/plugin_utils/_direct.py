@@ -9,6 +9,7 @@ on the host than most of our calls: its payload brings the code of Ansible's mod
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import shlex
@@ -23,20 +24,25 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _f
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._answering import STORE
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.every import call
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer, answer
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
 
 # The host has no library that answers, and nothing was done.
 ABSENT: Mapping[str, Any] = {"absent": True}
+# The program has started, and may have done anything since.
+_STARTED = {"started": True}
+# The exit codes of a shell, or of a Python, that did not start the program.
+_NOT_STARTED = (2, 126, 127)
 _AUTO = ("auto", "auto_silent", "auto_legacy", "auto_legacy_silent")
 _FOUND = Path(_found.__file__).read_text(encoding="utf-8")
-# What an old Python can read as well.
+# What an old Python 3 can read as well. The first line tells that it has started.
 _PROGRAM = """\
 import json, sys
 asked = json.loads({asked})
 def tell(answer):
     sys.stdout.write("\\n" + asked["mark"] + json.dumps(answer) + "\\n")
     sys.stdout.flush()
+tell({started})
 if sys.version_info < (3, 9):
     tell({absent})
     sys.exit()
@@ -60,9 +66,10 @@ def is_possible(action: ActionBase) -> bool:
 
 def ask(
     action: ActionBase, variables: Mapping[str, Any], name: str, arguments: Mapping[str, Any], library: str
-) -> Answer:
+) -> Answer | None:
     """The result of a call of ``ft_NAME`` on the host of the action's connection; ``ABSENT`` where the host has no
-    library of these sources, or a value of the call is a secret that only Ansible's own module masks.
+    library of these sources. None, and nothing was asked, where a value of the call is a secret, which Ansible's own
+    module masks, or where nobody knows the Python that Ansible would find as the user of the login.
 
     variables: those of that host. library: the SHA-256 of the sources. Raises AnsibleConnectionFailure where the host
     is unreachable, and UsageError for wrong arguments.
@@ -71,8 +78,9 @@ def ask(
     spec: Options = {**call(name)[0], "store": STORE}
     quiet = C.config.get_config_value("DEFAULT_NO_TARGET_SYSLOG", variables=dict(variables))
     values = checked(_as_written(spec), {**arguments})
-    if _holds_secret(spec, values):
-        return ABSENT
+    command = _command(action, variables)
+    if not command or _holds_secret(spec, values):
+        return None
     asked = {
         "name": name,
         "library": library,
@@ -82,19 +90,25 @@ def ask(
         "log": not (task.no_log or quiet),
         "mark": secrets.token_hex(16),
     }
-    program = _PROGRAM.format(asked=ascii(json.dumps(asked)), absent=dict(ABSENT), found=ascii(_FOUND))
+    program = _PROGRAM.format(asked=ascii(json.dumps(asked)), absent=ABSENT, started=_STARTED, found=ascii(_FOUND))
     Display().vvv(f"ft_{name} is asked of the library on the host")
-    done = action._low_level_execute_command(_command(action, variables), in_data=program.encode())
-    return _result(done, str(asked["mark"]))
+
+    def execute() -> Answer:
+        done = action._low_level_execute_command(command, in_data=program.encode())
+        return _result(done, str(asked["mark"]))
+
+    return answer(action._connection, execute)
 
 
 def _command(action: ActionBase, variables: Mapping[str, Any]) -> str:
     """The command that starts Ansible's Python for this host with the program on its standard input. Where Ansible
-    would search for a Python it is searched for in the same places."""
+    would search for a Python it is searched for in the same places; empty where that would be another user's search."""
     said = C.config.get_config_value("INTERPRETER_PYTHON", variables=dict(variables))
     python = str(action._templar.template(said) or "auto").strip()
     if python in _AUTO:
         python = str((variables.get("ansible_facts") or {}).get("discovered_interpreter_python") or "")
+    if not python and action._connection.become:
+        return ""
     places = C.config.get_config_value("INTERPRETER_PYTHON_FALLBACK", variables=dict(variables))
     words = f"{shlex.quote(python)} -I -" if python else _search(places)
     return f"{action._compute_environment_string()} {words}".strip()
@@ -116,7 +130,7 @@ def _holds_secret(spec: Options, values: Mapping[str, Any]) -> bool:
     """Whether one of the values is not for any log."""
     for key, option in spec.items():
         value = values.get(key)
-        if value is None:
+        if value in (None, "", [], {}):
             continue
         if option.get("no_log"):
             return True
@@ -129,13 +143,14 @@ def _holds_secret(spec: Options, values: Mapping[str, Any]) -> bool:
 
 def _result(done: Mapping[str, Any], mark: str) -> Answer:
     """The result that the program has told; a failure where it has told none."""
-    for line in reversed(str(done["stdout"]).splitlines()):
-        if line.startswith(mark):
-            found = json.loads(line.removeprefix(mark))
-            if isinstance(found, dict):
-                return found
-    if done["rc"] == 127 and not str(done["stdout"]).strip():
-        return ABSENT  # No Python has started. Ansible's own way tells why, or finds another.
+    lines = str(done["stdout"]).splitlines()
+    told = [line.removeprefix(mark) for line in lines if line.startswith(mark)]
+    if not told and done["rc"] in _NOT_STARTED:
+        return ABSENT  # Ansible's own way tells why, or finds another Python.
+    with contextlib.suppress(ValueError):  # The program may have been killed as it wrote its answer.
+        found = json.loads(told[-1]) if told else None
+        if isinstance(found, dict) and found != _STARTED:
+            return found
     return {
         "failed": True,
         "msg": "the module gave no result: see module_stdout and module_stderr",

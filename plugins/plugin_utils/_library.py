@@ -13,7 +13,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._answerin
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman.package import digest
 from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_call import CALLS
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _direct
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer, answer
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
 
 # Once for a playbook: the processes of its tasks are forks of the one that loads this.
 _DIGEST = digest()
@@ -32,10 +32,10 @@ def call(
     name = module.removeprefix("ft_")
     if name not in CALLS:
         return send(module, arguments)
-    found: Answer
+    found: Answer | None = None
     if _direct.is_possible(action):
-        found = answer(action._connection, lambda: _direct.ask(action, variables, name, arguments, _DIGEST))
-    else:
+        found = _direct.ask(action, variables, name, arguments, _DIGEST)
+    if found is None:
         store = arguments.get("store", STORE["default"])
         found = send("ft_call", {"name": name, "library": _DIGEST, "store": store, "arguments": dict(arguments)})
     return found if found.get("absent") is not True else send(module, arguments)

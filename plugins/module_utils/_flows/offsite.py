@@ -22,6 +22,7 @@ from .._host.durable import ensure_dir, write_file
 from .._host.hashing import hash_file
 from .._host.paths import check_path
 from .._host.system import System
+from .._host.text import masked
 from .._results.copies import Offsite
 from .._store import foreign
 from .._store.foreign import check_created
@@ -34,8 +35,6 @@ _BUNDLE = "bundle"
 # The file in the store that lists the snapshots that were compared, and the most that it lists.
 _NOTES, _MOST_NOTES = "offsite.compared", 1000
 _ID = "[0-9a-f]{64}"
-# The part of an address before the host.
-_PASSWORD, _TOKEN = r"(//[^/@:\s]*):[^/\s]*@", r"(https?://)[^/@:\s]+@"
 _TIMEOUT = 6 * 3600.0
 _LEFT_BEHIND = 86400.0
 
@@ -46,7 +45,7 @@ class Repository:
 
     def __init__(self, address: str, password_file: str, system: System) -> None:
         self.address = address
-        self.shown = _masked(address)
+        self.shown = masked(address)
         self._argv = ["restic", "--password-file", password_file, "--quiet"]
         self._system = system
 
@@ -64,7 +63,7 @@ class Repository:
         if done.rc == 127:
             raise UsageError(f"restic cannot be run on this host ({done.words}); install it, for example with apt")
         if done.rc != 0:
-            raise EvenkeelError(f"restic {words[0]} in {self.shown}: {_masked(done.words)}")
+            raise EvenkeelError(f"restic {words[0]} in {self.shown}: {masked(done.words)}")
         return done.out
 
     def checkpoints(self, host: str) -> list[dict[str, str]]:
@@ -85,10 +84,6 @@ class Repository:
                 check_path(os.fsencode(told["path"]))
                 found.append(told)
         return sorted(found, key=lambda one: (one["created"], one["checkpoint"]))
-
-
-def _masked(text: str) -> str:
-    return re.sub(_TOKEN, r"\1***@", re.sub(_PASSWORD, r"\1:***@", text))
 
 
 def push(store: Store, repository: Repository, host: str, wanted: str, check_mode: bool = False) -> Offsite:

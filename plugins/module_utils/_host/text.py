@@ -18,6 +18,8 @@ _ESCAPE = re.compile(r"\\x(5c|[0189a-f][0-9a-f])")
 # Surrogates (Python decodes a byte that is not UTF-8 to a surrogate), control characters, and characters that turn the
 # direction of text.
 _UNSAFE = re.compile("[\ud800-\udfff\x00-\x08\x0b-\x1f\x80-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
+# The part of an address before the host.
+_PASSWORD, _TOKEN = r"(//[^/@:\s]*):[^/\s]*@", r"(https?://)[^/@:\s]+@"
 # The largest size of a result, in characters of JSON, and of a text in it: the driver refuses larger results. Longer
 # lists are cut, and say how many items are missing.
 LONGEST_RESULT = 2_000_000
@@ -31,6 +33,11 @@ def escape(text: str) -> str:
 
 def _escape_unsafe(text: str) -> str:
     return _UNSAFE.sub(lambda found: "".join(f"\\x{byte:02x}" for byte in _raw(found[0])), text)
+
+
+def masked(text: str) -> str:
+    """The text without the passwords and tokens of addresses in it."""
+    return re.sub(_TOKEN, r"\1***@", re.sub(_PASSWORD, r"\1:***@", text))
 
 
 def unescape(text: str) -> str:

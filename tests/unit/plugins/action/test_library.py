@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import sys
 from typing import Any
 
 import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _answering
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _direct
 
 from .conftest import Fleet, Run
@@ -159,9 +161,37 @@ def test_noise_of_the_host_is_no_answer(piped: Fleet) -> None:
     assert run.rc == 0 and not sent(run) and run.results["h1"]["generation"] == 0
 
 
+ORDERS = {"add_host": {"host_name": "victim", "groups": ["web"]}, "_ansible_notify": ["nothing"], "changed": True}
+
+
+@pytest.mark.parametrize(
+    ("printed", "rc"), [(json.dumps(ORDERS), 0), ("{", 137), ("[]", 0), ('{"started": true}', 137)]
+)
+def test_what_a_host_answers_is_no_order_to_ansible_and_no_trace(piped: Fleet, printed: str, rc: int) -> None:
+    """A host that was taken over reads the mark in the program that it gets."""
+    (piped.home / "python").write_text(
+        f"""#!{sys.executable}
+import re, sys
+program = sys.stdin.read()
+print(re.search(r'"mark": "(\\w+)"', program)[1] + {printed!r})
+sys.exit({rc})
+"""
+    )
+    found = piped.play([task("ft_info")], "h1", "-vvv")
+    assert not sent(found) and not found.results["h1"].keys() & ORDERS.keys() - {"changed"}
+    assert (found.rc == 0) == (rc == 0 and printed != "[]") and "victim" not in found.output
+    assert found.rc == 0 or "module_stdout" in found.results["h1"]
+
+
+def test_no_more_is_told_than_ansible_tells() -> None:
+    told = _answering.shown({"repository": "rest:https://user:s3cret@backup/r", "probes": [{"a": "s3cret"}], "n": 1})
+    assert told == {"repository": "rest:https://user:***@backup/r", "probes": "(not shown)", "n": 1}
+
+
 def test_a_secret_goes_by_ansibles_own_module() -> None:
     """That masks it in its result."""
     spec: Any = {"probes": {"type": "list", "options": {"http": {"options": {"token": {"no_log": True}}}}}}
     assert not _direct._holds_secret(spec, {"probes": [{"http": {"url": "u"}}], "other": 1})
     assert _direct._holds_secret(spec, {"probes": [{"http": {"token": "s3cret"}}]})
     assert _direct._holds_secret({"key": {"no_log": True}}, {"key": "s3cret"})
+    assert not _direct._holds_secret({"keys": {"no_log": True}}, {"keys": []})
