@@ -75,7 +75,7 @@ class Grub:
         return ours.is_ours(ours.GRUB_CUSTOM)
 
     def fell_back(self) -> bool:
-        return _is_kept(grub_kernel())
+        return self.is_ready() and _is_kept(grub_kernel())
 
     def go_on(self, store: Store) -> None:
         """GRUB counts by itself."""

@@ -43,8 +43,7 @@ class Loader(Protocol):
         """Whether the kept entry is in place."""
 
     def fell_back(self) -> bool:
-        """Whether this boot took another entry than the host's configuration names: the kept one above all. Called
-        only where the kept entry is in place."""
+        """Whether this boot took another entry than the host's configuration names: the kept one above all."""
 
     def go_on(self, store: Store) -> None:
         """A planned boot has come, and a further one is planned."""

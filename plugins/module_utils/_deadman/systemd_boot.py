@@ -90,9 +90,9 @@ class SystemdBoot:
 
     def fell_back(self) -> bool:
         """The entry that the configuration names may have become another one in the change. Then this boot does not
-        show that the host boots it."""
-        selected = _selected()
-        return selected == _NAME or not _matches(selected, _wanted(_chosen(text(_own()))))
+        show that the host boots it. Early at boot the partition of our entry may not be mounted yet."""
+        selected, entry = _selected(), _own()
+        return selected == _NAME or bool(entry and not _matches(selected, _wanted(_chosen(text(entry)))))
 
     def go_on(self, store: Store) -> None:
         _set(store, _ONCE, _wanted(_chosen(text(_own()))))

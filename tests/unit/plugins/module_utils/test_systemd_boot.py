@@ -252,6 +252,17 @@ def test_a_boot_of_the_kernel_of_before_is_a_rollback(host: Store, machine: Mach
     assert machine.start() == "3f-6.1.conf"
 
 
+def test_the_kernel_of_before_is_known_before_its_partition_is_mounted(
+    host: Store, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(host, machine)
+    assert (machine.start(), loader.fell_back(host)) == ("3f-6.1.conf", False)
+    assert (machine.start(), loader.fell_back(host)) == (OURS, True)
+    monkeypatch.setattr(os.path, "ismount", lambda _path: False)
+    (machine.root / "boot").rename(machine.root / "unmounted")
+    assert loader.fell_back(host)
+
+
 def test_a_kernel_that_systemd_boot_cannot_find_is_a_rollback(host: Store, machine: Machine) -> None:
     (machine.esp / "loader/loader.conf").write_text("default 3f-*\n")
     begin(host, machine)
