@@ -86,7 +86,8 @@ class SystemdBoot:
         )
 
     def is_ready(self) -> bool:
-        return bool(_own())
+        """The firmware still names the entry where its partition is not mounted."""
+        return bool(_own()) or _variable(_DEFAULT) == _NAME
 
     def fell_back(self) -> bool:
         """The entry that the configuration names may have become another one in the change. Then this boot does not
@@ -99,10 +100,10 @@ class SystemdBoot:
 
     def is_as_before(self) -> bool:
         entry = _own()
-        kept, found = ours.kept_of(entry), re.search(_KNOWN, text(entry))
+        found = re.search(_KNOWN, text(entry))
         if found is None or found[1] != _state():
             return False
-        root = _root(entry)
+        root, kept = _root(entry), ours.kept_of(entry)
         copies = [os.path.join(folder, name) for folder, _folders, names in os.walk(kept) for name in names]
         files = [(copy, os.path.join(root, os.path.relpath(copy, kept))) for copy in copies]
         return bool(files) and all(os.path.isfile(now) and is_same(copy, now) for copy, now in files)
@@ -116,9 +117,10 @@ class SystemdBoot:
         entry = _own()
         _set(store, _DEFAULT, _chosen(text(entry)))
         _set(store, _ONCE, "")
-        remove_file(entry)
-        shutil.rmtree(ours.kept_of(entry), ignore_errors=True)
-        _sync(_root(entry))
+        if entry:
+            remove_file(entry)
+            shutil.rmtree(ours.kept_of(entry), ignore_errors=True)
+            _sync(_root(entry))
 
     def write_anew(self, store: Store) -> None:
         if ours.is_ours(ours.KERNEL_INSTALL):

@@ -261,6 +261,9 @@ def test_the_kernel_of_before_is_known_before_its_partition_is_mounted(
     monkeypatch.setattr(os.path, "ismount", lambda _path: False)
     (machine.root / "boot").rename(machine.root / "unmounted")
     assert loader.fell_back(host)
+    assert "boots the kernel of before" in loader.rolled_back(host)[0] and machine.get("LoaderEntryDefault") == OURS
+    loader.confirmed(host)
+    assert not machine.get("LoaderEntryDefault")
 
 
 def test_a_kernel_that_systemd_boot_cannot_find_is_a_rollback(host: Store, machine: Machine) -> None:
