@@ -123,10 +123,11 @@ endif
 
 # Software emulation: one boot takes half a minute on an idle processor, and minutes on a busy one. Two machines at once,
 # of one processor each.
-VM_TOOLS = qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils mmdebstrap:mmdebstrap mke2fs:e2fsprogs
+VM_TOOLS = qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils mmdebstrap:mmdebstrap mke2fs:e2fsprogs \
+	mkfs.vfat:dosfstools mcopy:mtools /usr/share/OVMF/OVMF_CODE_4M.fd:ovmf
 vm: .venv/test.stamp $(COLLECTION) ## boots that a change plans, good ones and bad ones, in virtual machines (VM_TIMES=3)
 ifeq ($(LAB),yes)
-	@missing=; for tool in $(VM_TOOLS); do command -v $${tool%:*} >/dev/null || missing="$$missing $${tool#*:}"; done; \
+	@missing=; for tool in $(VM_TOOLS); do command -v $${tool%:*} >/dev/null || [ -e $${tool%:*} ] || missing="$$missing $${tool#*:}"; done; \
 	[ -z "$$missing" ] || { apt-get update -qq; apt-get install --yes -qq --no-install-recommends $$missing; }
 	rm -f .build/vm/measured
 	for n in $$(seq $(VM_TIMES)); do $(CLEAN_ENV) $(BIN)/python -m pytest --numprocesses=2 tests/vm; done

@@ -17,6 +17,8 @@ from image import disk, run
 # Seconds that one boot may take.
 BOOT = 600.0
 SAVED = "ready"
+# The firmware for systemd-boot: its code, and its variables as they are delivered.
+FIRMWARE = (Path("/usr/share/OVMF/OVMF_CODE_4M.fd"), Path("/usr/share/OVMF/OVMF_VARS_4M.fd"))
 
 
 @dataclass
@@ -30,6 +32,11 @@ class Machine:
     @property
     def disk(self) -> Path:
         return self.folder / "disk.qcow2"
+
+    @property
+    def variables(self) -> Path:
+        """The variables of the firmware, where it is UEFI."""
+        return self.folder / "variables.fd"
 
     @property
     def console(self) -> str:
@@ -47,6 +54,9 @@ class Machine:
         words += ["-drive", f"file={self.disk},format=qcow2,if=virtio,cache=unsafe", "-device", "virtio-rng-pci"]
         words += ["-netdev", f"user,id=lan,hostfwd=tcp:127.0.0.1:{self.port}-:22"]
         words += ["-device", "virtio-net-pci,netdev=lan,romfile="]
+        if self.variables.exists():
+            words += ["-drive", f"if=pflash,format=raw,readonly=on,file={FIRMWARE[0]}"]
+            words += ["-drive", f"if=pflash,format=raw,file={self.variables}"]
         self.process = subprocess.Popen([*words, *options], stdin=subprocess.DEVNULL)
 
     def save(self) -> None:
@@ -92,12 +102,28 @@ class Machine:
         return time.monotonic() - began
 
 
-def base(folder: Path) -> Machine:
-    """A machine that has booted once, has made the settings of its boot loader, and was saved in that state."""
+def key(folder: Path) -> Path:
+    """The private key that the machines let in."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "key").exists():
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / "key")
-    image = disk(folder, folder / "key.pub")
+    return folder / "key"
+
+
+def efi(folder: Path, name: str) -> Machine:
+    """A new machine with UEFI and systemd-boot, switched off."""
+    image = disk(folder, key(folder).with_suffix(".pub"), efi=True)
+    made = Machine(folder / name)
+    shutil.rmtree(made.folder, ignore_errors=True)
+    made.folder.mkdir()
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-b", image, "-F", "raw", made.disk)
+    shutil.copy(FIRMWARE[1], made.variables)
+    return made
+
+
+def base(folder: Path) -> Machine:
+    """A machine that has booted once, has made the settings of its boot loader, and was saved in that state."""
+    image = disk(folder, key(folder).with_suffix(".pub"))
     made = Machine(image.with_suffix(".saved"))
     if not made.folder.exists():
         first = Machine(folder / "first")

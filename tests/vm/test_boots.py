@@ -15,10 +15,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from machine import SAVED, Machine, base
+from machine import FIRMWARE, SAVED, Machine, base, efi
 
 ROOT = Path(__file__).resolve().parents[2]
 MEASURED = ROOT / ".build/vm/measured"
@@ -63,6 +64,12 @@ PLAYBOOK = """
 """
 # A kernel of the same version under a newer name, whose initramfs the test makes.
 KERNEL = "cp /boot/vmlinuz-$(uname -r) /boot/vmlinuz-9.9.9-new; {initrd} >/boot/initrd.img-9.9.9-new; update-grub"
+INSTALL = KERNEL.replace("update-grub", "kernel-install add 9.9.9-new /boot/vmlinuz-9.9.9-new")
+SELECTED = "tr -d '\\0\\6' </sys/firmware/efi/efivars/LoaderEntrySelected-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
+EFI_STATE = (
+    "find /boot /etc/kernel -type f ! -name random-seed | sort | xargs sha256sum; cat /srv/www/index.html;"
+    f" ls /sys/firmware/efi/efivars | grep -e OneShot -e EntryDefault; {SELECTED}; uname -r"
+)
 HANGS = """printf '[Unit]\\nDefaultDependencies=no\\nBefore=sysinit.target\\n[Service]\\nType=oneshot\\n\
 TimeoutStartSec=infinity\\nExecStart=sleep infinity\\n[Install]\\nRequiredBy=sysinit.target\\n' \
 >/etc/systemd/system/hangs.service; systemctl enable -q hangs.service"""
@@ -79,17 +86,39 @@ BROKEN = {
 }
 
 
-@pytest.fixture
-def vm() -> Iterator[Machine]:
+@contextmanager
+def making() -> Iterator[Path]:
+    """The folder of the machines; of two processes of pytest one makes what is in it."""
     folder = ROOT / ".build/vm"
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two processes of pytest make it once
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
+
+
+@pytest.fixture
+def vm() -> Iterator[Machine]:
+    with making() as folder:
         saved = base(folder)
     machine = Machine(folder / f"machine-{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}")
     shutil.rmtree(machine.folder, ignore_errors=True)
     shutil.copytree(saved.folder, machine.folder, ignore=shutil.ignore_patterns("monitor"))
     machine.start("-loadvm", SAVED)
+    try:
+        machine.login()
+        yield machine
+    finally:
+        machine.stop()
+
+
+@pytest.fixture
+def efi_vm() -> Iterator[Machine]:
+    """A machine that systemd-boot has started."""
+    if not FIRMWARE[0].exists():
+        pytest.skip(f"{FIRMWARE[0]} is missing: install ovmf, dosfstools and mtools")
+    with making() as folder:
+        machine = efi(folder, f"efi-{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}")
+    machine.start()
     try:
         machine.login()
         yield machine
@@ -140,11 +169,20 @@ def test_a_good_kernel_is_tried_and_confirmed(vm: Machine, tmp_path: Path) -> No
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_host_that_the_change_breaks_at_boot_comes_back(vm: Machine, tmp_path: Path, name: str) -> None:
     script, by, within = BROKEN[name]
-    before, boot = vm.on(STATE), vm.on("cat /proc/sys/kernel/random/boot_id").strip()
-    running = change(vm, tmp_path, script, within)
+    before = vm.on(STATE)
+    comes_back(vm, tmp_path, name, script, by, within)
+    assert vm.on(STATE) == before
+    assert vm.on("cat /srv/www/index.html") == "version 1\n"
+    assert "/boot/evenkeel" not in vm.on("cat /proc/cmdline")
+
+
+def comes_back(vm: Machine, home: Path, name: str, script: str, by: str, within: int) -> None:
+    """Change the host, and wait until it has come back by itself."""
+    boot = vm.on("cat /proc/sys/kernel/random/boot_id").strip()
+    running = change(vm, home, script, within)
     # The controller is killed as the host goes down, so that nobody from outside helps it.
     while "Restarting system" not in vm.console:
-        assert running.poll() is None, (tmp_path / "said").read_text()
+        assert running.poll() is None, (home / "said").read_text()
         time.sleep(1)
     began = time.monotonic()
     ends(running)
@@ -155,6 +193,25 @@ def test_a_host_that_the_change_breaks_at_boot_comes_back(vm: Machine, tmp_path:
         measured.write(f"{name}: {time.monotonic() - began:.0f} s from the boot to a login with the old state\n")
     event = last(vm)
     assert (event["outcome"], event["by"], event["left"]) == ("rolled_back", by, []), vm.console[-3000:]
-    assert vm.on(STATE) == before
-    assert vm.on("cat /srv/www/index.html") == "version 1\n"
-    assert "/boot/evenkeel" not in vm.on("cat /proc/cmdline")
+
+
+def test_systemd_boot_tries_a_good_kernel_and_it_is_confirmed(efi_vm: Machine, tmp_path: Path) -> None:
+    old = efi_vm.on(SELECTED)
+    running = change(efi_vm, tmp_path, INSTALL.format(initrd="cat /boot/initrd.img-$(uname -r)"), 1500)
+    assert running.wait(1500) == 0, (tmp_path / "said").read_text() + efi_vm.console[-3000:]
+    assert last(efi_vm)["outcome"] == "confirmed"
+    assert (old, efi_vm.on(SELECTED)) == (old, "vm-9.9.9-new.conf") and old != "vm-9.9.9-new.conf"
+    # It is the default as the configuration says, with nothing of ours in it.
+    efi_vm.on("! grep -rq evenkeel /boot/efi/loader && ! find /boot /etc/kernel | grep evenkeel")
+    efi_vm.on("! ls /sys/firmware/efi/efivars | grep -e OneShot -e EntryDefault")
+    before = efi_vm.on("cat /proc/sys/kernel/random/boot_id").strip()
+    efi_vm.ssh("systemctl reboot")
+    efi_vm.login(script=f"! grep -q {before} /proc/sys/kernel/random/boot_id")
+    assert efi_vm.on(SELECTED) == "vm-9.9.9-new.conf"
+
+
+def test_systemd_boot_leaves_a_kernel_that_panics(efi_vm: Machine, tmp_path: Path) -> None:
+    before = efi_vm.on(EFI_STATE)
+    comes_back(efi_vm, tmp_path, "systemd-boot-panic", INSTALL.format(initrd="echo broken"), "boot", 1200)
+    assert "Unable to mount root fs" in efi_vm.console
+    assert efi_vm.on(EFI_STATE) == before

@@ -339,6 +339,8 @@ def after_boot(store: Store, record: Armed) -> Armed:
         return record
     if loader.fell_back(store):
         return _record(store, replace(record, boots=record.boots + 1))
+    if record.boots + 1 < record.reboots:
+        loader.go_on(store)
     now, spent = system.monotonic(), system.now() - (record.until - (record.due - record.started))
     notices.extended(store, record.name, record.until)  # The boot has removed the message of the day.
     return _record(

@@ -18,6 +18,9 @@ KERNEL_ARGUMENTS = "/etc/default/grub.d/zz-evenkeel.cfg"
 MANAGER = "/etc/systemd/system.conf.d/zz-evenkeel.conf"
 # The kernel from before the change. The path is ours as long as GRUB_CUSTOM is ours.
 KEPT = "/boot/evenkeel"
+# An entry for systemd-boot, on the partition that holds the host's entries. It sorts behind all other entries.
+BOOT_ENTRIES = tuple(f"{root}/loader/entries/00-evenkeel.conf" for root in ("/boot", "/efi", "/boot/efi"))
+KERNEL_INSTALL = "/etc/kernel/install.d/95-evenkeel.install"
 MARK = b"# evenkeel-host, a part of Evenkeel (the Ansible collection evenkeel.fault_tolerance)."
 # Present while a change is armed: apt and dpkg name the files that they are about to replace (see
 # ``packages/replacing.py``).
@@ -28,8 +31,16 @@ _LONGEST = 16384
 def paths(store: str) -> list[str]:
     """The store, and the files that are ours. A file of the same name that somebody else wrote is protected like all
     other files."""
-    found = [path for path in (COMMAND, GRUB_CUSTOM, KERNEL_ARGUMENTS, MANAGER, *HOOKS) if is_ours(path)]
-    return [os.path.realpath(path) for path in (store, *found, *([KEPT] if GRUB_CUSTOM in found else []))]
+    names = (COMMAND, GRUB_CUSTOM, KERNEL_ARGUMENTS, *BOOT_ENTRIES, KERNEL_INSTALL, MANAGER, *HOOKS)
+    found = [path for path in names if is_ours(path)]
+    kept = [KEPT] if GRUB_CUSTOM in found else []
+    kept += [kept_of(entry) for entry in BOOT_ENTRIES if entry in found]
+    return [os.path.realpath(path) for path in (store, *found, *kept)]
+
+
+def kept_of(entry: str) -> str:
+    """Where the kernel of an entry for systemd-boot is. The path is ours as long as the entry is ours."""
+    return os.path.join(os.path.dirname(os.path.dirname(entry)), "evenkeel")
 
 
 def is_ours(path: str) -> bool:

@@ -29,9 +29,9 @@ Arm = Callable[[str], changes.Armed]
 _COUNTS = "some paths or packages that came back take effect at the next boot alone:"
 # Files and packages that take effect at the next boot alone: kernel, initramfs, boot loader, disks and modules.
 AT_BOOT = re.compile(
-    r"/(boot|(usr/)?lib/modules|etc/(default/grub|kernel|initramfs-tools|dracut|modprobe\.d|modules-load\.d))(/|\.|$)"
+    r"/(boot|efi|(usr/)?lib/modules|etc/(default/grub|kernel|initramfs-tools|dracut|modprobe\.d|modules-load\.d))(/|\.|$)"
     r"|/etc/(fstab|crypttab|modules|dracut\.conf)$"
-    r"|(linux-(image|modules)|kernel|grub|shim|initramfs-tools|dracut)[^/]*$"
+    r"|(linux-(image|modules)|kernel|grub|systemd-boot|shim|initramfs-tools|dracut)[^/]*$"
 )
 
 

@@ -12,7 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import command, loader, notices
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import (
+    command,
+    grub,
+    kept,
+    loader,
+    notices,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import flow
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import ours
@@ -74,9 +80,10 @@ class Boot:
 @pytest.fixture
 def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Boot:
     made = Boot(tmp_path)
-    monkeypatch.setattr(loader, "GRUB", str(tmp_path / "boot/grub"))
-    monkeypatch.setattr(loader, "PROC", str(tmp_path / "cmdline"))
+    monkeypatch.setattr(grub, "GRUB", str(tmp_path / "boot/grub"))
+    monkeypatch.setattr(kept, "PROC", str(tmp_path / "cmdline"))
     monkeypatch.setattr(loader, "WATCHDOG", str(tmp_path / "boot"))
+    monkeypatch.setattr(loader, "LOADERS", (grub.Grub(),))
     monkeypatch.setattr(ours, "GRUB_CUSTOM", str(tmp_path / "boot/grub/custom.cfg"))
     monkeypatch.setattr(ours, "KEPT", str(tmp_path / "boot/evenkeel"))
     monkeypatch.setattr(ours, "KERNEL_ARGUMENTS", str(tmp_path / "defaults/grub.d/zz-evenkeel.cfg"))

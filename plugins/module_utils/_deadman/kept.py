@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The kept entry of a boot loader: the kernel from before a change, which the host boots where that of the change does
+not boot. What each boot loader has to do for it, and what they share."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Protocol
+
+from .._store.store import Store
+
+PROC = "/proc/cmdline"
+# The kernel ignores the second word. It shows that a command line holds the first word because of us.
+PANIC, SIGN = "panic=30", "evenkeel.tried=1"
+
+
+class Loader(Protocol):
+    """A boot loader. ``not_as_before``: what a person is told where the kept entry stays the default after a
+    rollback."""
+
+    @property
+    def not_as_before(self) -> str: ...
+
+    def is_in_use(self) -> bool:
+        """Whether this boot loader has started the host."""
+
+    def folders(self) -> list[str]:
+        """The directories outside of the boot loader's own that are to hold files of ours."""
+
+    def keep(self, store: Store, tries: int) -> str:
+        """Keep the running kernel, and have it booted after so many boots. Return why that failed; empty where it did
+        not. Raises OSError, ValueError."""
+
+    def discard(self) -> None:
+        """Remove what a failed ``keep`` has left."""
+
+    def add_panic(self) -> None:
+        """Have the command lines of kernels that the change installs turn a panic into a boot."""
+
+    def is_ready(self) -> bool:
+        """Whether the kept entry is in place."""
+
+    def fell_back(self) -> bool:
+        """Whether this boot took another entry than the host's configuration names: the kept one above all."""
+
+    def go_on(self, store: Store) -> None:
+        """A planned boot has come, and a further one is planned."""
+
+    def is_as_before(self) -> bool:
+        """Whether the boot loader's configuration and the files of the kept kernel are as before the change."""
+
+    def stay(self, store: Store) -> None:
+        """Have every further boot take the kept entry."""
+
+    def forget(self, store: Store) -> None:
+        """Let the host's configuration decide the default entry again, and remove the kept entry."""
+
+    def write_anew(self, store: Store) -> None:
+        """Take back ``add_panic``, in the configuration as well."""
+
+
+def digest(contents: str) -> str:
+    return hashlib.sha256(contents.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def grub_kernel() -> str:
+    """The path of the running kernel, as GRUB names it; empty where GRUB has not passed it."""
+    found = re.search(r"\bBOOT_IMAGE=(\S+)", text(PROC))
+    return found[1] if found else ""
+
+
+def is_same(one: str, other: str) -> bool:
+    """Whether two files have the same content."""
+    with open(one, "rb") as first, open(other, "rb") as second:
+        while piece := first.read(1 << 20):
+            if piece != second.read(1 << 20):
+                return False
+        return not second.read(1)
+
+
+def text(path: str) -> str:
+    """The text of a file; empty where the file is missing."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as stream:
+            return stream.read()
+    except FileNotFoundError:
+        return ""
