@@ -37,6 +37,10 @@ COLLECTION = "evenkeel.fault_tolerance"
 STORE_VARIABLE = "evenkeel_store"
 PROBES_VARIABLE = "evenkeel_probes"
 RESOURCES_VARIABLE = "evenkeel_resources"
+# These are read for the first host of a play, and decide for all of its hosts.
+FOR_ALL = tuple(
+    f"evenkeel_{name}" for name in ("group", "guard_domain", "max_unavailable", "min_healthy", "resume", "waves")
+)
 _A_FACT = (
     "{name} is a fact of {host}, what the host says of itself, and decides nothing here; nothing was done."
     " Clear the cache of facts (--flush-cache), look at that host, and set it in the inventory"

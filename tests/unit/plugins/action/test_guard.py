@@ -88,6 +88,14 @@ def test_a_name_or_budget_that_is_none_is_an_error_before_anything_is_asked(flee
         assert said in run.results["h1"]["msg"]
 
 
+def test_what_a_host_says_of_itself_decides_for_no_other_host(fleet: Fleet) -> None:
+    (fleet.directory("h4") / "data" / "well").unlink()
+    fact = {"ansible.builtin.set_fact": {"evenkeel_min_healthy": "1", "cacheable": True}}
+    run = fleet.play([fact, guard(min_healthy="{{ evenkeel_min_healthy | default('all') }}")], "h1,h2")
+    assert run.rc == 2
+    assert "evenkeel_min_healthy is a fact of h1" in run.results["h1"]["msg"]
+
+
 @pytest.mark.long
 def test_the_failure_domain_is_each_hosts_own_variable(fleet: Fleet) -> None:
     assert fleet.play([guard(guard_domain="rack", max_unavailable="50%")], "h1,h2", "--check").rc == 0

@@ -98,6 +98,16 @@ def test_the_waves_of_the_inventory_count_where_the_run_gives_none() -> None:
         batches(None, said, GROUPS, "all")
 
 
+def test_what_a_host_says_of_itself_makes_no_waves() -> None:
+    fact = {"evenkeel_waves": "100%", "ansible_facts": {"evenkeel_waves": "100%"}}
+    with pytest.raises(AnsibleFilterError, match="evenkeel_waves is a fact of web1"):
+        batches(None, {"web1": fact, "web2": {}}, GROUPS, "web")
+    plan = {"waves": [["db1"]]}
+    said = {"web1": {"restart_plan": plan, "ansible_facts": {"restart_plan": plan}}}
+    assert planned(said, GROUPS) == ["all", "!all"] and planned(said, GROUPS, "sizes") == [1]
+    assert planned({**said, "web2": {"restart_plan": plan}}, GROUPS) == ["db1"]
+
+
 @pytest.mark.parametrize("waves", [0, -1, "0", "", [], [1, 0], "1,,2", "quorum", "0%", "101%", 1.5, {"a": 1}, True])
 def test_a_wave_of_no_size_is_refused_as_ansible_would_change_all_hosts_at_once(waves: object) -> None:
     for said, given in ((waves, {}), (None, {"web1": {"evenkeel_waves": waves}, "web2": {}})):
