@@ -16,6 +16,8 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.action.ft_checkpoint i
 
 from evenkeel.collection import FQCN, collections_path
 
+from .conftest import Fleet
+
 COLLECTION = collections_path() / "ansible_collections" / FQCN.replace(".", "/")
 
 
@@ -39,3 +41,40 @@ def test_the_time_of_a_host_counts_from_its_own_answer_however_long_the_wave_tak
     assert known(answered) == 1118.0
     for unarmed in ({"armed": None}, {"failed": True}, {"armed": {"within": "odd"}}):
         assert action.completed(unarmed) == unarmed and known(unarmed) > 2e9
+
+
+def role(name: str, **more: Any) -> dict[str, Any]:
+    return {"ansible.builtin.import_role": {"name": f"evenkeel.fault_tolerance.{name}"}, **more}
+
+
+def touch(name: str) -> dict[str, Any]:
+    return {"name": name, "ansible.builtin.copy": {"dest": f"{{{{ base }}}}/{name}", "content": "", "mode": "0600"}}
+
+
+@pytest.mark.long
+def test_no_handler_of_the_content_runs_on_a_host_that_went_back(fleet: Fleet) -> None:
+    for part, content in (
+        ("tasks", [{**touch("done"), "notify": ["handled"]}, {"ansible.builtin.fail": {}, "when": "bad"}]),
+        ("handlers", [touch("handled")]),
+    ):
+        path = fleet.home / "roles/mine" / part / "main.yml"
+        path.parent.mkdir(parents=True)
+        path.write_text(yaml.safe_dump(content))
+    fleet.hosts["h1"]["bad"] = True
+    fleet.hosts["h2"]["bad"] = False
+    run = fleet.play([role("change", vars={"evenkeel_role": "mine"})], "h1,h2", force_handlers=True)
+    assert run.rc == 2 and run.results["h2"]["outcome"] == "confirmed"
+    there = {
+        host: [name for name in ("done", "handled") if (fleet.directory(host) / name).exists()] for host in run.results
+    }
+    assert there == {"h1": ["done"], "h2": ["done", "handled"]}
+
+
+def test_no_handler_may_run_after_a_failure() -> None:
+    (change,) = (one for one in tasks("change") if "rescue" in one)
+    first, (content, *_) = change["rescue"][0], change["block"]
+    assert first["ansible.builtin.set_fact"] == {"change_until": 0} and "when" not in first
+    templar = Templar(DataLoader(), first["ansible.builtin.set_fact"])
+    assert templar.evaluate_conditional(trust_as_template(content["when"])) is False
+    plays = yaml.safe_load((COLLECTION / "playbooks/change.yml").read_text())
+    assert [play.get("force_handlers") for play in plays if play.get("tasks")] == [False, False]
