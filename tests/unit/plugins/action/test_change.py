@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -49,6 +50,26 @@ def role(name: str, **more: Any) -> dict[str, Any]:
 
 def touch(name: str) -> dict[str, Any]:
     return {"name": name, "ansible.builtin.copy": {"dest": f"{{{{ base }}}}/{name}", "content": "", "mode": "0600"}}
+
+
+@pytest.mark.parametrize("name", ["begin", pytest.param("restart", marks=pytest.mark.long)])
+def test_a_condition_that_switches_the_guard_off_for_all_is_refused(fleet: Fleet, name: str) -> None:
+    guard, refuse = tasks(name)[:2]
+    assert guard.pop("evenkeel.fault_tolerance.ft_guard")
+    guard["ansible.builtin.add_host"] = {"name": "h1"}  # It runs once for all hosts as well, and sooner.
+    (fleet.home / "guarded.yml").write_text(yaml.safe_dump([guard, refuse]))
+    plays = [
+        {"hosts": hosts, "gather_facts": False, "tasks": [{f"ansible.builtin.{how}": "guarded.yml", "when": condition}]}
+        for hosts, how, condition in (
+            ("h1,h2", "import_tasks", "inventory_hostname != 'h1'"),
+            ("h3,h4", "include_tasks", "inventory_hostname != 'h3'"),  # It leaves out h3 alone.
+            ("h3,h4", "import_tasks", "inventory_hostname != 'h4'"),
+        )
+    ]
+    (fleet.home / "plays.yml").write_text(yaml.safe_dump(plays))
+    run = fleet.playbook("plays.yml")
+    assert "a condition (when) on the role is false for h1" in run.output
+    assert dict(re.findall(r"^(h\d) .* failed=(\d)", run.output, re.M)) == {"h1": "0", "h2": "1", "h3": "0", "h4": "0"}
 
 
 @pytest.mark.long
