@@ -27,6 +27,11 @@ def tasks(role: str) -> list[dict[str, Any]]:
     return list(found)
 
 
+def test_a_choice_of_tags_leaves_out_no_task_that_protects() -> None:
+    for name in ("begin", "settle"):
+        assert [one["name"] for one in tasks(name) if one.get("tags") != ["always"]] == []
+
+
 def test_the_time_of_a_host_counts_from_its_own_answer_however_long_the_wave_takes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
