@@ -32,6 +32,29 @@ def test_a_choice_of_tags_leaves_out_no_task_that_protects() -> None:
         assert [one["name"] for one in tasks(name) if one.get("tags") != ["always"]] == []
 
 
+@pytest.mark.parametrize(
+    ("known", "ends"),
+    [
+        ({"begin_checkpoint": {"generation": 7}}, True),
+        ({"begin_checkpoint": {"generation": 7}, "ansible_check_mode": True}, True),
+        ({"begin_checkpoint": {"generation": None}, "ansible_check_mode": True}, False),
+        ({"evenkeel_generations": {"web1": 7}, "ansible_check_mode": True}, True),
+        ({"ansible_check_mode": True}, True),  # Whoever forgot to begin is told so.
+        ({"begin_checkpoint": {"generation": None}}, True),
+    ],
+)
+def test_there_is_nothing_to_end_where_the_beginning_was_predicted(known: dict[str, Any], ends: bool) -> None:
+    (settle,) = tasks("settle")
+    templar = Templar(DataLoader(), {"ansible_check_mode": False, "inventory_hostname": "web1", **known})
+    assert templar.evaluate_conditional(trust_as_template(settle["when"])) is ends
+
+
+@pytest.mark.long
+def test_a_play_that_begins_and_settles_can_be_predicted(fleet: Fleet) -> None:
+    run = fleet.play([role("begin"), touch("done"), role("settle")], "h1,h2", "--check")
+    assert run.rc == 0 and not (fleet.directory("h1") / "done").exists()
+
+
 def test_the_time_of_a_host_counts_from_its_own_answer_however_long_the_wave_takes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
