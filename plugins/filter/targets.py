@@ -100,7 +100,9 @@ def _checked(
         raise AnsibleFilterError("the inventory names no host: give one with -i, or correct it. Nothing was touched")
     for where, parts in (("target", wanted), ("limit", limits)):
         for part in split_host_pattern(parts):
-            if not names([part.lstrip("!&")]):
+            named = part.lstrip("!&")
+            # A group that is empty today can be left out all the same.
+            if not names([named]) and not (part.startswith("!") and named in groups):
                 raise AnsibleFilterError(
                     f"{part!r} in the {where} names no host of the inventory: correct it. Nothing was touched"
                 )

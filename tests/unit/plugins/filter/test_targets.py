@@ -29,6 +29,8 @@ GROUPS = {
         ("web*", "web2"),
         ("~web[12]", "all:!web1"),
         ("all", "db"),
+        ("web", "web:!none"),
+        ("web,!none", ""),
     ],
 )
 def test_a_target_that_names_hosts_stays_as_it_is(pattern: str | list[str], limit: str) -> None:
@@ -44,6 +46,7 @@ def test_a_target_that_names_hosts_stays_as_it_is(pattern: str | list[str], limi
         ("web:&stging", "", "'&stging' in the target"),
         (["web1", "wbe2"], "", "'wbe2' in the target"),
         ("none", "", "'none' in the target"),
+        ("web:&none", "", "'&none' in the target"),
         ("web[7]", "", "subscripted pattern 'web"),
         ("web:!web*", "", "leaves no host"),
         ("", "", "leaves no host"),
