@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from typing import Any
 
 import pytest
 import yaml
+from ansible.errors import AnsibleUndefinedVariable
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 from ansible_collections.evenkeel.fault_tolerance.plugins.action.ft_checkpoint import ActionModule
@@ -119,6 +121,36 @@ def test_no_handler_of_the_content_runs_on_a_host_that_went_back(fleet: Fleet) -
     assert there == {"h1": ["done"], "h2": ["done", "handled"]}
 
 
+def test_an_earlier_change_of_the_run_settles_no_host_of_this_one() -> None:
+    first, _change, last = yaml.safe_load((COLLECTION / "playbooks/change.yml").read_text())
+    (forget,), (settle,) = first["tasks"], last["tasks"]
+    assert forget["tags"] == settle["tags"] == ["always"] and "when" not in forget
+    forgotten = forget["ansible.builtin.set_fact"]
+    for known, owed in ((forgotten, True), ({**forgotten, "settle_result": {"outcome": "confirmed"}}, False)):
+        templar = Templar(DataLoader(), {"ansible_check_mode": False, **known})
+        assert templar.evaluate_conditional(trust_as_template(settle["when"])) is owed
+    with pytest.raises(AnsibleUndefinedVariable):  # a host that never began fails
+        Templar(DataLoader(), forgotten).template(trust_as_template("{{ begin_checkpoint.generation }}"))
+
+
+@pytest.mark.long
+def test_a_host_that_a_second_change_leaves_armed_is_settled(fleet: Fleet) -> None:
+    for name, content in (("good", [touch("good")]), ("early", [touch("early"), {"ansible.builtin.meta": "end_host"}])):
+        (fleet.home / f"{name}.yml").write_text(yaml.safe_dump(content))
+    plays = [
+        {
+            "import_playbook": "evenkeel.fault_tolerance.change",
+            "vars": {"evenkeel_tasks": str(fleet.home / f"{name}.yml")},
+        }
+        for name in ("good", "early")
+    ]
+    (fleet.home / "site.yml").write_text(yaml.safe_dump(plays))
+    run = fleet.playbook("site.yml", "-e", "evenkeel_hosts=h1", "-e", "evenkeel_waves=1")
+    assert run.rc == 0
+    events = (fleet.directory("h1") / "store" / "events").read_text().splitlines()
+    assert [json.loads(one).get("outcome") for one in events].count("confirmed") == 2
+
+
 def test_no_handler_may_run_after_a_failure() -> None:
     (change,) = (one for one in tasks("change") if "rescue" in one)
     first, (content, *_) = change["rescue"][0], change["block"]
@@ -126,4 +158,4 @@ def test_no_handler_may_run_after_a_failure() -> None:
     templar = Templar(DataLoader(), first["ansible.builtin.set_fact"])
     assert templar.evaluate_conditional(trust_as_template(content["when"])) is False
     plays = yaml.safe_load((COLLECTION / "playbooks/change.yml").read_text())
-    assert [play.get("force_handlers") for play in plays if play.get("tasks")] == [False, False]
+    assert [play.get("force_handlers") for play in plays] == [None, False, False]
