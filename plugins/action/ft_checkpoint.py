@@ -3,12 +3,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.checkpoint import ARGUMENTS
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import HostAction
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._outside import parted
+
+# Seconds from the deadline of a host in which the controller starts nothing more there.
+_MARGIN = 2.0
 
 
 class ActionModule(HostAction):
@@ -20,3 +24,10 @@ class ActionModule(HostAction):
         """The host gets the probes that it measures itself. The others, with the secrets in them, stay here."""
         given = super().arguments(values, variables)
         return {**given, "probes": parted(values["probes"])[0]} if values["probes"] else given
+
+    def completed(self, result: dict[str, Any]) -> dict[str, Any]:
+        """The answer, and for the role change the time on this clock until which tasks may run on the host: the next
+        task may find out only when the last host of the wave has answered."""
+        armed = result.get("armed")
+        within = armed.get("within") if isinstance(armed, Mapping) else None
+        return {**result, "_here_until": time.time() + within - _MARGIN} if isinstance(within, (int, float)) else result

@@ -20,7 +20,12 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action i
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._outside import Outside, parted
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import PROBES_VARIABLE, Host, Inventory
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import (
+    FOR_ALL,
+    PROBES_VARIABLE,
+    Host,
+    Inventory,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import reclaim
 
 # A single round of probes.
@@ -40,6 +45,7 @@ class ActionModule(ActionBase):
         inventory = Inventory(self, variables)
         try:
             check_variables(variables)
+            inventory.refuse_facts(variables["inventory_hostname"], FOR_ALL)
             params = checked({**ARGUMENTS, "store": STORE}, self._task.args)
             return self._decide(inventory, params, variables)
         except (EvenkeelError, AnsibleError, ValueError) as error:

@@ -21,7 +21,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action i
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._drain import declared
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Host, Inventory
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import FOR_ALL, Host, Inventory
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._restart import refuse_here
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import reclaim
 
@@ -48,6 +48,7 @@ class ActionModule(ActionBase):
 
     def _plan(self, inventory: Inventory, params: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, object]:
         hosts = list(variables.get("ansible_play_hosts_all") or [])
+        inventory.refuse_facts(variables["inventory_hostname"], FOR_ALL)
         for host in hosts:
             check_variables(inventory.variables(host))
         sizes = [part for text in params["waves"] for part in str(text).split(",")]

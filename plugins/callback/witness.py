@@ -150,6 +150,7 @@ class CallbackModule(CallbackBase):
                 "vars": {**before.get("vars", {}), **set_here},
                 "included": {**before.get("included", {}), **included},
                 "groups": [group.name for group in host.get_groups()],
+                "direct": [group.name for group in host.get_groups() if host.name in group.host_names],
                 "given": given.get(host.name),
                 "own": sorted({*self._own.get(host.name, ()), *self._earlier.get(host.name, ())}),
             }
@@ -167,7 +168,7 @@ class CallbackModule(CallbackBase):
         for host, one in self._carried().items():
             if one["given"] is not None:
                 self._added |= {host} - inventory.hosts.keys()
-                groups = [group for group in one["groups"] if group not in ("all", "ungrouped")]
+                groups = [group for group in one["direct"] if group not in ("all", "ungrouped")]
                 _add_host(inventory, host, groups, one["given"])
             known = inventory.get_host(host)
             if known is None:
@@ -182,7 +183,10 @@ class CallbackModule(CallbackBase):
             for group in one["groups"]:
                 if group not in inventory.groups:
                     inventory.add_group(group)
-                inventory.groups[group].add_host(known)
+                # It stands in the parents of its groups already. As a member of its own it would change their order.
+                if inventory.groups[group] not in known.get_groups():
+                    inventory.groups[group].add_host(known)
+                    _keep_group(inventory, known, group)
         inventory.reconcile_inventory()
 
     def _turn_to(self, local: bool) -> None:
@@ -227,6 +231,17 @@ def _add_host(inventory: Any, host: str, groups: list[str], given: Mapping[str, 
         inventory.add_dynamic_host({"host_name": host, "groups": groups, "host_vars": given}, {})
     else:
         inventory.add_dynamic_host(AddHost(host_name=host, host_vars=dict(given), parent_group_names=groups))
+
+
+def _keep_group(inventory: Any, host: Any, group: str) -> None:
+    """Let the host be in the group as after a task group_by, in the form of this ansible-core: it puts the host there
+    again when it reads the inventory."""
+    try:
+        from ansible._internal._task import AddGroup
+    except ImportError:
+        inventory._cached_dynamic_grouping.append((host, {"add_group": group, "parent_groups": []}))
+    else:
+        inventory._cached_dynamic_grouping.append((host.name, AddGroup(group_name=group, parent_group_names=[])))
 
 
 def _is_of_this_wave(first: Any, now: Any) -> bool:

@@ -42,6 +42,12 @@ def batches(
     if waves is None:
         hosts = sorted(_checked(pattern, groups, limit)[1]) if hostvars else []
         variables = [hostvars.get(host) or {} for host in hosts]
+        told = [host for host, own in zip(hosts, variables, strict=True) if _is_fact(own, "evenkeel_waves")]
+        if told:
+            raise AnsibleFilterError(
+                f"evenkeel_waves is a fact of {told[0]}, what the host says of itself, and decides nothing here. Clear"
+                " the cache of facts (--flush-cache), and look at that host. Nothing was touched"
+            )
         said = [own["evenkeel_waves"] for own in variables if "evenkeel_waves" in own]
         found = list(dict.fromkeys(tuple(_sizes(one)) for one in said)) or [tuple(_sizes(DEFAULT_WAVES))]
         if len(found) > 1:
@@ -51,6 +57,12 @@ def batches(
             )
         return list(found[0])
     return _sizes(waves)
+
+
+def _is_fact(variables: Mapping[str, Any], name: str) -> bool:
+    """Whether the variable of a host is what the host says of itself."""
+    facts = variables.get("ansible_facts")
+    return isinstance(facts, Mapping) and name in facts and name in variables and facts[name] == variables[name]
 
 
 def _sizes(waves: object) -> list[str]:
@@ -88,7 +100,9 @@ def _checked(
         raise AnsibleFilterError("the inventory names no host: give one with -i, or correct it. Nothing was touched")
     for where, parts in (("target", wanted), ("limit", limits)):
         for part in split_host_pattern(parts):
-            if not names([part.lstrip("!&")]):
+            named = part.lstrip("!&")
+            # A group that is empty today can be left out all the same.
+            if not names([named]) and not (part.startswith("!") and named in groups):
                 raise AnsibleFilterError(
                     f"{part!r} in the {where} names no host of the inventory: correct it. Nothing was touched"
                 )
@@ -127,8 +141,9 @@ def planned(
     name = "recover_choice" if key == "onto" else "restart_plan"
     found: Mapping[str, Any] = {}
     for host in groups.get("all", []):
-        plan = (hostvars.get(host) or {}).get(name)
-        if isinstance(plan, Mapping):
+        own = hostvars.get(host) or {}
+        plan = own.get(name)
+        if isinstance(plan, Mapping) and not _is_fact(own, name):
             found = plan
             break
     if key == "onto":

@@ -28,6 +28,7 @@ from ansible.playbook.play_context import PlayContext
 from ansible.plugins.action import ActionBase
 from ansible.template import Templar
 from ansible.utils.display import Display
+from ansible.utils.sentinel import Sentinel
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _key, _library, _seal
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer, answer
@@ -37,6 +38,10 @@ COLLECTION = "evenkeel.fault_tolerance"
 STORE_VARIABLE = "evenkeel_store"
 PROBES_VARIABLE = "evenkeel_probes"
 RESOURCES_VARIABLE = "evenkeel_resources"
+# These are read for the first host of a play, and decide for all of its hosts.
+FOR_ALL = tuple(
+    f"evenkeel_{name}" for name in ("group", "guard_domain", "max_unavailable", "min_healthy", "resume", "waves")
+)
 _A_FACT = (
     "{name} is a fact of {host}, what the host says of itself, and decides nothing here; nothing was done."
     " Clear the cache of facts (--flush-cache), look at that host, and set it in the inventory"
@@ -184,7 +189,16 @@ class Inventory:
 
     def connection(self, host: str) -> str:
         """The name of the plugin by which Ansible reaches a host."""
-        return str(self.variable(host, "ansible_connection") or self._action._task._parent.connection)
+        variables = self.variables(host)
+        return str(self.variable(host, "ansible_connection") or self._templar(variables).template(self.keyword()))
+
+    def keyword(self) -> Any:
+        """The plugin by which the play reaches hosts without a variable: the keyword of a block, a role or the play, or
+        else what the command line says. A play that runs does not hand its keyword to its blocks any more, and the
+        task's own holds the value of the running host since ansible-core 2.21."""
+        task = self._action._task
+        said = task._get_parent_attribute("connection", omit=True)
+        return task._parent.connection if said in (Sentinel, None) else "ssh" if said == "smart" else said
 
     def is_here(self, host: str) -> bool:
         """Whether a host is the controller itself."""
@@ -264,8 +278,7 @@ class Inventory:
         executor = TaskExecutor(**{key: value for key, value in parts.items() if key in accepted})
         transport = variables.get("ansible_connection")
         if transport is None:
-            # The block has the value: since 2.21 the task's own keyword holds the value of the running host.
-            transport = task._parent.connection
+            transport = self.keyword()
         executor._connection = executor._get_connection(variables, templar, templar.template(transport))
         executor._set_connection_options(variables, templar)
         executor._connection._play_context = play_context

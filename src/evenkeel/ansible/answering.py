@@ -68,6 +68,9 @@ def _answer(found: list[int], argv: list[str], env: dict[str, str], vault: list[
     os.dup2(errors, 2)
     os.environ.clear()
     os.environ.update(env)
+    # Ansible read this setting when it was loaded.
+    if env.get("ANSIBLE_INJECT_FACT_VARS") == "False":
+        vars(import_module("ansible.constants"))["INJECT_FACTS_AS_VARS"] = False
     sys.argv = [*argv, *(f"--vault-id={name}@/dev/fd/{pipe}" for name, pipe in zip(vault, pipes, strict=True))]
     code = 1
     try:

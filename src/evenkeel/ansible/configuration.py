@@ -33,6 +33,9 @@ _QUIET = {
     "ANSIBLE_HOST_PATTERN_MISMATCH": "warning",
     "ANSIBLE_INVENTORY_EXPORT": "False",  # else the variables of groups are missing at the hosts
 }
+# Settings of a program that is asked for variables. A host can claim any fact of itself, a cache keeps it, and as a
+# variable it would take precedence over the inventory. Groups that the inventory makes from facts stay.
+NO_FACTS = {"ANSIBLE_INJECT_FACT_VARS": "False"}
 # Settings that our own playbooks rely on, whatever the user's configuration says about their playbooks.
 _OWN = {
     **_QUIET,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from evenkeel.ansible.beside import link
-from evenkeel.ansible.configuration import NO_TERMINAL, Ansible, program
+from evenkeel.ansible.configuration import NO_FACTS, NO_TERMINAL, Ansible, program
 from evenkeel.ansible.event import Event, mapping
 from evenkeel.ansible.events import AGAIN, PREFIX
 from evenkeel.ansible.options import Options, Secrets
@@ -27,11 +27,13 @@ from evenkeel.ansible.wrapper import wrapped
 from evenkeel.collection import FQCN, collections_path
 
 WITNESS = f"{FQCN}.witness"
-# The settings of a run whose results hold secrets. The callback is ours, and reads no result without its directory.
+# The settings of a run whose results are values of variables, secrets among them. The callback is ours, and reads no
+# result without its directory.
 _UNSEEN = {
     "ANSIBLE_LOG_PATH": os.devnull,
     "ANSIBLE_CALLBACKS_ENABLED": WITNESS,
     "ANSIBLE_CALLBACK_PLUGINS": "",
+    **NO_FACTS,
 }
 # Modules that change nothing on a host.
 _READS = ("ft_guard", "ft_info", "ft_suggest")
@@ -56,8 +58,8 @@ class OwnRun:
     timeout: for connecting, in seconds. answer_within: the seconds that a task may take on a host until it counts as no
     answer. question: the playbook only asks, so that a few minutes are enough. fresh: use no connection of an earlier
     run, so that reaching a host proves that it still admits logins. facts: keep the gathered facts for the user's
-    playbook. wide: reach more of the hosts at the same time than the user's forks. unseen: its results hold secrets,
-    which no log and no callback of the user's may see.
+    playbook. wide: reach more of the hosts at the same time than the user's forks. unseen: its results are values of
+    variables. They hold secrets, which no log and no callback of the user's may see, and no variable there is a fact.
     """
 
     name: str

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from evenkeel.ansible.configuration import Ansible, document, listing, program
+from evenkeel.ansible.configuration import NO_FACTS, Ansible, document, listing, program
 from evenkeel.ansible.options import Options, Secrets, prompts_for
 from evenkeel.outcome import UsageError
 
@@ -244,10 +244,12 @@ def in_order(sets: Iterable[frozenset[str]], order: Sequence[str]) -> tuple[str,
 
 
 def find_inventory(options: Options, ansible: Ansible, secrets: Secrets, base: str) -> Inventory:
-    """Ask Ansible for the inventory, with the variables that lie beside the playbook in ``base``, if any."""
+    """Ask Ansible for the inventory, with the variables that lie beside the playbook in ``base``, if any. No variable
+    is a fact: commands that run on this machine and the terms of the whole change are among them."""
     argv = [program("ansible-inventory"), "--list", *(["--playbook-dir", base] if base else [])]
     argv += [*options.inventories(), *without_prompts(options.listing)]
-    return parse_inventory(document(listing(argv, ansible, ansible.environment(), secrets.vault).stdout, dict))
+    environment = {**ansible.environment(), **NO_FACTS}
+    return parse_inventory(document(listing(argv, ansible, environment, secrets.vault).stdout, dict))
 
 
 def parse_inventory(document: Mapping[str, Any]) -> Inventory:

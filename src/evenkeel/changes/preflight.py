@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,12 +45,15 @@ _ADDRESS = (
     "ansible_ssh_host",
     "ansible_port",
     "ansible_ssh_port",
+    "ansible_ssh_args",
     "ansible_ssh_common_args",
     "ansible_ssh_extra_args",
     "evenkeel_store",
 )
 
 _SSH = ("", "ssh", "smart", "paramiko", "paramiko_ssh")
+# Variables of a connection that do not say to which host it leads.
+_NO_WAY = re.compile("become|interpreter|pass")
 _STORE = "/var/lib/evenkeel"
 
 
@@ -289,5 +293,26 @@ def _where(host: str, variables: Mapping[str, Any]) -> tuple[str, ...]:
     # A name in DNS has no case, and a dot at its end changes nothing.
     address = (where["ansible_host"] or where["ansible_ssh_host"] or host).lower().rstrip(".")
     port = where["ansible_port"] or where["ansible_ssh_port"] or "22"
-    reach = where["ansible_ssh_common_args"], where["ansible_ssh_extra_args"]
+    reach = [where["ansible_ssh_args"], where["ansible_ssh_common_args"], where["ansible_ssh_extra_args"]]
+    if connection in _SSH:
+        # A bastion may have the host in the name of the user: vault@root@web1.
+        users = (str(variables.get(name) or "") for name in ("ansible_user", "ansible_ssh_user"))
+        parts = {user: user for user in users if re.search("[@:]", user)}
+    else:
+        parts = _of_connection(connection, variables)
+    # A template that nobody resolves here can stand for another value on each host.
+    reach += [f"{name}={host if is_template(value) else value}" for name, value in sorted(parts.items())]
     return "" if connection in _SSH else connection, address, port, *reach, store
+
+
+def _of_connection(connection: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables that say where a connection leads: its plugin knows them, and they have its name or Ansible's."""
+    begins = ("ansible_", f"{connection.partition('_')[0]}_")
+    return {
+        name: value
+        for name, value in variables.items()
+        if name.startswith(begins)
+        and isinstance(value, (str, int))
+        and name not in _ADDRESS
+        and not _NO_WAY.search(name)
+    }

@@ -79,6 +79,9 @@ def test_a_value_that_only_ansible_can_read_is_asked_of_it(said: Any) -> None:
     assert asked == [{"web1": ["evenkeel_notify"]}] and preflight.notify_url(None, found) == "http://x"
 
 
+PCT = {"ansible_host": "10.0.0.1", "ansible_connection": "community.general.proxmox_pct_remote"}
+
+
 def twins(targets: Targets) -> bool:
     try:
         preflight.check(PROBES, None, targets)
@@ -107,6 +110,32 @@ def twins(targets: Targets) -> bool:
             {"ansible_host": "10.0.0.1", "ansible_ssh_common_args": "-J a"},
             {"ansible_host": "10.0.0.1", "ansible_ssh_common_args": "-J b"},
             False,
+        ),
+        (
+            {"ansible_host": "10.0.0.1", "ansible_ssh_args": "-J a"},
+            {"ansible_host": "10.0.0.1", "ansible_ssh_args": "-J b"},
+            False,
+        ),
+        (
+            {"ansible_host": "bastion", "ansible_user": "vault@root@web1"},
+            {"ansible_host": "bastion", "ansible_user": "vault@root@web2"},
+            False,
+        ),
+        (
+            {"ansible_host": "bastion", "ansible_user": "vault@root@{{ inventory_hostname }}"},
+            {"ansible_host": "bastion", "ansible_user": "vault@root@{{ inventory_hostname }}"},
+            False,
+        ),
+        (
+            {"ansible_host": "10.0.0.1", "ansible_user": "root"},
+            {"ansible_host": "10.0.0.1", "ansible_user": "ops"},
+            True,
+        ),
+        ({**PCT, "proxmox_vmid": 101}, {**PCT, "proxmox_vmid": 102}, False),
+        (
+            {**PCT, "proxmox_vmid": 101, "ansible_become_password": "a", "role": "web"},
+            {**PCT, "proxmox_vmid": 101, "ansible_become_password": "{{ b }}", "role": "db"},
+            True,
         ),
     ],
 )

@@ -65,6 +65,31 @@ def test_no_setting_of_the_users_lets_a_run_wait_or_an_answer_lose_the_variables
     assert found.variables["web1"]["evenkeel_waves"] == "1"
 
 
+def test_what_a_host_says_of_itself_is_no_variable_of_the_inventory(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {"evenkeel_stop_if": [{"command": {"argv": ["id"]}}], "evenkeel_wvaes": 1, "mine": "7", "ansible_place": "x"}
+    (tmp_path / "facts").mkdir()
+    (tmp_path / "facts" / "web1").write_text(json.dumps(said))
+    (tmp_path / "facts" / "s1_web1").write_text(json.dumps({"__payload__": json.dumps(said)}))
+    (tmp_path / "ansible.cfg").write_text(
+        "[defaults]\nfact_caching = jsonfile\nfact_caching_connection = ./facts\n[inventory]\nenable_plugins = yaml,"
+        " constructed\n"
+    )
+    (tmp_path / "a.yml").write_text("all: {hosts: {web1: {evenkeel_waves: '{{ mine }}', mine: '1'}}}")
+    (tmp_path / "b.yml").write_text("plugin: constructed\ngroups: {there: ansible_place == 'x'}\n")
+    options, ansible = Options(inventory=("a.yml", "b.yml")), ask_ansible(str(tmp_path))
+    found = find_inventory(options, ansible, Secrets(), str(tmp_path))
+    assert {name for name in found.variables["web1"] if name != "ansible_local"} == {"evenkeel_waves", "mine"}
+    assert found.groups["there"] == {"web1"}, "a group that the inventory makes from facts stays"
+    events: list[Event] = []
+    with open_session(ansible, options, Secrets(), tmp_path) as one:
+        wanted = {"evenkeel_hosts": ["web1"], "evenkeel_asked": {"web1": ["evenkeel_waves"]}}
+        one.run_own(OwnRun("variables", wanted, ["web1"], unseen=True), events.append, lambda: "")
+    told = [mapping(mapping(event["event_data"])["res"]) for event in events if event["event"] == "runner_on_ok"]
+    assert [mapping(one["msg"]) for one in told] == [{"evenkeel_waves": "1"}]
+
+
 def test_host_keys_are_checked_unless_the_user_says_otherwise() -> None:
     assert Ansible("/", {}, "").environment()["ANSIBLE_HOST_KEY_CHECKING"] == "True"
 

@@ -5,10 +5,20 @@
 
 from __future__ import annotations
 
+import json
 import socket
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from ansible import context
+from ansible.parsing.dataloader import DataLoader
+from ansible.playbook import Playbook
+from ansible.plugins.action import ActionBase
+from ansible.utils.context_objects import CLIArgs
+from ansible.vars.manager import VariableManager
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Inventory
 
 from .conftest import Fleet
 
@@ -86,6 +96,39 @@ def test_a_name_or_budget_that_is_none_is_an_error_before_anything_is_asked(flee
         run = fleet.play([guard(**options)], "h1")
         assert run.rc == 2
         assert said in run.results["h1"]["msg"]
+
+
+def test_what_a_host_says_of_itself_decides_for_no_other_host(fleet: Fleet) -> None:
+    (fleet.directory("h4") / "data" / "well").unlink()
+    fact = {"ansible.builtin.set_fact": {"evenkeel_min_healthy": "1", "cacheable": True}}
+    run = fleet.play([fact, guard(min_healthy="{{ evenkeel_min_healthy | default('all') }}")], "h1,h2")
+    assert run.rc == 2
+    assert "evenkeel_min_healthy is a fact of h1" in run.results["h1"]["msg"]
+
+
+def test_the_keyword_of_a_running_play_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(context, "CLIARGS", CLIArgs({"connection": "ssh"}))
+    blocks = [{"block": [{"debug": {}}]}, {"connection": "ssh", "block": [{"debug": {}}]}]
+    plays = [{"hosts": "all", "connection": "local", "tasks": blocks}, {"hosts": "all", "tasks": blocks[:1]}]
+    (tmp_path / "play.yml").write_text(json.dumps(plays))
+    loader = DataLoader()
+    book = Playbook.load(str(tmp_path / "play.yml"), VariableManager(loader), loader)
+    found = []
+    for block in (block for play in book.get_plays() for block in play.get_tasks()):
+        task = block[0]
+        task._parent._finalized = True  # as Ansible has it when the task runs
+        inventory: Inventory = object.__new__(Inventory)
+        inventory._action = cast(ActionBase, SimpleNamespace(_task=task))
+        found.append(inventory.keyword())
+    assert found == ["local", "ssh", "ssh"], "of the play, of the block, and the default"
+
+
+@pytest.mark.long
+def test_hosts_are_reached_as_the_play_says(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {name: value for name, value in fleet.everywhere().items() if name != "ansible_connection"}
+    monkeypatch.setattr(fleet, "everywhere", lambda: known)
+    run = fleet.play([guard()], "h1", connection="local")
+    assert run.rc == 0 and run.results["h1"]["healthy"] == ["h1", "h2", "h3", "h4"]
 
 
 @pytest.mark.long

@@ -52,9 +52,9 @@ def test_the_keys_of_a_mapping_keep_their_types(monkeypatch: pytest.MonkeyPatch,
 class Manager(VariableManager):
     """Of a run on two hosts."""
 
-    def __init__(self) -> None:
+    def __init__(self, source: str = "web1,web2,") -> None:
         loader = DataLoader()
-        super().__init__(loader, InventoryManager(loader, ["web1,web2,"]))
+        super().__init__(loader, InventoryManager(loader, [source]))
         self.set_inventory(self._inventory)
         self.loader = loader
 
@@ -63,10 +63,10 @@ class Manager(VariableManager):
         return Templar(self.loader, variables).template(variables[name])
 
 
-def after(first: Manager, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Manager:
+def after(first: Manager, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str = "web1,web2,") -> Manager:
     """The next wave, which is a run of its own."""
     monkeypatch.setattr(witness.CallbackModule, "get_option", lambda *_: str(tmp_path))
-    one, other, second = witness.CallbackModule(), witness.CallbackModule(), Manager()
+    one, other, second = witness.CallbackModule(), witness.CallbackModule(), Manager(source)
     one._manager, other._manager = first, second
     one.v2_playbook_on_stats(None)
     other._restore(second._inventory)
@@ -106,6 +106,29 @@ def test_a_host_that_add_host_added_is_there_in_later_waves_with_its_variables(
         "fresh": "holder",
         "old": "web2",
     }
+
+
+def test_groups_have_in_later_waves_the_order_of_the_inventory_and_the_groups_of_earlier_waves(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    source = tmp_path / "inventory.yml"
+    children: dict[str, object] = {"web": {"hosts": {"web2": {}, "web1": {}}}, "lb": {"hosts": {"lb1": {}}}}
+    source.write_text(json.dumps({"all": {"children": {"lb": {}, "cluster": {"children": children}}}}))
+    first = Manager(str(source))
+    before = {name: list(hosts) for name, hosts in first._inventory.get_groups_dict().items()}
+    witness._keep_group(first._inventory, first._inventory.get_host("web1"), "blue")
+    witness._add_host(first._inventory, "web3", ["web"], {})
+    first._inventory.refresh_inventory()
+    wanted = {name: list(hosts) for name, hosts in first._inventory.get_groups_dict().items()}
+    assert wanted == {
+        **before, "blue": ["web1"], "web": ["web2", "web1", "web3"],
+        "cluster": wanted["cluster"], "all": wanted["all"],
+    }  # fmt: skip
+    for _wave in (2, 3):
+        first = after(first, monkeypatch, tmp_path, str(source))
+        for _ in range(2):
+            assert first._inventory.get_groups_dict() == wanted
+            first._inventory.refresh_inventory()
 
 
 def test_a_host_that_an_earlier_wave_added_is_not_left_out_again_by_a_play_before_that(

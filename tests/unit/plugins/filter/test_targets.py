@@ -29,6 +29,8 @@ GROUPS = {
         ("web*", "web2"),
         ("~web[12]", "all:!web1"),
         ("all", "db"),
+        ("web", "web:!none"),
+        ("web,!none", ""),
     ],
 )
 def test_a_target_that_names_hosts_stays_as_it_is(pattern: str | list[str], limit: str) -> None:
@@ -44,6 +46,7 @@ def test_a_target_that_names_hosts_stays_as_it_is(pattern: str | list[str], limi
         ("web:&stging", "", "'&stging' in the target"),
         (["web1", "wbe2"], "", "'wbe2' in the target"),
         ("none", "", "'none' in the target"),
+        ("web:&none", "", "'&none' in the target"),
         ("web[7]", "", "subscripted pattern 'web"),
         ("web:!web*", "", "leaves no host"),
         ("", "", "leaves no host"),
@@ -96,6 +99,16 @@ def test_the_waves_of_the_inventory_count_where_the_run_gives_none() -> None:
     assert batches(None, {}, GROUPS, "web") == batches("1, 25%,100%", {}, GROUPS) == ["1", "25%", "100%"]
     with pytest.raises(AnsibleFilterError, match="evenkeel_waves differs between hosts"):
         batches(None, said, GROUPS, "all")
+
+
+def test_what_a_host_says_of_itself_makes_no_waves() -> None:
+    fact = {"evenkeel_waves": "100%", "ansible_facts": {"evenkeel_waves": "100%"}}
+    with pytest.raises(AnsibleFilterError, match="evenkeel_waves is a fact of web1"):
+        batches(None, {"web1": fact, "web2": {}}, GROUPS, "web")
+    plan = {"waves": [["db1"]]}
+    said = {"web1": {"restart_plan": plan, "ansible_facts": {"restart_plan": plan}}}
+    assert planned(said, GROUPS) == ["all", "!all"] and planned(said, GROUPS, "sizes") == [1]
+    assert planned({**said, "web2": {"restart_plan": plan}}, GROUPS) == ["db1"]
 
 
 @pytest.mark.parametrize("waves", [0, -1, "0", "", [], [1, 0], "1,,2", "quorum", "0%", "101%", 1.5, {"a": 1}, True])
