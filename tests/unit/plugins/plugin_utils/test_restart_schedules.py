@@ -22,7 +22,8 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.re
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.draining import Place
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _guard, _restart, _roll
 
-SCHEDULES = 10_000
+# A tenth of them in make test, and all in make test-long.
+schedules = pytest.mark.parametrize("schedules", [1000, pytest.param(10_000, marks=pytest.mark.long)])
 
 
 class Killed(BaseException):
@@ -220,11 +221,12 @@ def world_of(chance: random.Random) -> tuple[World, str]:
     return World(chance, hosts, most), str(most)
 
 
+@schedules
 @pytest.mark.parametrize("resume", [False, True])
-def test_after_any_kills_a_run_finishes_and_nobody_stays_drained(resume: bool) -> None:
+def test_after_any_kills_a_run_finishes_and_nobody_stays_drained(resume: bool, schedules: int) -> None:
     chance = random.Random(11 if resume else 5)
     crowded = 0
-    for _number in range(SCHEDULES // 2):
+    for _number in range(schedules // 2):
         world, size = world_of(chance)
         for _run in range(chance.randint(1, 4)):
             world.killing, world.failing = chance.choice([0.02, 0.1]), chance.choice([0, 0.05])
@@ -242,13 +244,14 @@ def test_after_any_kills_a_run_finishes_and_nobody_stays_drained(resume: bool) -
         if not resume:
             assert all(host.acts == before[name] + 1 for name, host in world.hosts.items()), "each host once"
         crowded += world.crowd == world.most
-    assert crowded > SCHEDULES // 8, "the budget was used"
+    assert crowded > schedules // 8, "the budget was used"
 
 
-def test_a_run_that_was_fenced_does_nothing_more() -> None:
+@schedules
+def test_a_run_that_was_fenced_does_nothing_more(schedules: int) -> None:
     """Two controllers: the older one goes on after the newer one has taken its host over."""
     chance = random.Random(3)
-    for _number in range(SCHEDULES // 10):
+    for _number in range(schedules // 10):
         world = World(chance, {"web1": Host("web1")}, 1)
         host, calls = world.hosts["web1"], 0
         stop = chance.randint(1, 4)

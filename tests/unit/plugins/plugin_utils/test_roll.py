@@ -166,9 +166,10 @@ def test_the_forecast_comes_from_the_record_of_the_hosts() -> None:
     assert _roll.forecast(plan(question({"a": WELL})), {"a": WELL}).risk is None
 
 
-def test_ten_thousand_random_fleets() -> None:
+@pytest.mark.parametrize("fleets", [1000, pytest.param(10_000, marks=pytest.mark.long)])
+def test_random_fleets(fleets: int) -> None:
     chance = random.Random(7)
-    for _number in range(10_000):
+    for _number in range(fleets):
         names = [f"h{n}" for n in range(chance.randint(1, 9))]
         hosts = {
             name: Seen(
