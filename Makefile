@@ -61,10 +61,12 @@ unit: .venv/test.stamp ## pytest on ansible-core 2.19
 	$(BIN)/python -m pytest -m 'not long'
 
 # What runs on hosts knows nothing of ansible-core, nor do most tests of the driver, and those of names, pages and rooms.
-# Of the actions, which take long, some are enough: make test-long runs all of them on that Python as well.
+# Of the actions and of the roles' plays, which take long, some are enough: make test-long runs all of them on that Python
+# as well.
 unit-2.21: $(if $(NEWER),.build/core-2.21/stamp) ## those of plugins, and of the driver with Ansible, on 2.21
 ifdef NEWER
-	.build/core-2.21/bin/python -m pytest -q -m 'not long' tests/unit/plugins/plugin_utils tests/unit/test_options_agree.py \
+	.build/core-2.21/bin/python -m pytest -q -m 'not long' -k 'not schedule_refuses and not role_postgresql' \
+	tests/unit/plugins/plugin_utils tests/unit/test_options_agree.py \
 	$(addprefix tests/unit/plugins/action/test_,answer.py settle.py) \
 	$(addprefix tests/unit/driver/test_,asking.py events.py options.py plays.py runner.py session.py targets.py) \
 	tests/unit/test_roles.py $(wildcard tests/unit/plugins/filter tests/unit/plugins/callback)
