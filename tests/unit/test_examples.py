@@ -21,6 +21,7 @@ import threading
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -334,6 +335,7 @@ def test_examples_of_filters_come_to_what_they_say(tmp_path: Path) -> None:
 # -- pages
 
 
+@cache
 def variables() -> dict[str, list[dict[str, Any]]]:
     """name -> how each role that takes the variable declares it; none for those of a playbook, and of the driver."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in OF_THE_DRIVER}

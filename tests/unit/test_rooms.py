@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -32,6 +33,7 @@ ROOMS = [
 ]
 
 
+@cache
 def imports() -> dict[str, set[str]]:
     """Module -> the modules of the library that it imports, wherever in it the import stands."""
     paths = {".".join(path.relative_to(LIBRARY).with_suffix("").parts): path for path in LIBRARY.rglob("*.py")}
