@@ -535,7 +535,7 @@ def _limited(stream: BinaryIO, size: int) -> Iterator[bytes]:
 def _copying(stream: Iterator[bytes], target: int) -> Iterator[bytes]:
     """Pass the chunks on, writing each to ``target``, with holes where a chunk is all zeros."""
     for chunk in stream:
-        if chunk.count(0) == len(chunk):
+        if not chunk[0] and not chunk[-1] and chunk.count(0) == len(chunk):
             os.lseek(target, len(chunk), os.SEEK_CUR)
         else:
             write_all(target, chunk)
