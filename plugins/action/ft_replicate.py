@@ -89,29 +89,32 @@ class ActionModule(ActionBase):
             check_created(offered["created"], time.time())
             if not keys and not self._task.check_mode:
                 keys = inventory.make_key(owner)
-                made = (
-                    f"{keys.where} is new: only this key proves that copies are yours. Keep it where it outlives the"
-                    f" controller, or as {VARIABLE} in a vault"
-                )
+                made = _new_key(keys.where)
         except (EvenkeelError, AnsibleError) as error:
             return report({"failed": True, "msg": str(error), "error": type(error).__name__, "copies": []})
-        if keys:
-            offered = {**offered, "mac": keys.mac(owner, offered)}
+        offered = {**offered, "mac": keys.mac(owner, offered)} if keys else offered
         with scratch_directory() as scratch:
             replication = Replication(
                 inventory, owner, here, carrier, offered, scratch, timeout, params["transport"], seals, early
             )
             replication.place(params["copies"], peers, domains)
-        if made and replication.marked:
-            made += _other_key(replication.marked)
-        numbers = (fewest, params["copies"])
-        result = _result(owner, numbers, offered["id"], list(replication.entries.values()), replication.broken)
+        made += _other_key(replication.marked) if made and replication.marked else ""
+        entries = list(replication.entries.values())
+        result = _result(owner, (fewest, params["copies"]), offered["id"], entries, replication.broken)
         is_over = result.get("failed") or self._task.check_mode or not offered["has_log"]
-        noted = "" if is_over else _noted(carrier, here, offered["id"], replication.entries.values())
+        noted = "" if is_over else _noted(carrier, here, offered["id"], entries)
         result["left"] = [*offered["lacking"], *result["left"], *([noted] if noted else [])]
         said = (made, _new_store(owner, replication.strange), *result.pop("warnings", []))
         warnings = [one for one in (*said, *_seal.leftovers(owner, replication.plain)) if one]
         return {**result, "warnings": warnings} if warnings else result
+
+
+def _new_key(where: str) -> str:
+    """The words where a key was made."""
+    return (
+        f"{where} is new: only this key proves that copies are yours. Keep it where it outlives the controller, or as"
+        f" {VARIABLE} in a vault"
+    )
 
 
 def _other_key(marked: Sequence[str]) -> str:
