@@ -233,16 +233,23 @@ class Direct:
         """Have all hosts send and take at the same time, and the source remove keys that nobody uses. Receiver -> its
         answer; "to <receiver>": its source's."""
 
+        # A secret belongs to a single ciphertext, which may go along a chain. The processes that call its sender and its
+        # receivers have to know the same one: it is made before them.
+        seals: dict[str, Seals] = {}
+        for one in transfers:
+            seals[one.receiver] = seals[one.before.receiver] if one.before else Seals(self.seals.keys)
+            seals[one.receiver].sealing(self.checkpoint, one.known)
+
         def send(one: _Transfer, host: Host) -> Answer:
             target = one.target(self.places[one.receiver])
-            sealing = self.seals.sealing(self.checkpoint, one.known)
+            sealing = seals[one.receiver].sealing(self.checkpoint, one.known)
             return self.carrier.phase(host, "send", id=self.checkpoint, known=one.known, target=target, **sealing)
 
         def take(one: _Transfer, host: Host) -> Answer:
             size, after = sizes[one.known], one.following
             onward = after.target(self.places[after.receiver]) if after and after.is_ready else None
             values = {"path": one.opened["path"], "size": size, "mac": self.offered.get("mac", ""), "onward": onward}
-            values.update(self.seals.receiving(self.offered, one.known))
+            values.update(seals[one.receiver].receiving(self.offered, one.known))
             return self.carrier.phase(host, "take", id=self.checkpoint, **values)
 
         works: dict[str, Callable[[], Answer]] = {}
