@@ -233,7 +233,7 @@ class Direct:
         """Have all hosts send and take at the same time, and the source remove keys that nobody uses. Receiver -> its
         answer; "to <receiver>": its source's."""
 
-        # A secret belongs to a single ciphertext, which may go along a chain. The processes that call its sender and its
+        # A secret belongs to a single ciphertext, which may go along a chain. The processes that call sender and
         # receivers have to know the same one: it is made before them.
         seals: dict[str, Seals] = {}
         for one in transfers:
