@@ -68,44 +68,53 @@ class ActionModule(ActionBase):
             fewest = _placement.fewest(params["copies"], params.get("min_copies"))
             # After a recovery there may be too few hosts. Each copy counts then, and the result tells the shortage.
             _placement.check(owner, fewest if owner == here.name else 1, peers, domains)
-            for peer in _placement.choose(owner, params["copies"], peers, domains):
+            first = _placement.choose(owner, params["copies"], peers, domains)
+            for peer in first:
                 place(inventory, peer)
+            keys, seals, made = inventory.keys(owner), inventory.seals(owner), ""
         except (EvenkeelError, AnsibleError, ValueError) as error:
             return report({"failed": True, "msg": str(error), "error": "UsageError", "copies": []})
 
         options = {"checkpoint": params["checkpoint"], "retention": params["retention"]}
         carrier = Carrier("ft_replicate", owner, lambda name: inventory.store(name, params["store"]), **options)
-        offered = carrier.phase(here, "offer", elsewhere=owner != here.name)
+        offered, early = inventory.beside(
+            first,
+            lambda host: carrier.phase(host, "have", id="", mac="", **seals.asking()),
+            timeout,
+            lambda: carrier.phase(here, "offer", elsewhere=owner != here.name),
+        )
         if offered.get("failed"):
             return report({**offered, "copies": []})
         try:
             check_created(offered["created"], time.time())
-            keys, seals, made = inventory.keys(owner), inventory.seals(owner), ""
             if not keys and not self._task.check_mode:
                 keys = inventory.make_key(owner)
-                made = (
-                    f"{keys.where} is new: only this key proves that copies are yours. Keep it where it outlives the"
-                    f" controller, or as {VARIABLE} in a vault"
-                )
+                made = _new_key(keys.where)
         except (EvenkeelError, AnsibleError) as error:
             return report({"failed": True, "msg": str(error), "error": type(error).__name__, "copies": []})
-        if keys:
-            offered = {**offered, "mac": keys.mac(owner, offered)}
+        offered = {**offered, "mac": keys.mac(owner, offered)} if keys else offered
         with scratch_directory() as scratch:
             replication = Replication(
-                inventory, owner, here, carrier, offered, scratch, timeout, params["transport"], seals
+                inventory, owner, here, carrier, offered, scratch, timeout, params["transport"], seals, early
             )
             replication.place(params["copies"], peers, domains)
-        if made and replication.marked:
-            made += _other_key(replication.marked)
-        numbers = (fewest, params["copies"])
-        result = _result(owner, numbers, offered["id"], list(replication.entries.values()), replication.broken)
+        made += _other_key(replication.marked) if made and replication.marked else ""
+        entries = list(replication.entries.values())
+        result = _result(owner, (fewest, params["copies"]), offered["id"], entries, replication.broken)
         is_over = result.get("failed") or self._task.check_mode or not offered["has_log"]
-        noted = "" if is_over else _noted(carrier, here, offered["id"], replication.entries.values())
+        noted = "" if is_over else _noted(carrier, here, offered["id"], entries)
         result["left"] = [*offered["lacking"], *result["left"], *([noted] if noted else [])]
         said = (made, _new_store(owner, replication.strange), *result.pop("warnings", []))
         warnings = [one for one in (*said, *_seal.leftovers(owner, replication.plain)) if one]
         return {**result, "warnings": warnings} if warnings else result
+
+
+def _new_key(where: str) -> str:
+    """The words where a key was made."""
+    return (
+        f"{where} is new: only this key proves that copies are yours. Keep it where it outlives the controller, or as"
+        f" {VARIABLE} in a vault"
+    )
 
 
 def _other_key(marked: Sequence[str]) -> str:
@@ -156,7 +165,8 @@ class Replication:
 
     offered: its id, its MAC, and the ids ``held`` there. entries: the outcome of each peer that was asked. marked: the
     peers whose copies had MACs before. bundles: path of each bundle, by the ids that its receivers know. transport: the
-    option. seals: the keys of encrypted copies. plain: the number of plain copies on peers that hold encrypted ones.
+    option. seals: the keys of encrypted copies. early: what peers said before the checkpoint was known. plain: the
+    number of plain copies on peers that hold encrypted ones.
     strange: the number of copies on peers of which the source knows none. broken: why this host cannot give the
     checkpoint. places: the name of the host with the store at each place.
     """
@@ -170,6 +180,7 @@ class Replication:
     timeout: float
     transport: str
     seals: _seal.Seals
+    early: dict[str, Answer] = field(default_factory=dict)
     entries: dict[str, Outcome] = field(default_factory=dict)
     marked: list[str] = field(default_factory=list)
     bundles: dict[tuple[str, ...], str] = field(default_factory=dict)
@@ -203,7 +214,8 @@ class Replication:
         def have(host: Host) -> Answer:
             return self.carrier.phase(host, "have", id=self._id, mac=self._mac, **self.seals.asking())
 
-        told = self.inventory.each(peers, have, self.timeout)
+        told = {peer: answer for peer in peers if (answer := self._decides(self.early.pop(peer, {})))}
+        told.update(self.inventory.each([peer for peer in peers if peer not in told], have, self.timeout))
         entries: dict[str, Outcome] = {}
         lacking: dict[str, tuple[str, ...]] = {}
         for peer, answer in told.items():
@@ -232,6 +244,17 @@ class Replication:
             if again and not self.broken:
                 entries.update(self._send(again))
         return entries
+
+    def _decides(self, answer: Answer) -> Answer:
+        """The answer of a peer that did not know which checkpoint is meant, where it tells all about that one; else
+        nothing."""
+        if answer.get("unreachable") or answer.get("failed"):
+            return answer
+        told = {key: value for key, value in answer.items() if key != "state"}
+        if self._id not in [*answer.get("ids", []), *(one["id"] for one in answer.get("bases") or [])]:
+            return told
+        is_meant = answer.get("id") == self._id and answer.get("state") == "verified"
+        return answer if is_meant and self._mac in ("", answer.get("mac")) else {}
 
     def _twin(self, peer: str, answer: Answer) -> str:
         """Why a copy on the peer would be none: it is a host that is known by another name. Else empty."""

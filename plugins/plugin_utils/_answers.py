@@ -171,7 +171,9 @@ _ANSWERS: dict[str, dict[str, Form]] = {
     "have": {
         "ids": _all(_text(_ID)),
         "macs": _or_nothing(_number),
+        "id": _or_nothing(_text(_ID)),
         "state": _or_nothing(_one_of("verified", "damaged")),
+        "mac": _or_nothing(_text(_ID)),
         "sealed": _or_nothing(_number),
         "plain": _or_nothing(_number),
         "bases": _or_nothing(

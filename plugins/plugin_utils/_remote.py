@@ -302,6 +302,25 @@ class Inventory:
         ``{"unreachable": True, "msg": ...}``. A host whose work raised an error has ``{"failed": True, "msg": ...}``.
         """
 
+        return dict(self._each(hosts, work, timeout, None))
+
+    def beside(
+        self, hosts: Iterable[str], work: Callable[[Host], Answer], timeout: float, own: Callable[[], Answer]
+    ) -> tuple[Answer, dict[str, Answer]]:
+        """The result of ``own``, done in this process, and those of ``each``, at the same time. Where ``own`` has
+        failed, the hosts are not awaited."""
+        done: list[Answer] = []
+
+        def meanwhile() -> bool:
+            done.append(own())
+            return not done[0].get("failed")
+
+        told = dict(self._each(hosts, work, timeout, meanwhile))
+        return done[0] if done else own(), told
+
+    def _each(
+        self, hosts: Iterable[str], work: Callable[[Host], Answer], timeout: float, own: Callable[[], bool] | None
+    ) -> Iterator[tuple[str, Answer]]:
         def call(name: str) -> Answer:
             host = self.connect(name)
             try:
@@ -310,7 +329,7 @@ class Inventory:
                 host.close()
 
         forks = int(context.CLIARGS.get("forks") or C.DEFAULT_FORKS)
-        return dict(_forked(list(dict.fromkeys(hosts)), call, timeout, forks))
+        return _forked(list(dict.fromkeys(hosts)), call, timeout, forks, own)
 
     def _templar(self, variables: dict[str, Any]) -> Templar:
         return Templar(loader=self._action._loader, variables=variables)
@@ -341,10 +360,14 @@ def _plugin_vars(kind: str, plugin: Any) -> Iterable[str]:
 
 
 def _forked(
-    names: list[str], call: Callable[[str], Answer], timeout: float, at_once: int
+    names: list[str],
+    call: Callable[[str], Answer],
+    timeout: float,
+    at_once: int,
+    meanwhile: Callable[[], bool] | None = None,
 ) -> Iterator[tuple[str, Answer]]:
     """(name, result of ``call(name)``) for every name, each from a process of its own, in the order in which they
-    end."""
+    end. ``meanwhile`` is called once, while the first of them run; they are ended where it returns False."""
     waiting = list(reversed(names))
     running: dict[int, tuple[str, int, float, bytearray]] = {}
     with selectors.DefaultSelector() as selector:
@@ -355,6 +378,12 @@ def _forked(
                     pid, pipe = _fork(call, name, timeout)
                     running[pipe] = (name, pid, time.monotonic() + timeout, bytearray())
                     selector.register(pipe, selectors.EVENT_READ)
+                if meanwhile is not None:
+                    began = time.monotonic()
+                    if not meanwhile():
+                        return
+                    meanwhile, took = None, time.monotonic() - began  # In which nobody could read their results.
+                    running = {pipe: (one[0], one[1], one[2] + took, one[3]) for pipe, one in running.items()}
                 next_deadline = min(deadline for _name, _pid, deadline, _said in running.values())
                 for key, _events in selector.select(max(0.0, next_deadline - time.monotonic())):
                     name, pid, _deadline, said = running[key.fd]

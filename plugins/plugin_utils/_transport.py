@@ -137,30 +137,49 @@ class Direct:
         """For each peer the answer of its receiver; or it has ``failed``, with ``msg`` and ``error``. ``transport``:
         the one that was tried. ``source_failed``: the source cannot give the checkpoint. ``final``: no other helps."""
         knowns = list(dict.fromkeys(lacking.values()))
-        hops = [[self.places[peer].address, self.places[peer].port] for peer in lacking]
-        sealing = {"seal": {"encrypt": True}} if self.seals else {}
-        values = {"id": self.checkpoint, "known": knowns, "hops": hops, "seconds": self._seconds}
-        first = self.carrier.phase(self.source, "prepare", **values, **sealing)
-        if first.get("failed"):
+        # Where a chain is wanted, all its hosts make their keys at once. Otherwise the sizes decide first.
+        transfers = _transfers(self.source.name, groups(CHAIN, lacking, {}), lacking) if wanted == CHAIN else []
+        heads = [one.receiver for one in transfers if one.before is None] or list(lacking)
+        first = self._prepare(knowns, heads, transfers)
+        if "sizes" in first and (len(first["sizes"]), len(first["hops"])) != (len(knowns), len(heads)):
+            first = failed("its answer has no form of ours")
+        if "sizes" not in first:
+            self._clear(transfers)
             return {peer: _unsent(wanted, first) for peer in lacking}
-        if (len(first["sizes"]), len(first["hops"])) != (len(knowns), len(lacking)):
-            return {peer: _unsent(wanted, failed("its answer has no form of ours")) for peer in lacking}
         sizes = dict(zip(knowns, first["sizes"], strict=True))
-        keys = dict(zip(lacking, first["hops"], strict=True))
-        transfers = _transfers(self.source.name, groups(wanted, lacking, sizes), lacking)
+        keys = dict(zip(heads, first["hops"], strict=True))
+        if not transfers:
+            transfers = _transfers(self.source.name, groups(wanted, lacking, sizes), lacking)
+            self._keep_keys(transfers, self.inventory.at_once(self._key_works(transfers), self.timeout))
         for one in transfers:
             if one.before is None:
                 one.key = keys.pop(one.receiver)
-        self._make_keys([one for one in transfers if one.before is not None])
         self._open([one for one in transfers if "path" in one.key], sizes)
-        told = self._carry([one for one in transfers if one.is_ready], sizes)
-        lost = [one for one in transfers if told.get(one.receiver, {}).get("state") != "verified"]
-        self._clear(lost, [key["path"] for key in keys.values()])
+        told = self._carry([one for one in transfers if one.is_ready], sizes, [key["path"] for key in keys.values()])
+        self._clear([one for one in transfers if told.get(one.receiver, {}).get("state") != "verified"])
         return {one.receiver: _judged(one, told) for one in transfers}
 
-    def _clear(self, transfers: Sequence[_Transfer], paths: list[str]) -> None:
-        """Remove what may be left of transfers that did not succeed, and ``paths`` of the source."""
-        todo = {self.source.name: paths} if paths else {}
+    def _prepare(self, knowns: Sequence[Known], heads: Sequence[str], transfers: Sequence[_Transfer]) -> Answer:
+        """The answer of the source: the size of each bundle, and a key for each of these receivers. Hosts of a chain
+        make theirs meanwhile."""
+        hops = [[self.places[peer].address, self.places[peer].port] for peer in heads]
+        sealing = {"seal": {"encrypt": True}} if self.seals else {}
+        values = {"id": self.checkpoint, "known": list(knowns), "hops": hops, "seconds": self._seconds, **sealing}
+
+        def prepare(host: Host) -> Answer:
+            return self.carrier.phase(host, "prepare", **values)
+
+        works = self._key_works(transfers)
+        if not works:
+            return prepare(self.source)
+        own = self.source.name
+        told = self.inventory.at_once({**works, own: partial(self._at, own, prepare)}, self.timeout)
+        self._keep_keys(transfers, told)
+        return told[own]
+
+    def _clear(self, transfers: Sequence[_Transfer]) -> None:
+        """Remove what may be left of transfers that did not succeed."""
+        todo: dict[str, list[str]] = {}
         for one in transfers:
             for name, part in ((one.sender, one.key), (one.receiver, one.opened)):
                 if "path" in part:
@@ -171,8 +190,8 @@ class Direct:
     def _close(self, name: str, paths: Sequence[str]) -> Answer:
         return self._at(name, lambda host: self.carrier.phase(host, "close", paths=list(paths)))
 
-    def _make_keys(self, transfers: Sequence[_Transfer]) -> None:
-        """A key on each peer that passes the bundle on."""
+    def _key_works(self, transfers: Sequence[_Transfer]) -> dict[str, Callable[[], Answer]]:
+        """By its receiver: a key on each peer that passes the bundle on."""
 
         def make(one: _Transfer, host: Host) -> Answer:
             place = self.places[one.receiver]
@@ -180,11 +199,14 @@ class Direct:
             values = {"id": self.checkpoint, "known": [], "hops": hops, "seconds": self._seconds}
             return self.carrier.phase(host, "prepare", **values)
 
-        works = {one.receiver: partial(self._at, one.sender, partial(make, one)) for one in transfers}
-        told = self.inventory.at_once(works, self.timeout) if works else {}
+        passing = [one for one in transfers if one.before is not None]
+        return {one.receiver: partial(self._at, one.sender, partial(make, one)) for one in passing}
+
+    def _keep_keys(self, transfers: Sequence[_Transfer], told: Mapping[str, Answer]) -> None:
         for one in transfers:
-            answer = told[one.receiver]
-            one.key = answer["hops"][0] if answer.get("hops") else answer
+            if one.before is not None:
+                answer = told[one.receiver]
+                one.key = answer["hops"][0] if answer.get("hops") else answer
 
     def _open(self, transfers: Sequence[_Transfer], sizes: Mapping[Known, int]) -> None:
         """Let each sender in at its receiver, where there is room for the bundle."""
@@ -205,19 +227,29 @@ class Direct:
         for one in transfers:
             one.opened = told[one.receiver]
 
-    def _carry(self, transfers: Sequence[_Transfer], sizes: Mapping[Known, int]) -> dict[str, Answer]:
-        """Have all hosts send and take at the same time. Receiver -> its answer; "to <receiver>": its source's."""
+    def _carry(
+        self, transfers: Sequence[_Transfer], sizes: Mapping[Known, int], unused: list[str]
+    ) -> dict[str, Answer]:
+        """Have all hosts send and take at the same time, and the source remove keys that nobody uses. Receiver -> its
+        answer; "to <receiver>": its source's."""
+
+        # A secret belongs to a single ciphertext, which may go along a chain. The processes that call sender and
+        # receivers have to know the same one: it is made before them.
+        seals: dict[str, Seals] = {}
+        for one in transfers:
+            seals[one.receiver] = seals[one.before.receiver] if one.before else Seals(self.seals.keys)
+            seals[one.receiver].sealing(self.checkpoint, one.known)
 
         def send(one: _Transfer, host: Host) -> Answer:
             target = one.target(self.places[one.receiver])
-            sealing = self.seals.sealing(self.checkpoint, one.known)
+            sealing = seals[one.receiver].sealing(self.checkpoint, one.known)
             return self.carrier.phase(host, "send", id=self.checkpoint, known=one.known, target=target, **sealing)
 
         def take(one: _Transfer, host: Host) -> Answer:
             size, after = sizes[one.known], one.following
             onward = after.target(self.places[after.receiver]) if after and after.is_ready else None
             values = {"path": one.opened["path"], "size": size, "mac": self.offered.get("mac", ""), "onward": onward}
-            values.update(self.seals.receiving(self.offered, one.known))
+            values.update(seals[one.receiver].receiving(self.offered, one.known))
             return self.carrier.phase(host, "take", id=self.checkpoint, **values)
 
         works: dict[str, Callable[[], Answer]] = {}
@@ -225,7 +257,9 @@ class Direct:
             works[one.receiver] = partial(self._at, one.receiver, partial(take, one), one.following)
             if one.before is None:
                 works[f"to {one.receiver}"] = partial(self._at, one.sender, partial(send, one), one)
-        return self.inventory.at_once(works, self.timeout) if works else {}
+        if unused:
+            works[f"close {self.source.name}"] = partial(self._close, self.source.name, unused)
+        return self.inventory.at_once(works, self.timeout)
 
     def _at(self, name: str, work: Callable[[Host], Answer], sending: _Transfer | None = None) -> Answer:
         """The answer of the host to the work. Where the work of ``sending`` does not succeed, its receiver is told."""

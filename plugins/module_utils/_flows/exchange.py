@@ -77,7 +77,9 @@ def _have(call: _Call) -> Result:
 def _holds(call: _Call) -> Copies:
     if call.seal:
         return sealed.have(call.store, call.host, call.values["id"], call.seal["key"], call.mac, call.check_mode)
-    known, wanted = replicas.have(call.store, call.host), call.values["id"]
+    # Without an id the controller asks while it does not yet know the newest checkpoint of the source.
+    known = replicas.have(call.store, call.host)
+    wanted = call.values["id"] or replicas.newest(call.store, call.host)
     known.sealed = len(sealed_record.shas(replicas.replica(call.store, call.host)))
     if wanted not in known.ids:
         return known
@@ -85,6 +87,7 @@ def _holds(call: _Call) -> Copies:
     known.id, known.state, known.wrong = wanted, "damaged" if wrong else "verified", wrong[:20]
     if not wrong and not call.check_mode:
         replicas.mark(call.store, call.host, wanted, call.mac)
+    known.mac = replicas.mac_of(replicas.replica(call.store, call.host), wanted) or None
     return known
 
 

@@ -73,6 +73,16 @@ def have(store: Store, host: str) -> Copies:
     return Copies(ids=ids, macs=sum(1 for one in ids if mac_of(copies, one)))
 
 
+def newest(store: Store, host: str) -> str:
+    """On a peer: the id of the newest checkpoint of ``host`` that it holds; empty without one."""
+    copies = replica(store, host)
+    found = []
+    for last in {ids[-1] for ids in copies.refs().values() if ids}:
+        with suppress(Damaged):
+            found.append((copies.record(last, whole=False).created, last))
+    return max(found)[1] if found else ""
+
+
 def _ids(store: Store) -> list[str]:
     """The ids that names list. A manifest that has been damaged since is found by whoever needs it."""
     listed = {one for ids in store.refs().values() for one in ids}

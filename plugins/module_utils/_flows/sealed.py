@@ -32,7 +32,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from .._errors import Damaged, EvenkeelError
 from .._host import openssl
-from .._host.durable import ensure_dir, fsync_dir, move_all, write_all, write_file
+from .._host.durable import early, ensure_dir, fsync_dir, move_all, write_all, write_file
 from .._host.hashing import CHUNK, chunks, hash_of, passing
 from .._host.trust import open_regular
 from .._results.copies import Candidate, Copied, Copies, Sealed
@@ -242,7 +242,7 @@ def _take(target: Store, checkpoint: str, incoming: replicas.Incoming, told: Map
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o400)
     try:
         size = incoming.size - TRAILER_SIZE
-        sha, came = hash_of(_copied(_pieces(incoming.stream, size), partial(write_all, fd)))
+        sha, came = hash_of(early(fd, _copied(_pieces(incoming.stream, size), partial(write_all, fd))))
         if came < size:
             raise Damaged(f"the encrypted bundle is cut off: it lacks {size - came} bytes")
         trailer = re.fullmatch(_TRAILER, incoming.stream.read(TRAILER_SIZE))

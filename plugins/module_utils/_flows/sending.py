@@ -35,7 +35,10 @@ from .._results.copies import Copied, Hop, Opened, Received
 # Seconds in which a sender has to come, and in which the next bytes have to come or go.
 _COMES = 60.0
 _IDLE = 60.0
+# The pipes; and the buffers before them, which larger pieces pass by without a copy.
 _PIPE = 1024 * 1024
+_BUFFER = 64 * 1024
+_CHEAP = "aes128-gcm@openssh.com"
 _PUBLIC = r"ssh-ed25519 [A-Za-z0-9+/=]{40,200}"
 _HOST_KEY = r"[a-z0-9@.-]{3,60} [A-Za-z0-9+/=]{40,2000}"
 _PLACE = r"[A-Za-z0-9_][A-Za-z0-9_.:%-]{0,254}"
@@ -99,7 +102,7 @@ def send(target: Target, write: Write) -> None:
     """
     line = _Line(target)
     try:
-        stream = io.BufferedWriter(line, _PIPE)
+        stream = io.BufferedWriter(line, _BUFFER)
         write(stream)
         stream.flush()
         line.end()
@@ -190,8 +193,36 @@ def _client(target: Target) -> list[str]:
         "UpdateHostKeys": "no",
         "UserKnownHostsFile": known,
     }
+    if ciphers := _offered():
+        options["Ciphers"] = ciphers
     words = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
     return ["ssh", "-F", "none", "-T", *words, "-p", str(target.port), "-l", target.user, "--", target.address]
+
+
+def _offered() -> str:
+    """The ciphers that the client asks for, as it tells them; those that cost this processor least come first."""
+    with suppress(OSError, subprocess.SubprocessError), open("/proc/cpuinfo", "rb") as stream:
+        processor = stream.read(16384)
+        done = subprocess.run(  # pylint: disable=ansible-bad-function  # as the client itself
+            ["ssh", "-F", "none", "-G", "--", "localhost"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=10,
+            env=environment(),
+            check=False,
+        )
+        return _cheapest_first(processor, done.stdout)
+    return ""
+
+
+def _cheapest_first(processor: bytes, told: bytes) -> str:
+    """All ciphers of the client's settings, AES-GCM first where the processor has AES: it takes half the time of the
+    usual first choice. Servers that lack it agree on another. Empty where the client's own order stays."""
+    found = re.search(rb"(?m)^ciphers ([a-z0-9@.,-]+)$", told)
+    known = found[1].decode("ascii").split(",") if found else []
+    if _CHEAP not in known or not re.search(rb"(?m)^(?:flags|Features)\s*:.* aes(?: |$)", processor):
+        return ""
+    return ",".join(sorted(known, key=lambda one: one != _CHEAP))
 
 
 # -- the receiver
@@ -290,7 +321,7 @@ def receive(path: str, size: int, store: Callable[[BinaryIO], Copied], onward: T
             # From here on the key of the sender lets nobody in.
             with suppress(OSError, EvenkeelError):
                 scratch.forget(path)
-        with io.BufferedReader(_Inflow(fd, size, next_one), _PIPE) as stream:
+        with io.BufferedReader(_Inflow(fd, size, next_one), _BUFFER) as stream:
             found = store(stream)
         next_one.end()
     finally:

@@ -37,7 +37,8 @@ class Offered(Result):
 
 @dataclass
 class Copies(Result):
-    """The ids of the copies that a peer holds, and how many of them have a MAC; with ``id`` also that copy's state.
+    """The ids of the copies that a peer holds, and how many of them have a MAC; with ``id`` also that copy's state
+    and ``mac``.
 
     ``sealed``: how many encrypted copies it holds. Asked for an encrypted copy, it tells in ``plain`` how many other
     copies it holds, and in ``bases`` the bundles on which the next one can build (``id``,
@@ -53,6 +54,7 @@ class Copies(Result):
     id: str | None = field(default=None, metadata=LEFT_OUT)
     state: str | None = field(default=None, metadata=LEFT_OUT)
     wrong: list[str] | None = field(default=None, metadata=LEFT_OUT)
+    mac: str | None = field(default=None, metadata=LEFT_OUT)
 
 
 @dataclass

@@ -21,7 +21,7 @@ from contextlib import suppress
 from typing import Any, BinaryIO, Callable
 
 from .._errors import Damaged
-from .._host.durable import clone, ensure_dir, fsync_dir, move_all, sync_paths, write_all
+from .._host.durable import clone, early, ensure_dir, fsync_dir, move_all, sync_paths, write_all
 from .._host.hashing import CHUNK, chunks, hash_file, hash_of
 from .index import Index, line_of
 
@@ -417,7 +417,7 @@ class Writer:
         temporary = self._temporary()
         target = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:
-            sha, written = hash_of(_copying(_limited(stream, size), target))
+            sha, written = hash_of(early(target, _copying(_limited(stream, size), target)))
             os.ftruncate(target, written)
         except BaseException:
             os.unlink(temporary)
@@ -535,7 +535,7 @@ def _limited(stream: BinaryIO, size: int) -> Iterator[bytes]:
 def _copying(stream: Iterator[bytes], target: int) -> Iterator[bytes]:
     """Pass the chunks on, writing each to ``target``, with holes where a chunk is all zeros."""
     for chunk in stream:
-        if chunk.count(0) == len(chunk):
+        if not chunk[0] and not chunk[-1] and chunk.count(0) == len(chunk):
             os.lseek(target, len(chunk), os.SEEK_CUR)
         else:
             write_all(target, chunk)

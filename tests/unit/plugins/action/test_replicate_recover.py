@@ -565,3 +565,30 @@ def test_the_source_notes_how_many_copies_of_its_log_there_are() -> None:
     here: Any = None
     assert ft_replicate._noted(carrier, here, "a" * 64, entries) == ""
     assert told == [("noted", {"id": "a" * 64, "copies": 2})]
+
+
+HELD = {"ids": ["a" * 64, "b" * 64], "id": "b" * 64, "state": "verified", "mac": "c" * 64, "place": "d" * 64}
+
+
+@pytest.mark.parametrize(
+    ("changed", "known", "state"),
+    [
+        ({}, True, "verified"),
+        ({"mac": ""}, False, None),  # It has to keep the MAC.
+        ({"state": "damaged"}, False, None),
+        ({"id": "a" * 64}, False, None),  # It has looked at another copy.
+        ({"ids": ["a" * 64], "id": "a" * 64}, True, None),  # It has looked at another copy, and lacks this one.
+        ({"ids": [], "id": "", "bases": [{"id": "b" * 64}]}, False, None),  # Encrypted: it has looked at none.
+        ({"ids": [], "id": "", "state": "", "bases": [{"id": "a" * 64}]}, True, None),
+        ({"failed": True}, True, "verified"),
+    ],
+)
+def test_a_peer_that_was_asked_too_early_is_asked_again_unless_it_told_all(
+    changed: dict[str, Any], known: bool, state: str | None
+) -> None:
+    offered = {"id": "b" * 64, "mac": "c" * 64}
+    unused: Any = None
+    replication = ft_replicate.Replication(unused, "h1", unused, unused, offered, "", 1.0, "auto", unused)
+    answer = replication._decides({**HELD, **changed})
+    assert bool(answer) == known and answer.get("state") == state
+    assert replication._decides({}) == {}

@@ -19,7 +19,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     Refused,
     UsageError,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import exchange, replicas
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.proving import Challenge, prove
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.copies import Copied
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Objects
@@ -129,6 +129,21 @@ def test_only_what_the_peer_lacks_travels(store: Store, peer: Store, tree: Path,
     second = send(store, peer, tmp_path, replicas.have(peer, "web1").ids)
     assert first.objects > 5 and second.objects == 1
     assert [one.state for one in replicas.candidates(peer, "web1").candidates] == ["verified", "verified"]
+
+
+def test_a_peer_that_is_not_told_which_checkpoint_is_meant_looks_at_the_newest(
+    store: Store, peer: Store, tree: Path, tmp_path: Path
+) -> None:
+    asked = {"store": peer.root, "host": "web1", "_phase": "have", "_values": {"id": "", "mac": ""}}
+    assert (exchange.work(asked, False).report().get("id"), replicas.newest(peer, "web1")) == (None, "")
+    for name in ("a", "b", "a"):
+        (tree / "a").write_text(f"now {name}")
+        store.system.sleep(1)
+        newest = checkpoint(store, name, [{"files": {"paths": [str(tree)]}}])["id"]
+        send(store, peer, tmp_path)
+    replicas.mark(peer, "web1", newest, "e" * 64)
+    told = exchange.work(asked, False).report()
+    assert (told["id"], told["state"], told["mac"]) == (newest, "verified", "e" * 64)
 
 
 def test_a_content_of_many_checkpoints_is_read_once_and_counts_against_each_of_them(

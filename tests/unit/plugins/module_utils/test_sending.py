@@ -213,6 +213,16 @@ def test_the_client_knows_one_key_and_one_host_and_reads_no_settings(top: Path) 
     assert os.listdir(top) == []
 
 
+def test_the_cheapest_cipher_is_asked_for_first_and_no_other_is_left_out() -> None:
+    told = b"user root\nciphers chacha20-poly1305@openssh.com,aes128-ctr,aes128-gcm@openssh.com\ncompression no\n"
+    wanted = "aes128-gcm@openssh.com,chacha20-poly1305@openssh.com,aes128-ctr"
+    for processor in (b"flags\t\t: fpu aes avx\n", b"Features\t: fp asimd aes\n"):
+        assert sending._cheapest_first(processor, told) == wanted
+    assert sending._cheapest_first(b"flags\t\t: fpu vaes avx\nbugs\t: aes \n", told) == ""
+    assert sending._cheapest_first(b"flags\t\t: fpu aes avx\n", told.replace(b"aes128-gcm", b"aes256-gcm")) == ""
+    assert sending._cheapest_first(b"flags\t\t: fpu aes avx\n", b"") == ""
+
+
 @pytest.mark.parametrize(
     "more",
     [{"address": "-oProxyCommand=id"}, {"user": "-l"}, {"user": "a b"}, {"host_keys": []}, {"host_keys": ["x\ny z"]}],

@@ -1,16 +1,25 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The way to each peer is chosen from the inventory alone, and a chain only where it saves time."""
+"""The way to each peer is chosen from the inventory alone, and a chain only where it saves time. All hosts of a
+transfer are told of one secret."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+from unittest.mock import Mock
+
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _remote
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._seal import find
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._transport import (
     AUTO,
     CHAIN,
     SSH,
+    Direct,
     Place,
     groups,
     place_of,
@@ -69,3 +78,54 @@ def test_a_peer_behind_another_host_needs_an_address_of_its_own(arguments: str) 
 def test_peers_that_lack_the_same_large_bundle_form_a_chain(wanted: str, size: int, expected: list[list[str]]) -> None:
     lacking: dict[str, tuple[str, ...]] = {"a": (), "b": ("1" * 64,), "c": ()}
     assert groups(wanted, lacking, {(): size, ("1" * 64,): size}) == expected
+
+
+class Hosts:
+    """An inventory whose hosts answer in processes of their own, as those of Ansible do."""
+
+    def at_once(self, works: Mapping[str, Callable[[], Answer]], timeout: float) -> dict[str, Answer]:
+        return dict(_remote._forked(list(works), lambda name: works[name](), timeout, 9))
+
+    def connect(self, name: str) -> Mock:
+        host = Mock()
+        host.name = name
+        return host
+
+    def address(self, name: str) -> str:
+        return name
+
+
+class Phases:
+    """What hosts answer. A receiver tells the nonce of which it was told; a sender fails with its secret."""
+
+    def phase(self, host: Mock, phase: str, **values: Any) -> Answer:
+        if phase == "prepare":
+            hop = {"path": "/key", "public": "ssh-ed25519 A", "source": ""}
+            return {"sizes": [1 << 30 for _one in values["known"]], "hops": [hop for _one in values["hops"]]}
+        if phase == "open":
+            return {"path": "/fifo", "user": "root", "room": 1 << 40, "host_keys": ["k"]}
+        if phase == "take":
+            return {"state": "verified", "nonce": values["seal"]["nonce"]}
+        return {"secret": values["secrets"][0]} if phase == "send" else {}
+
+
+@pytest.mark.parametrize(("wanted", "secrets"), [(SSH, 2), (CHAIN, 1), (AUTO, 1)])
+def test_sender_and_receivers_are_told_of_one_secret_which_no_other_ciphertext_has(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, secrets: int
+) -> None:
+    monkeypatch.setattr(_remote, "Display", Mock())
+    offered = {"id": "a" * 64, "host": "web1", "name": "base", "created": "2026-01-01T00:00:00Z"}
+    hosts: Any = Hosts()
+    phases: Any = Phases()
+    seals = find("k" * 32, "web1")
+    places = {"b": Place("10.0.0.2"), "c": Place("10.0.0.3")}
+    direct = Direct(hosts, hosts.connect("web1"), phases, offered, seals, 20.0, places)
+    sent: dict[str, Answer] = {}
+    at_once = hosts.at_once
+    monkeypatch.setattr(hosts, "at_once", lambda works, timeout: sent.update(at_once(works, timeout)) or dict(sent))
+    told = direct.send(wanted, {"b": (), "c": ()})
+    assert [told[peer].get("state") for peer in ("b", "c")] == ["verified"] * 2, told
+    proved = {peer: seals.keys[0].secret(offered["id"], told[peer]["nonce"]) for peer in ("b", "c")}
+    assert len(set(proved.values())) == secrets
+    assert all(answer["secret"] == proved[name[3:]] for name, answer in sent.items() if name.startswith("to "))
+    assert len([name for name in sent if name.startswith("to ")]) == secrets
