@@ -102,3 +102,5 @@ def _answer(found: list[int], argv: list[str], env: dict[str, str], vault: list[
 
 if __name__ == "__main__":
     main()
+    atexit._run_exitfuncs()
+    os._exit(0)  # the driver waits for the end, and Python would take a tenth of a second to tidy up
