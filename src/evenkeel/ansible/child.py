@@ -11,6 +11,7 @@ run has a process and a directory of its own, and passwords come through a pipe.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -136,3 +137,6 @@ def _die_with_parent(order: Mapping[str, Any], orphaned: threading.Event) -> Non
 
 if __name__ == "__main__":
     main()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    os._exit(0)  # the parent waits for the end, and Python would tidy up first

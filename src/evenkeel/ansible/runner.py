@@ -87,6 +87,8 @@ def execute(job: Job, on_event: Callable[[Event], None], stop: Callable[[], str]
             "seal": seal,
         }
         ended = _follow(child, json.dumps(order).encode() + b"\n", on_event, stop, ident)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it has said its last word
+            child.wait(_LAST_WORDS)
         return Ended(ended.rc, ended.stopped, errors.read_text(errors="replace")[-4000:])
     finally:
         # Also when on_event raised: no process of the run may go on unseen.

@@ -93,8 +93,7 @@ def reclaim(root: Path) -> None:
 
 def hang_up(directory: Path) -> None:
     """End the SSH masters whose sockets lie below the directory; they would linger for a minute."""
-    for process in psutil.process_iter(["name", "cmdline"]):
+    for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            line = process.info["cmdline"] or []
-            if process.info["name"] == "ssh" and any(f"{directory}/" in word for word in line):
+            if process.name() == "ssh" and any(f"{directory}/" in word for word in process.cmdline()):
                 process.terminate()

@@ -245,11 +245,15 @@ class Session:
 
     def _own(self, name: str, *, alone: bool = False) -> Path:
         """Our playbook ``name``, where it sees the group_vars, host_vars and plugins beside the user's playbook; with
-        ``alone`` no callbacks."""
+        ``alone`` no callbacks. The arguments of ``settle`` were checked when the change began, and its module checks
+        them itself."""
         path = self._beside("callback_plugins" if alone else "") / f".evenkeel-{name}.yml"
         ours = collections_path() / "ansible_collections" / FQCN.replace(".", "/") / "playbooks" / f"{name}.yml"
+        text = ours.read_text()
+        if name == "settle":  # a process for each host
+            text = text.replace("rolespec_validate: true", "rolespec_validate: false")
         # Another run may read it at the same time.
-        os.replace(self._write(path.name, ours.read_text()), path)
+        os.replace(self._write(path.name, text), path)
         return path
 
     def _beside(self, without: str = "") -> Path:

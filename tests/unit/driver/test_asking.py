@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 
 import psutil
@@ -67,6 +68,21 @@ def test_it_answers_as_the_programs_do_all_at_once(tmp_path: Path, started: list
         assert sorted(answer.stdout.splitlines()) == sorted(alone.stdout.splitlines()), argv
         assert answer.stderr.splitlines()[-1:] == alone.stderr.splitlines()[-1:], argv
     assert {answer.returncode for answer in answers} >= {0, 1, 2}
+
+
+def test_a_table_of_plugins_is_read_once_for_all_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finder, read = import_module("ansible.utils.collection_loader._collection_finder"), list[object]()
+
+    def parse(text: bytes, name: object) -> object:
+        read.append(name)
+        return {"plugin_routing": text.decode()}
+
+    monkeypatch.setattr(finder, "_meta_yml_to_dict", parse)
+    (tmp_path / "runtime.yml").write_text("some")
+    answering._read_once(str(tmp_path / "runtime.yml"))
+    name = ("ansible.builtin", "runtime.yml")
+    assert finder._meta_yml_to_dict(b"some", name) == {"plugin_routing": "some"} and read == [name]
+    assert finder._meta_yml_to_dict(b"other", name) == {"plugin_routing": "other"} and len(read) == 2
 
 
 def test_what_is_no_script_of_python_is_started(tmp_path: Path, started: list[str]) -> None:

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 import evenkeel
+from evenkeel.ansible import runner
 from evenkeel.ansible.child import event_line
 from evenkeel.ansible.event import Event, about
 from evenkeel.ansible.events import Record, feed
@@ -45,6 +46,15 @@ def test_the_exit_code_and_the_output_come_through_and_nothing_stays_on_disk(tmp
     assert ended == Ended(3)
     assert f"hello 1 {tmp_path}" in output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_process_is_searched_for_after_a_run_that_ended_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[str] = []
+    monkeypatch.setattr(runner, "end_all", lambda ident, **_how: searched.append(ident))
+    ended, _ = run(tmp_path, "print('x')")
+    assert ended == Ended(0) and searched == []
 
 
 def test_a_password_answers_its_prompt_and_is_nowhere_else(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+import yaml
 
 from evenkeel.ansible import configuration, scratch, session
 from evenkeel.ansible.configuration import KEEP_ALIVE, NO_TERMINAL, Ansible, ask_ansible, document, listing, program
@@ -187,6 +188,24 @@ def test_the_controller_in_an_inventory_is_no_host_of_a_command_and_alone_an_err
 def test_where_no_directory_counts_our_playbook_lies_alone(root: Path) -> None:
     with open_session(Ansible("/", {}, ""), Options(), Secrets(), None) as one:
         assert [path.name for path in one._own("status").parent.iterdir()] == [".evenkeel-status.yml"]
+
+
+def test_arguments_are_checked_when_a_change_begins_and_not_again_by_a_process_for_each_host(root: Path) -> None:
+    with open_session(Ansible("/", {}, ""), Options(), Secrets(), None) as one:
+        text = {name: one._own(name).read_text() for name in ("begin", "settle", "restart")}
+    assert {name: "rolespec_validate: true" in found for name, found in text.items()} == {
+        "begin": True,
+        "settle": False,
+        "restart": True,
+    }
+    assert "name: evenkeel.fault_tolerance.settle\n        rolespec_validate: false\n" in text["settle"]
+
+
+def test_tasks_for_the_playbook_around_a_role_are_left_out_of_a_run_of_the_driver() -> None:
+    skipped = Ansible("/", {}, "").own()["ANSIBLE_SKIP_TAGS"]
+    role = collections_path() / "ansible_collections/evenkeel/fault_tolerance/roles/begin/tasks/main.yml"
+    tagged = [task["name"] for task in yaml.safe_load(role.read_text()) if skipped in task.get("tags", [])]
+    assert tagged == ["Remember a failure that was rescued before"]
 
 
 def test_what_a_killed_session_left_is_removed_and_what_a_living_one_uses_is_not(root: Path, tmp_path: Path) -> None:

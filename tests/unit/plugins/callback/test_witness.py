@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import json
+import sys
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -250,3 +253,31 @@ def test_a_playbook_of_ours_has_the_directory_of_the_users_and_its_own_limit(
     witness.CallbackModule().v2_playbook_on_start(playbook)
     assert [play._included_path for play in playbook.get_plays()] == ["/project"]
     assert manager.get_vars()["ansible_limit"] == "@/scratch/1-limit", "it means the hosts that we name"
+
+
+def test_python_keeps_the_modules_behind_our_plugins_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    monkeypatch.setattr(witness.CallbackModule, "get_option", lambda *_: "")
+    for name in (".evenkeel-around.yml", ".evenkeel-begin.yml", "site.yml"):
+        book = SimpleNamespace(_file_name=f"/home/me/{name}", get_plays=list)
+        witness.CallbackModule().v2_playbook_on_start(book)
+    assert sys.meta_path[0] is witness.Compiled and sys.meta_path.count(witness.Compiled) == 1
+    plugins = Path(witness.__file__).parent.parent
+    for room, module, file in (
+        ("module_utils", "_host", "_host/__init__.py"),
+        ("module_utils._host", "durable", "durable.py"),
+        ("plugin_utils", "_guard", "_guard.py"),
+        ("modules", "ft_guard", "ft_guard.py"),
+    ):
+        path = plugins.joinpath(*room.split("."))
+        name = f"ansible_collections.evenkeel.fault_tolerance.plugins.{room}.{module}"
+        found = witness.Compiled.find_spec(name, [str(path)])
+        assert found is not None and isinstance(found.loader, SourceFileLoader), name
+        assert found.origin == str(path / file) and found.cached, name
+    ours = "ansible_collections.evenkeel.fault_tolerance.plugins"
+    for other in (
+        f"{ours}.modules",
+        f"{ours}.modules.nothing",
+        "ansible_collections.other.one.plugins.modules.ft_guard",
+    ):
+        assert witness.Compiled.find_spec(other, [str(plugins / "modules")]) is None, other
