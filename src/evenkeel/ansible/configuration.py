@@ -47,7 +47,7 @@ _OWN = {
     "ANSIBLE_GATHERING": "explicit",
     "ANSIBLE_SSH_RETRIES": "0",
     "ANSIBLE_RUN_TAGS": "all",
-    "ANSIBLE_SKIP_TAGS": "evenkeel_earlier",  # tasks of our roles for the playbook around them, a process for each host
+    "ANSIBLE_SKIP_TAGS": "evenkeel-earlier",  # tasks of our roles for the playbook around them, a process for each host
 }
 # The message of sudo where sudoers has requiretty: it needs a terminal, and pipelining has no room for one.
 NO_TERMINAL = re.compile(r"sudo: .{0,80}\b(tty|terminal)\b", re.IGNORECASE)
