@@ -196,7 +196,7 @@ def recover(bench: Bench, files: int) -> None:
     bench.on("web1", f"rm -rf {SMALL} && mkdir {SMALL} && sync")
     theirs = bench.rsync(SMALL, back=True)
     synced = theirs.wall + bench.sync("web1")
-    lost = "find /var/lib/evenkeel -mindepth 1 -maxdepth 1 ! -name agent ! -name FORMAT -exec rm -rf {} +"
+    lost = "find /var/lib/evenkeel -mindepth 1 -maxdepth 1 ! -name agent -exec rm -rf {} +"
     bench.on("web1", f"mv {SMALL} /srv/theirs && {lost} && sync")
     ours, _ways = bench.task(f"{OURS}recover", peers=["web2"], undeclared=True)
     differing = bench.on("web1", f"rsync -aHAXni --delete /srv/theirs/ {SMALL}/; rm -rf /srv/theirs")
