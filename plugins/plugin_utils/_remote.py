@@ -430,6 +430,7 @@ def _child(call: Callable[[str], Answer], name: str, timeout: float, pipe: int) 
             result = {"unreachable": True, "msg": str(error)}
         except Exception as error:
             result = {"failed": True, "msg": f"{type(error).__name__}: {error}"}
+        signal.alarm(0)  # The parent may read it late. Where the parent is gone, nobody reads, and the write fails.
         with os.fdopen(pipe, "w") as stream:
             json.dump(result, stream, default=str)
     finally:

@@ -85,6 +85,7 @@ def _answer(found: list[int], argv: list[str], env: dict[str, str], vault: list[
     # Ansible read this setting when it was loaded.
     if env.get("ANSIBLE_INJECT_FACT_VARS") == "False":
         vars(import_module("ansible.constants"))["INJECT_FACTS_AS_VARS"] = False
+        vars(import_module("ansible.vars.manager"))["_INJECT_FACTS"] = False  # of 2.21
     sys.argv = [*argv, *(f"--vault-id={name}@/dev/fd/{pipe}" for name, pipe in zip(vault, pipes, strict=True))]
     code = 1
     try:

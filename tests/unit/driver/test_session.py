@@ -205,7 +205,7 @@ def test_tasks_for_the_playbook_around_a_role_are_left_out_of_a_run_of_the_drive
     skipped = Ansible("/", {}, "").own()["ANSIBLE_SKIP_TAGS"]
     role = collections_path() / "ansible_collections/evenkeel/fault_tolerance/roles/begin/tasks/main.yml"
     tagged = [task["name"] for task in yaml.safe_load(role.read_text()) if skipped in task.get("tags", [])]
-    assert tagged == ["Remember a failure that was rescued before"]
+    assert [one.partition(" ")[0] for one in tagged] == ["Refuse", "Refuse", "Remember"]
 
 
 def test_what_a_killed_session_left_is_removed_and_what_a_living_one_uses_is_not(root: Path, tmp_path: Path) -> None:

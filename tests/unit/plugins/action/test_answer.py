@@ -17,11 +17,12 @@ from packaging.version import Version
 from .conftest import Fleet
 
 OURS = "evenkeel.fault_tolerance."
-# h1 was taken over: whatever is asked of it, it says what stands in the file.
+# h1 was taken over: whatever is asked of it, it says what stands in the file, as the answer of the library there.
 SSH = """#!{python}
-import os, sys
+import os, re, sys
 if sys.argv[-2] == "h1":
-    sys.stdin.buffer.read()
+    mark = re.search(b'"mark": "([0-9a-f]+)"', sys.stdin.buffer.read())
+    sys.stdout.write("\\n" + mark[1].decode() if mark else "")
     exec(open({what!r}).read())
     sys.exit(0)
 os.execv("/bin/sh", ["sh", "-c", sys.argv[-1]])
