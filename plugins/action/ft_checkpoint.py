@@ -28,6 +28,5 @@ class ActionModule(HostAction):
     def completed(self, result: dict[str, Any]) -> dict[str, Any]:
         """The answer, and for the role change the time on this clock until which tasks may run on the host: the next
         task may find out only when the last host of the wave has answered."""
-        armed = result.get("armed")
-        within = armed.get("within") if isinstance(armed, Mapping) else None
-        return {**result, "_here_until": time.time() + within - _MARGIN} if isinstance(within, (int, float)) else result
+        left = result.get("remaining")
+        return {**result, "_here_until": time.time() + left - _MARGIN} if isinstance(left, (int, float)) else result

@@ -16,7 +16,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.w
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
 from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_guard import ARGUMENTS
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _guard, _holders
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import check_variables
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import check_variables, hidden
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._outside import Outside, parted
@@ -42,6 +42,8 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         reclaim()
         variables = task_vars or {}
+        if hidden(self):  # It is not skipped, which its role would take for a condition.
+            return {"changed": False, "msg": "nothing was decided: the task has the tag never"}
         inventory = Inventory(self, variables)
         try:
             check_variables(variables)

@@ -248,8 +248,10 @@ class Replication:
     def _decides(self, answer: Answer) -> Answer:
         """The answer of a peer that did not know which checkpoint is meant, where it tells all about that one; else
         nothing."""
-        if answer.get("unreachable") or answer.get("failed"):
+        if answer.get("unreachable"):
             return answer
+        if answer.get("failed"):
+            return {}
         told = {key: value for key, value in answer.items() if key != "state"}
         if self._id not in [*answer.get("ids", []), *(one["id"] for one in answer.get("bases") or [])]:
             return told

@@ -253,6 +253,10 @@ generation:
   description: Number of this change on this host, to be given to M(evenkeel.fault_tolerance.ft_settle).
   returned: success
   type: int
+remaining:
+  description: Seconds that were left to confirm the change as the host answered.
+  returned: with O(confirm_within), unless it was refused
+  type: float
 armed:
   description: The change under way; null without O(confirm_within).
   returned: success

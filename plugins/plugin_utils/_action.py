@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from ansible import context
 from ansible.plugins.action import ActionBase
 from ansible.plugins.action.normal import ActionModule as Normal
 from ansible.utils.display import Display
@@ -37,6 +38,13 @@ def check_variables(variables: Mapping[str, Any], refuse: bool = True) -> None:
         Display().deprecated(said, version=REMOVED, collection_name=_COLLECTION)
 
 
+def hidden(action: ActionBase) -> bool:
+    """Whether nobody chose the task, which the tag ``never`` keeps from runs that do not choose it: Ansible takes the
+    tag ``always`` of our roles for the stronger one."""
+    tags = set(action._task.tags)
+    return {"always", "never"} <= tags and tags.isdisjoint(context.CLIARGS.get("tags") or ())
+
+
 def check_peers(action: ActionBase, variables: Mapping[str, Any]) -> None:
     """A warning where a role or playbook of ours takes the hosts whose health counts for those that hold copies."""
     role = getattr(action._task, "_role", None)
@@ -62,6 +70,8 @@ class HostAction(Normal):
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         variables, written = task_vars or {}, self._task.args
+        if hidden(self):
+            return {"skipped": True, "changed": False, "skip_reason": "it has the tag never"}
         try:
             check_variables(variables, self.REFUSES_NAMES)
             values = _arguments.checked({**self.ARGUMENTS, "store": STORE}, written)

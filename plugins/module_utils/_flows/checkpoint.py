@@ -172,6 +172,9 @@ class _Taking:
             done = "; ".join(result.done) or "nothing"
             raise EvenkeelError(f"{error}. Done before: {done}", **result.report()) from error
         result.proved = [f"{stats['paths']} paths and their contents are durable"]
+        change = changes.armed(store) if result.armed else None
+        if change is not None:
+            result.remaining = round(max(0.0, change.due - store.system.monotonic()), 3)
         return result
 
     def _note_change(self, recorded: _Recorded) -> None:

@@ -38,7 +38,8 @@ class Accepted(Result):
 
 @dataclass
 class Checkpointed(Result):
-    """``ft_checkpoint``. ``armed`` and ``generation``: the change that it began."""
+    """``ft_checkpoint``. ``armed`` and ``generation``: the change that it began; ``remaining``: the seconds that were
+    left to confirm it as the host answered."""
 
     id: str = ""
     name: str = ""
@@ -46,6 +47,7 @@ class Checkpointed(Result):
     root: str = ""
     generation: int | None = None
     armed: Any = None
+    remaining: float | None = field(default=None, metadata=LEFT_OUT)
     stats: dict[str, float] = field(default_factory=dict)
     consistency: str | None = field(default=None, metadata=LEFT_OUT)
     kept: dict[str, list[str]] = field(default_factory=dict)

@@ -53,7 +53,7 @@ _ADDRESS = (
 
 _SSH = ("", "ssh", "smart", "paramiko", "paramiko_ssh")
 # Variables of a connection that do not say to which host it leads.
-_NO_WAY = re.compile("become|interpreter|pass")
+_NO_WAY = re.compile("become|interpreter|pass|user|timeout|retries")
 _STORE = "/var/lib/evenkeel"
 
 
@@ -87,7 +87,8 @@ def resolved(session: Session, targets: Targets, *more: str, stop: Stop) -> Targ
     for host, names in asked.items():
         if host not in found:
             why = record.failures.get(host) or record.messages() or ended.errors
-            raise UsageError(f"{host}: {', '.join(names)} cannot be resolved: {why}")
+            fact = " (a fact of the host is written ansible_facts['os_family'])" if "'ansible_" in str(why) else ""
+            raise UsageError(f"{host}: {', '.join(names)} cannot be resolved: {why}{fact}")
     variables = {host: {**own, **found.get(host, {})} for host, own in known.items()}
     return replace(targets, inventory=replace(targets.inventory, variables=variables))
 
@@ -295,9 +296,9 @@ def _where(host: str, variables: Mapping[str, Any]) -> tuple[str, ...]:
     port = where["ansible_port"] or where["ansible_ssh_port"] or "22"
     reach = [where["ansible_ssh_args"], where["ansible_ssh_common_args"], where["ansible_ssh_extra_args"]]
     if connection in _SSH:
-        # A bastion may have the host in the name of the user: vault@root@web1.
+        # A bastion may have the host in the name of the user: vault@root@web1. A directory has name@domain.
         users = (str(variables.get(name) or "") for name in ("ansible_user", "ansible_ssh_user"))
-        parts = {user: user for user in users if re.search("[@:]", user)}
+        parts = {user: user for user in users if ":" in user or user.count("@") > 1 or ("@" in user and host in user)}
     else:
         parts = _of_connection(connection, variables)
     # A template that nobody resolves here can stand for another value on each host.
@@ -306,8 +307,9 @@ def _where(host: str, variables: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _of_connection(connection: str, variables: Mapping[str, Any]) -> dict[str, Any]:
-    """The variables that say where a connection leads: its plugin knows them, and they have its name or Ansible's."""
-    begins = ("ansible_", f"{connection.partition('_')[0]}_")
+    """The variables that say where a connection leads: its plugin knows them, and they have its name."""
+    word = connection.partition("_")[0]
+    begins = (f"{word}_", f"ansible_{word}_")
     return {
         name: value
         for name, value in variables.items()

@@ -131,7 +131,14 @@ def twins(targets: Targets) -> bool:
             {"ansible_host": "10.0.0.1", "ansible_user": "ops"},
             True,
         ),
+        (
+            {"ansible_host": "10.0.0.1", "ansible_user": "ops@corp.example.com"},
+            {"ansible_host": "10.0.0.1", "ansible_user": "alice@corp.example.com"},
+            True,
+        ),
+        ({"ansible_host": "b", "ansible_user": "root@web1"}, {"ansible_host": "b", "ansible_user": "root@web2"}, False),
         ({**PCT, "proxmox_vmid": 101}, {**PCT, "proxmox_vmid": 102}, False),
+        ({**PCT, "ansible_user": "root"}, {**PCT, "ansible_user": "{{ app }}", "ansible_timeout": 5}, True),
         (
             {**PCT, "proxmox_vmid": 101, "ansible_become_password": "a", "role": "web"},
             {**PCT, "proxmox_vmid": 101, "ansible_become_password": "{{ b }}", "role": "db"},

@@ -23,6 +23,8 @@ from .conftest import Fleet
 
 COLLECTION = collections_path() / "ansible_collections" / FQCN.replace(".", "/")
 
+UNPROTECTED = "Refuse tags that leave the change unprotected"
+
 
 def tasks(role: str) -> list[dict[str, Any]]:
     found = yaml.safe_load((COLLECTION / "roles" / role / "tasks/main.yml").read_text())
@@ -32,7 +34,19 @@ def tasks(role: str) -> list[dict[str, Any]]:
 def test_a_choice_of_tags_leaves_out_no_task_that_protects() -> None:
     for name in ("begin", "settle"):
         without = [one["name"] for one in tasks(name) if "always" not in one.get("tags", [])]
-        assert without == (["Refuse tags that leave the change unprotected"] if name == "begin" else [])
+        assert without == ([UNPROTECTED] if name == "begin" else [])
+
+
+def test_tags_that_leave_a_change_unprotected_are_refused_and_never_is_never(fleet: Fleet) -> None:
+    plays = [
+        {"hosts": "h1", "gather_facts": False, "tasks": [role("begin", tags=["never", "upgrade"]), touch("one")]},
+        {"hosts": "h1", "gather_facts": False, "tasks": [role("settle", tags=["never", "upgrade"])]},
+    ]
+    (fleet.home / "plays.yml").write_text(yaml.safe_dump(plays))
+    assert fleet.playbook("plays.yml").rc == 0 and not (fleet.directory("h1") / "store").exists()
+    (fleet.home / "plays.yml").write_text(yaml.safe_dump([{**plays[0], "tasks": [role("begin"), touch("two")]}]))
+    run = fleet.playbook("plays.yml", "--skip-tags", "always")
+    assert run.rc == 2 and not (fleet.directory("h1") / "two").exists() and (fleet.directory("h1") / "one").exists()
 
 
 @pytest.mark.parametrize(
@@ -63,7 +77,7 @@ def test_the_time_of_a_host_counts_from_its_own_answer_however_long_the_wave_tak
 ) -> None:
     monkeypatch.setattr(time, "time", lambda: 1000.0)
     action: ActionModule = object.__new__(ActionModule)
-    answered = action.completed({"armed": {"within": 120.0}})
+    answered = action.completed({"armed": {"within": 150.0}, "remaining": 120.0})
     (until,) = (one["ansible.builtin.set_fact"] for one in tasks("change") if "ansible.builtin.set_fact" in one)
 
     def known(checkpoint: dict[str, Any]) -> float:
@@ -71,7 +85,7 @@ def test_the_time_of_a_host_counts_from_its_own_answer_however_long_the_wave_tak
         return float(templar.template(trust_as_template(until["change_until"])))
 
     assert known(answered) == 1118.0
-    for unarmed in ({"armed": None}, {"failed": True}, {"armed": {"within": "odd"}}):
+    for unarmed in ({"armed": None}, {"failed": True}, {"remaining": "odd"}):
         assert action.completed(unarmed) == unarmed and known(unarmed) > 2e9
 
 
@@ -85,7 +99,7 @@ def touch(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ["begin", pytest.param("restart", marks=pytest.mark.long)])
 def test_a_condition_that_switches_the_guard_off_for_all_is_refused(fleet: Fleet, name: str) -> None:
-    guard, refuse = tasks(name)[:2]
+    guard, refuse = [one for one in tasks(name) if one["name"] != UNPROTECTED][:2]
     assert guard.pop("evenkeel.fault_tolerance.ft_guard")
     guard["ansible.builtin.add_host"] = {"name": "h1"}  # It runs once for all hosts as well, and sooner.
     (fleet.home / "guarded.yml").write_text(yaml.safe_dump([guard, refuse]))
