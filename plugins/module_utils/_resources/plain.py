@@ -13,7 +13,7 @@ from contextlib import suppress
 from .._files.mounts import PSEUDO
 from .._host import logins
 from .._host.mounts import mount_of
-from .._host.processes import user_ids
+from .._host.processes import login_of, user_ids
 from .kind import is_within
 
 # Trees of configuration, and of programs that no package has installed. They hold no data of users and of programs.
@@ -164,15 +164,18 @@ def _written(roots: Sequence[str], known: Sequence[str], proc: str) -> dict[str,
     the program's data where configuration and data lie together and the program runs as root or as the owner of that
     directory; else the path is the file."""
     found: dict[str, str] = {}
+    services: list[tuple[set[int], list[str]]] | None = None
     for pid in filter(str.isdigit, os.listdir(proc)):
         with suppress(OSError):
             for path in _open_for_writing(f"{proc}/{pid}", roots, known):
                 folder = os.path.dirname(path)
                 mixed = next((root for root in _MIXED if is_within(folder, root) and folder != root), "")
                 # The owner of the directory in /proc is root for a process that hides its memory, whoever runs it.
-                users = user_ids(int(pid), proc)
-                if mixed and users and users <= {0, os.lstat(folder).st_uid}:
-                    path = _around(folder, mixed, _programs(f"{proc}/{pid}", known))
+                users, may = user_ids(int(pid), proc), {0, os.lstat(folder).st_uid}
+                if mixed and users and users <= may:
+                    services = _services(known, proc) if services is None else services
+                    programs = [one for who, theirs in services if who <= may for one in theirs]
+                    path = _around(folder, mixed, [*_programs(f"{proc}/{pid}", known), *programs])
                 with open(f"{proc}/{pid}/comm", encoding="utf-8", errors="replace") as stream:
                     found[path] = stream.read().strip()
     return {path: who for path, who in found.items() if not any(is_within(path, one) for one in found if one != path)}
@@ -180,14 +183,24 @@ def _written(roots: Sequence[str], known: Sequence[str], proc: str) -> dict[str,
 
 def _around(folder: str, root: str, programs: Sequence[str]) -> str:
     """The topmost directory from this one upwards that is its owner's, lies apart from other things of the tree
-    ``root``, and holds none of the ``programs``: what a program writes there next need not lie in this directory."""
+    ``root``, and holds none of the ``programs``, nor a directory of programs or configuration: what a program writes
+    there next need not lie in this directory."""
     owner, found = os.lstat(folder).st_uid, folder
     while True:
         above = os.path.dirname(found)
         is_apart = above.count("/") - root.count("/") >= _APART and os.path.basename(above) not in _FIXED
         if not is_apart or os.lstat(above).st_uid != owner or any(is_within(one, above) for one in programs):
             return found
+        if any(os.path.lexists(f"{above}/{one}") for one in _FIXED):
+            return found
         found = above
+
+
+def _services(known: Sequence[str], proc: str) -> list[tuple[set[int], list[str]]]:
+    """(the users, the programs) of each process that runs by itself: what writes the log of an application need not be
+    the application, and what a person who is logged in looks at is no program."""
+    pids = [pid for pid in filter(str.isdigit, os.listdir(proc)) if login_of(pid, proc) < 0]
+    return [(user_ids(int(pid), proc), _programs(f"{proc}/{pid}", known)) for pid in pids]
 
 
 def _programs(process: str, known: Sequence[str]) -> list[str]:

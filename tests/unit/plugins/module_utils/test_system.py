@@ -354,6 +354,40 @@ def test_all_data_of_a_program_is_left_out_and_not_its_files_of_the_moment(host:
         assert found == [f"{host}/opt/kafka/store/topicA-0", f"{host}/opt/vault/data"]
 
 
+@pytest.mark.parametrize(
+    ("beside", "running", "left_out"),
+    [
+        ("conf", "", "app/logs"),  # Its name tells that the application lies there.
+        ("x", "", "app"),
+        ("x", "0", "app/logs"),  # It runs there.
+        ("x", "54321", "app"),  # Of another user: he may run there what he likes.
+        ("x", "login", "app"),
+    ],
+)
+def test_a_log_that_another_program_holds_open_takes_no_application_with_it(
+    host: Path, tmp_path: Path, beside: str, running: str, left_out: str
+) -> None:
+    """As rsyslogd does."""
+    app = host / "opt/company/app"
+    for name in ("logs/app.log", f"{beside}/file", "run.py"):
+        (app / name).parent.mkdir(parents=True, exist_ok=True)
+        (app / name).touch()
+    user = running if running.isdigit() else "0"
+    for pid, uid, words in ((7, "0", "rsyslogd"), *([(8, user, f"python3\0{app}/run.py")] if running else [])):
+        process = tmp_path / "proc" / str(pid)
+        (process / "fd").mkdir(parents=True)
+        (process / "comm").write_text("rsyslogd\n")
+        (process / "status").write_text(f"Uid:\t{uid}\t{uid}\t{uid}\t{uid}\n")
+        (process / "cmdline").write_text(words)
+        (process / "loginuid").write_text("1000" if running == "login" else str((1 << 32) - 1))
+        os.symlink("/usr/sbin/rsyslogd", process / "exe")
+        os.symlink("/", process / "cwd")
+    with open(app / "logs/app.log", "a") as stream:
+        os.symlink(os.readlink(f"/proc/self/fd/{stream.fileno()}"), tmp_path / "proc" / "7" / "fd" / "3")
+        found, _said = plain.left_out([f"{host}/opt"], [], {}, str(tmp_path / "proc"))
+    assert found == [f"{host}/opt/company/{left_out}"]
+
+
 def test_no_file_outside_of_the_trees_is_asked_for(host: Path, held: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program may have a file open on a server that is gone."""
     asked, ask = [], os.lstat
