@@ -40,7 +40,7 @@ _LARGEST_KEYS = 1 << 20
 _MIXED = ("/usr/local", "/opt")
 # Names of directories there that hold programs and configuration, or data.
 _FIXED = ("bin", "sbin", "lib", "lib64", "libexec", "share", "include", "src", "etc", "conf", "config")
-_DATA = ("data", "db", "log", "logs", "spool", "state", "storage", "uploads", "var")
+_DATA = ("data", "log", "logs", "spool", "state", "uploads", "var")
 # All data of a program lies at least so deep below such a tree.
 _APART = 2
 # The most bytes of a command line that are read: the path of a Java program names each of its archives.
@@ -220,10 +220,11 @@ def _programs(process: str, known: Sequence[str]) -> list[str]:
 
 
 def _data_of_users(roots: Sequence[str], known: Sequence[str], proc: str) -> dict[str, str]:
-    """Directory of data -> name of a program that runs as its owner, other than root, and has no file open there now:
-    where configuration and data lie together, by the directory's name."""
+    """Directory of data -> name of a program that runs by itself as its owner, other than root, and has no file open
+    there now: where configuration and data lie together, by the directory's name. A person who is logged in is no
+    program."""
     users: dict[int, str] = {}
-    for pid in filter(str.isdigit, os.listdir(proc)):
+    for pid in (name for name in os.listdir(proc) if name.isdigit() and login_of(name, proc) < 0):
         with suppress(OSError), open(f"{proc}/{pid}/comm", encoding="utf-8", errors="replace") as stream:
             users.update(dict.fromkeys(user_ids(int(pid), proc) - {0}, stream.read().strip()))
     found: dict[str, str] = {}

@@ -354,6 +354,22 @@ def test_all_data_of_a_program_is_left_out_and_not_its_files_of_the_moment(host:
         assert found == [f"{host}/opt/kafka/store/topicA-0", f"{host}/opt/vault/data"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="it gives files away")
+def test_what_a_person_owns_is_no_data_of_a_program(host: Path, tmp_path: Path) -> None:
+    """One who is logged in has processes as well. A directory db has the migrations of an application."""
+    for name in ("db", "data"):
+        (host / "opt/rails" / name).mkdir(parents=True)
+        os.chown(host / "opt/rails" / name, USER, USER)
+    process = tmp_path / "proc" / "7"
+    (process / "fd").mkdir(parents=True)
+    (process / "comm").write_text("bash\n")
+    (process / "status").write_text(f"Uid:\t{USER}\t{USER}\t{USER}\t{USER}\n")
+    (process / "loginuid").write_text(str(USER))
+    assert plain.left_out([f"{host}/opt"], [], {}, str(tmp_path / "proc")) == ([], [])
+    (process / "loginuid").write_text(str((1 << 32) - 1))
+    assert plain.left_out([f"{host}/opt"], [], {}, str(tmp_path / "proc"))[0] == [f"{host}/opt/rails/data"]
+
+
 @pytest.mark.parametrize(
     ("beside", "running", "left_out"),
     [
