@@ -21,8 +21,7 @@ from .kind import is_within
 TREES = ("/etc", "/usr/local", "/opt", "/root/.ssh", "/var/spool/cron", "/var/lib/pam")
 # The identity of a host, histories, and files that programs make anew from other files. All are whole paths: a
 # pattern of a name would match in any directory, and a rollback could not remove a new directory with such a file.
-# So are the books that programs keep of what does not go back with them: disks, mounted images, jobs that have run,
-# virtual machines that may run on another host by now.
+# So are the books that programs keep of what does not go back with them: disks, mounted images, jobs that have run.
 EXCLUDE = (
     *("/etc/machine-id", "/etc/.git", "/etc/.pwd.lock", "/etc/.updated", "/etc/adjtime", "/etc/mtab"),
     *("/etc/ld.so.cache", "/etc/udev/hwdb.bin", "/etc/lvm/archive", "/etc/lvm/backup", "/etc/lvm/cache"),
@@ -31,7 +30,7 @@ EXCLUDE = (
     *(f"/etc/multipath/{name}" for name in ("bindings", "wwids", "prkeys")),
     *(f"/etc/systemd/{name}" for name in ("system/snap-*.mount", "system/*.wants/snap-*.mount", "system/snap.*")),
     *("/etc/systemd/user/snap.*", "/etc/udev/rules.d/70-snap.*"),
-    *("/var/spool/cron/atjobs", "/var/spool/cron/atspool", "/var/spool/cron/lastrun", "/etc/libvirt/qemu"),
+    *("/var/spool/cron/atjobs", "/var/spool/cron/atspool", "/var/spool/cron/lastrun"),
 )
 # The keys by which an account can be reached, below its home; the largest file of them that is kept.
 KEYS = ("/.ssh/authorized_keys", "/.ssh/authorized_keys2")
@@ -56,8 +55,9 @@ _ELSEWHERE = ("nfs", "cifs", "smb", "fuse", "9p", "ceph", "gluster", "afs", "aut
 
 # There where SELinux is enabled.
 SELINUX = "/sys/fs/selinux/enforce"
-# The virtual machines and networks of libvirt, which it changes by itself.
+# The virtual machines of libvirt, which may run on another host by now, and beside them its networks.
 MACHINES = "/etc/libvirt/qemu"
+_NETWORKS = "networks"
 
 
 def unprotected() -> list[str]:
@@ -68,12 +68,21 @@ def unprotected() -> list[str]:
             "SELinux: modules, ports and contexts of files that semanage keeps below /var/lib/selinux, and booleans of "
             "the running kernel, are not protected. The policy in /etc/selinux comes back, and is loaded"
         )
-    if os.path.isdir(MACHINES):
-        found.append(
-            f"{MACHINES} is not protected: a machine that has moved to another host since would be here once more. "
-            "Keep the definitions of machines and networks elsewhere (virsh dumpxml, virsh net-dumpxml)"
-        )
     return found
+
+
+def machines(roots: Sequence[str], taken: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(the patterns of ``exclude`` that match the definitions of virtual machines, a sentence on them) of a host that
+    has such in the trees ``roots``. Where a change installs libvirt, all of it goes."""
+    is_ours = any(is_within(MACHINES, one) for one in roots) and not any(is_within(MACHINES, one) for one in taken)
+    if not is_ours or not os.path.isdir(MACHINES):
+        return [], []
+    # A star matches slashes too: these match each name but that of the directory of networks.
+    begun = [f"{_NETWORKS[:at]}[!{_NETWORKS[at]}]*" for at in range(len(_NETWORKS))]
+    return [f"{MACHINES}/{one}" for one in (*begun, f"{_NETWORKS}[!/]*")], [
+        f"{MACHINES} is not protected, but for {_NETWORKS}: a machine that has moved to another host since would be "
+        "here once more. Keep the definitions of machines elsewhere (virsh dumpxml)"
+    ]
 
 
 def trees(taken: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -263,10 +263,20 @@ def test_no_more_than_so_much_is_kept_unasked(host: Path, monkeypatch: pytest.Mo
 
 def test_virtual_machines_may_run_elsewhere_by_now_and_are_named(host: Path) -> None:
     """A rollback would bring back one that has moved away, and take away one that has come."""
-    assert {"/etc/libvirt/qemu", "/var/spool/cron/lastrun"} <= set(EXCLUDE) and left() == []
-    (host / "etc/libvirt/qemu").mkdir(parents=True)
+    assert "/var/spool/cron/lastrun" in EXCLUDE and left() == []
+    here = host / "etc/libvirt/qemu"
+    (section,) = sections()["files"]
+    assert not files.excludes(section.spec, f"{here}/vm.xml"), "what a change installs goes as a whole"
+    here.mkdir(parents=True)
     (words,) = left()
-    assert f"{host}/etc/libvirt/qemu is not protected: a machine that has moved to another host" in words
+    assert f"{here} is not protected, but for networks: a machine that has moved to another host" in words
+    (section,) = sections()["files"]
+    for name in ("vm.xml", "n.xml", "net.xml", "networks.xml", "networks-1.xml", "autostart", "autostart/vm.xml"):
+        assert files.excludes(section.spec, f"{here}/{name}"), name
+    for name in ("", "/networks", "/networks/default.xml", "/networks/autostart/default.xml"):
+        assert not files.excludes(section.spec, f"{here}{name}"), name
+    # Who declares it has it.
+    assert left({"files": {"paths": [str(here.parent)]}}) == []
 
 
 def test_mounts_from_elsewhere_and_mounted_files_are_named(host: Path, tmp_path: Path) -> None:
