@@ -66,10 +66,10 @@ def user_ids(pid: int, proc: str = "/proc") -> set[int]:
         return set()
 
 
-def login_of(pid: int | str) -> int:
+def login_of(pid: int | str, proc: str = "/proc") -> int:
     """The user id of the login that started the process; -1 where no login did, or the kernel does not tell."""
     try:
-        with open(f"/proc/{pid}/loginuid", "rb") as stream:
+        with open(f"{proc}/{pid}/loginuid", "rb") as stream:
             found = int(stream.read())
     except (OSError, ValueError):
         return -1

@@ -137,8 +137,9 @@ class Files(Kind):
         points = {os.fsdecode(point): kind for point, kind in mount_points().items()}
         roots, left = map(list.__add__, plain.trees(taken), plain.keys_of_login(taken, points))
         paths, more = plain.left_out(roots, taken, points)
-        exclude = sorted({*plain.EXCLUDE, *map(plain.pattern, paths)})
-        return ({"paths": roots, "exclude": exclude} if roots else None), left + more + plain.unprotected()
+        machines, said = plain.machines(roots, taken)
+        exclude = sorted({*plain.EXCLUDE, *machines, *map(plain.pattern, paths)})
+        return ({"paths": roots, "exclude": exclude} if roots else None), left + more + said + plain.unprotected()
 
     def check(self, spec: Spec) -> dict[str, object]:
         found = check(dict(spec))

@@ -13,7 +13,7 @@ from contextlib import suppress
 from .._files.mounts import PSEUDO
 from .._host import logins
 from .._host.mounts import mount_of
-from .._host.processes import user_ids
+from .._host.processes import login_of, user_ids
 from .kind import is_within
 
 # Trees of configuration, and of programs that no package has installed. They hold no data of users and of programs.
@@ -21,8 +21,7 @@ from .kind import is_within
 TREES = ("/etc", "/usr/local", "/opt", "/root/.ssh", "/var/spool/cron", "/var/lib/pam")
 # The identity of a host, histories, and files that programs make anew from other files. All are whole paths: a
 # pattern of a name would match in any directory, and a rollback could not remove a new directory with such a file.
-# So are the books that programs keep of what does not go back with them: disks, mounted images, jobs that have run,
-# virtual machines that may run on another host by now.
+# So are the books that programs keep of what does not go back with them: disks, mounted images, jobs that have run.
 EXCLUDE = (
     *("/etc/machine-id", "/etc/.git", "/etc/.pwd.lock", "/etc/.updated", "/etc/adjtime", "/etc/mtab"),
     *("/etc/ld.so.cache", "/etc/udev/hwdb.bin", "/etc/lvm/archive", "/etc/lvm/backup", "/etc/lvm/cache"),
@@ -31,7 +30,7 @@ EXCLUDE = (
     *(f"/etc/multipath/{name}" for name in ("bindings", "wwids", "prkeys")),
     *(f"/etc/systemd/{name}" for name in ("system/snap-*.mount", "system/*.wants/snap-*.mount", "system/snap.*")),
     *("/etc/systemd/user/snap.*", "/etc/udev/rules.d/70-snap.*"),
-    *("/var/spool/cron/atjobs", "/var/spool/cron/atspool", "/var/spool/cron/lastrun", "/etc/libvirt/qemu"),
+    *("/var/spool/cron/atjobs", "/var/spool/cron/atspool", "/var/spool/cron/lastrun"),
 )
 # The keys by which an account can be reached, below its home; the largest file of them that is kept.
 KEYS = ("/.ssh/authorized_keys", "/.ssh/authorized_keys2")
@@ -40,7 +39,7 @@ _LARGEST_KEYS = 1 << 20
 _MIXED = ("/usr/local", "/opt")
 # Names of directories there that hold programs and configuration, or data.
 _FIXED = ("bin", "sbin", "lib", "lib64", "libexec", "share", "include", "src", "etc", "conf", "config")
-_DATA = ("data", "db", "log", "logs", "spool", "state", "storage", "uploads", "var")
+_DATA = ("data", "log", "logs", "spool", "state", "uploads", "var")
 # All data of a program lies at least so deep below such a tree.
 _APART = 2
 # The most bytes of a command line that are read: the path of a Java program names each of its archives.
@@ -56,8 +55,9 @@ _ELSEWHERE = ("nfs", "cifs", "smb", "fuse", "9p", "ceph", "gluster", "afs", "aut
 
 # There where SELinux is enabled.
 SELINUX = "/sys/fs/selinux/enforce"
-# The virtual machines and networks of libvirt, which it changes by itself.
+# The virtual machines of libvirt, which may run on another host by now, and beside them its networks.
 MACHINES = "/etc/libvirt/qemu"
+_NETWORKS = "networks"
 
 
 def unprotected() -> list[str]:
@@ -68,12 +68,21 @@ def unprotected() -> list[str]:
             "SELinux: modules, ports and contexts of files that semanage keeps below /var/lib/selinux, and booleans of "
             "the running kernel, are not protected. The policy in /etc/selinux comes back, and is loaded"
         )
-    if os.path.isdir(MACHINES):
-        found.append(
-            f"{MACHINES} is not protected: a machine that has moved to another host since would be here once more. "
-            "Keep the definitions of machines and networks elsewhere (virsh dumpxml, virsh net-dumpxml)"
-        )
     return found
+
+
+def machines(roots: Sequence[str], taken: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(the patterns of ``exclude`` that match the definitions of virtual machines, a sentence on them) of a host that
+    has such in the trees ``roots``. Where a change installs libvirt, all of it goes."""
+    is_ours = any(is_within(MACHINES, one) for one in roots) and not any(is_within(MACHINES, one) for one in taken)
+    if not is_ours or not os.path.isdir(MACHINES):
+        return [], []
+    # A star matches slashes too: these match each name but that of the directory of networks.
+    begun = [f"{_NETWORKS[:at]}[!{_NETWORKS[at]}]*" for at in range(len(_NETWORKS))]
+    return [f"{MACHINES}/{one}" for one in (*begun, f"{_NETWORKS}[!/]*")], [
+        f"{MACHINES} is not protected, but for {_NETWORKS}: a machine that has moved to another host since would be "
+        "here once more. Keep the definitions of machines elsewhere (virsh dumpxml)"
+    ]
 
 
 def trees(taken: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -164,15 +173,18 @@ def _written(roots: Sequence[str], known: Sequence[str], proc: str) -> dict[str,
     the program's data where configuration and data lie together and the program runs as root or as the owner of that
     directory; else the path is the file."""
     found: dict[str, str] = {}
+    services: list[tuple[set[int], list[str]]] | None = None
     for pid in filter(str.isdigit, os.listdir(proc)):
         with suppress(OSError):
             for path in _open_for_writing(f"{proc}/{pid}", roots, known):
                 folder = os.path.dirname(path)
                 mixed = next((root for root in _MIXED if is_within(folder, root) and folder != root), "")
                 # The owner of the directory in /proc is root for a process that hides its memory, whoever runs it.
-                users = user_ids(int(pid), proc)
-                if mixed and users and users <= {0, os.lstat(folder).st_uid}:
-                    path = _around(folder, mixed, _programs(f"{proc}/{pid}", known))
+                users, may = user_ids(int(pid), proc), {0, os.lstat(folder).st_uid}
+                if mixed and users and users <= may:
+                    services = _services(known, proc) if services is None else services
+                    programs = [one for who, theirs in services if who <= may for one in theirs]
+                    path = _around(folder, mixed, [*_programs(f"{proc}/{pid}", known), *programs])
                 with open(f"{proc}/{pid}/comm", encoding="utf-8", errors="replace") as stream:
                     found[path] = stream.read().strip()
     return {path: who for path, who in found.items() if not any(is_within(path, one) for one in found if one != path)}
@@ -180,14 +192,24 @@ def _written(roots: Sequence[str], known: Sequence[str], proc: str) -> dict[str,
 
 def _around(folder: str, root: str, programs: Sequence[str]) -> str:
     """The topmost directory from this one upwards that is its owner's, lies apart from other things of the tree
-    ``root``, and holds none of the ``programs``: what a program writes there next need not lie in this directory."""
+    ``root``, and holds none of the ``programs``, nor a directory of programs or configuration: what a program writes
+    there next need not lie in this directory."""
     owner, found = os.lstat(folder).st_uid, folder
     while True:
         above = os.path.dirname(found)
         is_apart = above.count("/") - root.count("/") >= _APART and os.path.basename(above) not in _FIXED
         if not is_apart or os.lstat(above).st_uid != owner or any(is_within(one, above) for one in programs):
             return found
+        if any(os.path.lexists(f"{above}/{one}") for one in _FIXED):
+            return found
         found = above
+
+
+def _services(known: Sequence[str], proc: str) -> list[tuple[set[int], list[str]]]:
+    """(the users, the programs) of each process that runs by itself: what writes the log of an application need not be
+    the application, and what a person who is logged in looks at is no program."""
+    pids = [pid for pid in filter(str.isdigit, os.listdir(proc)) if login_of(pid, proc) < 0]
+    return [(user_ids(int(pid), proc), _programs(f"{proc}/{pid}", known)) for pid in pids]
 
 
 def _programs(process: str, known: Sequence[str]) -> list[str]:
@@ -207,10 +229,11 @@ def _programs(process: str, known: Sequence[str]) -> list[str]:
 
 
 def _data_of_users(roots: Sequence[str], known: Sequence[str], proc: str) -> dict[str, str]:
-    """Directory of data -> name of a program that runs as its owner, other than root, and has no file open there now:
-    where configuration and data lie together, by the directory's name."""
+    """Directory of data -> name of a program that runs by itself as its owner, other than root, and has no file open
+    there now: where configuration and data lie together, by the directory's name. A person who is logged in is no
+    program."""
     users: dict[int, str] = {}
-    for pid in filter(str.isdigit, os.listdir(proc)):
+    for pid in (name for name in os.listdir(proc) if name.isdigit() and login_of(name, proc) < 0):
         with suppress(OSError), open(f"{proc}/{pid}/comm", encoding="utf-8", errors="replace") as stream:
             users.update(dict.fromkeys(user_ids(int(pid), proc) - {0}, stream.read().strip()))
     found: dict[str, str] = {}

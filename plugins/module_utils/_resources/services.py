@@ -538,7 +538,7 @@ def _activity(
     """The step that stops, starts, reloads or restarts the service, by a verb that systemd does not refuse; ``leave``
     where there is no such verb."""
     name = live.name
-    why, anew = _concern(live, unit, pids, at, bool(then.get("among_all")))
+    why, anew, is_own = _concern(live, unit, pids, at, bool(then.get("among_all")))
     if unit.clustered or then.get("clustered"):
         if live.active and why and unit.reloads:
             rest = _spare(unit, why, _OF_CLUSTER, pids, at) if anew else []
@@ -567,14 +567,14 @@ def _activity(
         spared = _IN_USE
     if unit.reloads and (spared or not anew or not unit.stops):
         reloaded = Step(SERVICES, "reload", name, why, {**detail, "spared": spared} if spared else detail)
-        return [reloaded, *(_beside_reload(unit, why, spared, pids, at) if anew else ())]
+        return [reloaded, *(_not_anew(unit, (why, is_own), spared, pids, at) if anew else ())]
     if spared:
         # Any file may be that of a unit which somebody has named, and no process shows what it has read.
         is_told = anew or (spared == outage.DONE and not then.get("among_all"))
         return _spare(unit, why if is_told else "", spared, pids, at)
     if unit.stops:
         return [Step(SERVICES, "restart", name, why, detail)]
-    return [Step(SERVICES, "leave", name, why, detail)] if anew else []
+    return _not_anew(unit, (why, is_own), "", pids, at) if anew else []
 
 
 def _with_failed(planned: Sequence[Step], live: ServiceState, at: Restore) -> list[Step]:
@@ -651,34 +651,38 @@ def _spare(unit: Unit, why: str, spared: str, pids: Sequence[int], at: Restore) 
     return [Step(SERVICES, "leave", unit.id, why, {"note": note, "owed": [own] if own else []})]
 
 
-def _beside_reload(unit: Unit, why: str, spared: str, pids: Sequence[int], at: Restore) -> list[Step]:
-    """The step that names a unit of which a reload does not undo all of the change, and which is not started anew."""
+def _not_anew(unit: Unit, cause: tuple[str, bool], spared: str, pids: Sequence[int], at: Restore) -> list[Step]:
+    """The step that names a unit which a reload alone does not bring back, and which is not started anew. It is left
+    where the ``cause`` (why, and whether a file of its own) is certain; else it may be as it was, and a note names
+    it."""
+    why, is_own = cause
     spared = spared or (outage.spared(unit, pids) if is_vital(unit.id) else "")
-    if not spared and _put_back_for(unit, pids, at):
+    if not spared and is_own:
         return [Step(SERVICES, "leave", unit.id, why)]
     return _spare(unit, why, spared or _REFUSES, pids, at)
 
 
 def _concern(
     live: ServiceState, unit: Unit, pids: Sequence[int], at: Restore, among_all: bool = False
-) -> tuple[str, bool]:
-    """(why the rollback concerns the running service, or an empty text; whether a reload is not enough)."""
+) -> tuple[str, bool, bool]:
+    """(why the rollback concerns the running service, or an empty text; whether a reload is not enough; whether the
+    reason is a file of its own, and not that it may hold more of the change)."""
     if not live.active:
-        return "", False
+        return "", False, False
     started = live.started or 0.0
     own = running.touches(unit.files, at.changed) or running.newer(unit.files, max(at.since, started))
     mapped = "" if own else running.replaced(pids, at.changed, at.since)
     if own or mapped:
-        return f"{own or mapped} is not what it was started with", True
+        return f"{own or mapped} is not what it was started with", True, True
     why = "files changed" if at.changed else f"{at.affecting[0]} were put back" if at.affecting else ""
     if not why or not unit.is_service:
-        return "", False
+        return "", False, False
     if among_all and live.touched <= at.began and not _named_after(unit, at.changed):
-        return "", False
+        return "", False, False
     if (not started or started > at.began) and live.name not in _ACCESS:
-        return why, True  # The service may hold more of the change than a reload undoes.
+        return why, True, False  # The service may hold more of the change than a reload undoes.
     held = running.writes(pids, at.changed)
-    return (f"it writes {held}", True) if held else (why, False)
+    return (f"it writes {held}", True, False) if held else (why, False, False)
 
 
 def _named_after(unit: Unit, changed: Sequence[str]) -> str:

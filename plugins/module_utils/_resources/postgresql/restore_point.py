@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TypedDict, cast
 
-from ..._errors import Damaged, EvenkeelError, Refused, UsageError
+from ..._errors import Damaged, Refused, UsageError
 from ..._host.options import Options
 from ..._host.options import read as read_options
 from ..._host.system import System
@@ -164,11 +164,10 @@ def is_there(server: cluster.Server, record: Record, seen: cluster.Seen | None) 
         now = wal.end_of_last(wal.position(seen["inserted"]), size)
         if now != wal.end_of_last(wal.position(seen["flushed"]), size):
             return False
+    elif not server.identifier():
+        return False
     else:
-        try:
-            control = server.control()
-        except EvenkeelError:  # No control file that could be read.
-            return False
+        control = server.control()
         if control["Database cluster state"] != "shut down":
             return False
         timeline = int(control["Latest checkpoint's TimeLineID"])

@@ -545,6 +545,12 @@ def test_a_cluster_without_its_control_file_goes_back_from_its_base(
     monkeypatch.setattr(recovery, "verify", lambda *_args, **_more: 1)
     at = Restore(place.server.system, cast(Objects, None))
     assert [step.action for step in postgresql.PostgreSQL().plan([line(place)], at)] == ["restore"]
+    (place.data / "global").mkdir()
+    control_file = place.data / "global" / "pg_control"
+    control_file.write_bytes(int(record["system"]).to_bytes(8, sys.byteorder))
+    with pytest.raises(EvenkeelError, match="pg_controldata failed"):  # Its failure tells nothing about the data.
+        postgresql.PostgreSQL().plan([line(place)], at)
+    control_file.unlink()
     of: list[str] = []
 
     def control(server: cluster.Server) -> dict[str, str]:
@@ -553,11 +559,10 @@ def test_a_cluster_without_its_control_file_goes_back_from_its_base(
 
     monkeypatch.setattr(cluster.Server, "control", control)
     recovery._recovery(place.server, record)
-    (place.data / "global").mkdir()
-    (place.data / "global" / "pg_control").write_bytes(int(record["system"]).to_bytes(8, sys.byteorder))
+    control_file.write_bytes(int(record["system"]).to_bytes(8, sys.byteorder))
     recovery._recovery(place.server, record)
     assert of == [f"{place.server.bases}/{record['base']}", place.server.data]
-    (place.data / "global" / "pg_control").unlink()
+    control_file.unlink()
     (place.data / "PG_VERSION").write_text("16\n")
     with pytest.raises(Refused, match="pg_control is gone, and it is of version 16, while .* of 15; move .* away"):
         postgresql.PostgreSQL().plan([line(place)], at)

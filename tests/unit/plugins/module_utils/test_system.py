@@ -263,10 +263,20 @@ def test_no_more_than_so_much_is_kept_unasked(host: Path, monkeypatch: pytest.Mo
 
 def test_virtual_machines_may_run_elsewhere_by_now_and_are_named(host: Path) -> None:
     """A rollback would bring back one that has moved away, and take away one that has come."""
-    assert {"/etc/libvirt/qemu", "/var/spool/cron/lastrun"} <= set(EXCLUDE) and left() == []
-    (host / "etc/libvirt/qemu").mkdir(parents=True)
+    assert "/var/spool/cron/lastrun" in EXCLUDE and left() == []
+    here = host / "etc/libvirt/qemu"
+    (section,) = sections()["files"]
+    assert not files.excludes(section.spec, f"{here}/vm.xml"), "what a change installs goes as a whole"
+    here.mkdir(parents=True)
     (words,) = left()
-    assert f"{host}/etc/libvirt/qemu is not protected: a machine that has moved to another host" in words
+    assert f"{here} is not protected, but for networks: a machine that has moved to another host" in words
+    (section,) = sections()["files"]
+    for name in ("vm.xml", "n.xml", "net.xml", "networks.xml", "networks-1.xml", "autostart", "autostart/vm.xml"):
+        assert files.excludes(section.spec, f"{here}/{name}"), name
+    for name in ("", "/networks", "/networks/default.xml", "/networks/autostart/default.xml"):
+        assert not files.excludes(section.spec, f"{here}{name}"), name
+    # Who declares it has it.
+    assert left({"files": {"paths": [str(here.parent)]}}) == []
 
 
 def test_mounts_from_elsewhere_and_mounted_files_are_named(host: Path, tmp_path: Path) -> None:
@@ -352,6 +362,56 @@ def test_all_data_of_a_program_is_left_out_and_not_its_files_of_the_moment(host:
         (process / "cmdline").write_text("\0".join(["python3", f"{host}/opt/kafka/store/run.py"]))
         found, _said = plain.left_out([f"{host}/opt"], [], {}, str(tmp_path / "proc"))
         assert found == [f"{host}/opt/kafka/store/topicA-0", f"{host}/opt/vault/data"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it gives files away")
+def test_what_a_person_owns_is_no_data_of_a_program(host: Path, tmp_path: Path) -> None:
+    """One who is logged in has processes as well. A directory db has the migrations of an application."""
+    for name in ("db", "data"):
+        (host / "opt/rails" / name).mkdir(parents=True)
+        os.chown(host / "opt/rails" / name, USER, USER)
+    process = tmp_path / "proc" / "7"
+    (process / "fd").mkdir(parents=True)
+    (process / "comm").write_text("bash\n")
+    (process / "status").write_text(f"Uid:\t{USER}\t{USER}\t{USER}\t{USER}\n")
+    (process / "loginuid").write_text(str(USER))
+    assert plain.left_out([f"{host}/opt"], [], {}, str(tmp_path / "proc")) == ([], [])
+    (process / "loginuid").write_text(str((1 << 32) - 1))
+    assert plain.left_out([f"{host}/opt"], [], {}, str(tmp_path / "proc"))[0] == [f"{host}/opt/rails/data"]
+
+
+@pytest.mark.parametrize(
+    ("beside", "running", "left_out"),
+    [
+        ("conf", "", "app/logs"),  # Its name tells that the application lies there.
+        ("x", "", "app"),
+        ("x", "0", "app/logs"),  # It runs there.
+        ("x", "54321", "app"),  # Of another user: he may run there what he likes.
+        ("x", "login", "app"),
+    ],
+)
+def test_a_log_that_another_program_holds_open_takes_no_application_with_it(
+    host: Path, tmp_path: Path, beside: str, running: str, left_out: str
+) -> None:
+    """As rsyslogd does."""
+    app = host / "opt/company/app"
+    for name in ("logs/app.log", f"{beside}/file", "run.py"):
+        (app / name).parent.mkdir(parents=True, exist_ok=True)
+        (app / name).touch()
+    user = running if running.isdigit() else "0"
+    for pid, uid, words in ((7, "0", "rsyslogd"), *([(8, user, f"python3\0{app}/run.py")] if running else [])):
+        process = tmp_path / "proc" / str(pid)
+        (process / "fd").mkdir(parents=True)
+        (process / "comm").write_text("rsyslogd\n")
+        (process / "status").write_text(f"Uid:\t{uid}\t{uid}\t{uid}\t{uid}\n")
+        (process / "cmdline").write_text(words)
+        (process / "loginuid").write_text("1000" if running == "login" else str((1 << 32) - 1))
+        os.symlink("/usr/sbin/rsyslogd", process / "exe")
+        os.symlink("/", process / "cwd")
+    with open(app / "logs/app.log", "a") as stream:
+        os.symlink(os.readlink(f"/proc/self/fd/{stream.fileno()}"), tmp_path / "proc" / "7" / "fd" / "3")
+        found, _said = plain.left_out([f"{host}/opt"], [], {}, str(tmp_path / "proc"))
+    assert found == [f"{host}/opt/company/{left_out}"]
 
 
 def test_no_file_outside_of_the_trees_is_asked_for(host: Path, held: Path, monkeypatch: pytest.MonkeyPatch) -> None:
