@@ -35,7 +35,7 @@ _STARTED = {"started": True}
 _NOT_STARTED = (2, 126, 127)
 _AUTO = ("auto", "auto_silent", "auto_legacy", "auto_legacy_silent")
 _FOUND = Path(_found.__file__).read_text(encoding="utf-8")
-# What an old Python 3 can read as well. The first line tells that it has started.
+# An old Python 3 can read it as well. The first line tells that it has started.
 _PROGRAM = """\
 import json, sys
 asked = json.loads({asked})

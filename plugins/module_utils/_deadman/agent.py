@@ -133,7 +133,7 @@ def _at_deadline(store: Store, generation: int, way_back: Callable[[], Finish]) 
             changes.ensure_timers(store, change, sys.argv[0])
         if change.due - store.system.monotonic() > units.TICK + 5.0:
             return 0
-        way_back()  # What the change has removed by then can be loaded no more.
+        way_back()  # The change may remove the code or Python itself before the deadline.
         # The deadline may be over before this unit is started again.
         while change is not None and change.overdue(store.system) is None:
             if not _wait(store, generation, min(1.0, max(0.05, change.due - store.system.monotonic()))):
