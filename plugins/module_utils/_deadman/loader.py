@@ -62,14 +62,18 @@ def prepare(store: Store, reboots: int) -> str:
 
 def fell_back(store: Store) -> bool:
     """Whether this boot took the old kernel: the planned boots are used up, or the boot loader cannot load the kernel
-    of the change."""
-    return command.is_host(store) and any(one.fell_back() for one in LOADERS)
+    of the change. A partition that cannot be read shows nothing of it, and must not stop the agent."""
+    for one in LOADERS if command.is_host(store) else ():
+        with suppress(OSError, ValueError):
+            if one.fell_back():
+                return True
+    return False
 
 
 def go_on(store: Store) -> None:
     """A planned boot has come, and a further one is planned."""
     for loader in LOADERS if command.is_host(store) else ():
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             if loader.is_ready():
                 loader.go_on(store)
 
@@ -78,7 +82,7 @@ def confirmed(store: Store) -> None:
     """Let the host's configuration decide the default entry again, because the change stays. Called before the
     confirmation is recorded: a host whose change is over must not fall back."""
     for loader in LOADERS if command.is_host(store) else ():
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             _forget(store, loader)
 
 

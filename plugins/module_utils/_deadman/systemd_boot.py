@@ -92,11 +92,18 @@ class SystemdBoot:
     def fell_back(self) -> bool:
         """The entry that the configuration names may have become another one in the change. Then this boot does not
         show that the host boots it. Early at boot the partition of our entry may not be mounted yet."""
-        selected, entry = _selected(), _own()
-        return selected == _NAME or bool(entry and not _matches(selected, _wanted(_chosen(text(entry)))))
+        selected = _selected()
+        if selected == _NAME:
+            return True
+        entry = _own()
+        return bool(entry) and not _matches(selected, _wanted(_chosen(text(entry))))
 
     def go_on(self, store: Store) -> None:
-        _set(store, _ONCE, _wanted(_chosen(text(_own()))))
+        """Where the partition is not mounted, nobody knows which entry the configuration names. Then the next boot
+        takes the kept entry, and the host goes back."""
+        entry = _own()
+        if entry:
+            _set(store, _ONCE, _wanted(_chosen(text(entry))))
 
     def is_as_before(self) -> bool:
         entry = _own()

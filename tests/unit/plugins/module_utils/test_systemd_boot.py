@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import os
 import re
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import (
+    changes,
     command,
     kept,
     loader,
@@ -264,6 +266,35 @@ def test_the_kernel_of_before_is_known_before_its_partition_is_mounted(
     assert "boots the kernel of before" in loader.rolled_back(host)[0] and machine.get("LoaderEntryDefault") == OURS
     loader.confirmed(host)
     assert not machine.get("LoaderEntryDefault")
+
+
+def broken(_path: str) -> list[str]:
+    raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_partition_that_cannot_be_read_keeps_no_host_from_going_back(
+    host: Store, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(host, machine, reboots=2)
+    machine.start()
+    monkeypatch.setattr(systemd_boot, "_listed", broken)
+    # The planned boot is recorded, although nobody knows whether it took the entry of the configuration.
+    booted, said = after(host, "second")
+    record = changes.armed(booted)
+    assert said == [] and record is not None and record.boots == 1 and record.overdue(booted.system) is None
+    assert machine.start() == OURS
+    assert loader.fell_back(host), "the firmware knows"
+
+
+def test_a_further_boot_takes_the_kernel_of_before_while_the_partition_is_not_mounted(
+    host: Store, machine: Machine
+) -> None:
+    begin(host, machine, reboots=2)
+    machine.start()
+    (machine.root / "boot").rename(machine.root / "unmounted")
+    (machine.root / "boot").mkdir()
+    loader.go_on(host)
+    assert not machine.get("LoaderEntryOneShot")
 
 
 def test_a_kernel_that_systemd_boot_cannot_find_is_a_rollback(host: Store, machine: Machine) -> None:
