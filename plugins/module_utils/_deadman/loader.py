@@ -88,22 +88,27 @@ def confirmed(store: Store) -> None:
 
 def rolled_back(store: Store) -> list[str]:
     """Remove our files after a rollback. Where the kernel or the boot loader's configuration is not as before, the
-    kept entry stays the default; return sentences on that."""
+    kept entry stays the default, unless its kernel is gone; return sentences on that."""
     return [said for one in LOADERS for said in _left(store, one)] if command.is_host(store) else []
 
 
 def _left(store: Store, loader: Loader) -> list[str]:
-    try:
-        _write_anew(store, loader)
-        if not loader.is_ready():
-            return []
-        loader.stay(store)
-        if loader.is_as_before():
+    said = [loader.not_as_before] if loader.is_ready() else []
+    with suppress(OSError, ValueError):
+        if said and loader.is_lost():
+            said = [loader.lost]
             _forget(store, loader)
-            return []
-    except (OSError, ValueError):
-        pass
-    return [loader.not_as_before]
+            return said
+        _write_anew(store, loader)
+        if said:
+            loader.stay(store)  # It takes back a default that the change has chosen.
+            if loader.is_as_before():
+                loader.forget(store)
+                return []
+    with suppress(OSError, ValueError):
+        if said == [loader.not_as_before]:
+            loader.stay(store)
+    return said
 
 
 def _forget(store: Store, loader: Loader) -> None:

@@ -22,7 +22,7 @@ import shutil
 from .._host.durable import remove_file, syncfs, write_file
 from .._resources import ours
 from .._store.store import Store
-from .kept import PANIC, SIGN, digest, grub_kernel, is_same, text
+from .kept import PANIC, SIGN, digest, grub_kernel, is_missing, is_same, text
 
 _NAME = os.path.basename(ours.BOOT_ENTRIES[0])
 VARIABLES = "/sys/firmware/efi/efivars"
@@ -66,6 +66,10 @@ class SystemdBoot:
         f" kernel of before, by the entry {_NAME} in loader/entries: mend the entries,"
         " then remove that entry, and run bootctl set-default ''"
     )
+    lost = (
+        f"the entry {_NAME} in loader/entries, or its copy of the kernel of before, is gone. The host boots what the"
+        " configuration of systemd-boot names: see that this is the kernel of before"
+    )
 
     def is_in_use(self) -> bool:
         return _variable("LoaderInfo").startswith("systemd-boot ") and not grub_kernel()
@@ -104,6 +108,13 @@ class SystemdBoot:
         entry = _own()
         if entry:
             _set(store, _ONCE, _wanted(_chosen(text(entry))))
+
+    def is_lost(self) -> bool:
+        """The missing entry was on the partition of the entry of this boot."""
+        entry = _own()
+        if not entry:
+            return bool(_running())
+        return any(is_missing(_root(entry) + path) for path in map(_file_of, text(entry).splitlines()) if path)
 
     def is_as_before(self) -> bool:
         entry = _own()

@@ -356,6 +356,17 @@ def test_a_changed_kernel_of_before_stays_out_of_use(host: Store, machine: Machi
     assert machine.start() == OURS
 
 
+@pytest.mark.parametrize("lost", ["kernel", "entry"])
+def test_a_kept_entry_that_cannot_be_booted_is_not_said_to_be_booted(host: Store, machine: Machine, lost: str) -> None:
+    machine.set("LoaderEntryDefault", "3f-*")
+    begin(host, machine)
+    (machine.esp / ("loader/evenkeel/3f/6.1/linux" if lost == "kernel" else f"loader/entries/{OURS}")).unlink()
+    said = loader.rolled_back(host)
+    assert len(said) == 1 and "is gone. The host boots what" in said[0]
+    assert machine.get("LoaderEntryDefault") == ("3f-*" if lost == "kernel" else "") and not machine.own
+    assert machine.start() == "3f-6.1.conf" and loader.rolled_back(host) == []
+
+
 def test_counters_in_names_of_entries_are_no_difference(host: Store, machine: Machine) -> None:
     entries = machine.esp / "loader/entries"
     (entries / "3f-6.1.conf").rename(entries / "3f-6.1+2-1.conf")
