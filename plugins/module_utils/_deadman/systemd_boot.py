@@ -78,6 +78,9 @@ class SystemdBoot:
         return [os.path.dirname(ours.KERNEL_INSTALL)]
 
     def keep(self, store: Store, tries: int) -> str:
+        """Where bootctl failed at the end of an earlier change, the firmware still names the entry of that change."""
+        if self.is_ready() and not _own() and _running():
+            _set(store, _DEFAULT, "")
         return _lacking() or _keep(store)
 
     def discard(self) -> None:

@@ -244,6 +244,23 @@ def test_confirmed_makes_it_the_default_of_the_hosts_configuration(host: Store, 
     assert machine.start() == "3f-6.2.conf"
 
 
+@pytest.mark.parametrize("refuses", ["", "LoaderEntryDefault"])
+def test_a_default_that_the_firmware_did_not_give_up_is_nothing_of_a_later_change(
+    host: Store, machine: Machine, refuses: str
+) -> None:
+    begin(host, machine)
+    machine.start()
+    machine.refuses = "LoaderEntryDefault"
+    settle(after(host)[0], 1, None, 0.0, 0.1, 0.05)
+    assert machine.get("LoaderEntryDefault") == OURS and not machine.own
+    machine.refuses = refuses
+    machine.set("LoaderEntryPreferred", "3f-*")
+    assert "preferred" in loader.prepare(host, 1) and machine.get("LoaderEntryDefault") == (OURS if refuses else "")
+    said = str(loader.rolled_back(host))
+    assert "boots the kernel of before" not in said and ("boots what" in said) == bool(refuses)
+    assert machine.start() == "3f-6.1.conf"
+
+
 def test_a_boot_of_the_kernel_of_before_is_a_rollback(host: Store, machine: Machine) -> None:
     begin(host, machine)
     machine.install("6.2")
