@@ -228,6 +228,7 @@ def transact(changes: Sequence[tuple[str, Package]], at: Restore) -> dict[str, s
     version is not erased where the file of the older version is missing. Raises RestoreFailed, with nothing changed,
     where another program holds the lock of rpm for longer than ``at.patience``.
     """
+    wait_for_locks(RPM, at)
     left: dict[str, str] = {}
     work: dict[str, list[tuple[str, Any]]] = {}
     with tempfile.TemporaryDirectory(dir=os.path.join(at.objects.root, "tmp")) as folder:
@@ -241,8 +242,6 @@ def transact(changes: Sequence[tuple[str, Package]], at: Restore) -> dict[str, s
                 left[one.key] = str(error)
         able = [key for key in work if key not in left]
         chosen, refused = most(able, lambda keys: _run(work, keys, folder, at, test=True))
-        if chosen:
-            wait_for_locks(RPM, at)
         failed = _run(work, chosen, folder, at) if chosen else ""
     left.update({key: f"rpm refuses: {why}" for key, why in refused.items()})
     still = _open(changes, at) if failed else set()

@@ -437,7 +437,7 @@ def test_the_lock_of_rpm_is_waited_for_and_its_holder_named(tmp_path: Path, monk
     transactions: list[str] = []
 
     def run(argv: Sequence[str], _timeout: float) -> Completed:
-        transactions.extend(argv[-1:] if argv[-1].endswith("work.json") else [])
+        transactions.extend(argv[-1:] if rpm._TRANSACTION in argv else [])
         gone = argv[0] == "rpm" and transactions
         return Completed(tuple(argv), 0, "" if gone else "web\tnoarch\t0:1-1\n" if argv[0] == "rpm" else "", "")
 
