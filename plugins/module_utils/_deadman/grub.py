@@ -16,7 +16,7 @@ import shutil
 from .._host.durable import remove_file, sync_paths, write_file
 from .._resources import ours
 from .._store.store import Store
-from .kept import PANIC, SIGN, digest, grub_kernel, is_same, text
+from .kept import PANIC, SIGN, digest, grub_kernel, is_missing, is_same, text
 
 GRUB = "/boot/grub"
 _TRIES = "evenkeel_tries"
@@ -51,6 +51,10 @@ class Grub:
         f"{GRUB}/grub.cfg or the kernel is not as before the change. The host boots the kernel of before, by"
         f" {ours.GRUB_CUSTOM}: mend the boot loader, then remove that file"
     )
+    lost = (
+        f"a copy of the kernel of before is gone from {ours.KEPT}. The host boots what {GRUB}/grub.cfg names: see that"
+        " this is the kernel of before"
+    )
 
     def is_in_use(self) -> bool:
         return os.path.isdir(GRUB)
@@ -79,6 +83,10 @@ class Grub:
 
     def go_on(self, store: Store) -> None:
         """GRUB counts by itself."""
+
+    def is_lost(self) -> bool:
+        words = [word for found in _LOADED.finditer(text(ours.GRUB_CUSTOM)) for word in found[2].split()]
+        return any(is_missing(os.path.join(ours.KEPT, os.path.basename(word))) for word in words if _is_kept(word))
 
     def is_as_before(self) -> bool:
         known = _HASH.search(text(ours.GRUB_CUSTOM))

@@ -6,6 +6,7 @@ not boot. What each boot loader has to do for it, and what they share."""
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from typing import Protocol
 
@@ -18,10 +19,13 @@ PANIC, SIGN = "panic=30", "evenkeel.tried=1"
 
 class Loader(Protocol):
     """A boot loader. ``not_as_before``: what a person is told where the kept entry stays the default after a
-    rollback."""
+    rollback. ``lost``: the same where the kept entry cannot be booted any more."""
 
     @property
     def not_as_before(self) -> str: ...
+
+    @property
+    def lost(self) -> str: ...
 
     def is_in_use(self) -> bool:
         """Whether this boot loader has started the host."""
@@ -48,6 +52,10 @@ class Loader(Protocol):
     def go_on(self, store: Store) -> None:
         """A planned boot has come, and a further one is planned."""
 
+    def is_lost(self) -> bool:
+        """Whether the kept entry, once in place, or a file that it loads is missing. Raises OSError where that cannot
+        be seen."""
+
     def is_as_before(self) -> bool:
         """Whether the boot loader's configuration and the files of the kept kernel are as before the change."""
 
@@ -69,6 +77,15 @@ def grub_kernel() -> str:
     """The path of the running kernel, as GRUB names it; empty where GRUB has not passed it."""
     found = re.search(r"\bBOOT_IMAGE=(\S+)", text(PROC))
     return found[1] if found else ""
+
+
+def is_missing(path: str) -> bool:
+    """Whether there is no such file. Raises OSError where that cannot be seen."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def is_same(one: str, other: str) -> bool:

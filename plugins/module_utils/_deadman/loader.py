@@ -62,14 +62,18 @@ def prepare(store: Store, reboots: int) -> str:
 
 def fell_back(store: Store) -> bool:
     """Whether this boot took the old kernel: the planned boots are used up, or the boot loader cannot load the kernel
-    of the change."""
-    return command.is_host(store) and any(one.fell_back() for one in LOADERS)
+    of the change. A partition that cannot be read shows nothing of it, and must not stop the agent."""
+    for one in LOADERS if command.is_host(store) else ():
+        with suppress(OSError, ValueError):
+            if one.fell_back():
+                return True
+    return False
 
 
 def go_on(store: Store) -> None:
     """A planned boot has come, and a further one is planned."""
     for loader in LOADERS if command.is_host(store) else ():
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             if loader.is_ready():
                 loader.go_on(store)
 
@@ -78,28 +82,33 @@ def confirmed(store: Store) -> None:
     """Let the host's configuration decide the default entry again, because the change stays. Called before the
     confirmation is recorded: a host whose change is over must not fall back."""
     for loader in LOADERS if command.is_host(store) else ():
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             _forget(store, loader)
 
 
 def rolled_back(store: Store) -> list[str]:
     """Remove our files after a rollback. Where the kernel or the boot loader's configuration is not as before, the
-    kept entry stays the default; return sentences on that."""
+    kept entry stays the default, unless its kernel is gone; return sentences on that."""
     return [said for one in LOADERS for said in _left(store, one)] if command.is_host(store) else []
 
 
 def _left(store: Store, loader: Loader) -> list[str]:
-    try:
-        _write_anew(store, loader)
-        if not loader.is_ready():
-            return []
-        loader.stay(store)
-        if loader.is_as_before():
+    said = [loader.not_as_before] if loader.is_ready() else []
+    with suppress(OSError, ValueError):
+        if said and loader.is_lost():
+            said = [loader.lost]
             _forget(store, loader)
-            return []
-    except (OSError, ValueError):
-        pass
-    return [loader.not_as_before]
+            return said
+        _write_anew(store, loader)
+        if said:
+            loader.stay(store)  # It takes back a default that the change has chosen.
+            if loader.is_as_before():
+                loader.forget(store)
+                return []
+    with suppress(OSError, ValueError):
+        if said == [loader.not_as_before]:
+            loader.stay(store)
+    return said
 
 
 def _forget(store: Store, loader: Loader) -> None:

@@ -22,7 +22,7 @@ import shutil
 from .._host.durable import remove_file, syncfs, write_file
 from .._resources import ours
 from .._store.store import Store
-from .kept import PANIC, SIGN, digest, grub_kernel, is_same, text
+from .kept import PANIC, SIGN, digest, grub_kernel, is_missing, is_same, text
 
 _NAME = os.path.basename(ours.BOOT_ENTRIES[0])
 VARIABLES = "/sys/firmware/efi/efivars"
@@ -66,6 +66,10 @@ class SystemdBoot:
         f" kernel of before, by the entry {_NAME} in loader/entries: mend the entries,"
         " then remove that entry, and run bootctl set-default ''"
     )
+    lost = (
+        f"the entry {_NAME} in loader/entries, or its copy of the kernel of before, is gone. The host boots what the"
+        " configuration of systemd-boot names: see that this is the kernel of before"
+    )
 
     def is_in_use(self) -> bool:
         return _variable("LoaderInfo").startswith("systemd-boot ") and not grub_kernel()
@@ -74,6 +78,9 @@ class SystemdBoot:
         return [os.path.dirname(ours.KERNEL_INSTALL)]
 
     def keep(self, store: Store, tries: int) -> str:
+        """Where bootctl failed at the end of an earlier change, the firmware still names the entry of that change."""
+        if self.is_ready() and not _own() and _running():
+            _set(store, _DEFAULT, "")
         return _lacking() or _keep(store)
 
     def discard(self) -> None:
@@ -92,11 +99,25 @@ class SystemdBoot:
     def fell_back(self) -> bool:
         """The entry that the configuration names may have become another one in the change. Then this boot does not
         show that the host boots it. Early at boot the partition of our entry may not be mounted yet."""
-        selected, entry = _selected(), _own()
-        return selected == _NAME or bool(entry and not _matches(selected, _wanted(_chosen(text(entry)))))
+        selected = _selected()
+        if selected == _NAME:
+            return True
+        entry = _own()
+        return bool(entry) and not _matches(selected, _wanted(_chosen(text(entry))))
 
     def go_on(self, store: Store) -> None:
-        _set(store, _ONCE, _wanted(_chosen(text(_own()))))
+        """Where the partition is not mounted, nobody knows which entry the configuration names. Then the next boot
+        takes the kept entry, and the host goes back."""
+        entry = _own()
+        if entry:
+            _set(store, _ONCE, _wanted(_chosen(text(entry))))
+
+    def is_lost(self) -> bool:
+        """The missing entry was on the partition of the entry of this boot."""
+        entry = _own()
+        if not entry:
+            return bool(_running())
+        return any(is_missing(_root(entry) + path) for path in map(_file_of, text(entry).splitlines()) if path)
 
     def is_as_before(self) -> bool:
         entry = _own()

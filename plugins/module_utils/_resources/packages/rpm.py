@@ -131,21 +131,31 @@ def keep(packages: Sequence[Package], sink: Sink, system: System, fetch: bool = 
     if isinstance(sink, Hasher):
         return {**dict.fromkeys((package.ident for package in left), LATER), **found}
     with tempfile.TemporaryDirectory(dir=os.path.join(sink.objects.root, "tmp")) as folder:
-        options = ["--setopt=timeout=5", "--setopt=retries=1", "--setopt=skip_if_unavailable=1", "--destdir", folder]
-        left = _fitting(left, folder, system)
-        if not left:
-            return found
-        # A version that no repository has must not stop the download of all versions.
-        options.append("--skip-unavailable" if _is_dnf5(system) else "--setopt=strict=0")
-        argv, seconds = ["dnf", "-q", "download", *options], _CONNECT + _EACH * len(left)
-        end = system.monotonic() + seconds
-        done = system.run([*argv, *map(_nevra, left)], seconds)
-        if done.rc and not os.listdir(folder) and re.search(_OPTIONS, done.err):
-            # This dnf does not know the option: download each version by itself.
-            for package in left:
-                if system.monotonic() < end:
-                    system.run([*argv[:-1], _nevra(package)], _CONNECT)
-        return {**found, **_taken(missing, [folder], sink, system, unlink=True)}
+        # A package file is smaller than what it holds: a round may leave room for the packages that did not fit.
+        while batch := _fitting(left, folder, system):
+            _download(batch, folder, system)
+            tried = {package.ident: package for package in batch}
+            came = _taken(tried, [folder], sink, system, unlink=True)
+            if not came:
+                break
+            found.update(came)
+            left = [package for package in left if package.ident not in tried]
+    return found
+
+
+def _download(packages: Sequence[Package], folder: str, system: System) -> None:
+    """Have dnf download as many of the package files as its repositories have."""
+    options = ["--setopt=timeout=5", "--setopt=retries=1", "--setopt=skip_if_unavailable=1", "--destdir", folder]
+    # A version that no repository has must not stop the download of all versions.
+    options.append("--skip-unavailable" if _is_dnf5(system) else "--setopt=strict=0")
+    argv, seconds = ["dnf", "-q", "download", *options], _CONNECT + _EACH * len(packages)
+    end = system.monotonic() + seconds
+    done = system.run([*argv, *map(_nevra, packages)], seconds)
+    if done.rc and not os.listdir(folder) and re.search(_OPTIONS, done.err):
+        # This dnf does not know the option: download each version by itself.
+        for package in packages:
+            if system.monotonic() < end:
+                system.run([*argv[:-1], _nevra(package)], _CONNECT)
 
 
 def how_to_get() -> str:
@@ -218,6 +228,7 @@ def transact(changes: Sequence[tuple[str, Package]], at: Restore) -> dict[str, s
     version is not erased where the file of the older version is missing. Raises RestoreFailed, with nothing changed,
     where another program holds the lock of rpm for longer than ``at.patience``.
     """
+    wait_for_locks(RPM, at)
     left: dict[str, str] = {}
     work: dict[str, list[tuple[str, Any]]] = {}
     with tempfile.TemporaryDirectory(dir=os.path.join(at.objects.root, "tmp")) as folder:
@@ -231,8 +242,6 @@ def transact(changes: Sequence[tuple[str, Package]], at: Restore) -> dict[str, s
                 left[one.key] = str(error)
         able = [key for key in work if key not in left]
         chosen, refused = most(able, lambda keys: _run(work, keys, folder, at, test=True))
-        if chosen:
-            wait_for_locks(RPM, at)
         failed = _run(work, chosen, folder, at) if chosen else ""
     left.update({key: f"rpm refuses: {why}" for key, why in refused.items()})
     still = _open(changes, at) if failed else set()

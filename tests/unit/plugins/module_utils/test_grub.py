@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -204,6 +205,33 @@ def test_where_the_boot_loader_is_not_as_before_the_kernel_of_before_stays(host:
     (boot.root / "cmdline").write_text("BOOT_IMAGE=/boot/evenkeel/vmlinuz-6.1 root=UUID=x ro quiet\n")
     assert begin(host, boot) == []
     assert "/boot/evenkeel/vmlinuz-6.1 root" in boot.custom and boot.environment["evenkeel_tries"] == "1"
+
+
+@pytest.mark.parametrize("lost", ["the directory", "its files", "a file"])
+def test_a_kept_entry_whose_kernel_is_gone_is_not_made_the_default(host: Store, boot: Boot, lost: str) -> None:
+    begin(host, boot)
+    held = boot.root / "boot/evenkeel"
+    for path in held.glob("initrd*" if lost == "a file" else "*"):
+        path.unlink()
+    if lost == "the directory":
+        held.rmdir()
+    said = loader.rolled_back(host)
+    assert len(said) == 1 and "is gone from" in said[0] and "boots what" in said[0]
+    assert boot.environment["evenkeel_tries"] == "over" and not boot.custom and not held.exists()
+    assert "evenkeel_tries=0" not in str(boot.asked) and loader.rolled_back(host) == []
+
+
+def test_a_kept_kernel_that_cannot_be_seen_stays_the_default(
+    host: Store, boot: Boot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(host, boot)
+
+    def unreadable(_path: str) -> bool:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(grub, "is_missing", unreadable)
+    assert "boots the kernel of before" in loader.rolled_back(host)[0]
+    assert boot.custom and boot.environment["evenkeel_tries"] == "0"
 
 
 def test_what_is_ours_is_part_of_no_checkpoint(host: Store, boot: Boot) -> None:

@@ -437,7 +437,7 @@ def test_the_lock_of_rpm_is_waited_for_and_its_holder_named(tmp_path: Path, monk
     transactions: list[str] = []
 
     def run(argv: Sequence[str], _timeout: float) -> Completed:
-        transactions.extend(argv[-1:] if argv[-1].endswith("work.json") else [])
+        transactions.extend(argv[-1:] if rpm._TRANSACTION in argv else [])
         gone = argv[0] == "rpm" and transactions
         return Completed(tuple(argv), 0, "" if gone else "web\tnoarch\t0:1-1\n" if argv[0] == "rpm" else "", "")
 
@@ -515,16 +515,19 @@ def test_a_dnf_that_cannot_download_is_asked_once_and_the_advice_is_for_rpm(
     assert "There is no dnf on this host" in Packages().not_restorable({}, lines)[0]
 
 
-@pytest.mark.parametrize(("room", "came"), [(30, ["a", "b"]), (29, ["b"]), (9, [])])
+@pytest.mark.parametrize(("room", "rounds"), [(30, ["ab"]), (29, ["b", "a"]), (24, ["b"]), (9, [])])
 def test_no_more_package_files_of_rpm_are_fetched_than_the_store_has_room_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, came: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, rounds: list[str]
 ) -> None:
-    """Of two packages of 20 and 10 MB."""
+    """Of two packages of 20 and 10 MB, in files of 12 and 6 MB."""
     monkeypatch.setattr(shutil, "which", lambda name: name)
     monkeypatch.setattr(rpm, "_CACHES", ())
-    free = (room << 20) + kept.RESERVE
-    monkeypatch.setattr(os, "statvfs", lambda _path: os.statvfs_result((1, 1, free, free, free, 0, 0, 0, 0, 255)))
     there: list[int] = []
+    asked: list[str] = []
+
+    def statvfs(_path: str) -> os.statvfs_result:
+        free = (room - (6 if "b" in "".join(asked) else 0) << 20) + kept.RESERVE
+        return os.statvfs_result((1, 1, free, free, free, 0, 0, 0, 0, 255))
 
     def run(argv: Sequence[str], _timeout: float) -> Completed:
         words = list(argv)
@@ -534,16 +537,19 @@ def test_no_more_package_files_of_rpm_are_fetched_than_the_store_has_room_for(
         if words[1] == "-qp":
             there.append(len(os.listdir(Path(words[-1]).parent)))
             return Completed(tuple(argv), 0, f"{Path(words[-1]).name[0]}\tnoarch\t0:1-1\n", "")
-        for word in words[words.index("--destdir") + 3 :] if "download" in words else ():
-            Path(words[words.index("--destdir") + 1], f"{word[0]}-1-1.noarch.rpm").write_text(word)
+        names = [word[0] for word in words[words.index("--destdir") + 3 :]] if "download" in words else []
+        asked.extend(["".join(sorted(names))] if names else [])
+        for name in names:
+            Path(words[words.index("--destdir") + 1], f"{name}-1-1.noarch.rpm").write_text(name)
         return Completed(tuple(argv), 0, "", "")
 
+    monkeypatch.setattr(os, "statvfs", statvfs)
     store = Store(str(tmp_path), replace(SYSTEM, run=run))
     (tmp_path / "tmp").mkdir()
     wanted = [Package(name, "noarch", "0:1-1", manager="rpm") for name in "ab"]
     found = rpm.keep(wanted, Writer(store.objects), store.system)
-    assert sorted(name for name, _arch, _version in found) == came
-    assert there == list(range(len(came), 0, -1)), "a file goes once the store has it"
+    assert asked == rounds and {name for name, _arch, _version in found} == set("".join(rounds))
+    assert there == [left for names in rounds for left in range(len(names), 0, -1)], "a file goes once the store has it"
 
 
 def test_packages_of_another_manager_are_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import os
 import re
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import (
+    changes,
     command,
     kept,
     loader,
@@ -242,6 +244,23 @@ def test_confirmed_makes_it_the_default_of_the_hosts_configuration(host: Store, 
     assert machine.start() == "3f-6.2.conf"
 
 
+@pytest.mark.parametrize("refuses", ["", "LoaderEntryDefault"])
+def test_a_default_that_the_firmware_did_not_give_up_is_nothing_of_a_later_change(
+    host: Store, machine: Machine, refuses: str
+) -> None:
+    begin(host, machine)
+    machine.start()
+    machine.refuses = "LoaderEntryDefault"
+    settle(after(host)[0], 1, None, 0.0, 0.1, 0.05)
+    assert machine.get("LoaderEntryDefault") == OURS and not machine.own
+    machine.refuses = refuses
+    machine.set("LoaderEntryPreferred", "3f-*")
+    assert "preferred" in loader.prepare(host, 1) and machine.get("LoaderEntryDefault") == (OURS if refuses else "")
+    said = str(loader.rolled_back(host))
+    assert "boots the kernel of before" not in said and ("boots what" in said) == bool(refuses)
+    assert machine.start() == "3f-6.1.conf"
+
+
 def test_a_boot_of_the_kernel_of_before_is_a_rollback(host: Store, machine: Machine) -> None:
     begin(host, machine)
     machine.install("6.2")
@@ -264,6 +283,35 @@ def test_the_kernel_of_before_is_known_before_its_partition_is_mounted(
     assert "boots the kernel of before" in loader.rolled_back(host)[0] and machine.get("LoaderEntryDefault") == OURS
     loader.confirmed(host)
     assert not machine.get("LoaderEntryDefault")
+
+
+def broken(_path: str) -> list[str]:
+    raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_partition_that_cannot_be_read_keeps_no_host_from_going_back(
+    host: Store, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(host, machine, reboots=2)
+    machine.start()
+    monkeypatch.setattr(systemd_boot, "_listed", broken)
+    # The planned boot is recorded, although nobody knows whether it took the entry of the configuration.
+    booted, said = after(host, "second")
+    record = changes.armed(booted)
+    assert said == [] and record is not None and record.boots == 1 and record.overdue(booted.system) is None
+    assert machine.start() == OURS
+    assert loader.fell_back(host), "the firmware knows"
+
+
+def test_a_further_boot_takes_the_kernel_of_before_while_the_partition_is_not_mounted(
+    host: Store, machine: Machine
+) -> None:
+    begin(host, machine, reboots=2)
+    machine.start()
+    (machine.root / "boot").rename(machine.root / "unmounted")
+    (machine.root / "boot").mkdir()
+    loader.go_on(host)
+    assert not machine.get("LoaderEntryOneShot")
 
 
 def test_a_kernel_that_systemd_boot_cannot_find_is_a_rollback(host: Store, machine: Machine) -> None:
@@ -323,6 +371,17 @@ def test_a_changed_kernel_of_before_stays_out_of_use(host: Store, machine: Machi
     (machine.esp / "3f/6.1/initrd.img").write_text("of the change")
     rollback(host, "change")
     assert machine.start() == OURS
+
+
+@pytest.mark.parametrize("lost", ["kernel", "entry"])
+def test_a_kept_entry_that_cannot_be_booted_is_not_said_to_be_booted(host: Store, machine: Machine, lost: str) -> None:
+    machine.set("LoaderEntryDefault", "3f-*")
+    begin(host, machine)
+    (machine.esp / ("loader/evenkeel/3f/6.1/linux" if lost == "kernel" else f"loader/entries/{OURS}")).unlink()
+    said = loader.rolled_back(host)
+    assert len(said) == 1 and "is gone. The host boots what" in said[0]
+    assert machine.get("LoaderEntryDefault") == ("3f-*" if lost == "kernel" else "") and not machine.own
+    assert machine.start() == "3f-6.1.conf" and loader.rolled_back(host) == []
 
 
 def test_counters_in_names_of_entries_are_no_difference(host: Store, machine: Machine) -> None:
