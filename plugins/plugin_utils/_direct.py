@@ -69,7 +69,7 @@ def ask(
 ) -> Answer | None:
     """The result of a call of ``ft_NAME`` on the host of the action's connection; ``ABSENT`` where the host has no
     library of these sources. None, and nothing was asked, where a value of the call is a secret, which Ansible's own
-    module masks, or where nobody knows the Python that Ansible would find as the user of the login.
+    module masks, or where the user of the login finds no Python.
 
     variables: those of that host. library: the SHA-256 of the sources. Raises AnsibleConnectionFailure where the host
     is unreachable, and UsageError for wrong arguments.
@@ -102,22 +102,26 @@ def ask(
 
 def _command(action: ActionBase, variables: Mapping[str, Any]) -> str:
     """The command that starts Ansible's Python for this host with the program on its standard input. Where Ansible
-    would search for a Python it is searched for in the same places; empty where that would be another user's search."""
+    would search for a Python it is searched for in the same places, by the user of the login; empty where there is
+    none."""
     said = C.config.get_config_value("INTERPRETER_PYTHON", variables=dict(variables))
     python = str(action._templar.template(said) or "auto").strip()
     if python in _AUTO:
         python = str((variables.get("ansible_facts") or {}).get("discovered_interpreter_python") or "")
-    if not python and action._connection.become:
-        return ""
     places = C.config.get_config_value("INTERPRETER_PYTHON_FALLBACK", variables=dict(variables))
-    words = f"{shlex.quote(python)} -I -" if python else _search(places)
+    if not python and action._connection.become:
+        found = action._low_level_execute_command(_search(places, 'echo "$path"; exit'), sudoable=False)
+        python = ([line for line in str(found["stdout"]).splitlines() if line.startswith("/")] or [""])[-1]
+        if not python:
+            return ""
+    words = f"{shlex.quote(python)} -I -" if python else _search(places, 'exec "$path" -I -')
     return f"{action._compute_environment_string()} {words}".strip()
 
 
-def _search(names: Sequence[str]) -> str:
-    """The command that runs the first of these Pythons that the host has."""
+def _search(names: Sequence[str], then: str) -> str:
+    """The command that searches for the first of these Pythons that the host has, and does this with its ``$path``."""
     found = " ".join(shlex.quote(str(name)) for name in names)
-    script = f'for name in {found}; do if path=$(command -v "$name"); then exec "$path" -I -; fi; done; exit 127'
+    script = f'for name in {found}; do if path=$(command -v "$name"); then {then}; fi; done; exit 127'
     return f"/bin/sh -c {shlex.quote(script)}"
 
 

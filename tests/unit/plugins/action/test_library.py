@@ -135,9 +135,11 @@ def test_errors_and_wrong_arguments_are_those_of_the_module(piped: Fleet) -> Non
     assert "stor is no option" in found[1]["msg"] and ran(piped) == ["[-I -]"]
 
 
-@pytest.mark.parametrize("python", ["auto_silent", "/nowhere/python3"])
-def test_a_python_is_found_where_ansible_finds_it(piped: Fleet, python: str) -> None:
-    piped.hosts["h1"]["ansible_python_interpreter"] = python
+@pytest.mark.parametrize(
+    ("python", "become"), [("auto_silent", False), ("auto_silent", True), ("/nowhere/python3", False)]
+)
+def test_a_python_is_found_where_ansible_finds_it(piped: Fleet, python: str, become: bool) -> None:
+    piped.hosts["h1"] |= {"ansible_python_interpreter": python, "ansible_become": become}
     piped.hosts["h1"]["ansible_interpreter_python_fallback"] = ["/nowhere/python3", str(piped.home / "python")]
     run = piped.play([task("ft_info")], "h1", "-vvv")
     if python == "auto_silent":
