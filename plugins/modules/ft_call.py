@@ -8,7 +8,8 @@ DOCUMENTATION = r"""
 module: ft_call
 short_description: Answer the call of another module from the library that lies on the host
 description:
-  - Not for playbooks. Each module that works on one host has this small module tried first. A checkpoint leaves the
+  - Not for playbooks. Where the connection has no pipelining, or a call holds a secret, each module that works on one
+    host has this small module tried first; else the library on the host is asked directly. A checkpoint leaves the
     whole library on the host, where there is ample room or a dead-man is armed. Where that is the library of exactly
     this collection, it answers the call, and is not sent again.
   - The library is taken only if no user other than root and the one that runs this module could have written it, and
