@@ -580,7 +580,8 @@ HELD = {"ids": ["a" * 64, "b" * 64], "id": "b" * 64, "state": "verified", "mac":
         ({"ids": ["a" * 64], "id": "a" * 64}, True, None),  # It has looked at another copy, and lacks this one.
         ({"ids": [], "id": "", "bases": [{"id": "b" * 64}]}, False, None),  # Encrypted: it has looked at none.
         ({"ids": [], "id": "", "state": "", "bases": [{"id": "a" * 64}]}, True, None),
-        ({"failed": True}, True, "verified"),
+        ({"unreachable": True}, True, "verified"),
+        ({"failed": True}, False, None),  # Without the name of the checkpoint. With it the peer may answer.
     ],
 )
 def test_a_peer_that_was_asked_too_early_is_asked_again_unless_it_told_all(
