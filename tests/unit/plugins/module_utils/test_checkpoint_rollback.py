@@ -18,6 +18,7 @@ import stat
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -1241,3 +1242,24 @@ def test_a_file_comes_back_with_the_directories_that_it_needs(store: Store, tree
     assert done["done"] == planned and done["left"] == [] and (tree / "sub" / "deep" / "c").read_text() == "deep"
     assert stat.S_IMODE((tree / "sub" / "deep").stat().st_mode) == 0o710
     assert [str(path) for path in (tree / "sub").rglob("*") if not path.is_dir()] == wanted
+
+
+def test_a_rollback_of_a_file_goes_through_five_files_below_its_call(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the flow, which ``_calls/rollback.py`` calls, to the system call that puts the old file in its place."""
+    checkpoint(store, "before", protect(tree))
+    (tree / "a").write_text("changed")
+    real, found = os.rename, []
+
+    def rename(source: Any, destination: Any, **places: Any) -> None:
+        if destination == b"a":
+            frames = [Path(frame.filename) for frame in traceback.extract_stack()]
+            found.append([path.name for path in frames if "module_utils" in path.parts and "tests" not in path.parts])
+        real(source, destination, **places)
+
+    monkeypatch.setattr(os, "rename", rename)
+    rollback(store, "before")
+    assert [list(dict.fromkeys(names)) for names in found] == [
+        ["flow.py", "run.py", "record.py", "transaction.py", "applying.py"]
+    ]
