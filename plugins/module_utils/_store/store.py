@@ -172,6 +172,14 @@ class Store:
                 f"{self.root} holds a store of the format {found!r}, and this version reads {FORMAT!r}; "
                 "use the version of evenkeel that wrote it, or another store"
             )
+        # They are made before the file FORMAT.
+        lost = [folder for folder in ("manifests", "refs") if not os.path.isdir(self.join(folder))]
+        if lost:
+            raise Damaged(
+                f"the store {self.root} has lost its directory {lost[0]}, and with it the checkpoints of this host; put "
+                "the directory back, or move the store away: then a new one is made, and a recovery brings checkpoints "
+                "that were copied to other hosts"
+            )
 
     @contextmanager
     def locked(self, wait: float = 30.0, first: bool = False, spare: float = 0.0) -> Iterator[None]:

@@ -499,6 +499,16 @@ def test_another_format_is_refused(store: Store, tree: Path) -> None:
         checkpoint(store, "before", protect(tree))
 
 
+@pytest.mark.parametrize("folder", ["manifests", "refs"])
+def test_a_store_without_one_of_its_directories_is_refused(store: Store, tree: Path, folder: str) -> None:
+    checkpoint(store, "before", protect(tree))
+    shutil.rmtree(store.join(folder))
+    for act in (lambda: checkpoint(store, "after", protect(tree)), lambda: rollback(store, "before")):
+        with pytest.raises(Damaged, match=f"has lost its directory {folder}.*move the store away"):
+            act()
+    assert not Path(store.join(folder)).exists()
+
+
 def chattr(what: str, *paths: Path) -> None:
     if subprocess.run(["chattr", what, *paths], check=False, capture_output=True).returncode:
         pytest.skip("this file system or user cannot set inode flags")
