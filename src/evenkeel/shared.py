@@ -41,7 +41,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.st
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _waves as waves  # noqa: E402
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._guard import hosts_of_budget  # noqa: E402
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._placement import choose  # noqa: E402
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._variables import misspelt  # noqa: E402
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._variables import KNOWN, misspelt  # noqa: E402
 
 # The codes of failures that decide an exit code; docs/errors.md explains all codes.
 USAGE, NOT_FOUND, REFUSED, BUSY = BadValue.code, NotFound.code, Refused.code, Busy.code
@@ -51,6 +51,7 @@ __all__ = [
     "BAD_ANSWER",
     "BUSY",
     "DAMAGED",
+    "KNOWN",
     "LOGS",
     "NOT_FOUND",
     "REFUSED",

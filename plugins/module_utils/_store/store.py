@@ -176,9 +176,9 @@ class Store:
         lost = [folder for folder in ("manifests", "refs") if not os.path.isdir(self.join(folder))]
         if lost:
             raise Damaged(
-                f"the store {self.root} has lost its directory {lost[0]}, and with it the checkpoints of this host; put "
-                "the directory back, or move the store away: then a new one is made, and a recovery brings checkpoints "
-                "that were copied to other hosts"
+                f"the store {self.root} has lost its directory {lost[0]}, and with it the checkpoints of this host; "
+                "put the directory back, or move the store away: then a new one is made, and a recovery brings "
+                "checkpoints that were copied to other hosts"
             )
 
     @contextmanager

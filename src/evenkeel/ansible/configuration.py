@@ -196,8 +196,15 @@ def _without_questions(settings: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
+# The line of the output of Ansible that says why it ended begins so.
+_ERROR = "[ERROR]: "
+
+
 def _point(text: str) -> str:
-    """The point of an error message of Ansible, without the place in its own files."""
+    """The point of an error message of Ansible, without the place in its own files, and warnings before it."""
+    warned, error, rest = text.partition(_ERROR)
+    if warned.lstrip().startswith("[WARNING]") and error:
+        text = error + rest
     before, _traceback, after = text.partition("Traceback (most recent call last)")
     if not before.strip():  # the error is the end of a traceback
         before = after.strip().rpartition("\n")[2]

@@ -9,6 +9,7 @@ collection, an encrypted file, an import whose name is a template) is left to th
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -19,9 +20,13 @@ from typing import Any
 
 import yaml
 
+from evenkeel.ansible.targets import LOCAL
 from evenkeel.outcome import UsageError
+from evenkeel.shared import KNOWN
 
 _IMPORT = ("import_playbook", "ansible.builtin.import_playbook", "ansible.legacy.import_playbook")
+# The roles and modules of this collection, wherever they stand in a play.
+_OURS = "evenkeel.fault_tolerance."
 _GATHERS = ("setup", "gather_facts")
 _SETUP = re.compile(r"^[ -]*(ansible\.(builtin|legacy)\.)?(setup|(?<=\.)gather_facts)\s*:", re.MULTILINE)
 _SECTION = re.compile(r"^[ -]*(rescue|always)\s*:|\b(rescue|always): *\[", re.MULTILINE)
@@ -62,7 +67,8 @@ def plays(path: Path, seen: frozenset[Path] = frozenset()) -> Iterator[Mapping[s
         if not imported:
             yield entry
         elif "{{" not in imported:
-            yield from plays(path.parent / imported, seen | {path})
+            for play in plays(path.parent / imported, seen | {path}):
+                yield {**play, "vars": {**_dict(entry.get("vars")), **_dict(play.get("vars"))}}
 
 
 def gathers(path: Path, gathering: str) -> bool:
@@ -122,6 +128,48 @@ def no_debugger(playbook: str, path: Path, strategy: str) -> None:
             raise UsageError(f"{playbook} waits for a person at Ansible's debugger (debugger): take that out")
         if str(play.get("strategy", strategy)).rpartition(".")[2] == "debug":
             raise UsageError(f"{playbook} waits for a person at Ansible's debugger (strategy debug): use linear")
+
+
+def no_settings(playbook: str, path: Path) -> None:
+    """Raises UsageError where a play sets a variable of ours: it counts for roles of ours in that play alone, and the
+    driver, which checks and arms hosts before the play, does not see it."""
+    for play in plays(path):
+        found = sorted(KNOWN & _set_by(play, path.parent).keys())
+        texts = [json.dumps(play, default=str), *map(_text, _beside(path.parent))] if found else []
+        if found and not any(_OURS in text for text in texts):
+            raise UsageError(
+                f"{playbook} sets {', '.join(found)} in a play, where the driver does not read it: set it in the "
+                "inventory (group_vars, host_vars) or with -e, and take it out of the play"
+            )
+
+
+def elsewhere(playbook: str, path: Path) -> list[str]:
+    """Notes for a person: the plays for hosts whose tasks run on another machine, as far as that stands in the play."""
+    notes = []
+    for play in plays(path):
+        name = play.get("name") or play.get("hosts")
+        variables = _set_by(play, path.parent)
+        if str(variables.get("ansible_connection", play.get("connection", ""))).rpartition(".")[2] == "local":
+            if str(play.get("hosts")) not in LOCAL:
+                notes.append(
+                    f"{playbook}: the play {name} runs on this machine (connection local), which no change protects"
+                )
+        elif found := [key for key in ("ansible_host", "ansible_port", "ansible_connection") if key in variables]:
+            notes.append(
+                f"{playbook}: the play {name} sets {', '.join(found)}: where that leads to another machine than the "
+                "inventory does, its tasks change what this change does not protect"
+            )
+    return list(dict.fromkeys(notes))
+
+
+def _set_by(play: Mapping[str, Any], directory: Path) -> Mapping[str, Any]:
+    """The variables that a play sets, in itself and in files that can be read here."""
+    found = dict(_dict(play.get("vars")))
+    files = play.get("vars_files")
+    for file in _list([files] if isinstance(files, str) else files):
+        if isinstance(file, str) and "{{" not in file:
+            found.update(_dict(_read(directory / file)))
+    return found
 
 
 def extra_names(words: Sequence[str]) -> set[str]:
@@ -199,6 +247,10 @@ def _parse(text: str) -> Any:
         return yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError):  # a date that is none, or too deep a nesting
         return None
+
+
+def _dict(value: Any) -> Mapping[str, Any]:
+    return {str(key): one for key, one in value.items()} if isinstance(value, dict) else {}
 
 
 def _list(value: Any) -> list[Any]:

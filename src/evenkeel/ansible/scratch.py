@@ -19,6 +19,8 @@ import psutil
 
 _PREFIX = "evenkeel-"
 _MEMORY = "/dev/shm"
+# Bytes that a session may need.
+_ROOM = 4 << 20
 # logind keeps a file for each user who has logged in, and one for each user whose processes outlive the logout.
 _USERS, _LINGER = "/run/systemd/users", "/var/lib/systemd/linger"
 # The user ids of people begin here.
@@ -48,13 +50,19 @@ def scratch_directory(local_tmp: object) -> Iterator[Path]:
 
 
 def _root() -> Path:
-    """A directory in memory in which we can write; the usual temporary directory where there is no such directory that
-    stays. The runtime directory of a login lasts as long as a process of that login."""
+    """A directory in memory in which we can write and that has room; the usual temporary directory where there is no
+    such directory that stays. The runtime directory of a login lasts as long as a process of that login."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     for candidate in (runtime if _ours(runtime) else "", _MEMORY if _stays() else ""):
-        if candidate and os.access(candidate, os.W_OK | os.X_OK):
+        if candidate and os.access(candidate, os.W_OK | os.X_OK) and _room(candidate) >= _ROOM:
             return Path(candidate)
     return Path(tempfile.gettempdir())
+
+
+def _room(path: str) -> int:
+    """Bytes that we can write into a file system."""
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
 
 
 def _stays() -> bool:

@@ -64,12 +64,13 @@ def run(request: Request, caller: Caller) -> ChangeResult:
     path = Path(os.path.join(ansible.cwd, request.playbook))
     plays.no_prompts(request.playbook, path, options.common)
     plays.no_debugger(request.playbook, path, str(ansible.settings.get("DEFAULT_STRATEGY", "linear")))
+    plays.no_settings(request.playbook, path)
     if options.tags(ansible.settings) is None:
         raise UsageError(f"--tags and --skip-tags leave no task of {request.playbook}")
     secrets = caller.passwords(options)
     targets = caller.controller.find_targets(request.playbook, options, ansible, secrets)
     chosen = tasks.check(request.playbook, options, ansible, secrets)
-    targets = replace(targets, notes=(*targets.notes, *chosen.notes))
+    targets = replace(targets, notes=(*targets.notes, *chosen.notes, *plays.elsewhere(request.playbook, path)))
     base = Path(directory_of(request.playbook, ansible.cwd))
     with caller.controller.open_session(ansible, options, secrets, base) as session:
         whole = _prepare(session, request, targets, caller)

@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from evenkeel.ansible.plays import Prompt, extra_names, gathers, no_debugger, no_prompts, prompts
+from evenkeel.ansible.plays import (
+    Prompt,
+    elsewhere,
+    extra_names,
+    gathers,
+    no_debugger,
+    no_prompts,
+    no_settings,
+    prompts,
+)
 from evenkeel.outcome import UsageError
 
 ASKS = """
@@ -135,3 +144,44 @@ def test_a_role_beside_the_playbook_may_gather_them(tmp_path: Path) -> None:
     }.items():
         role.write_text(text + "\n")
         assert gathers(path, "implicit") is found, text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "- hosts: web\n  vars: {evenkeel_on_failure: all, version: 2}\n",
+        "- hosts: web\n  vars_files: [ours.yml, '{{ theirs }}', [a.yml, b.yml]]\n",
+        "- hosts: web\n  vars_files: ours.yml\n",
+        "- import_playbook: in/asks.yml\n  vars: {evenkeel_on_failure: all}\n",
+    ],
+)
+def test_a_variable_of_ours_in_a_play_is_refused_as_the_driver_does_not_read_it(playbook: Path, text: str) -> None:
+    (playbook.parent / "ours.yml").write_text("evenkeel_on_failure: all\n")
+    playbook.write_text(text)
+    with pytest.raises(UsageError, match="site.yml sets evenkeel_on_failure in a play.*group_vars"):
+        no_settings("site.yml", playbook)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "- hosts: web\n  vars: {evenkeel_colour: red, version: 2}\n  vars_files: [absent.yml]\n",
+        # These are for the role.
+        "- hosts: web\n  vars: {evenkeel_mode: warm}\n  roles: [evenkeel.fault_tolerance.restart]\n",
+        "not a playbook",
+    ],
+)
+def test_other_variables_of_a_play_are_left_to_it(playbook: Path, text: str) -> None:
+    playbook.write_text(text)
+    no_settings("site.yml", playbook)
+
+
+def test_a_play_that_leads_elsewhere_is_told(playbook: Path) -> None:
+    playbook.write_text(
+        "- hosts: web\n  connection: ansible.builtin.local\n"
+        "- hosts: db\n  vars: {ansible_host: 192.0.2.7}\n"
+        "- hosts: localhost\n  connection: local\n"
+        "- hosts: app\n  connection: ssh\n  vars: {ansible_user: root}\n"
+    )
+    local, address = elsewhere("site.yml", playbook)
+    assert "the play web runs on this machine" in local and "the play db sets ansible_host" in address

@@ -41,6 +41,15 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return memory
 
 
+def test_a_session_does_not_begin_in_memory_without_room(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scratch, "_MEMORY", str(tmp_path / "none"))
+    assert scratch._root() == root
+    monkeypatch.setattr(scratch, "_room", lambda _path: 4095)
+    assert scratch._root() == Path(tempfile.gettempdir())
+
+
 def test_the_users_configuration_is_kept_and_added_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("ANSIBLE_")]:
         monkeypatch.delenv(name)
@@ -439,6 +448,10 @@ def test_host_names_and_values_of_any_letters_are_written_as_utf_8(root: Path, t
         ("ERROR: no such key\nOrigin: /etc/x:1\n\n1 - a", "ERROR: no such key"),
         ("ERROR: not an int\nTraceback (most recent call last):\n  File x\nValueError: many\n", "ERROR: not an int"),
         ("Traceback (most recent call last):\n  File x\nValueError: 100% {0}\n", "ValueError: 100% {0}"),
+        (
+            "[WARNING]: a.yml is no script\nOrigin: <inventory>\n\n[ERROR]: Could not find b.yml\nOrigin: /etc/x:1\n",
+            "[ERROR]: Could not find b.yml",
+        ),
         ("", ""),
     ],
 )
