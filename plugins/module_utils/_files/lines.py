@@ -33,7 +33,7 @@ class Lines:
 
     ``gone``: numbers of lines whose path turned out to be missing. ``fresh``: files to be read once more; ``latest``:
     the file that was read last, if it is to be read once more. ``shared``: device and inode number -> the numbers of
-    its lines.
+    its lines; ``names``: the number of names that the inode has anywhere.
     """
 
     def __init__(self) -> None:
@@ -43,10 +43,13 @@ class Lines:
         self.fresh: list[Fresh] = []
         self.latest: Fresh | None = None
         self.shared: dict[tuple[int, int], list[int]] = {}
+        self.names: dict[tuple[int, int], int] = {}
 
     def share(self, info: os.stat_result, place: int) -> None:
         """Note another name of an inode."""
-        self.shared.setdefault((info.st_dev, info.st_ino), []).append(place)
+        inode = info.st_dev, info.st_ino
+        self.shared.setdefault(inode, []).append(place)
+        self.names[inode] = info.st_nlink
 
     def put(self, line: str, key: bytes, info: os.stat_result | None = None) -> None:
         """Add a line."""
@@ -101,6 +104,11 @@ class Lines:
         if self.gone or "" in self.lines:
             gone = set(self.gone)
             self.choose([at for at, line in enumerate(self.lines) if line and at not in gone])
+
+    def parted(self) -> list[bytes]:
+        """A path of each file that has further names outside of the lines."""
+        found = [places for inode, places in self.shared.items() if 0 < len(places) < self.names[inode]]
+        return sorted(path_of(self.lines[min(places)]) for places in found)
 
     def linked(self) -> list[str]:
         """The lines, with the hard links among them. The cache does not keep hard links: the first name of an inode is

@@ -31,13 +31,15 @@ class Scan:
     """The present paths of the declared trees.
 
     ``entries`` are sorted by path. ``holding``: directories that hold an excluded path. ``unread``: paths that a
-    tolerant look could not read whole -> why. ``inodes``: directory -> its device and inode number.
+    tolerant look could not read whole -> why. ``inodes``: directory -> its device and inode number. ``parted``: files
+    that have further names elsewhere.
     """
 
     entries: Tree
     holding: set[bytes] = field(default_factory=set)
     unread: dict[bytes, str] = field(default_factory=dict)
     inodes: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+    parted: Sequence[bytes] = ()
 
     def lines(self) -> list[str]:
         """The lines that a checkpoint can record: all but sockets and contents that were not read."""
@@ -101,4 +103,4 @@ def scan(
         found.arrange()
     if cache is not None and isinstance(sink, Writer) and (cache.stale or walk.reader.worth_saving(len(found.lines))):
         sink.afterwards(partial(cache.save, found.lines, found.keys))
-    return Scan(Tree(found.linked()), walk.holding, walk.reader.unread, walk.inodes)
+    return Scan(Tree(found.linked()), walk.holding, walk.reader.unread, walk.inodes, found.parted())

@@ -113,8 +113,10 @@ class _Taking:
         if arms:
             doubt.refuse_if_in_doubt(store)
             changes.would_refuse(store)
-        sections = registry.capture(self.declared, Hasher(store.objects), store.system, store.root)
-        lacking = _not_restorable(sections, [] if arms else self._watch(sections, ""), self.request.require_restorable)
+        left: list[str] = []
+        sections = registry.capture(self.declared, Hasher(store.objects), store.system, store.root, left=left)
+        left += [] if arms else self._watch(sections, "")
+        lacking = _not_restorable(sections, left, self.request.require_restorable)
         root = Manifest.root_of(sections)
         known = _known(store, self.name, root, sections)
         result = self._result(known, root, known is None or arms)
@@ -194,11 +196,13 @@ class _Taking:
     def _recorded(self, agent: str) -> _Recorded:
         """Capture the state, and store it unless the newest checkpoint of the name has it."""
         store, writer = self.store, Writer(self.store.objects)
+        left: list[str] = []
         with self._whole(writer, agent):
             still = quiescing.Quiesced(self.hooks, store.system)
             with registry.locked([section.kind for section in self.declared], store.system):
-                sections = registry.capture(self.declared, writer, store.system, store.root, still)
-            lacking = _not_restorable(sections, self._watch(sections, agent), self.request.require_restorable)
+                sections = registry.capture(self.declared, writer, store.system, store.root, still, left)
+            left += self._watch(sections, agent)
+            lacking = _not_restorable(sections, left, self.request.require_restorable)
             root = Manifest.root_of(sections)
             known, again = _known(store, self.name, root, sections), 0
             stats: dict[str, float] = {"new_objects": writer.new_objects, "new_bytes": writer.new_bytes}

@@ -324,6 +324,10 @@ class Programs(Kind):
         """The names of all programs of the lines."""
         raise NotImplementedError
 
+    def named(self, lines: Sequence[str]) -> set[str]:
+        """The names of the programs that a declaration names, so that files of theirs concern them."""
+        raise NotImplementedError
+
     def recorded_down(self, lines: Sequence[str]) -> set[str]:
         """The names of the programs that the lines record as not running."""
         raise NotImplementedError

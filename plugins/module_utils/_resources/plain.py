@@ -14,6 +14,7 @@ from .._files.mounts import PSEUDO
 from .._host import logins
 from .._host.mounts import mount_of
 from .._host.processes import login_of, user_ids
+from . import writers
 from .kind import is_within
 
 # Trees of configuration, and of programs that no package has installed. They hold no data of users and of programs.
@@ -176,7 +177,7 @@ def _written(roots: Sequence[str], known: Sequence[str], proc: str) -> dict[str,
     services: list[tuple[set[int], list[str]]] | None = None
     for pid in filter(str.isdigit, os.listdir(proc)):
         with suppress(OSError):
-            for path in _open_for_writing(f"{proc}/{pid}", roots, known):
+            for path in writers.open_for_writing(f"{proc}/{pid}", roots, known):
                 folder = os.path.dirname(path)
                 mixed = next((root for root in _MIXED if is_within(folder, root) and folder != root), "")
                 # The owner of the directory in /proc is root for a process that hides its memory, whoever runs it.
@@ -248,20 +249,6 @@ def _data_of_users(roots: Sequence[str], known: Sequence[str], proc: str) -> dic
                     elif depth < _APART:
                         todo.append((entry.path, depth + 1))
     return found
-
-
-def _open_for_writing(process: str, roots: Sequence[str], known: Sequence[str]) -> Iterator[str]:
-    for name in os.listdir(f"{process}/fd"):
-        with suppress(OSError):
-            link = f"{process}/fd/{name}"
-            path = os.readlink(link)
-            # The text of the link decides first: a file elsewhere may be on a server that does not answer.
-            if not any(is_within(path, root) for root in roots) or any(is_within(path, one) for one in known):
-                continue
-            # The link has the modes of the descriptor. In a mount namespace of a user any file can have any path.
-            found = os.lstat(path) if os.lstat(link).st_mode & stat.S_IWUSR else None
-            if found is not None and stat.S_ISREG(found.st_mode) and os.path.samestat(found, os.stat(link)):
-                yield path
 
 
 def _too_large(roots: Sequence[str], without: set[str]) -> dict[str, int]:

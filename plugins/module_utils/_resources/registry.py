@@ -18,7 +18,7 @@ from .._host.options import mapping, meant, one_of, shown
 from .._host.system import System
 from .._store.manifest import LOG, Manifest, Section
 from .._store.store import Forget, Store
-from . import files, ours
+from . import files, ours, writers
 from .kind import Kind, Programs, Sink, is_within, names_of
 from .kinds import IN_ORDER
 
@@ -249,10 +249,12 @@ def capture(
     system: System,
     store: str,
     still: AbstractContextManager[Any] | None = None,
+    left: list[str] | None = None,
 ) -> list[Section]:
     """The sections with the lines of the present state. The store is never part of a tree.
 
-    ``still`` is held only while files are read: a service that it stops is recorded as it was before.
+    ``still`` is held only while files are read: a service that it stops is recorded as it was before. ``left`` gets
+    sentences on state that the lines cannot hold.
     """
 
     def own(section: Section, at_rest: bool) -> list[str]:
@@ -265,12 +267,24 @@ def capture(
         for section, before in zip(sections, running):
             lines = before + own(section, True)
             spec = tree_spec(section)
-            scanned = files.scan(spec, sink, ours.paths(store)).lines() if spec is not None else []
+            scan = files.scan(spec, sink, ours.paths(store)) if spec is not None else None
+            scanned = scan.lines() if scan is not None else []
+            if scan is not None and scan.parted and left is not None:
+                left.append(_parted(scan.parted))
             known = dict(section.spec, **{files.MOUNTS: files.mounted(spec, seen_mounts())}) if spec else section.spec
             taken.append(replace(section, spec=known, lines=scanned + lines))
     # A recovery compares the machine with another; one section is enough for that.
     known = {files.MACHINE: machine.look().record()} if taken else {}
     return [replace(one, spec={**one.spec, **known}) for one in taken[:1]] + taken[1:]
+
+
+def _parted(paths: Sequence[bytes]) -> str:
+    """A sentence on files that have further names outside of the declared trees."""
+    have = f" and {len(paths) - 1} more files have" if len(paths) > 1 else " has"
+    return (
+        f"{os.fsdecode(paths[0])}{have} further names (hard links) outside of what is declared: a rollback parts "
+        "a file that it puts back from these, and they keep what a change writes; declare them as well"
+    )
 
 
 def machine_of(sections: Sequence[Section]) -> machine.Machine:
@@ -290,11 +304,15 @@ def consistent(sections: Sequence[Section]) -> bool:
 
 def not_restorable(sections: Sequence[Section]) -> list[str]:
     """Sentences on the state that a rollback to the sections could not bring back."""
-    return _links(sections) + [
-        sentence
-        for section in sections
-        for sentence in KINDS[section.kind].not_restorable(section.spec, its_lines(section))
-    ]
+    return (
+        _links(sections)
+        + _written(sections)
+        + [
+            sentence
+            for section in sections
+            for sentence in KINDS[section.kind].not_restorable(section.spec, its_lines(section))
+        ]
+    )
 
 
 def _links(sections: Sequence[Section]) -> list[str]:
@@ -311,6 +329,18 @@ def _links(sections: Sequence[Section]) -> list[str]:
                     f"declare {target} as well"
                 )
     return found
+
+
+def _written(sections: Sequence[Section]) -> list[str]:
+    """Sentences on declared files that a program has open for writing and that is not declared."""
+    specs = [section.spec for section in sections if kind_of(section).only_paths]
+    kind = programs()
+    named = {name for section in sections if section.kind == kind.name for name in kind.named(own_lines(section))}
+
+    def leaves_out(path: str) -> bool:
+        return all(files.excludes(spec, path) for spec in specs if any(is_within(path, root) for root in spec["paths"]))
+
+    return writers.undeclared([root for spec in specs for root in spec["paths"]], leaves_out, named)
 
 
 def watch(sections: Sequence[Section], call: Sequence[str], root: str) -> list[str]:

@@ -331,6 +331,9 @@ class Services(Programs):
         units, processes = _recorded(lines)
         return {unit["name"] for unit in units} | {one["definition"]["name"] for one in processes}
 
+    def named(self, lines: Sequence[str]) -> set[str]:
+        return {unit["name"] for unit in _recorded(lines)[0] if not unit.get("among_all")}
+
     def carried(self, lines: Sequence[str]) -> list[str]:
         """A unit without a record may run there, as it did before the recovery, and the disks may be others."""
         found = []
