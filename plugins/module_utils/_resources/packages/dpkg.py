@@ -244,3 +244,22 @@ def identity(path: str, system: System) -> Ident:
     words = system.run(["dpkg-deb", "--show", "--showformat=${Package}\\t${Architecture}\\t${Version}", path], _LOOK)
     name, arch, version = (words.out.split("\t") + ["", "", ""])[:3] if words.rc == 0 else ("", "", "")
     return name, arch, version
+
+
+def displaced(path: str, system: System) -> set[str]:
+    """The names of packages, and names that packages provide, which dpkg may remove to make room for a package file."""
+    fields = system.run(["dpkg-deb", "--show", "--showformat=${Conflicts},${Breaks}", path], _LOOK)
+    return _names(fields.out) if fields.rc == 0 else set()
+
+
+def selections(system: System) -> list[tuple[str, str, str, set[str]]]:
+    """(name, architecture, what the administrator wants of it, names that it provides) of each package."""
+    shown = system.run(["dpkg-query", "-W", "-f", "${Package}\\t${Architecture}\\t${Status}\\t${Provides}\\n"], _LOOK)
+    rows = (line.split("\t") for line in shown.out.splitlines())
+    return [(row[0], row[1], row[2].partition(" ")[0], _names(row[3])) for row in rows if len(row) == 4]
+
+
+def _names(relations: str) -> set[str]:
+    """The names in a field of relations between packages."""
+    found = (re.match(r"\s*([^\s:(]+)", one) for one in re.split("[,|]", relations))
+    return {one.group(1) for one in found if one}

@@ -48,6 +48,8 @@ _DPKG = """\
 pre-invoke="sh {script} dpkg || true"
 """
 _CONFIGURES = "**CONFIGURE**"
+# dpkg acts on all packages that were selected for it, and removes those with these selections.
+_PENDING, _GOES = frozenset({"-a", "--pending"}), ("deinstall", "purge")
 
 
 def install(root: str, call: Sequence[str]) -> str:
@@ -88,17 +90,24 @@ def of_apt(text: str) -> set[tuple[str, str]]:
 
 
 def of_dpkg(argv: Sequence[str], folder: str, system: System) -> set[tuple[str, str]]:
-    """(name, architecture) of the packages, from the command line of dpkg and its directory."""
-    found = set()
+    """(name, architecture) of the packages, from the command line of dpkg and its directory: those that it names, those
+    that make room for a package file, and those that were selected for removal before."""
+    found, displaced = set(), set()
     for word in argv[1:]:
         if word.startswith("-"):
             continue
         path = os.path.join(folder, word)
         files = glob.glob(f"{glob.escape(path)}/**/*.deb", recursive=True) if os.path.isdir(path) else [path]
         if "/" in word or word.endswith(".deb"):
-            found |= {dpkg.identity(one, system)[:2] for one in files if os.path.isfile(one)}
+            for one in filter(os.path.isfile, files):
+                found.add(dpkg.identity(one, system)[:2])
+                displaced |= dpkg.displaced(one, system)
         else:
             name, _colon, arch = word.partition(":")
+            found.add((name, arch))
+    pending = not _PENDING.isdisjoint(argv)
+    for name, arch, wanted, provided in dpkg.selections(system) if displaced or pending else []:
+        if not displaced.isdisjoint({name, *provided}) or (pending and wanted in _GOES):
             found.add((name, arch))
     return found
 

@@ -231,6 +231,29 @@ def test_dpkg_s_own_command_line_tells_it(tmp_path: Path) -> None:
     assert replacing.about("dpkg", "", "none", system) == set()
 
 
+def test_dpkg_tells_what_makes_room_for_a_package_file_and_what_was_selected_before(tmp_path: Path) -> None:
+    said = {
+        "${Conflicts}": "mail-transport-agent, web (<< 2~) | old:any, ,",
+        "${Provides}": (
+            "post\tamd64\tinstall ok installed\tmail-transport-agent (= 1), smtp\n"
+            "web\tamd64\tinstall ok installed\t\n"
+            "held\tall\thold ok installed\tother\n"
+            "marked\ti386\tpurge ok installed\t\n"
+        ),
+    }
+
+    def run(argv: Sequence[str], _timeout: float) -> Completed:
+        text = next((text for key, text in said.items() if key in " ".join(argv)), "new\tall\t2")
+        return Completed(tuple(argv), 0, text, "")
+
+    system = replace(SYSTEM, run=run)
+    (tmp_path / "new.deb").touch()
+    found = replacing.of_dpkg(["dpkg", "-i", "new.deb"], str(tmp_path), system)
+    assert found == {("new", "all"), ("post", "amd64"), ("web", "amd64")}
+    assert replacing.of_dpkg(["dpkg", "--remove", "--pending"], "/", system) == {("marked", "i386")}
+    assert replacing.of_dpkg(["dpkg", "--remove", "web"], "/", system) == {("web", "")}
+
+
 @pytest.fixture
 def hooks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     found = [tmp_path / "apt.conf.d" / "zz-evenkeel", tmp_path / "dpkg.cfg.d" / "zz-evenkeel"]
