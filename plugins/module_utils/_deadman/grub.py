@@ -79,7 +79,8 @@ class Grub:
         return ours.is_ours(ours.GRUB_CUSTOM)
 
     def fell_back(self) -> bool:
-        return self.is_ready() and _is_kept(grub_kernel())
+        """Early at boot ``/boot`` may not be mounted yet. The path of the running kernel alone shows it."""
+        return _is_kept(grub_kernel())
 
     def go_on(self, store: Store) -> None:
         """GRUB counts by itself."""

@@ -189,6 +189,15 @@ def test_a_boot_of_the_kernel_of_before_is_a_rollback(host: Store, boot: Boot) -
     assert (boot.root / "boot/grub/grub.cfg").read_text() == GRUB
 
 
+def test_the_kernel_of_before_is_known_before_its_partition_is_mounted(host: Store, boot: Boot) -> None:
+    begin(host, boot)
+    assert not loader.fell_back(host)
+    (boot.root / "cmdline").write_text("BOOT_IMAGE=(hd0,gpt2)/evenkeel/vmlinuz-6.1 root=UUID=x ro quiet\n")
+    (boot.root / "boot").rename(boot.root / "unmounted")
+    (boot.root / "boot").mkdir()
+    assert loader.fell_back(host)
+
+
 def test_where_the_boot_loader_is_not_as_before_the_kernel_of_before_stays(host: Store, boot: Boot) -> None:
     live = boot.root / "live"
     live.write_text("before")
