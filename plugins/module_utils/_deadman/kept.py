@@ -8,8 +8,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
+from collections.abc import Sequence
 from typing import Protocol
 
+from .._host.durable import sync_paths
 from .._store.store import Store
 
 PROC = "/proc/cmdline"
@@ -71,6 +74,47 @@ class Loader(Protocol):
 
 def digest(contents: str) -> str:
     return hashlib.sha256(contents.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def copy_files(root: str, paths: Sequence[str], kept: str) -> str:
+    """Copy files below ``root`` to the same paths below ``kept``. Copies of before stay until all of the new ones are
+    there. Return why there is no room for the copies, and for a kernel of the change; empty where there is. Raises
+    OSError, ValueError."""
+    why = _no_room(root, paths)
+    if why:
+        return why
+    new = os.path.join(kept, "new")
+    try:
+        shutil.rmtree(new, ignore_errors=True)  # A kill may have left it.
+        for path in paths:
+            for copy in (kept + path, new + path):
+                os.makedirs(os.path.dirname(copy), mode=0o700, exist_ok=True)
+            shutil.copyfile(root + path, new + path)
+        sync_paths(new + path for path in paths)
+        for path in paths:
+            os.replace(new + path, kept + path)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    return ""
+
+
+def _no_room(root: str, paths: Sequence[str]) -> str:
+    for path in paths:
+        if not os.path.isfile(root + path):
+            raise ValueError(f"{path} is not in {root}")
+    needed, room = 2 * sum(os.path.getsize(root + path) for path in paths), os.statvfs(root)
+    free = room.f_bavail * room.f_frsize
+    if needed <= free:
+        return ""
+    return f"{root} has {free >> 20} MiB free, and a copy of the kernel and one more kernel need {needed >> 20} MiB"
+
+
+def drop_others(paths: Sequence[str], kept: str) -> None:
+    """Remove all other files below ``kept``. Raises OSError."""
+    for folder, _folders, names in os.walk(kept):
+        for path in (os.path.join(folder, name) for name in names):
+            if path[len(kept) :] not in paths:
+                os.unlink(path)
 
 
 def grub_kernel() -> str:

@@ -22,7 +22,7 @@ import shutil
 from .._host.durable import remove_file, syncfs, write_file
 from .._resources import ours
 from .._store.store import Store
-from .kept import PANIC, SIGN, digest, grub_kernel, is_missing, is_same, text
+from .kept import PANIC, SIGN, copy_files, digest, drop_others, grub_kernel, is_missing, is_same, text
 
 _NAME = os.path.basename(ours.BOOT_ENTRIES[0])
 VARIABLES = "/sys/firmware/efi/efivars"
@@ -180,17 +180,13 @@ def _keep(store: Store) -> str:
     if os.path.lexists(own) and not ours.is_ours(own):
         return f"{own} is there, and is not ours"
     root, state = _root(own), _state()
-    if entry != own:
+    if not ours.is_ours(own):
         shutil.rmtree(ours.kept_of(own), ignore_errors=True)
     lines = _lines(entry)
     files = [path for path in map(_file_of, lines) if path and not _is_kept(path)]
-    why = _no_room(root, files)
+    why = copy_files(root, files, ours.kept_of(own))
     if why:
         return why
-    for path in files:
-        copy = ours.kept_of(own) + path
-        os.makedirs(os.path.dirname(copy), mode=0o700, exist_ok=True)
-        shutil.copyfile(root + path, copy)
     _sync(root)
     head = _CONFIG.format(mark=ours.MARK.decode(), known=state, default=chosen)
     body = "".join(_copied(line, f"/loader/{os.path.basename(ours.kept_of(own))}") + "\n" for line in lines)
@@ -199,6 +195,8 @@ def _keep(store: Store) -> str:
     if why and entry != own:
         _set(store, _ONCE, "")
         remove_file(own)
+    elif entry != own:
+        drop_others(files, ours.kept_of(own))
     return why
 
 
@@ -227,19 +225,6 @@ def _copied(line: str, kept: str) -> str:
 
 def _is_kept(path: str) -> bool:
     return path.startswith("/loader/evenkeel/")
-
-
-def _no_room(root: str, files: list[str]) -> str:
-    """Why there is no room for copies of the files, and for a kernel of the change; empty where there is. Raises
-    OSError, ValueError."""
-    for path in files:
-        if not os.path.isfile(root + path):
-            raise ValueError(f"{path} is not in {root}")
-    needed, room = 2 * sum(os.path.getsize(root + path) for path in files), os.statvfs(root)
-    free = room.f_bavail * room.f_frsize
-    if needed <= free:
-        return ""
-    return f"{root} has {free >> 20} MiB free, and a copy of the kernel and one more kernel need {needed >> 20} MiB"
 
 
 def _own() -> str:

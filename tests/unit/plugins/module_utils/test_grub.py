@@ -216,6 +216,36 @@ def test_where_the_boot_loader_is_not_as_before_the_kernel_of_before_stays(host:
     assert "/boot/evenkeel/vmlinuz-6.1 root" in boot.custom and boot.environment["evenkeel_tries"] == "1"
 
 
+def fill(path: Path) -> None:
+    """Make a file larger than any disk."""
+    with path.open("r+b") as stream:
+        stream.truncate(1 << 40)
+
+
+def test_without_room_for_the_kernel_of_the_change_nothing_is_copied(host: Store, boot: Boot) -> None:
+    fill(boot.root / "boot/initrd.img-6.1")
+    assert "boot has " in (said := loader.prepare(host, 1)) and "one more kernel need" in said
+    assert not boot.custom and not boot.environment and not (boot.root / "boot/evenkeel").exists()
+
+
+def test_a_kept_kernel_stays_until_the_next_one_is_copied(host: Store, boot: Boot) -> None:
+    begin(host, boot)
+    (boot.root / "boot/grub/grub.cfg").write_text(GRUB.replace("6.1", "6.2"))
+    assert "boots the kernel of before" in loader.rolled_back(host)[0]
+    # A person boots a third kernel.
+    (boot.root / "cmdline").write_text("BOOT_IMAGE=/boot/vmlinuz-6.0 root=UUID=x ro\n")
+    before = sorted(path.name for path in (boot.root / "boot/evenkeel").iterdir())
+    assert before == ["initrd.img-6.1", "microcode.img", "vmlinuz-6.1"]
+    fill(boot.root / "boot/vmlinuz-6.0")
+    assert "one more kernel need" in loader.prepare(host, 1)
+    assert before == sorted(path.name for path in (boot.root / "boot/evenkeel").iterdir())
+    assert "/boot/evenkeel/vmlinuz-6.1" in boot.custom and boot.environment["evenkeel_tries"] == "0"
+    (boot.root / "boot/vmlinuz-6.0").write_text("vmlinuz-6.0")
+    assert loader.prepare(host, 1) == ""
+    assert [path.name for path in (boot.root / "boot/evenkeel").iterdir()] == ["vmlinuz-6.0"]
+    assert "/boot/evenkeel/vmlinuz-6.0 root" in boot.custom and "6.1" not in boot.custom
+
+
 @pytest.mark.parametrize("lost", ["the directory", "its files", "a file"])
 def test_a_kept_entry_whose_kernel_is_gone_is_not_made_the_default(host: Store, boot: Boot, lost: str) -> None:
     begin(host, boot)

@@ -366,6 +366,25 @@ def test_where_the_boot_loader_is_not_as_before_the_kernel_of_before_stays(host:
     assert (machine.start(), machine.start()) == ("3f-6.2.conf", OURS)
 
 
+def test_a_kept_kernel_stays_until_the_next_one_is_copied(host: Store, machine: Machine) -> None:
+    begin(host, machine, paths="kernel")
+    machine.install("6.2")
+    assert "boots the kernel of before" in loader.rolled_back(host)[0]
+    # A person boots the kernel of the change.
+    machine.set("LoaderEntrySelected", "3f-6.2.conf")
+    held, linux = machine.esp / "loader/evenkeel/3f", machine.esp / "3f/6.2/linux"
+    with open(linux, "r+b") as stream:
+        stream.truncate(1 << 40)
+    assert "MiB free" in loader.prepare(host, 1)
+    assert (held / "6.1/linux").exists() and (held / "6.1/initrd.img").exists() and machine.start() == OURS
+    machine.set("LoaderEntrySelected", "3f-6.2.conf")
+    linux.write_text("linux 6.2")
+    assert loader.prepare(host, 1) == ""
+    assert {path.name for path in held.rglob("*") if path.is_file()} == {"linux", "initrd.img"}
+    assert not (held / "6.1/linux").exists() and (held / "6.2/linux").read_text() == "linux 6.2"
+    assert (machine.start(), machine.start()) == ("3f-6.2.conf", OURS)
+
+
 def test_a_changed_kernel_of_before_stays_out_of_use(host: Store, machine: Machine) -> None:
     begin(host, machine, paths="kernel")
     (machine.esp / "3f/6.1/initrd.img").write_text("of the change")
