@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Mapping
 
 from .._host.durable import remove_file, sync_paths, write_file
 from .._resources import ours
@@ -55,6 +56,10 @@ class Grub:
         f"a copy of the kernel of before is gone from {ours.KEPT}. The host boots what {GRUB}/grub.cfg names: see that"
         " this is the kernel of before"
     )
+    stays = (
+        f"the host may still boot the kernel of before, by {ours.GRUB_CUSTOM}, although the change stays: see that"
+        " /boot is mounted and can be written, then remove that file"
+    )
 
     def is_in_use(self) -> bool:
         return os.path.isdir(GRUB)
@@ -77,6 +82,15 @@ class Grub:
 
     def is_ready(self) -> bool:
         return ours.is_ours(ours.GRUB_CUSTOM)
+
+    def noted(self) -> dict[str, str]:
+        return {"entry": ours.GRUB_CUSTOM} if self.is_ready() else {}
+
+    def is_left(self, noted: Mapping[str, str]) -> bool:
+        """Where ``/boot`` is not mounted, the entry is not seen."""
+        return self.is_ready() or (
+            noted.get("entry") == ours.GRUB_CUSTOM and is_missing(os.path.dirname(ours.GRUB_CUSTOM))
+        )
 
     def fell_back(self) -> bool:
         """Early at boot ``/boot`` may not be mounted yet. The path of the running kernel alone shows it."""

@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from .._host.durable import sync_paths
@@ -22,13 +22,17 @@ PANIC, SIGN = "panic=30", "evenkeel.tried=1"
 
 class Loader(Protocol):
     """A boot loader. ``not_as_before``: what a person is told where the kept entry stays the default after a
-    rollback. ``lost``: the same where the kept entry cannot be booted any more."""
+    rollback. ``lost``: the same where the kept entry cannot be booted any more. ``stays``: the same where it may stay
+    the default although the change stays."""
 
     @property
     def not_as_before(self) -> str: ...
 
     @property
     def lost(self) -> str: ...
+
+    @property
+    def stays(self) -> str: ...
 
     def is_in_use(self) -> bool:
         """Whether this boot loader has started the host."""
@@ -48,6 +52,12 @@ class Loader(Protocol):
 
     def is_ready(self) -> bool:
         """Whether the kept entry is in place."""
+
+    def noted(self) -> dict[str, str]:
+        """The values of an armed change for its end, when the partition of the kept entry may not be mounted."""
+
+    def is_left(self, noted: Mapping[str, str]) -> bool:
+        """Whether the kept entry may still be the default. Raises OSError where that cannot be seen."""
 
     def fell_back(self) -> bool:
         """Whether this boot took another entry than the host's configuration names: the kept one above all."""

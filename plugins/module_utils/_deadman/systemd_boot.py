@@ -18,6 +18,7 @@ import fnmatch
 import os
 import re
 import shutil
+from collections.abc import Mapping
 
 from .._host.durable import remove_file, syncfs, write_file
 from .._resources import ours
@@ -70,6 +71,11 @@ class SystemdBoot:
         f"the entry {_NAME} in loader/entries, or its copy of the kernel of before, is gone. The host boots what the"
         " configuration of systemd-boot names: see that this is the kernel of before"
     )
+    stays = (
+        f"the host may still boot the kernel of before, by the entry {_NAME} in loader/entries, although the change"
+        " stays: run bootctl set-default '', see that the partition of the entry is mounted and can be written, then"
+        " remove that entry"
+    )
 
     def is_in_use(self) -> bool:
         return _variable("LoaderInfo").startswith("systemd-boot ") and not grub_kernel()
@@ -95,6 +101,13 @@ class SystemdBoot:
     def is_ready(self) -> bool:
         """The firmware still names the entry where its partition is not mounted."""
         return bool(_own()) or _variable(_DEFAULT) == _NAME
+
+    def noted(self) -> dict[str, str]:
+        return {}
+
+    def is_left(self, noted: Mapping[str, str]) -> bool:
+        """Without its entry a default is passed over; where its partition is not mounted, the entry is not seen."""
+        return _variable(_DEFAULT) == _NAME and (bool(_own()) or not _running())
 
     def fell_back(self) -> bool:
         """The entry that the configuration names may have become another one in the change. Then this boot does not
