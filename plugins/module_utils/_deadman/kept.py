@@ -88,8 +88,8 @@ def digest(contents: str) -> str:
 
 def copy_files(root: str, paths: Sequence[str], kept: str) -> str:
     """Copy files below ``root`` to the same paths below ``kept``. Copies of before stay until all of the new ones are
-    there. Return why there is no room for the copies, and for a kernel of the change; empty where there is. Raises
-    OSError, ValueError."""
+    there. Return why they cannot be ours: there is no room for them and for a kernel of the change, or the file system
+    gives all files to another user. Empty where they are in place. Raises OSError, ValueError."""
     why = _no_room(root, paths)
     if why:
         return why
@@ -100,6 +100,9 @@ def copy_files(root: str, paths: Sequence[str], kept: str) -> str:
             for copy in (kept + path, new + path):
                 os.makedirs(os.path.dirname(copy), mode=0o700, exist_ok=True)
             shutil.copyfile(root + path, new + path)
+            owner = os.stat(new + path).st_uid
+            if owner:
+                return f"the files that root writes to {root} belong to uid {owner}: mount it without the option uid"
         sync_paths(new + path for path in paths)
         for path in paths:
             os.replace(new + path, kept + path)

@@ -10,6 +10,7 @@ import errno
 import fnmatch
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
@@ -407,6 +408,21 @@ def test_a_changed_kernel_of_before_stays_out_of_use(host: Store, machine: Machi
     (machine.esp / "3f/6.1/initrd.img").write_text("of the change")
     rollback(host, "change")
     assert machine.start() == OURS
+
+
+def test_a_partition_whose_files_belong_to_another_user_is_a_warning(
+    host: Store, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry there would not be known as ours: no end of a change would remove it."""
+    copy = shutil.copyfile
+
+    def copyfile(source: str, target: str) -> None:
+        copy(source, target)
+        os.chown(target, 1000, 1000)
+
+    monkeypatch.setattr(shutil, "copyfile", copyfile)
+    assert "belong to uid 1000" in loader.prepare(host, 1)
+    assert machine.is_clean() and machine.start() == "3f-6.1.conf"
 
 
 @pytest.mark.parametrize("lost", ["kernel", "entry"])
