@@ -118,7 +118,7 @@ class Grub:
     def stay(self, store: Store) -> None:
         _environment(store, f"{_TRIES}=0")
 
-    def forget(self, store: Store) -> None:
+    def forget(self, store: Store, noted: Mapping[str, str]) -> None:
         """GRUB replays no journal of a file system, and may still see a removed file for a while; its environment
         block is changed in place."""
         _environment(store, f"{_TRIES}={_OVER}")

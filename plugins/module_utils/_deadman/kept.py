@@ -75,7 +75,7 @@ class Loader(Protocol):
     def stay(self, store: Store) -> None:
         """Have every further boot take the kept entry."""
 
-    def forget(self, store: Store) -> None:
+    def forget(self, store: Store, noted: Mapping[str, str]) -> None:
         """Let the host's configuration decide the default entry again, and remove the kept entry."""
 
     def write_anew(self, store: Store) -> None:

@@ -92,7 +92,7 @@ def confirmed(store: Store, noted: Mapping[str, str]) -> list[str]:
     said = []
     for loader in LOADERS if command.is_host(store) else ():
         with suppress(OSError, ValueError):
-            _forget(store, loader)
+            _forget(store, loader, noted)
         if _is_left(loader, noted):
             said.append(loader.stays)
     return said
@@ -116,13 +116,13 @@ def _left(store: Store, loader: Loader, noted: Mapping[str, str]) -> list[str]:
     with suppress(OSError, ValueError):
         if said and loader.is_lost():
             said = [loader.lost]
-            _forget(store, loader)
+            _forget(store, loader, noted)
             return said
         _write_anew(store, loader)
         if said:
             loader.stay(store)  # It takes back a default that the change has chosen.
             if loader.is_as_before():
-                loader.forget(store)
+                loader.forget(store, noted)
                 return []
     with suppress(OSError, ValueError):
         if said == [loader.not_as_before]:
@@ -130,10 +130,10 @@ def _left(store: Store, loader: Loader, noted: Mapping[str, str]) -> list[str]:
     return said
 
 
-def _forget(store: Store, loader: Loader) -> None:
+def _forget(store: Store, loader: Loader, noted: Mapping[str, str]) -> None:
     """Remove all of our files. The first step decides: from then on the host's configuration names the default."""
     if loader.is_ready():
-        loader.forget(store)
+        loader.forget(store, noted)
     _write_anew(store, loader)
 
 

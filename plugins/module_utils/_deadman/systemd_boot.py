@@ -103,7 +103,7 @@ class SystemdBoot:
         return bool(_own()) or _variable(_DEFAULT) == _NAME
 
     def noted(self) -> dict[str, str]:
-        return {}
+        return {"default": _chosen(text(_own()))} if self.is_ready() else {}
 
     def is_left(self, noted: Mapping[str, str]) -> bool:
         """Without its entry a default is passed over; where its partition is not mounted, the entry is not seen."""
@@ -146,10 +146,10 @@ class SystemdBoot:
         _set(store, _DEFAULT, _NAME)
         _set(store, _ONCE, "")
 
-    def forget(self, store: Store) -> None:
+    def forget(self, store: Store, noted: Mapping[str, str]) -> None:
         """Without its entry a default is passed over. So the removal of the entry decides as well."""
         entry = _own()
-        _set(store, _DEFAULT, _chosen(text(entry)))
+        _set(store, _DEFAULT, _chosen(text(entry), noted.get("default", "")))
         _set(store, _ONCE, "")
         if entry:
             remove_file(entry)
@@ -310,12 +310,13 @@ def _default_of(settings: str) -> str:
     return str(found[-1]) if found else ""
 
 
-def _chosen(own: str) -> str:
-    """The default entry that the user has chosen by a variable, beside our own entry with this text."""
+def _chosen(own: str, noted: str = "") -> str:
+    """The default entry that the user has chosen by a variable, beside our own entry with this text; the one that was
+    noted at arming where our entry cannot be read."""
     chosen, found = _variable(_DEFAULT), re.search(_BEFORE, own)
     if chosen != _NAME:
         return chosen
-    return found[1] if found else ""
+    return found[1] if found else noted
 
 
 def _wanted(chosen: str) -> str:

@@ -292,6 +292,7 @@ def test_the_kernel_of_before_is_known_before_its_partition_is_mounted(
 def test_a_confirmed_change_says_that_the_kernel_of_before_may_still_be_booted(
     host: Store, machine: Machine, monkeypatch: pytest.MonkeyPatch, refuses: str
 ) -> None:
+    machine.set("LoaderEntryDefault", "3f-*")
     begin(host, machine)
     machine.start()
     booted = after(host)[0]
@@ -300,6 +301,7 @@ def test_a_confirmed_change_says_that_the_kernel_of_before_may_still_be_booted(
     machine.refuses = refuses
     warnings = settle(booted, 1, None, 0.0, 0.1, 0.05).get("warnings")
     assert warnings == ([systemd_boot.SystemdBoot.stays] if refuses else None)
+    assert machine.get("LoaderEntryDefault") == (OURS if refuses else "3f-*"), "the default of before is back"
 
 
 def broken(_path: str) -> list[str]:
@@ -430,9 +432,11 @@ def test_a_kept_entry_that_cannot_be_booted_is_not_said_to_be_booted(host: Store
     machine.set("LoaderEntryDefault", "3f-*")
     begin(host, machine)
     (machine.esp / ("loader/evenkeel/3f/6.1/linux" if lost == "kernel" else f"loader/entries/{OURS}")).unlink()
-    said = loader.rolled_back(host, {})
+    record = changes.armed(host)
+    assert record is not None
+    said = loader.rolled_back(host, record.kept)
     assert len(said) == 1 and "is gone. The host boots what" in said[0]
-    assert machine.get("LoaderEntryDefault") == ("3f-*" if lost == "kernel" else "") and not machine.own
+    assert machine.get("LoaderEntryDefault") == "3f-*" and not machine.own
     assert machine.start() == "3f-6.1.conf" and loader.rolled_back(host, {}) == []
 
 
