@@ -206,7 +206,9 @@ last:
       description: Id of the checkpoint of the change.
       type: str
     left:
-      description: State that could not be put back.
+      description:
+        - State that could not be put back. After a confirmation, sentences on a boot loader that may still boot the
+          kernel of before.
       type: list
       elements: str
     until:

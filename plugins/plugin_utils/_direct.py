@@ -34,6 +34,8 @@ _STARTED = {"started": True}
 # The exit codes of a shell, or of a Python, that did not start the program.
 _NOT_STARTED = (2, 126, 127)
 _AUTO = ("auto", "auto_silent", "auto_legacy", "auto_legacy_silent")
+# Names are UTF-8, whatever locale the login brings: the agent reads them so.
+_OPTIONS = "-I -X utf8 -"
 _FOUND = Path(_found.__file__).read_text(encoding="utf-8")
 # An old Python 3 can read it as well. The first line tells that it has started.
 _PROGRAM = """\
@@ -114,7 +116,7 @@ def _command(action: ActionBase, variables: Mapping[str, Any]) -> str:
         python = ([line for line in str(found["stdout"]).splitlines() if line.startswith("/")] or [""])[-1]
         if not python:
             return ""
-    words = f"{shlex.quote(python)} -I -" if python else _search(places, 'exec "$path" -I -')
+    words = f"{shlex.quote(python)} {_OPTIONS}" if python else _search(places, f'exec "$path" {_OPTIONS}')
     return f"{action._compute_environment_string()} {words}".strip()
 
 

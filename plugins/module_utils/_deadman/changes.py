@@ -59,7 +59,8 @@ class Armed:
     the number of these hosts; empty and 0 where a host changes alone. ``stage``: the stage that the change over
     several hosts has reached here (see ``STAGES``). ``reboots``: the number of boots that the change plans.
     ``boots``: the number of these boots that have come. ``health``: the probes that the host measures on itself after
-    a planned boot, with their times.
+    a planned boot, with their times. ``kept``: values for the boot loader at the end of the change (see
+    ``Loader.noted``).
     """
 
     generation: int
@@ -83,6 +84,7 @@ class Armed:
     reboots: int = 0
     boots: int = 0
     health: dict[str, Any] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
 
     @property
     def started(self) -> float:
@@ -118,6 +120,8 @@ class Armed:
 @dataclass(frozen=True)
 class Event:
     """The end of a change. ``by``: settle, deadline, boot, health or operator; ``at`` in epoch seconds.
+    ``left``: state that could not be put back; of a confirmed change, sentences on a boot loader that may still boot
+    the kernel of before.
 
     ``until``: the end of further attempts in epoch seconds; an event with this value does not end the change yet.
     ``rollback``: the generation of the rollback that ended a doubt, where that rollback has to be confirmed itself.
@@ -155,7 +159,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("generation", "login", "hosts", "reboots", "boots"), (int,)),
     "rollback": (int, type(None)),
     "left": (list,),
-    **dict.fromkeys(("written", "health"), (dict,)),
+    **dict.fromkeys(("written", "health", "kept"), (dict,)),
 }
 _Record = TypeVar("_Record", "Armed", "Event")
 
@@ -326,6 +330,16 @@ def arm(store: Store, checkpoint: str, name: str, terms: Terms, agent: str) -> A
     return record
 
 
+def prepare_boot(store: Store, record: Armed) -> str:
+    """Have the boot loader try the kernel of an armed change, where the change plans a boot. Return why it cannot;
+    empty where it can, or need not."""
+    if not record.reboots:
+        return ""
+    lacking = loader.prepare(store, record.reboots)
+    _record(store, replace(record, kept=loader.noted(store)))
+    return lacking
+
+
 def after_boot(store: Store, record: Armed) -> Armed:
     """Under the lock: the record after a boot that the change planned. Its deadline counts on. After any other boot
     the record stays as it is, and is overdue. The same holds after a boot for which the boot loader took the old
@@ -435,9 +449,9 @@ def conclude(
     """Record the end of the change, and disarm the timers. Durable on return."""
     left = list(left or [])
     if record.reboots and outcome in (CONFIRMED, ACCEPTED):
-        loader.confirmed(store)
+        left += loader.confirmed(store, record.kept)
     elif record.reboots:
-        left += loader.rolled_back(store)
+        left += loader.rolled_back(store, record.kept)
     event = Event(
         record.generation,
         outcome,

@@ -12,11 +12,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Mapping
 
 from .._host.durable import remove_file, sync_paths, write_file
 from .._resources import ours
 from .._store.store import Store
-from .kept import PANIC, SIGN, digest, grub_kernel, is_missing, is_same, text
+from .kept import PANIC, SIGN, copy_files, digest, drop_others, grub_kernel, is_missing, is_same, text
 
 GRUB = "/boot/grub"
 _TRIES = "evenkeel_tries"
@@ -55,6 +56,10 @@ class Grub:
         f"a copy of the kernel of before is gone from {ours.KEPT}. The host boots what {GRUB}/grub.cfg names: see that"
         " this is the kernel of before"
     )
+    stays = (
+        f"the host may still boot the kernel of before, by {ours.GRUB_CUSTOM}, although the change stays: see that"
+        " /boot is mounted and can be written, then remove that file"
+    )
 
     def is_in_use(self) -> bool:
         return os.path.isdir(GRUB)
@@ -78,8 +83,18 @@ class Grub:
     def is_ready(self) -> bool:
         return ours.is_ours(ours.GRUB_CUSTOM)
 
+    def noted(self) -> dict[str, str]:
+        return {"entry": ours.GRUB_CUSTOM} if self.is_ready() else {}
+
+    def is_left(self, noted: Mapping[str, str]) -> bool:
+        """Where ``/boot`` is not mounted, the entry is not seen."""
+        return self.is_ready() or (
+            noted.get("entry") == ours.GRUB_CUSTOM and is_missing(os.path.dirname(ours.GRUB_CUSTOM))
+        )
+
     def fell_back(self) -> bool:
-        return self.is_ready() and _is_kept(grub_kernel())
+        """Early at boot ``/boot`` may not be mounted yet. The path of the running kernel alone shows it."""
+        return _is_kept(grub_kernel())
 
     def go_on(self, store: Store) -> None:
         """GRUB counts by itself."""
@@ -103,7 +118,7 @@ class Grub:
     def stay(self, store: Store) -> None:
         _environment(store, f"{_TRIES}=0")
 
-    def forget(self, store: Store) -> None:
+    def forget(self, store: Store, noted: Mapping[str, str]) -> None:
         """GRUB replays no journal of a file system, and may still see a removed file for a while; its environment
         block is changed in place."""
         _environment(store, f"{_TRIES}={_OVER}")
@@ -141,15 +156,20 @@ def _keep(store: Store, tries: int) -> str:
     body = _entry(grub, running) or _entry(custom, running)
     if not body:
         return f"no entry of {GRUB}/grub.cfg is that of the running kernel"
-    if not _is_kept(running):
+    if not custom:
         shutil.rmtree(ours.KEPT, ignore_errors=True)
-    kept = _LOADED.sub(lambda found: found[1] + _copied(found[0], found[2]), _LEFT_OUT.sub("", body))
+    words = [word for found in _LOADED.finditer(body) for word in _loaded(found[0], found[2])]
+    paths = [f"/{os.path.basename(word)}" for word in words if not _is_kept(word)]
+    said = copy_files(os.path.dirname(ours.KEPT), paths, ours.KEPT)
+    if said:
+        return said
     sync_paths(
         [*(os.path.join(ours.KEPT, name) for name in os.listdir(ours.KEPT)), ours.KEPT, os.path.dirname(ours.KEPT)]
     )
     said = _environment(store, f"{_TRIES}={tries}")
     if said:
         return said
+    kept = _LOADED.sub(lambda found: found[1] + _copied(found[0], found[2]), _LEFT_OUT.sub("", body))
     counts = "".join(
         f'{"elif" if left else "if"} [ "${{{_TRIES}}}" = "{left + 1}" ]; then\n'
         f"  set {_TRIES}={left}\n  save_env {_TRIES}\n"
@@ -157,6 +177,8 @@ def _keep(store: Store, tries: int) -> str:
     )
     config = _CONFIG.format(mark=ours.MARK.decode(), known=digest(grub), body=kept, tries=counts)
     write_file(ours.GRUB_CUSTOM, config.encode("utf-8", "surrogateescape"), 0o600)
+    if not _is_kept(running):
+        drop_others(paths, ours.KEPT)
     return ""
 
 
@@ -169,21 +191,18 @@ def _entry(config: str, kernel: str) -> str:
     return ""
 
 
+def _loaded(line: str, words: str) -> list[str]:
+    """The files that a line of GRUB loads."""
+    return words.split()[: 1 if line.lstrip().startswith("linux") else None]
+
+
 def _copied(line: str, words: str) -> str:
-    """Copy the files that a line of GRUB loads; return the words of the line with the copies in place of the files.
-    Raises OSError, ValueError."""
+    """The words of a line of GRUB with the copies in place of the files that it loads."""
     found = words.split()
-    count = 1 if line.lstrip().startswith("linux") else len(found)
-    for number, word in enumerate(found[:count]):
-        name = os.path.basename(word)
-        source = os.path.join(os.path.dirname(ours.KEPT), name)
-        if _is_kept(word):
-            continue  # The host runs the kept kernel.
-        if not os.path.isfile(source):
-            raise ValueError(f"{word} is not in {os.path.dirname(ours.KEPT)}")
-        os.makedirs(ours.KEPT, mode=0o700, exist_ok=True)
-        shutil.copyfile(source, os.path.join(ours.KEPT, name))
-        found[number] = f"{os.path.dirname(word).rstrip('/')}/{os.path.basename(ours.KEPT)}/{name}"
+    for number, word in enumerate(_loaded(line, words)):
+        if not _is_kept(word):
+            folder = os.path.dirname(word).rstrip("/")
+            found[number] = f"{folder}/{os.path.basename(ours.KEPT)}/{os.path.basename(word)}"
     return " ".join(found)
 
 

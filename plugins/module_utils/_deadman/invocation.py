@@ -18,6 +18,7 @@ _CHECKED = (
     "sys.path.insert(0,a[1] if m is False else a[5]+str(m));sys.argv=[a[1],*a[6:]];"
     "from evenkeel_agent._agent import main;sys.exit(main())"
 )
+_ISOLATED = ("-I", "-X", "utf8")
 _HASH = r"-[0-9a-f]{12}([0-9a-f]{64})\.pyz$"
 
 
@@ -33,8 +34,9 @@ def agent_hash(agent: str) -> str:
 
 
 def agent_arguments(agent: str) -> list[str]:
-    """The arguments for Python that run the agent in isolated mode, and only with the hash of its file name."""
+    """The arguments for Python that run the agent in isolated mode, and only with the hash of its file name. Names
+    are UTF-8 in every locale, as in a call of the controller: the same text is the same path."""
     if not agent_hash(agent):
-        return ["-I", agent]
+        return [*_ISOLATED, agent]
     refusal = f"{agent} is not as it was installed, and is not run"
-    return ["-I", "-c", _CHECKED, agent, agent_hash(agent), refusal, "memfd_create", "/proc/self/fd/"]
+    return [*_ISOLATED, "-c", _CHECKED, agent, agent_hash(agent), refusal, "memfd_create", "/proc/self/fd/"]

@@ -15,6 +15,7 @@ the change installs a kernel. The watchdog of the machine turns a hang into a bo
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 
 from .._host.durable import remove_file, write_file
@@ -60,6 +61,13 @@ def prepare(store: Store, reboots: int) -> str:
     return f"the boot loader does not leave a kernel that fails to boot: {why}" if why else ""
 
 
+def noted(store: Store) -> dict[str, str]:
+    """The values that the end of the armed change needs of now (see ``Loader.noted``)."""
+    with suppress(OSError, ValueError):
+        return _in_use().noted() if command.is_host(store) else {}
+    return {}
+
+
 def fell_back(store: Store) -> bool:
     """Whether this boot took the old kernel: the planned boots are used up, or the boot loader cannot load the kernel
     of the change. A partition that cannot be read shows nothing of it, and must not stop the agent."""
@@ -78,32 +86,43 @@ def go_on(store: Store) -> None:
                 loader.go_on(store)
 
 
-def confirmed(store: Store) -> None:
-    """Let the host's configuration decide the default entry again, because the change stays. Called before the
-    confirmation is recorded: a host whose change is over must not fall back."""
+def confirmed(store: Store, noted: Mapping[str, str]) -> list[str]:
+    """Let the host's configuration decide the default entry again, because the change stays; return sentences where
+    it may not. Called before the confirmation is recorded: a host whose change is over must not fall back."""
+    said = []
     for loader in LOADERS if command.is_host(store) else ():
         with suppress(OSError, ValueError):
-            _forget(store, loader)
+            _forget(store, loader, noted)
+        if _is_left(loader, noted):
+            said.append(loader.stays)
+    return said
 
 
-def rolled_back(store: Store) -> list[str]:
+def rolled_back(store: Store, noted: Mapping[str, str]) -> list[str]:
     """Remove our files after a rollback. Where the kernel or the boot loader's configuration is not as before, the
     kept entry stays the default, unless its kernel is gone; return sentences on that."""
-    return [said for one in LOADERS for said in _left(store, one)] if command.is_host(store) else []
+    return [said for one in LOADERS for said in _left(store, one, noted)] if command.is_host(store) else []
 
 
-def _left(store: Store, loader: Loader) -> list[str]:
-    said = [loader.not_as_before] if loader.is_ready() else []
+def _is_left(loader: Loader, noted: Mapping[str, str]) -> bool:
+    try:
+        return loader.is_left(noted)
+    except OSError:
+        return True
+
+
+def _left(store: Store, loader: Loader, noted: Mapping[str, str]) -> list[str]:
+    said = [loader.not_as_before] if loader.is_ready() or _is_left(loader, noted) else []
     with suppress(OSError, ValueError):
         if said and loader.is_lost():
             said = [loader.lost]
-            _forget(store, loader)
+            _forget(store, loader, noted)
             return said
         _write_anew(store, loader)
         if said:
             loader.stay(store)  # It takes back a default that the change has chosen.
             if loader.is_as_before():
-                loader.forget(store)
+                loader.forget(store, noted)
                 return []
     with suppress(OSError, ValueError):
         if said == [loader.not_as_before]:
@@ -111,10 +130,10 @@ def _left(store: Store, loader: Loader) -> list[str]:
     return said
 
 
-def _forget(store: Store, loader: Loader) -> None:
+def _forget(store: Store, loader: Loader, noted: Mapping[str, str]) -> None:
     """Remove all of our files. The first step decides: from then on the host's configuration names the default."""
     if loader.is_ready():
-        loader.forget(store)
+        loader.forget(store, noted)
     _write_anew(store, loader)
 
 

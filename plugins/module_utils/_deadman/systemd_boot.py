@@ -18,11 +18,12 @@ import fnmatch
 import os
 import re
 import shutil
+from collections.abc import Mapping
 
 from .._host.durable import remove_file, syncfs, write_file
 from .._resources import ours
 from .._store.store import Store
-from .kept import PANIC, SIGN, digest, grub_kernel, is_missing, is_same, text
+from .kept import PANIC, SIGN, copy_files, digest, drop_others, grub_kernel, is_missing, is_same, text
 
 _NAME = os.path.basename(ours.BOOT_ENTRIES[0])
 VARIABLES = "/sys/firmware/efi/efivars"
@@ -70,6 +71,11 @@ class SystemdBoot:
         f"the entry {_NAME} in loader/entries, or its copy of the kernel of before, is gone. The host boots what the"
         " configuration of systemd-boot names: see that this is the kernel of before"
     )
+    stays = (
+        f"the host may still boot the kernel of before, by the entry {_NAME} in loader/entries, although the change"
+        " stays: run bootctl set-default '', see that the partition of the entry is mounted and can be written, then"
+        " remove that entry"
+    )
 
     def is_in_use(self) -> bool:
         return _variable("LoaderInfo").startswith("systemd-boot ") and not grub_kernel()
@@ -95,6 +101,13 @@ class SystemdBoot:
     def is_ready(self) -> bool:
         """The firmware still names the entry where its partition is not mounted."""
         return bool(_own()) or _variable(_DEFAULT) == _NAME
+
+    def noted(self) -> dict[str, str]:
+        return {"default": _chosen(text(_own()))} if self.is_ready() else {}
+
+    def is_left(self, noted: Mapping[str, str]) -> bool:
+        """Without its entry a default is passed over; where its partition is not mounted, the entry is not seen."""
+        return _variable(_DEFAULT) == _NAME and (bool(_own()) or not _running())
 
     def fell_back(self) -> bool:
         """The entry that the configuration names may have become another one in the change. Then this boot does not
@@ -133,10 +146,10 @@ class SystemdBoot:
         _set(store, _DEFAULT, _NAME)
         _set(store, _ONCE, "")
 
-    def forget(self, store: Store) -> None:
+    def forget(self, store: Store, noted: Mapping[str, str]) -> None:
         """Without its entry a default is passed over. So the removal of the entry decides as well."""
         entry = _own()
-        _set(store, _DEFAULT, _chosen(text(entry)))
+        _set(store, _DEFAULT, _chosen(text(entry), noted.get("default", "")))
         _set(store, _ONCE, "")
         if entry:
             remove_file(entry)
@@ -180,17 +193,13 @@ def _keep(store: Store) -> str:
     if os.path.lexists(own) and not ours.is_ours(own):
         return f"{own} is there, and is not ours"
     root, state = _root(own), _state()
-    if entry != own:
+    if not ours.is_ours(own):
         shutil.rmtree(ours.kept_of(own), ignore_errors=True)
     lines = _lines(entry)
     files = [path for path in map(_file_of, lines) if path and not _is_kept(path)]
-    why = _no_room(root, files)
+    why = copy_files(root, files, ours.kept_of(own))
     if why:
         return why
-    for path in files:
-        copy = ours.kept_of(own) + path
-        os.makedirs(os.path.dirname(copy), mode=0o700, exist_ok=True)
-        shutil.copyfile(root + path, copy)
     _sync(root)
     head = _CONFIG.format(mark=ours.MARK.decode(), known=state, default=chosen)
     body = "".join(_copied(line, f"/loader/{os.path.basename(ours.kept_of(own))}") + "\n" for line in lines)
@@ -199,6 +208,8 @@ def _keep(store: Store) -> str:
     if why and entry != own:
         _set(store, _ONCE, "")
         remove_file(own)
+    elif entry != own:
+        drop_others(files, ours.kept_of(own))
     return why
 
 
@@ -227,19 +238,6 @@ def _copied(line: str, kept: str) -> str:
 
 def _is_kept(path: str) -> bool:
     return path.startswith("/loader/evenkeel/")
-
-
-def _no_room(root: str, files: list[str]) -> str:
-    """Why there is no room for copies of the files, and for a kernel of the change; empty where there is. Raises
-    OSError, ValueError."""
-    for path in files:
-        if not os.path.isfile(root + path):
-            raise ValueError(f"{path} is not in {root}")
-    needed, room = 2 * sum(os.path.getsize(root + path) for path in files), os.statvfs(root)
-    free = room.f_bavail * room.f_frsize
-    if needed <= free:
-        return ""
-    return f"{root} has {free >> 20} MiB free, and a copy of the kernel and one more kernel need {needed >> 20} MiB"
 
 
 def _own() -> str:
@@ -312,12 +310,13 @@ def _default_of(settings: str) -> str:
     return str(found[-1]) if found else ""
 
 
-def _chosen(own: str) -> str:
-    """The default entry that the user has chosen by a variable, beside our own entry with this text."""
+def _chosen(own: str, noted: str = "") -> str:
+    """The default entry that the user has chosen by a variable, beside our own entry with this text; the one that was
+    noted at arming where our entry cannot be read."""
     chosen, found = _variable(_DEFAULT), re.search(_BEFORE, own)
     if chosen != _NAME:
         return chosen
-    return found[1] if found else ""
+    return found[1] if found else noted
 
 
 def _wanted(chosen: str) -> str:

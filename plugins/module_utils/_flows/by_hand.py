@@ -58,8 +58,10 @@ def confirm(store: Store, from_here: bool, alone: bool) -> int:
         if now.checkpoint in resumed or now.overdue(store.system) is not None:
             say(f"Too late: {status.words(store)[0][0]}", error=True)
             return FAILED
-        changes.conclude(store, now, changes.CONFIRMED, "operator")
+        event = changes.conclude(store, now, changes.CONFIRMED, "operator")
     say(f"Confirmed: {change.name} (generation {change.generation}) stays. Its health was not measured.")
+    for warning in event.left:
+        say(f"  ! {warning}")
     found = outside.told(store)
     if found is not None and found.count:
         say(f"It changed paths outside of the declared resources: {outside.some(found)}.")

@@ -282,7 +282,7 @@ class _Taking:
             change = changes.arm(self.store, manifest.id, self.name, terms, agent)
             result.changed, result.generation, result.armed = True, change.generation, change.shown()
             result.done.append(f"armed generation {change.generation}: rolled back unless confirmed in time")
-            lacking = loader.prepare(self.store, self.request.reboots) if self.request.reboots else ""
+            lacking = changes.prepare_boot(self.store, change)
             result.warnings = [*self.warnings, *([lacking] if lacking else [])] or None
 
     def _forget(self, result: Checkpointed, manifest: Manifest) -> None:

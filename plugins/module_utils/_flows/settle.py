@@ -138,8 +138,9 @@ class _Settling:
             if enough and change.checkpoint not in resumed and change.overdue(store.system) is None:
                 if verdict == "hold":
                     return self._open(change, login)
-                changes.conclude(store, change, changes.CONFIRMED, "settle")
+                event = changes.conclude(store, change, changes.CONFIRMED, "settle")
                 result = self._stays(changes.CONFIRMED, login)
+                result.warnings = [*(result.warnings or []), *event.left] or None
                 result.done = ["confirmed"]
                 result.outside = outside.told(store)
                 return result
@@ -300,6 +301,7 @@ def _ended(store: Store, generation: int, health: Health | None = None, look: bo
     result = Settled(generation=generation, outcome=event.outcome, by=event.by, health=health)
     result.outside = outside.told(store)
     if event.outcome == changes.CONFIRMED:
+        result.warnings = event.left or None
         return result
     result.left = event.left
     if event.outcome == changes.ROLLED_BACK:

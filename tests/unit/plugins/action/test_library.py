@@ -111,7 +111,7 @@ def piped(asked_fleet: Fleet) -> Fleet:
 
 def test_the_library_answers_without_a_module(piped: Fleet) -> None:
     run = piped.play([CHECKPOINT, SETTLE], "h1", "-vvv")
-    assert not sent(run) and set(ran(piped)) >= {"[-I -]"} and run.results["h1"]["outcome"] == "confirmed"
+    assert not sent(run) and set(ran(piped)) >= {"[-I -X utf8 -]"} and run.results["h1"]["outcome"] == "confirmed"
     (piped.directory("h1") / "data/name").write_text("changed")
     before = piped.play([task("ft_rollback")], "h1", "--check", "--diff")
     assert before.results["h1"]["changed"] and before.results["h1"]["diff"]
@@ -124,7 +124,7 @@ def test_the_library_answers_without_a_module(piped: Fleet) -> None:
 def test_a_host_without_the_library_is_sent_the_module(piped: Fleet) -> None:
     shutil.rmtree(piped.directory("h1") / "store/agent")
     run = piped.play([task("ft_info")], "h1", "-vvv")
-    assert run.rc == 0 and sent(run) == ["ft_info"] and ran(piped) == ["[-I -]", "[]"]
+    assert run.rc == 0 and sent(run) == ["ft_info"] and ran(piped) == ["[-I -X utf8 -]", "[]"]
 
 
 def test_errors_and_wrong_arguments_are_those_of_the_module(piped: Fleet) -> None:
@@ -132,7 +132,7 @@ def test_errors_and_wrong_arguments_are_those_of_the_module(piped: Fleet) -> Non
     tasks += [{**task("ft_info", stor="x"), "ignore_errors": True, "register": "two"}]
     found = piped.play([*tasks, {"debug": {"msg": "{{ [one, two] }}"}}], "h1").results["h1"]["msg"]
     assert found[0]["error"] == "NotFound" and "none" in found[0]["msg"] and found[0]["failed"]
-    assert "stor is no option" in found[1]["msg"] and ran(piped) == ["[-I -]"]
+    assert "stor is no option" in found[1]["msg"] and ran(piped) == ["[-I -X utf8 -]"]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_python_is_found_where_ansible_finds_it(piped: Fleet, python: str, bec
     piped.hosts["h1"]["ansible_interpreter_python_fallback"] = ["/nowhere/python3", str(piped.home / "python")]
     run = piped.play([task("ft_info")], "h1", "-vvv")
     if python == "auto_silent":
-        assert run.rc == 0 and not sent(run) and ran(piped) == ["[-I -]"]
+        assert run.rc == 0 and not sent(run) and ran(piped) == ["[-I -X utf8 -]"]
     else:
         assert run.rc != 0 and sent(run) == ["ft_info"], "Ansible itself tells that there is no such Python"
 
@@ -152,7 +152,7 @@ def test_a_program_that_dies_is_not_run_again(piped: Fleet) -> None:
     """It may have done half of its work."""
     (piped.home / "python").write_text(f'#!/bin/sh\necho "[$*]" >>{piped.home}/ran\necho killed >&2; exit 137\n')
     run = piped.play([task("ft_info")], "h1", "-vvv")
-    assert run.rc != 0 and not sent(run) and ran(piped) == ["[-I -]"]
+    assert run.rc != 0 and not sent(run) and ran(piped) == ["[-I -X utf8 -]"]
     assert "killed" in run.results["h1"]["module_stderr"]
 
 

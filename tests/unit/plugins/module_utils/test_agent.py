@@ -207,6 +207,16 @@ def test_the_unit_finds_another_python(store: Store, tmp_path: Path, monkeypatch
     assert run_unit(store, agent, "/nowhere/python3", monkeypatch).returncode == 0, "nothing is started over and over"
 
 
+@pytest.mark.parametrize("name", ["agent.pyz", f"evenkeel-{'0' * 76}.pyz"])
+def test_a_name_is_the_same_path_in_every_locale(name: str) -> None:
+    """The same as in a call of the controller (``test_library.py``)."""
+    options = invocation.agent_arguments(name)
+    options = options[: options.index("-c") if "-c" in options else options.index(name)]
+    argv = [sys.executable, *options, "-c", "import sys; print(sys.flags.utf8_mode, sys.flags.isolated)"]
+    done = subprocess.run(argv, env={"LC_ALL": "C.UTF-8"}, capture_output=True, text=True, check=True)
+    assert done.stdout == "1 1\n"
+
+
 @pytest.mark.parametrize("exchanged", ["not", "content", "link", "fifo"])
 def test_the_agent_runs_only_as_it_was_installed(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanged: str

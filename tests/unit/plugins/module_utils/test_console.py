@@ -393,7 +393,8 @@ def test_a_python_that_is_too_old_is_passed_over(store: Store, place: Path, tmp_
     command.install(with_systemd(store), agent)
     old = tmp_path / "old"
     version = "import sys; sys.version_info = (3, 8, 18); exec(sys.argv.pop(1))"
-    old.write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} -I -c "{version}" "$@"\n')  # called with -I -c
+    until_code = 'until [ "$1" = -c ]; do shift; done; shift'
+    old.write_text(f'#!/bin/sh\n{until_code}\nexec {sys.executable} -I -c "{version}" "$@"\n')
     old.chmod(0o755)
     script = re.sub(r"for python in .*; do", f"for python in {old}; do", place.read_text())
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=False, env={})

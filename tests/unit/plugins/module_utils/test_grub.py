@@ -7,19 +7,23 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import (
+    changes,
     command,
     grub,
     kept,
     loader,
     notices,
 )
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import by_hand
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import flow
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import ours
@@ -176,6 +180,41 @@ def test_confirmed_makes_it_the_default_of_the_hosts_configuration(host: Store, 
     assert not list((boot.root / "defaults/grub.d").iterdir()) and not list((boot.root / "system.conf.d").iterdir())
 
 
+def read_only(_path: str) -> None:
+    raise OSError(errno.EROFS, "Read-only file system")
+
+
+@pytest.mark.parametrize("why", ["read-only", "not mounted"])
+@pytest.mark.parametrize("by", ["settle", "by hand"])
+def test_a_confirmed_change_says_that_the_kernel_of_before_may_still_be_booted(
+    host: Store, boot: Boot, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], why: str, by: str
+) -> None:
+    begin(host, boot)
+    after = booted_once(host)
+    if why == "read-only":
+        monkeypatch.setattr(grub, "remove_file", read_only)
+    else:
+        (boot.root / "boot/grub").rename(boot.root / "unmounted")
+    if by == "settle":
+        warnings = settle(after, 1, None, 0.0, 0.1, 0.05)["warnings"]
+        assert settle(after, 1, None, 0.0, 0.1, 0.05)["warnings"] == warnings
+    else:
+        assert by_hand.confirm(after, from_here=True, alone=True) == 0
+        warnings = [line for line in capsys.readouterr().out.splitlines() if "!" in line]
+    assert len(warnings) == 1 and "may still boot the kernel of before" in warnings[0]
+    last = info(host)["last"]
+    assert last["outcome"] == "confirmed" and last["left"] == [grub.Grub.stays] and info(host)["doubt"] is None
+
+
+def test_a_rollback_before_its_partition_is_mounted_says_which_kernel_is_booted(host: Store, boot: Boot) -> None:
+    begin(host, boot)
+    record = changes.armed(host)
+    (boot.root / "boot").rename(boot.root / "unmounted")
+    (boot.root / "boot").mkdir()
+    assert record is not None and loader.rolled_back(host, {}) == []
+    assert loader.rolled_back(host, record.kept) == [grub.Grub.not_as_before]
+
+
 def test_a_boot_of_the_kernel_of_before_is_a_rollback(host: Store, boot: Boot) -> None:
     begin(host, boot)
     (boot.root / "boot/vmlinuz-6.2").write_text("of the change")
@@ -187,6 +226,15 @@ def test_a_boot_of_the_kernel_of_before_is_a_rollback(host: Store, boot: Boot) -
     assert "which a boot had ended" in said[0] and "the host boots again" in said[1]
     assert not boot.custom and not (boot.root / "boot/vmlinuz-6.2").exists()
     assert (boot.root / "boot/grub/grub.cfg").read_text() == GRUB
+
+
+def test_the_kernel_of_before_is_known_before_its_partition_is_mounted(host: Store, boot: Boot) -> None:
+    begin(host, boot)
+    assert not loader.fell_back(host)
+    (boot.root / "cmdline").write_text("BOOT_IMAGE=(hd0,gpt2)/evenkeel/vmlinuz-6.1 root=UUID=x ro quiet\n")
+    (boot.root / "boot").rename(boot.root / "unmounted")
+    (boot.root / "boot").mkdir()
+    assert loader.fell_back(host)
 
 
 def test_where_the_boot_loader_is_not_as_before_the_kernel_of_before_stays(host: Store, boot: Boot) -> None:
@@ -207,6 +255,38 @@ def test_where_the_boot_loader_is_not_as_before_the_kernel_of_before_stays(host:
     assert "/boot/evenkeel/vmlinuz-6.1 root" in boot.custom and boot.environment["evenkeel_tries"] == "1"
 
 
+def full(_path: str) -> SimpleNamespace:
+    return SimpleNamespace(f_bavail=10, f_frsize=1)
+
+
+def test_without_room_for_the_kernel_of_the_change_nothing_is_copied(
+    host: Store, boot: Boot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "statvfs", full)
+    assert "boot has " in (said := loader.prepare(host, 1)) and "one more kernel need" in said
+    assert not boot.custom and not boot.environment and not (boot.root / "boot/evenkeel").exists()
+
+
+def test_a_kept_kernel_stays_until_the_next_one_is_copied(
+    host: Store, boot: Boot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(host, boot)
+    (boot.root / "boot/grub/grub.cfg").write_text(GRUB.replace("6.1", "6.2"))
+    assert "boots the kernel of before" in loader.rolled_back(host, {})[0]
+    # A person boots a third kernel.
+    (boot.root / "cmdline").write_text("BOOT_IMAGE=/boot/vmlinuz-6.0 root=UUID=x ro\n")
+    before = sorted(path.name for path in (boot.root / "boot/evenkeel").iterdir())
+    assert before == ["initrd.img-6.1", "microcode.img", "vmlinuz-6.1"]
+    with monkeypatch.context() as now:
+        now.setattr(os, "statvfs", full)
+        assert "one more kernel need" in loader.prepare(host, 1)
+    assert before == sorted(path.name for path in (boot.root / "boot/evenkeel").iterdir())
+    assert "/boot/evenkeel/vmlinuz-6.1" in boot.custom and boot.environment["evenkeel_tries"] == "0"
+    assert loader.prepare(host, 1) == ""
+    assert [path.name for path in (boot.root / "boot/evenkeel").iterdir()] == ["vmlinuz-6.0"]
+    assert "/boot/evenkeel/vmlinuz-6.0 root" in boot.custom and "6.1" not in boot.custom
+
+
 @pytest.mark.parametrize("lost", ["the directory", "its files", "a file"])
 def test_a_kept_entry_whose_kernel_is_gone_is_not_made_the_default(host: Store, boot: Boot, lost: str) -> None:
     begin(host, boot)
@@ -215,10 +295,10 @@ def test_a_kept_entry_whose_kernel_is_gone_is_not_made_the_default(host: Store, 
         path.unlink()
     if lost == "the directory":
         held.rmdir()
-    said = loader.rolled_back(host)
+    said = loader.rolled_back(host, {})
     assert len(said) == 1 and "is gone from" in said[0] and "boots what" in said[0]
     assert boot.environment["evenkeel_tries"] == "over" and not boot.custom and not held.exists()
-    assert "evenkeel_tries=0" not in str(boot.asked) and loader.rolled_back(host) == []
+    assert "evenkeel_tries=0" not in str(boot.asked) and loader.rolled_back(host, {}) == []
 
 
 def test_a_kept_kernel_that_cannot_be_seen_stays_the_default(
@@ -230,7 +310,7 @@ def test_a_kept_kernel_that_cannot_be_seen_stays_the_default(
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(grub, "is_missing", unreadable)
-    assert "boots the kernel of before" in loader.rolled_back(host)[0]
+    assert "boots the kernel of before" in loader.rolled_back(host, {})[0]
     assert boot.custom and boot.environment["evenkeel_tries"] == "0"
 
 

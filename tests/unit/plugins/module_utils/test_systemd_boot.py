@@ -10,10 +10,12 @@ import errno
 import fnmatch
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import (
@@ -228,8 +230,8 @@ def test_a_boot_loader_that_cannot_do_it_is_a_warning(
     assert machine.own == held and not (machine.esp / "loader/evenkeel").exists()
     assert machine.get("LoaderEntryOneShot") == ("auto-windows" if lacks == "once" else "")
     assert not machine.get("LoaderEntryDefault")
-    loader.confirmed(host)
-    assert machine.own == held and loader.rolled_back(host) == []
+    loader.confirmed(host, {})
+    assert machine.own == held and loader.rolled_back(host, {}) == []
 
 
 def test_confirmed_makes_it_the_default_of_the_hosts_configuration(host: Store, machine: Machine) -> None:
@@ -253,10 +255,11 @@ def test_a_default_that_the_firmware_did_not_give_up_is_nothing_of_a_later_chang
     machine.refuses = "LoaderEntryDefault"
     settle(after(host)[0], 1, None, 0.0, 0.1, 0.05)
     assert machine.get("LoaderEntryDefault") == OURS and not machine.own
+    assert info(host)["last"]["left"] == [], "without its entry a default is passed over"
     machine.refuses = refuses
     machine.set("LoaderEntryPreferred", "3f-*")
     assert "preferred" in loader.prepare(host, 1) and machine.get("LoaderEntryDefault") == (OURS if refuses else "")
-    said = str(loader.rolled_back(host))
+    said = str(loader.rolled_back(host, {}))
     assert "boots the kernel of before" not in said and ("boots what" in said) == bool(refuses)
     assert machine.start() == "3f-6.1.conf"
 
@@ -280,9 +283,25 @@ def test_the_kernel_of_before_is_known_before_its_partition_is_mounted(
     monkeypatch.setattr(os.path, "ismount", lambda _path: False)
     (machine.root / "boot").rename(machine.root / "unmounted")
     assert loader.fell_back(host)
-    assert "boots the kernel of before" in loader.rolled_back(host)[0] and machine.get("LoaderEntryDefault") == OURS
-    loader.confirmed(host)
+    assert "boots the kernel of before" in loader.rolled_back(host, {})[0] and machine.get("LoaderEntryDefault") == OURS
+    loader.confirmed(host, {})
     assert not machine.get("LoaderEntryDefault")
+
+
+@pytest.mark.parametrize("refuses", ["", "LoaderEntryDefault"])
+def test_a_confirmed_change_says_that_the_kernel_of_before_may_still_be_booted(
+    host: Store, machine: Machine, monkeypatch: pytest.MonkeyPatch, refuses: str
+) -> None:
+    machine.set("LoaderEntryDefault", "3f-*")
+    begin(host, machine)
+    machine.start()
+    booted = after(host)[0]
+    monkeypatch.setattr(os.path, "ismount", lambda _path: False)
+    (machine.root / "boot").rename(machine.root / "unmounted")
+    machine.refuses = refuses
+    warnings = settle(booted, 1, None, 0.0, 0.1, 0.05).get("warnings")
+    assert warnings == ([systemd_boot.SystemdBoot.stays] if refuses else None)
+    assert machine.get("LoaderEntryDefault") == (OURS if refuses else "3f-*"), "the default of before is back"
 
 
 def broken(_path: str) -> list[str]:
@@ -366,6 +385,26 @@ def test_where_the_boot_loader_is_not_as_before_the_kernel_of_before_stays(host:
     assert (machine.start(), machine.start()) == ("3f-6.2.conf", OURS)
 
 
+def test_a_kept_kernel_stays_until_the_next_one_is_copied(
+    host: Store, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(host, machine, paths="kernel")
+    machine.install("6.2")
+    assert "boots the kernel of before" in loader.rolled_back(host, {})[0]
+    # A person boots the kernel of the change.
+    machine.set("LoaderEntrySelected", "3f-6.2.conf")
+    held = machine.esp / "loader/evenkeel/3f"
+    with monkeypatch.context() as now:
+        now.setattr(os, "statvfs", lambda _path: SimpleNamespace(f_bavail=10, f_frsize=1))
+        assert "MiB free" in loader.prepare(host, 1)
+    assert (held / "6.1/linux").exists() and (held / "6.1/initrd.img").exists() and machine.start() == OURS
+    machine.set("LoaderEntrySelected", "3f-6.2.conf")
+    assert loader.prepare(host, 1) == ""
+    assert {path.name for path in held.rglob("*") if path.is_file()} == {"linux", "initrd.img"}
+    assert not (held / "6.1/linux").exists() and (held / "6.2/linux").read_text() == "linux 6.2"
+    assert (machine.start(), machine.start()) == ("3f-6.2.conf", OURS)
+
+
 def test_a_changed_kernel_of_before_stays_out_of_use(host: Store, machine: Machine) -> None:
     begin(host, machine, paths="kernel")
     (machine.esp / "3f/6.1/initrd.img").write_text("of the change")
@@ -373,15 +412,32 @@ def test_a_changed_kernel_of_before_stays_out_of_use(host: Store, machine: Machi
     assert machine.start() == OURS
 
 
+def test_a_partition_whose_files_belong_to_another_user_is_a_warning(
+    host: Store, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry there would not be known as ours: no end of a change would remove it."""
+    copy = shutil.copyfile
+
+    def copyfile(source: str, target: str) -> None:
+        copy(source, target)
+        os.chown(target, 1000, 1000)
+
+    monkeypatch.setattr(shutil, "copyfile", copyfile)
+    assert "belong to uid 1000" in loader.prepare(host, 1)
+    assert machine.is_clean() and machine.start() == "3f-6.1.conf"
+
+
 @pytest.mark.parametrize("lost", ["kernel", "entry"])
 def test_a_kept_entry_that_cannot_be_booted_is_not_said_to_be_booted(host: Store, machine: Machine, lost: str) -> None:
     machine.set("LoaderEntryDefault", "3f-*")
     begin(host, machine)
     (machine.esp / ("loader/evenkeel/3f/6.1/linux" if lost == "kernel" else f"loader/entries/{OURS}")).unlink()
-    said = loader.rolled_back(host)
+    record = changes.armed(host)
+    assert record is not None
+    said = loader.rolled_back(host, record.kept)
     assert len(said) == 1 and "is gone. The host boots what" in said[0]
-    assert machine.get("LoaderEntryDefault") == ("3f-*" if lost == "kernel" else "") and not machine.own
-    assert machine.start() == "3f-6.1.conf" and loader.rolled_back(host) == []
+    assert machine.get("LoaderEntryDefault") == "3f-*" and not machine.own
+    assert machine.start() == "3f-6.1.conf" and loader.rolled_back(host, {}) == []
 
 
 def test_counters_in_names_of_entries_are_no_difference(host: Store, machine: Machine) -> None:
