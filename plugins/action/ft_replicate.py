@@ -365,7 +365,8 @@ def _is_open(answer: Answer | None) -> bool:
     """Whether a peer is still to be sent to: it was not yet, or its copy was lost on its way along a chain."""
     if answer is None:
         return True
-    return bool(answer.get("failed")) and answer.get("transport") == CHAIN and not answer.get("final")
+    lacks = answer.get("failed") or answer.get("unreachable")
+    return bool(lacks) and answer.get("transport") == CHAIN and not answer.get("final")
 
 
 def _outcome(answer: Answer) -> Outcome:

@@ -306,7 +306,8 @@ def _judged(one: _Transfer, told: Mapping[str, Answer]) -> Answer:
     if answer.get("state") == "verified":
         return {**answer, **found}
     if answer.get("unreachable"):
-        return {**answer, **found, "final": True}
+        # A receiver that passes its bundle on may have been held up by the next one.
+        return {**answer, **found, "final": one.following is None}
     before = told.get(one.sender, {}) if one.before else {}
     reasons = [sent.get("msg"), before.get("onward") or before.get("msg"), answer.get("msg")]
     final = answer.get("error") == "Busy" or (answer.get("error") == "Damaged" and bool(one.known))

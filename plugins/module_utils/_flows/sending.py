@@ -382,10 +382,15 @@ class _Inflow(io.RawIOBase):
 
 
 class _Onward:
-    """The next receiver, for as long as it takes what it gets. ``why``: the reason why it does not, or empty."""
+    """The next receiver, for as long as it takes what it gets. ``why``: the reason why it does not, or empty.
+
+    The copy here waits for it with each piece. It is given up where that costs more than ``_IDLE`` seconds and more
+    than half of the time of the transfer.
+    """
 
     def __init__(self, target: Target | None) -> None:
         self.why = ""
+        self._began, self._waited = time.monotonic(), 0.0
         self._line: _Line | None = None
         if target is not None:
             try:
@@ -394,12 +399,17 @@ class _Onward:
                 self.why = f"no connection could be begun: {error}"
 
     def write(self, view: memoryview) -> None:
+        began = time.monotonic()
         while self._line is not None and view:
             try:
                 view = view[self._line.write(view) :]
+                now = time.monotonic()
+                if self._waited + now - began > max(_IDLE, (now - self._began) / 2):
+                    raise EvenkeelError("it takes bytes too slowly: they are sent to it apart")
             except EvenkeelError as error:
                 self.why = error.message
                 self.stop()
+        self._waited += time.monotonic() - began
 
     def end(self) -> None:
         if self._line is not None:

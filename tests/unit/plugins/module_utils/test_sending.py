@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError
@@ -254,6 +254,32 @@ def test_the_cheapest_cipher_is_asked_for_first_and_no_other_is_left_out() -> No
     assert sending._cheapest_first(b"flags\t\t: fpu vaes avx\nbugs\t: aes \n", told) == ""
     assert sending._cheapest_first(b"flags\t\t: fpu aes avx\n", told.replace(b"aes128-gcm", b"aes256-gcm")) == ""
     assert sending._cheapest_first(b"flags\t\t: fpu aes avx\n", b"") == ""
+
+
+class Slow:
+    """A next receiver that takes a byte at a time."""
+
+    def write(self, _view: memoryview) -> int:
+        time.sleep(0.05)
+        return 1
+
+    def stop(self) -> None: ...
+
+
+def test_a_slow_next_receiver_costs_the_one_before_it_no_more_than_half_of_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sending, "_IDLE", 0.3)
+    slow: Any = Slow()
+    for before, most in ((0.0, 0.4), (2.0, 2.1)):
+        onward = sending._Onward(None)
+        onward._line = slow
+        onward._began -= before
+        began = time.monotonic()
+        onward.write(memoryview(bytes(100)))
+        assert "too slowly" in onward.why and onward._line is None
+        assert most - 0.15 < time.monotonic() - began < most + 1.5
+        onward.write(memoryview(bytes(100)))
 
 
 @pytest.mark.parametrize(
