@@ -334,6 +334,8 @@ class Owned:
         self._whole: dict[str, set[str]] = {}
         # A variable that is missing by mistake must not show what it was to hide.
         self._sealed = [host for host in audit.peers() if audit.answers[host].get("sealed")]
+        encrypts = audit.own and bool(audit.answers[audit.owner].get("sealed"))
+        self._hidden = encrypts and bool(self._sealed or audit.silent)
         self._wary = {host for host in audit.peers() if any(e["state"] == "damaged" for e in self._held(host))}
 
     def _held(self, host: str) -> Sequence[Answer]:
@@ -353,6 +355,11 @@ class Owned:
             f"{peer} holds encrypted copies of {owner}, and {ENCRYPTION} is not set: it gets no plain copy"
             for peer in self._sealed
         ]
+        if self._hidden:
+            told.left.append(
+                f"the last copies of {owner} were encrypted, and {ENCRYPTION} is not set: no peer gets a plain copy"
+                " while one holds encrypted copies or does not answer"
+            )
         for host, answer in audit.answers.items():
             told.left += [f"{host}: {said}" for said in answer.get("left", [])]
             told.aside += [f"{host}: {said}" for said in answer.get("planned", [])]
@@ -394,9 +401,9 @@ class Owned:
             audit.own_state(checkpoint),
             self._wary,
         )
-        for peer in self._sealed:
+        for peer in audit.peers() if self._hidden else self._sealed:
             if standing.peers[peer] in (_heal.NONE, _heal.DAMAGED):
-                standing.refused(peer, f"{peer} holds encrypted copies, and gets no plain copy")
+                standing.refused(peer, f"{peer} gets no plain copy: copies of {self._owner} were encrypted")
         while steps := standing.steps():
             for step in steps:
                 self._make(standing, checkpoint, step)
@@ -501,6 +508,8 @@ class Owned:
 
     def _closed(self) -> str:
         """The peers that get no plain copy, in words."""
+        if self._hidden:
+            return " (copies were encrypted, and no peer gets a plain one)"
         return f" ({', '.join(self._sealed)} hold encrypted copies, and get no plain one)" if self._sealed else ""
 
     def mark(self) -> None:

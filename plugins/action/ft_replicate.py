@@ -81,7 +81,7 @@ class ActionModule(ActionBase):
             first,
             lambda host: carrier.phase(host, "have", id="", mac="", **seals.asking()),
             timeout,
-            lambda: carrier.phase(here, "offer", elsewhere=owner != here.name),
+            lambda: carrier.phase(here, "offer", elsewhere=owner != here.name, encrypted=bool(seals)),
         )
         if offered.get("failed"):
             return report({**offered, "copies": []})
@@ -202,20 +202,43 @@ class Replication:
         entries = self.entries
         if self.offered.get("place"):
             self.places[str(self.offered["place"])] = self.here.name
+        if self.offered.get("encrypted") and not self.seals:
+            self._enter(self._closed(peers), domains)
         while not self.broken:
             holding = [peer for peer, entry in entries.items() if entry.state in COUNTS]
             chosen = _placement.choose(self.owner, copies, peers, domains, holding, entries.keys() - set(holding))
             if not chosen:
                 return
-            for peer, entry in self._ask(chosen).items():
-                entries[peer] = replace(entry, peer=peer, domain=str(domains[peer]) if domains else peer)
+            self._enter(self._ask(chosen), domains)
+
+    def _enter(self, found: Mapping[str, Outcome], domains: dict[str, str | None] | None) -> None:
+        for peer, entry in found.items():
+            self.entries[peer] = replace(entry, peer=peer, domain=str(domains[peer]) if domains else peer)
+
+    def _have(self, host: Host) -> Answer:
+        return self.carrier.phase(host, "have", id=self._id, mac=self._mac, **self.seals.asking())
+
+    def _closed(self, peers: Sequence[str]) -> dict[str, Outcome]:
+        """The peers because of which nothing is sent, where the last copies were encrypted and no key is set: those
+        that hold encrypted copies, or do not say that they hold none. The variable may be missing by mistake, and the
+        peers that hold the copies may be down."""
+        self.early = dict(self.inventory.each(peers, self._have, self.timeout))
+        closed = {}
+        for peer, answer in self.early.items():
+            refusal = self.seals.refusal(answer)
+            if refusal or answer.get("unreachable") or answer.get("failed"):
+                closed[peer] = Outcome("failed", refusal) if refusal else _outcome(answer)
+        if closed:
+            self.broken = (
+                f"the last copies of {self.owner} were encrypted, {_seal.VARIABLE} is not set, and {', '.join(closed)}"
+                " may hold encrypted ones: no peer got a plain copy. Set the variable; docs/copies.md says how to have"
+                " plain copies again"
+            )
+        return closed
 
     def _ask(self, peers: Sequence[str]) -> dict[str, Outcome]:
-        def have(host: Host) -> Answer:
-            return self.carrier.phase(host, "have", id=self._id, mac=self._mac, **self.seals.asking())
-
         told = {peer: answer for peer in peers if (answer := self._decides(self.early.pop(peer, {})))}
-        told.update(self.inventory.each([peer for peer in peers if peer not in told], have, self.timeout))
+        told.update(self.inventory.each([peer for peer in peers if peer not in told], self._have, self.timeout))
         entries: dict[str, Outcome] = {}
         lacking: dict[str, tuple[str, ...]] = {}
         for peer, answer in told.items():
@@ -342,7 +365,8 @@ def _is_open(answer: Answer | None) -> bool:
     """Whether a peer is still to be sent to: it was not yet, or its copy was lost on its way along a chain."""
     if answer is None:
         return True
-    return bool(answer.get("failed")) and answer.get("transport") == CHAIN and not answer.get("final")
+    lacks = answer.get("failed") or answer.get("unreachable")
+    return bool(lacks) and answer.get("transport") == CHAIN and not answer.get("final")
 
 
 def _outcome(answer: Answer) -> Outcome:

@@ -20,7 +20,8 @@ description:
     because it has no ciphertext. Its newest checkpoint is left to M(evenkeel.fault_tolerance.ft_replicate). Where two
     peers hold the same bundle and give different proofs, the controller fetches it and decides. Where no other peer
     holds the same bundle, what the peer says of its own reading is all that is known. Where the variable
-    C(evenkeel_encryption_key) is not set, a peer with encrypted copies gets no plain one.
+    C(evenkeel_encryption_key) is not set, a peer with encrypted copies gets no plain one. Where the last copies of this
+    host were encrypted, no peer gets one until all peers say that they hold no encrypted copies.
   - Each host that receives a copy computes every hash again, so that no bad copy can become the source of another.
   - Nothing is ever deleted. Copies beyond O(copies) stay, and so do the copies of hosts that are not in the inventory
     any more, until O(forget) names such a host.

@@ -20,7 +20,8 @@ description:
   - Where the variable C(evenkeel_encryption_key) of this host is set (a text of 32 characters or more, or a list of
     them, of which the first encrypts), the copies are encrypted by C(openssl) before they leave the host. A peer
     verifies them without a key. Plain copies that it holds from before do not count then, and a warning names them. A
-    peer with encrypted copies gets no plain copy where the variable is missing.
+    peer with encrypted copies gets no plain copy where the variable is missing. Where the last copies of this host were
+    encrypted, no peer gets one until all peers say that they hold no encrypted copies.
   - A copy counts once its receiver has computed every hash again and the copy is durable there.
   - Each host has an order of its own over the peers, so that the load spreads and a later run chooses the same peers.
     The next peer replaces a peer that cannot be reached or does not take the copy.

@@ -15,6 +15,7 @@ import resource
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from ansible.errors import AnsibleError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.text import harmless
 
 # The result of a module on a host, which nobody changes.
@@ -30,26 +31,38 @@ _NOT_OURS = ("ansible_facts", "ansible_stats", "add_host", "add_group", "results
 _INTERNAL, _PARSED = "_ansible_", "_ansible_parsed"
 # With other connections the programs of the module run below this process, and would share its limit of memory.
 _REMOTE = ("ssh", "paramiko", "paramiko_ssh")
+_TOO_MUCH = (
+    "its answer is {how} than any answer of Evenkeel, and was not read: look at the host itself, it may run something"
+    " else"
+)
 
 
 def answer(connection: Any, execute: Callable[[], Answer]) -> dict[str, object]:
     """The result of ``execute``, a module on the host of ``connection``."""
     if why := elsewhere(connection):
         return {"failed": True, "changed": False, "error": "UsageError", "msg": why}
-    remote = getattr(connection, "transport", "") in _REMOTE
     try:
-        with little_memory() if remote else contextlib.nullcontext():
+        with _limit(connection, ROOM):
             result = shown(execute())
     except (MemoryError, RecursionError) as error:
-        how = "longer" if isinstance(error, MemoryError) else "nested deeper"
-        return {
-            "failed": True,
-            "changed": False,
-            "error": "BadAnswer",
-            "msg": f"its answer is {how} than any answer of Evenkeel, and was not read: look at the host itself, it may"
-            " run something else",
-        }
+        said = _TOO_MUCH.format(how="longer" if isinstance(error, MemoryError) else "nested deeper")
+        return {"failed": True, "changed": False, "error": "BadAnswer", "msg": said}
     return result
+
+
+@contextlib.contextmanager
+def bounded(connection: Any, room: int = ROOM) -> Iterator[None]:
+    """The host of ``connection`` prints meanwhile no more than this memory holds. Raises AnsibleError where it does."""
+    try:
+        with _limit(connection, room):
+            yield
+    except MemoryError as error:
+        raise AnsibleError(_TOO_MUCH.format(how="longer")) from error
+
+
+def _limit(connection: Any, room: int) -> contextlib.AbstractContextManager[None]:
+    remote = getattr(connection, "transport", "") in _REMOTE
+    return little_memory(room) if remote else contextlib.nullcontext()
 
 
 def elsewhere(connection: Any) -> str:

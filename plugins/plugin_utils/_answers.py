@@ -166,6 +166,7 @@ _ANSWERS: dict[str, dict[str, Form]] = {
         "has_log": lambda value: value is True,
         "place": _or_nothing(_text(_ID)),
         "age": _or_nothing(_number),
+        "encrypted": lambda value: value is True,
     },
     "noted": {},
     "have": {

@@ -80,8 +80,7 @@ def ask(
     spec: Options = {**call(name)[0], "store": STORE}
     quiet = C.config.get_config_value("DEFAULT_NO_TARGET_SYSLOG", variables=dict(variables))
     values = checked(_as_written(spec), {**arguments})
-    command = _command(action, variables)
-    if not command or _holds_secret(spec, values):
+    if _holds_secret(spec, values):
         return None
     asked = {
         "name": name,
@@ -96,10 +95,13 @@ def ask(
     Display().vvv(f"ft_{name} is asked of the library on the host")
 
     def execute() -> Answer:
+        command = _command(action, variables)
+        if not command:
+            return {}
         done = action._low_level_execute_command(command, in_data=program.encode())
         return _result(done, str(asked["mark"]))
 
-    return answer(action._connection, execute)
+    return answer(action._connection, execute) or None
 
 
 def _command(action: ActionBase, variables: Mapping[str, Any]) -> str:

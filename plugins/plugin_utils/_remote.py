@@ -31,7 +31,7 @@ from ansible.utils.display import Display
 from ansible.utils.sentinel import Sentinel
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _key, _library, _seal
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer, answer
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import ROOM, Answer, answer, bounded
 
 COLLECTION = "evenkeel.fault_tolerance"
 # Ansible templates an argument for the host of the task alone. These inventory variables are each host's own.
@@ -71,7 +71,8 @@ class Host:
     def directory(self) -> str:
         """A temporary directory of the login user on the host; ``close`` removes it."""
         shell = self._action._connection._shell
-        return str(shell.tmpdir or self._action._make_tmp_path())
+        with bounded(self._action._connection):
+            return str(shell.tmpdir or self._action._make_tmp_path())
 
     def login(self) -> dict[str, str]:
         """The ``user`` as whom the connection logs in; where it does not tell, a ``directory`` of that user."""
@@ -81,8 +82,9 @@ class Host:
         return {"user": str(user)} if user else {"directory": self.directory()}
 
     def put(self, local: str, remote: str) -> None:
-        """Send a file. The connection plugin streams it, so that memory stays bounded."""
-        self._action._connection.put_file(local, remote)
+        """Send a file. Where a host has no sftp and no scp, Ansible holds all of it in memory."""
+        with bounded(self._action._connection, ROOM + 3 * os.path.getsize(local)):
+            self._action._connection.put_file(local, remote)
 
     def fetch(self, remote: str, local: str) -> None:
         """Fetch a file that the login user may read. Only the controller's user may read the local file (umask
@@ -95,7 +97,8 @@ class Host:
 
     def close(self) -> None:
         """Remove the temporary files on the host."""
-        self._action.cleanup(force=True)
+        with bounded(self._action._connection):
+            self._action.cleanup(force=True)
 
 
 class Inventory:

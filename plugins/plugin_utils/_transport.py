@@ -105,9 +105,9 @@ class _Transfer:
         """Whether both hosts are ready for it, and all hosts before them."""
         return "path" in self.key and "path" in self.opened and (self.before is None or self.before.is_ready)
 
-    def target(self, place: Place) -> dict[str, object]:
+    def target(self, place: Place, seconds: int) -> dict[str, object]:
         """The receiver, as its sender needs to know it."""
-        there = {"address": place.address, "port": place.port}
+        there = {"address": place.address, "port": place.port, "seconds": seconds}
         return {**there, "path": self.key["path"], "user": self.opened["user"], "host_keys": self.opened["host_keys"]}
 
 
@@ -130,7 +130,7 @@ class Direct:
 
     @property
     def _seconds(self) -> int:
-        """Seconds for which keys and admissions are good."""
+        """Seconds for which keys and admissions are good, and for which a sender sends."""
         return int(self.timeout) + 60
 
     def send(self, wanted: str, lacking: Mapping[str, Known]) -> dict[str, Answer]:
@@ -241,13 +241,13 @@ class Direct:
             seals[one.receiver].sealing(self.checkpoint, one.known)
 
         def send(one: _Transfer, host: Host) -> Answer:
-            target = one.target(self.places[one.receiver])
+            target = one.target(self.places[one.receiver], self._seconds)
             sealing = seals[one.receiver].sealing(self.checkpoint, one.known)
             return self.carrier.phase(host, "send", id=self.checkpoint, known=one.known, target=target, **sealing)
 
         def take(one: _Transfer, host: Host) -> Answer:
             size, after = sizes[one.known], one.following
-            onward = after.target(self.places[after.receiver]) if after and after.is_ready else None
+            onward = after.target(self.places[after.receiver], self._seconds) if after and after.is_ready else None
             values = {"path": one.opened["path"], "size": size, "mac": self.offered.get("mac", ""), "onward": onward}
             values.update(seals[one.receiver].receiving(self.offered, one.known))
             return self.carrier.phase(host, "take", id=self.checkpoint, **values)
@@ -306,7 +306,8 @@ def _judged(one: _Transfer, told: Mapping[str, Answer]) -> Answer:
     if answer.get("state") == "verified":
         return {**answer, **found}
     if answer.get("unreachable"):
-        return {**answer, **found, "final": True}
+        # A receiver that passes its bundle on may have been held up by the next one.
+        return {**answer, **found, "final": one.following is None}
     before = told.get(one.sender, {}) if one.before else {}
     reasons = [sent.get("msg"), before.get("onward") or before.get("msg"), answer.get("msg")]
     final = answer.get("error") == "Busy" or (answer.get("error") == "Damaged" and bool(one.known))

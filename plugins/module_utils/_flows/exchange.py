@@ -65,6 +65,9 @@ def _offer(call: _Call) -> Result:
     elsewhere = call.values.get("elsewhere") is True
     offered = replicas.offer(call.store, call.host, call.params["checkpoint"], elsewhere)
     offered.place, offered.age = call.store.place(), call.store.age()
+    if call.values.get("encrypted") is True and not call.check_mode:
+        replicas.note_encrypted(call.store, call.host, True)
+    offered.encrypted = replicas.was_encrypted(call.store, call.host)
     return offered
 
 
@@ -154,6 +157,7 @@ def _stored(call: _Call, incoming: replicas.Incoming) -> Copied:
 def _bundle(call: _Call, known: list[str]) -> replicas.Outgoing:
     """The bytes that leave, whoever carries them. ``known``: ids; of encrypted copies, the base (``sealed.BASE``)."""
     if not call.seal:
+        replicas.note_encrypted(call.store, call.host, False)
         return replicas.bundle(call.store, call.host, call.values["id"], known, False)
     asked = dict(zip(sealed.BASE, known))
     return sealed.seal(call.store, call.host, call.values["id"], asked, call.secrets[0] if call.secrets else "")
@@ -219,6 +223,8 @@ def _adopt(call: _Call) -> Result:
         if call.seal:
             incoming = sealed.incoming(incoming, call.seal["chain"], call.secrets)
         taken = replicas.adopt(call.store, call.host, values["id"], incoming, terms)
+        if call.seal:
+            replicas.note_encrypted(call.store, call.host, True)
     taken.changed = True
     return taken
 

@@ -67,7 +67,7 @@ def prove(store: Store, host: str, challenge: Challenge, check_mode: bool = Fals
         held=held,
         latest=max(dated)[1] if dated else "",
         before=before,
-        sealed=0 if challenge.own else len(sealed_record.shas(source)),
+        sealed=int(replicas.was_encrypted(store, host)) if challenge.own else len(sealed_record.shas(source)),
     )
 
 

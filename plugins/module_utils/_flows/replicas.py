@@ -20,7 +20,7 @@ from io import BytesIO
 from typing import Any, BinaryIO, Callable, NamedTuple, Protocol
 
 from .._errors import Damaged, EvenkeelError, Refused, UsageError
-from .._host.durable import ensure_dir, write_file
+from .._host.durable import ensure_dir, remove_file, write_file
 from .._resources import registry
 from .._resources.bundled import Bundled
 from .._resources.declared import refuse_outside
@@ -63,6 +63,27 @@ def offer(store: Store, host: str, checkpoint: str, foreign: bool = False) -> Of
     offered = Offered(id=manifest.id, name=name, created=created, host=host, held=held, lacking=lacking)
     offered.has_log = registry.has_log(manifest.sections)
     return offered
+
+
+def note_encrypted(store: Store, host: str, encrypted: bool) -> None:
+    """On the source: note whether the copies of ``host`` leave it encrypted. A disk that is full hinders no copy: the
+    next run notes it."""
+    path = _encrypted(store, host)
+    with suppress(OSError):
+        if not encrypted:
+            remove_file(path)
+        elif not os.path.lexists(path):
+            ensure_dir(os.path.dirname(path))
+            write_file(path, b"")
+
+
+def was_encrypted(store: Store, host: str) -> bool:
+    """On the source: whether the last copies of ``host`` left it encrypted."""
+    return os.path.lexists(_encrypted(store, host))
+
+
+def _encrypted(store: Store, host: str) -> str:
+    return store.join("encrypted", os.path.basename(replica(store, host).root))
 
 
 def have(store: Store, host: str) -> Copies:

@@ -15,11 +15,13 @@ import ipaddress
 import os
 import pwd
 import re
+import resource
 import select
 import shutil
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,6 +39,8 @@ _COMES = 60.0
 _IDLE = 60.0
 # The pipes; and the buffers before them, which larger pieces pass by without a copy.
 _PIPE = 1024 * 1024
+# Bytes that an ssh client may say.
+_WORDS = 64 * 1024
 _BUFFER = 64 * 1024
 _CHEAP = "aes128-gcm@openssh.com"
 _PUBLIC = r"ssh-ed25519 [A-Za-z0-9+/=]{40,200}"
@@ -48,13 +52,15 @@ Write = Callable[[BinaryIO], None]
 
 @dataclass(frozen=True)
 class Target:
-    """The receiver of a transfer: the scratch path of the sender's key for it, its address, and how it is known."""
+    """The receiver of a transfer: the scratch path of the sender's key for it, its address, and how it is known; and
+    the seconds in which all bytes have to go."""
 
     path: str
     address: str
     port: int
     user: str
     host_keys: Sequence[str]
+    seconds: float
 
     def __post_init__(self) -> None:
         keys = all(re.fullmatch(_HOST_KEY, one) for one in self.host_keys) and len(self.host_keys) > 0
@@ -126,6 +132,11 @@ class _Line(io.RawIOBase):
             stderr=self._said,
             env=environment(),
         )
+        # The receiver decides what the client says: with more words it ends, and leaves no core
+        for limit, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, _WORDS)):
+            with suppress(OSError, ValueError):  # A lower limit is there already.
+                resource.prlimit(self._process.pid, limit, (most, most))
+        self._until = time.monotonic() + target.seconds
         self._input = cast(BinaryIO, self._process.stdin)
         os.set_blocking(self._input.fileno(), False)
         _widen(self._input.fileno())
@@ -136,7 +147,7 @@ class _Line(io.RawIOBase):
         return True
 
     def write(self, data: Any) -> int:
-        while self._poll.poll(int(_IDLE * 1000)):
+        while (left := self._until - time.monotonic()) > 0 and self._poll.poll(int(min(_IDLE, left) * 1000)):
             try:
                 return os.write(self._input.fileno(), data)
             except BlockingIOError:
@@ -371,10 +382,15 @@ class _Inflow(io.RawIOBase):
 
 
 class _Onward:
-    """The next receiver, for as long as it takes what it gets. ``why``: the reason why it does not, or empty."""
+    """The next receiver, for as long as it takes what it gets. ``why``: the reason why it does not, or empty.
+
+    The copy here waits for it with each piece. It is given up where that costs more than ``_IDLE`` seconds and more
+    than half of the time of the transfer.
+    """
 
     def __init__(self, target: Target | None) -> None:
         self.why = ""
+        self._began, self._waited = time.monotonic(), 0.0
         self._line: _Line | None = None
         if target is not None:
             try:
@@ -383,12 +399,17 @@ class _Onward:
                 self.why = f"no connection could be begun: {error}"
 
     def write(self, view: memoryview) -> None:
+        began = time.monotonic()
         while self._line is not None and view:
             try:
                 view = view[self._line.write(view) :]
+                now = time.monotonic()
+                if self._waited + now - began > max(_IDLE, (now - self._began) / 2):
+                    raise EvenkeelError("it takes bytes too slowly: they are sent to it apart")
             except EvenkeelError as error:
                 self.why = error.message
                 self.stop()
+        self._waited += time.monotonic() - began
 
     def end(self) -> None:
         if self._line is not None:

@@ -22,7 +22,7 @@ class Offsite(Result):
 class Offered(Result):
     """The checkpoint of the source that would be copied, the ids of all checkpoints of the source, and sentences on the
     data that a copy is ``lacking``. ``has_log``: it names a position in a log, whose copies are noted. ``place``: of
-    its store (``Store.place``), and its ``age`` in seconds."""
+    its store (``Store.place``), and its ``age`` in seconds. ``encrypted``: its last copies were."""
 
     id: str = ""
     name: str = ""
@@ -33,6 +33,7 @@ class Offered(Result):
     has_log: bool = False
     place: str = ""
     age: int | None = None
+    encrypted: bool = False
 
 
 @dataclass
@@ -187,7 +188,7 @@ class Audited(Result):
     """The checkpoints of one host that another host holds, or that it has itself. ``latest``: the newest readable one.
 
     ``before``: the number of files that earlier runs have put aside there. ``sealed``: the number of encrypted
-    bundles, of which nothing is proved here.
+    bundles, of which nothing is proved here; of its own, 1 where its last copies were encrypted.
     """
 
     held: list[Examined] = field(default_factory=list)

@@ -8,10 +8,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from ansible.errors import AnsibleError
 from ansible.release import __version__
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _direct
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import answer, little_memory, shown
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Host
 from packaging.version import Version
 
 from .conftest import Fleet
@@ -119,6 +123,32 @@ def test_a_module_that_runs_on_this_machine_has_all_the_memory_there_is() -> Non
 
     assert answer(Local(), much) == {"length": 256 << 20}
     assert answer(Remote(), much)["error"] == "BadAnswer"
+
+
+class Flood:
+    """The action of a task on a host that prints without end, whatever is asked of it."""
+
+    def __init__(self) -> None:
+        shell = Mock(tmpdir=None, _IS_WINDOWS=False)
+        self._connection = Mock(transport="ssh", _remote_is_local=False, _shell=shell, put_file=self._flood)
+        self._task, self._templar = Mock(check_mode=False, diff=False), Mock(template=lambda value: value)
+        self._make_tmp_path = self.cleanup = self._low_level_execute_command = self._flood
+
+    def _flood(self, *_any: Any, **_more: Any) -> Any:
+        return bytearray(256 << 20)
+
+
+def test_nothing_that_is_asked_of_a_host_beside_a_module_has_an_answer_without_an_end(tmp_path: Path) -> None:
+    action: Any = Flood()
+    bundle = tmp_path / "bundle"
+    bundle.write_bytes(b"x")
+    host = Host("h1", action, {})
+    for ask in (host.directory, lambda: host.put(str(bundle), "/x"), host.close):
+        with pytest.raises(AnsibleError, match="longer than any answer of Evenkeel"):
+            ask()
+    # The search for a Python, by the user of the login.
+    found = _direct.ask(action, {}, "info", {"store": "/x"}, "f" * 64)
+    assert found is not None and found["error"] == "BadAnswer"
 
 
 def test_no_module_runs_where_the_connection_would_run_it_on_the_controller() -> None:

@@ -19,6 +19,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.st
 from ansible_collections.evenkeel.fault_tolerance.plugins.modules import ft_call, ft_replicate
 
 from .conftest import Fleet
+from .test_guard import NOWHERE
 from .test_replicate_recover import killed, lose, recover, replicate, temporary
 
 KEY = "correct horse battery staple, and more of it"
@@ -149,9 +150,40 @@ def test_plain_copies_do_not_count_once_there_is_a_key_and_none_is_sent_where_th
     del fleet.hosts["h1"]["evenkeel_encryption_key"]
     (fleet.directory("h1") / "data" / "name").write_text("second")
     before = contents(replica(fleet, peer))
+    (fleet.directory("h1") / "store" / "encrypted" / "h1").unlink()
     run = replicate(fleet, copies=3)
     assert run.rc == 2 and f"{peer} ({peer}): failed, it holds encrypted copies" in run.results["h1"]["msg"]
     assert contents(replica(fleet, peer)) == before
+
+
+@pytest.mark.long
+def test_a_key_that_is_missing_by_mistake_sends_no_plain_copy_to_any_peer(fleet: Fleet) -> None:
+    peer = peer_of(replicate(fleet, copies=1))
+    others = [host for host in fleet.hosts if host not in ("h1", peer)]
+    del fleet.hosts["h1"]["evenkeel_encryption_key"]
+    (fleet.directory("h1") / "data" / "name").write_text("second")
+    for more in ({}, NOWHERE):  # Once it is up and refuses, once it is down.
+        fleet.hosts[peer].update(more)
+        for words in (["--check"], []):
+            run = replicate(fleet, "h1", *words, copies=1)
+            assert run.rc == 2 and "no peer got a plain copy" in run.results["h1"]["msg"], run.output
+            assert [one["peer"] for one in run.results["h1"]["copies"]] == [peer]
+        assert not any(replica(fleet, other).exists() for other in others)
+    # What docs/copies.md says of plain copies on purpose.
+    for key in NOWHERE:
+        del fleet.hosts[peer][key]
+    shutil.rmtree(replica(fleet, peer))
+    run = replicate(fleet, copies=2)
+    assert run.rc == 0 and {one["state"] for one in run.results["h1"]["copies"]} == {"verified"}, run.output
+    assert not (fleet.directory("h1") / "store" / "encrypted" / "h1").exists()
+
+
+@pytest.mark.long
+def test_a_host_that_was_recovered_from_encrypted_copies_knows_that_they_are(fleet: Fleet) -> None:
+    replicate(fleet, copies=1)
+    lose(fleet)
+    assert recover(fleet).rc == 0
+    assert (fleet.directory("h1") / "store" / "encrypted" / "h1").exists()
 
 
 @pytest.mark.long

@@ -81,6 +81,10 @@ class Small:
     gone: set[str] = field(default_factory=set)
     key: str | None = None
 
+    @property
+    def predicts(self) -> bool:
+        return self.check_mode
+
     def here(self) -> Peer:
         return Peer(self.task, self.home, self.check_mode, self.liars.get(self.task))
 

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.action import ft_replicate
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import package
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas, sealed, sealed_record
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._carry import Carrier
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._seal import find
 
 from .conftest import Fleet
@@ -176,6 +178,57 @@ def test_without_the_variable_no_peer_with_encrypted_copies_gets_a_plain_one(sma
     assert result["failed"] and "0 of 2 copies" in result["msg"], result
     assert [one.split(" ")[0] for one in result["left"] if "it gets no plain copy" in one] == ["h2", "h3"]
     assert small.files() == before
+
+
+@pytest.mark.parametrize("dead", [set(), {"h2", "h3"}], ids=["they are up", "they are down"])
+def test_without_the_variable_no_other_peer_gets_a_plain_one(small: Small, dead: set[str]) -> None:
+    replicas.note_encrypted(Store(str(small.own()), System()), "h1", True)
+    before, small.key, small.dead = small.files(), None, dead
+    result = small.heal()
+    assert result["failed"] and "no peer gets a plain one" in result["msg"], result
+    assert any("evenkeel_encryption_key is not set: no peer gets a plain copy" in one for one in result["left"])
+    assert small.files() == before
+
+
+@pytest.mark.parametrize("dead", [set(), {"h2", "h3"}], ids=["they are up", "they are down"])
+def test_without_the_variable_a_host_whose_copies_are_encrypted_sends_none(small: Small, dead: set[str]) -> None:
+    replicas.note_encrypted(Store(str(small.own()), System()), "h1", True)
+    before, small.key, small.dead = small.files(), None, dead
+    replication = placed(small)
+    assert "no peer got a plain copy" in replication.broken and set(replication.entries) == {"h2", "h3"}
+    assert small.files() == before
+    small.dead = set()
+    for peer in ("h2", "h3"):
+        shutil.rmtree(small.copy(peer))
+    replication = placed(small)
+    assert not replication.broken and [one.state for one in replication.entries.values()] == ["verified"] * 2
+
+
+def placed(small: Small) -> ft_replicate.Replication:
+    """What ft_replicate does with two copies."""
+    inventory: Any = small
+    here: Any = small.here()
+    carrier = Carrier("ft_replicate", "h1", lambda name: small.store(name, ""), checkpoint="latest", retention=None)
+    offered = carrier.phase(here, "offer", encrypted=bool(small.seals("h1")))
+    offered = {**offered, "mac": small.keys("h1").mac("h1", offered)}
+    scratch = small.home / "scratch"
+    scratch.mkdir(exist_ok=True)
+    made = ft_replicate.Replication(
+        inventory, "h1", here, carrier, offered, str(scratch), 60.0, "relay", small.seals("h1")
+    )
+    made.place(2, [peer for peer in small.racks if peer != "h1"], None)
+    shutil.rmtree(scratch)
+    return made
+
+
+def test_plain_copies_on_purpose_are_made_once_no_peer_has_encrypted_ones(small: Small) -> None:
+    replicas.note_encrypted(Store(str(small.own()), System()), "h1", True)
+    small.key = None
+    for peer in ("h2", "h3"):
+        shutil.rmtree(small.copy(peer))
+    result = small.heal()
+    assert not result.get("failed") and len(small.holders(small.newest())) == 2, result
+    assert not replicas.was_encrypted(Store(str(small.own()), System()), "h1")
 
 
 def test_check_mode_says_what_would_be_done_and_changes_nothing(small: Small) -> None:

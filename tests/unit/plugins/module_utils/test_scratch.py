@@ -64,6 +64,17 @@ def test_what_is_taken_in_is_gone_at_once_and_still_there_to_read(top: Path) -> 
         pass
 
 
+def test_a_call_looks_at_so_many_entries_and_the_next_calls_at_others(
+    top: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scratch, "_MOST", 20)
+    for _any in range(50):
+        bundle()
+    for there in (50, 30, 10, 0):
+        assert len(os.listdir(top)) == there
+        scratch.reclaim("run2", time.time() + LATER)
+
+
 def test_the_next_call_takes_away_what_a_killed_run_left(top: Path) -> None:
     bundle()
     (top / "evenkeel-bundle-old").mkdir()  # As version 0.1.0 named them, and killed before there was anything in it.

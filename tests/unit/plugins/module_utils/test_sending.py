@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError
@@ -200,7 +200,7 @@ def test_the_client_knows_one_key_and_one_host_and_reads_no_settings(top: Path) 
     scratch.reclaim("another", time.time() + 60)
     assert hop.source == "127.0.0.1" and hop.public.startswith("ssh-ed25519 ")
     assert os.stat(hop.path).st_mode & 0o777 == 0o600
-    target = sending.Target(hop.path, "10.0.0.2", 2222, "ops", [HOST_KEY])
+    target = sending.Target(hop.path, "10.0.0.2", 2222, "ops", [HOST_KEY], 60.0)
     argv = sending._client(target)
     assert argv[:3] == ["ssh", "-F", "none"] and argv[-6:] == ["-p", "2222", "-l", "ops", "--", "10.0.0.2"]
     for setting in ("StrictHostKeyChecking=yes", "BatchMode=yes", "IdentitiesOnly=yes", f"IdentityFile={hop.path}"):
@@ -209,8 +209,41 @@ def test_the_client_knows_one_key_and_one_host_and_reads_no_settings(top: Path) 
     name = os.path.basename(os.path.dirname(hop.path))
     assert Path(f"{hop.path}.known").read_text() == f"{name} {HOST_KEY}\n"
     with pytest.raises(EvenkeelError):
-        sending.send(sending.Target(hop.path, "127.0.0.1", 1, "ops", [HOST_KEY]), lambda stream: None)
+        sending.send(sending.Target(hop.path, "127.0.0.1", 1, "ops", [HOST_KEY], 60.0), lambda stream: None)
     assert os.listdir(top) == []
+
+
+def line(monkeypatch: pytest.MonkeyPatch, does: str, seconds: float) -> sending._Line:
+    """A connection whose client is this shell script."""
+    path = scratch.new("run1", os.geteuid())
+    Path(path).touch()
+    monkeypatch.setattr(sending, "_client", lambda _target: ["sh", "-c", does])
+    return sending._Line(sending.Target(path, "10.0.0.2", 22, "ops", [HOST_KEY], seconds))
+
+
+def test_a_receiver_that_says_without_end_fills_no_disk(monkeypatch: pytest.MonkeyPatch, top: Path) -> None:
+    there = line(monkeypatch, "while :; do echo no place for it is here, and more; done >&2", 60.0)
+    try:
+        with pytest.raises(EvenkeelError, match="ssh to 10.0.0.2"):
+            there.end()
+        assert os.fstat(there._said.fileno()).st_size <= sending._WORDS
+    finally:
+        there.stop()
+    assert os.listdir(top) == []
+
+
+def test_a_receiver_that_takes_a_little_from_time_to_time_holds_nobody_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there = line(monkeypatch, "while head -c 4096 >/dev/null; do sleep 0.1; done", 1.0)
+    began = time.monotonic()
+    try:
+        with pytest.raises(EvenkeelError, match="took no more bytes"):
+            while time.monotonic() - began < 20:
+                there.write(b"x" * 4096)
+    finally:
+        there.stop()
+    assert time.monotonic() - began < 10
 
 
 def test_the_cheapest_cipher_is_asked_for_first_and_no_other_is_left_out() -> None:
@@ -223,11 +256,38 @@ def test_the_cheapest_cipher_is_asked_for_first_and_no_other_is_left_out() -> No
     assert sending._cheapest_first(b"flags\t\t: fpu aes avx\n", b"") == ""
 
 
+class Slow:
+    """A next receiver that takes a byte at a time."""
+
+    def write(self, _view: memoryview) -> int:
+        time.sleep(0.05)
+        return 1
+
+    def stop(self) -> None: ...
+
+
+def test_a_slow_next_receiver_costs_the_one_before_it_no_more_than_half_of_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sending, "_IDLE", 0.3)
+    slow: Any = Slow()
+    for before, most in ((0.0, 0.4), (2.0, 2.1)):
+        onward = sending._Onward(None)
+        onward._line = slow
+        onward._began -= before
+        began = time.monotonic()
+        onward.write(memoryview(bytes(100)))
+        assert "too slowly" in onward.why and onward._line is None
+        assert most - 0.15 < time.monotonic() - began < most + 1.5
+        onward.write(memoryview(bytes(100)))
+
+
 @pytest.mark.parametrize(
     "more",
     [{"address": "-oProxyCommand=id"}, {"user": "-l"}, {"user": "a b"}, {"host_keys": []}, {"host_keys": ["x\ny z"]}],
 )
 def test_no_part_of_a_place_is_an_option_of_the_client(more: dict[str, object]) -> None:
     values = {"path": "/x/key", "address": "10.0.0.2", "port": 22, "user": "ops", "host_keys": [HOST_KEY], **more}
+    values["seconds"] = 60.0
     with pytest.raises(EvenkeelError, match="is no place"):
         sending.Target(**values)  # type: ignore[arg-type]

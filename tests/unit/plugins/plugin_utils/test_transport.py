@@ -11,6 +11,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.action import ft_replicate
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _remote
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
@@ -21,6 +22,8 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._transpor
     SSH,
     Direct,
     Place,
+    _judged,
+    _transfers,
     groups,
     place_of,
 )
@@ -107,6 +110,18 @@ class Phases:
         if phase == "take":
             return {"state": "verified", "nonce": values["seal"]["nonce"]}
         return {"secret": values["secrets"][0]} if phase == "send" else {}
+
+
+def test_a_receiver_that_waited_for_the_next_one_is_sent_to_again() -> None:
+    first, second = _transfers("web1", [["b", "c"]], {"b": (), "c": ()})
+    for one in (first, second):
+        one.key, one.opened = {"path": "/key"}, {"path": "/fifo"}
+    told: dict[str, Answer] = {name: {"unreachable": True, "msg": "no answer within 60 s"} for name in ("b", "c")}
+    answers = {one.receiver: _judged(one, told) for one in (first, second)}
+    assert {peer: ft_replicate._is_open(answer) for peer, answer in answers.items()} == {"b": True, "c": False}
+    (alone,) = _transfers("web1", [["b"]], {"b": ()})
+    alone.key, alone.opened = first.key, first.opened
+    assert not ft_replicate._is_open(_judged(alone, told))
 
 
 @pytest.mark.parametrize(("wanted", "secrets"), [(SSH, 2), (CHAIN, 1), (AUTO, 1)])
