@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 
 from evenkeel.collection import collections_path
 
 # Before anything imports ansible: where a test starts its collection loader, that finds this checkout alone.
 os.environ["ANSIBLE_COLLECTIONS_PATH"] = str(collections_path())
+# The call may just have made that directory, and Python remembers that it was not there.
+importlib.invalidate_caches()

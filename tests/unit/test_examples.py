@@ -15,7 +15,7 @@ import json
 import os
 import re
 import shlex
-import subprocess
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -31,6 +31,7 @@ import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _adapter
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._variables import OF_THE_DRIVER
+from ready_ansible import run_playbook
 
 from evenkeel import cli
 from evenkeel.collection import FQCN, collections_path
@@ -241,21 +242,21 @@ def ansible_playbook(home: Path, *words: str) -> str:
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")},
         "ANSIBLE_COLLECTIONS_PATH": str(collections_path()),
-        "ANSIBLE_HOME": str(home / "ansible"),
         "ANSIBLE_LOCALHOST_WARNING": "false",
+        "ANSIBLE_LOCAL_TEMP": str(home / "ansible"),
         "ANSIBLE_NOCOLOR": "1",
         "ANSIBLE_PIPELINING": "1",
         "PATH": f"{home}/bin:{os.environ['PATH']}",
     }
-    argv = [sys.executable, "-m", "ansible.cli.playbook", *words]
-    done = subprocess.run(argv, cwd=home, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = run_playbook(words, home, environment)
     print(done.stdout, done.stderr)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
 
-def test_examples_of_modules_run(tmp_path: Path, port: int) -> None:
+def test_examples_of_modules_run(tmp_path: Path, port: int, library: Path) -> None:
     for host in ("web1", "web2", "web3"):
+        shutil.copytree(library, tmp_path / host / "store")
         for name in ("etc/nginx/nginx.conf", "srv/www/index.html", "srv/app/data"):
             (tmp_path / host / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / host / name).write_text("first\n")
@@ -278,8 +279,9 @@ def test_examples_of_modules_run(tmp_path: Path, port: int) -> None:
     assert [name for name, word in ran if word == "skipping"] == ["ft_accept: I have looked, and mended it by hand"]
 
 
-def test_operations_of_the_examples_are_repeated_until_they_have_succeeded(tmp_path: Path) -> None:
+def test_operations_of_the_examples_are_repeated_until_they_have_succeeded(tmp_path: Path, library: Path) -> None:
     """For good, with programs that succeed at the third call."""
+    shutil.copytree(library, tmp_path / "web1/store")
     app = tmp_path / "web1/opt/app"
     app.mkdir(parents=True)
     third = f"echo . >> {app}/$0-calls; [ $(wc -l < {app}/$0-calls) -gt 2 ] &&"

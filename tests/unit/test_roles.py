@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,12 @@ import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
+from ready_ansible import run_playbook
 
 from evenkeel.collection import collections_path
 
 ROLES = Path(__file__).parents[2] / "roles"
+LOCAL = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "ansible_pipelining": True}
 OURS = "/usr/bin/python3 -IS /usr/local/lib/evenkeel_archive_wal.py %p %f /var/lib/postgresql/15/main.evenkeel/wal"
 
 
@@ -56,7 +57,7 @@ def test_the_role_postgresql_replaces_no_command_of_others_unasked(tmp_path: Pat
     (tmp_path / "setpriv").write_text('#!/bin/sh\nprintf "%s\\n" "$SAID"\n')
     (tmp_path / "setpriv").chmod(0o755)
     for case in cases.values():
-        case.update(ansible_connection="local", ansible_python_interpreter=sys.executable)
+        case.update(**LOCAL)
     (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": cases}}))
     play = {
         "hosts": "all",
@@ -65,9 +66,9 @@ def test_the_role_postgresql_replaces_no_command_of_others_unasked(tmp_path: Pat
         "roles": [{"role": "evenkeel.fault_tolerance.postgresql", "evenkeel_postgresql_cluster": "15/main"}],
     }
     (tmp_path / "play.yml").write_text(yaml.safe_dump([play], sort_keys=False))
-    command = [sys.executable, "-m", "ansible.cli.playbook", "--check", "-i", "hosts.yml", "play.yml"]
+    words = ["--check", "-i", "hosts.yml", "play.yml"]
     environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(collections_path()), "ANSIBLE_NOCOLOR": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    done = run_playbook(words, tmp_path, environment)
     found = dict(re.findall(r"^fatal: \[(\w+)\]: FAILED! => (.*would replace it.*)", done.stdout, re.M))
     assert set(found) == refused, done.stdout + done.stderr
     assert "archives with pgbackrest" in found["pgbackrest"] and "archives with barman" in found["not_loaded"]
@@ -103,15 +104,14 @@ def test_the_role_postgresql_gives_nothing_away_to_which_a_symlink_leads(tmp_pat
     (tmp_path / "target").mkdir()
     if "roots" in cases:
         (tmp_path / "roots/15/main.evenkeel").symlink_to(tmp_path / "target")
-    local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
-    hosts = {name: {**local, **case, "evenkeel_postgresql_cluster": "15/main"} for name, case in cases.items()}
+    hosts = {name: {**LOCAL, **case, "evenkeel_postgresql_cluster": "15/main"} for name, case in cases.items()}
     (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
     play = {"hosts": "all", "gather_facts": False, "tasks": mine, "vars_files": [f"{ROLES}/postgresql/vars/main.yml"]}
     play["environment"] = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     (tmp_path / "play.yml").write_text(yaml.safe_dump([play], sort_keys=False))
-    command = [sys.executable, "-m", "ansible.cli.playbook", "-i", "hosts.yml", "play.yml"]
+    words = ["-i", "hosts.yml", "play.yml"]
     environment = {**os.environ, "ANSIBLE_NOCOLOR": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    done = run_playbook(words, tmp_path, environment)
     failed = dict(re.findall(r"^(\w+) +: ok=.* failed=(\d)", done.stdout, re.M))
     refused = {"whole", "wal", "late"}
     assert failed == {name: str(int(name in refused)) for name in cases}, done.stdout + done.stderr
@@ -210,9 +210,9 @@ def test_handlers_of_the_content_run_before_the_change_is_settled_and_fail_it(tm
     (tmp_path / "play.yml").write_text(yaml.safe_dump([play], sort_keys=False))
     hosts = {"good": {"fails": False}, "bad": {"fails": True}}
     (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
-    command = [sys.executable, "-m", "ansible.cli.playbook", "-i", "hosts.yml", "play.yml"]
+    words = ["-i", "hosts.yml", "play.yml"]
     environment = {**os.environ, "ANSIBLE_NOCOLOR": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    done = run_playbook(words, tmp_path, environment)
     said = re.findall(r'\[(\w+)\][^\[]*?says ([^"\n]*)"', done.stdout)
     found = {host: [words.strip() for one, words in said if one == host and words.strip()] for host in hosts}
     assert found["good"] == ["begin", "content", "reload", "settle {'good': 'probe'}"], done.stdout + done.stderr
@@ -306,8 +306,7 @@ def test_the_role_schedule_refuses_what_could_not_run_and_writes_no_secret(tmp_p
     for name, said in fakes.items():
         (tmp_path / name).write_text(f"#!/bin/sh\nexec >&2\n{said}\n")
         (tmp_path / name).chmod(0o755)
-    local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
-    hosts = {name: {**local, **case} for name, case in cases.items()}
+    hosts = {name: {**LOCAL, **case} for name, case in cases.items()}
     (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts}}))
     play = {
         "hosts": "all",
@@ -318,10 +317,10 @@ def test_the_role_schedule_refuses_what_could_not_run_and_writes_no_secret(tmp_p
     (tmp_path / "play.yml").write_text(yaml.safe_dump([play], sort_keys=False))
     place = f"{tmp_path}/{{{{ schedule_name }}}}"
     booted = f"schedule_booted='{{{{ booted }}}}' schedule_units='{place}' schedule_entry='{place}'"
-    command = [sys.executable, "-m", "ansible.cli.playbook", "--check", "--diff", "-i", "hosts.yml", "-e", booted]
-    command += ["play.yml"]
+    words = ["--check", "--diff", "-i", "hosts.yml", "-e", booted]
+    words += ["play.yml"]
     environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(collections_path()), "ANSIBLE_NOCOLOR": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    done = run_playbook(words, tmp_path, environment)
     found = dict(re.findall(r'^fatal: \[(\w+)\]: FAILED! => .*"msg": "(.*)"', done.stdout, re.M))
     assert found.keys() == cases.keys() - {"time", "word", "absent", "file", "meant"}, done.stdout + done.stderr
     assert [why for why in found.values() if "Nothing was touched" not in why] == []
@@ -406,12 +405,11 @@ def test_a_spare_gets_the_copies_of_the_lost_host_as_that_host_declares_them(tmp
         ],
     }
     (tmp_path / "play.yml").write_text(yaml.safe_dump([play], sort_keys=False))
-    command = [sys.executable, "-m", "ansible.cli.playbook", "-i", "hosts.yml", "play.yml", "-e"]
+    words = ["-i", "hosts.yml", "play.yml", "-e"]
     environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default"}
     own = {"copies": 1, "peers": ["spare"], "failure_domain": "row"}
     for lost, wanted in {"web3": (known(web), known(web)), "gone": ({}, own), "": ({}, own)}.items():
-        words = [*command, f"evenkeel_recover_host={lost}" if lost else "{}"]
-        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        done = run_playbook([*words, f"evenkeel_recover_host={lost}" if lost else "{}"], tmp_path, environment)
         told = {
             host: json.loads(text)["msg"]
             for host, text in re.findall(r"^ok: \[(\w+)\] => (\{\n.*?^\})", done.stdout, re.M | re.S)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import package
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from ready_ansible import run_playbook
 
 
 @dataclass
@@ -54,7 +50,6 @@ class Fleet:
     def playbook(self, name: str, *words: str) -> Run:
         inventory = {"all": {"vars": self.everywhere(), "hosts": self.hosts}}
         (self.home / "inventory.yml").write_text(json.dumps(inventory))
-        argv = [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "inventory.yml", name, *words]
         environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")},
             "ANSIBLE_COLLECTIONS_PATH": os.environ["ANSIBLE_COLLECTIONS_PATH"],
@@ -64,7 +59,7 @@ class Fleet:
             "ANSIBLE_HOST_KEY_CHECKING": "False",
             "RESULTS": str(self.home / "results.json"),
         }
-        done = subprocess.run(argv, cwd=self.home, env=environment, capture_output=True, text=True, check=False)
+        done = run_playbook(["-i", "inventory.yml", name, *words], self.home, environment)
         written = self.home / "results.json"
         results = json.loads(written.read_text()) if written.exists() else {}
         written.unlink(missing_ok=True)
@@ -83,30 +78,22 @@ class Fleet:
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Fleet:
-    """Four healthy hosts in two racks."""
+def bare_fleet(tmp_path: Path) -> Fleet:
+    """Four healthy hosts in two racks. None has the library, and Ansible copies its modules to them as files."""
     (tmp_path / "tmp").mkdir()
-    hosts: dict[str, dict[str, Any]] = {f"h{n}": {"rack": f"r{(n + 1) // 2}"} for n in (1, 2, 3, 4)}
-    for name in hosts:
+    racks = {f"h{n}": f"r{(n + 1) // 2}" for n in (1, 2, 3, 4)}
+    for name in racks:
         data = tmp_path / name / "data"
         data.mkdir(parents=True)
         (data / "well").touch()
         (data / "name").write_text(f"I am {name}\n")
-    return Fleet(tmp_path, hosts)
-
-
-@pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with nothing in it but the library, which an earlier checkpoint has left there."""
-    store = Store(str(tmp_path_factory.mktemp("library") / "store"), System())
-    with store.locked():
-        package.install(store, finish)
-    return Path(store.root)
+    return Fleet(tmp_path, {name: {"rack": rack, "ansible_pipelining": False} for name, rack in racks.items()})
 
 
 @pytest.fixture
-def asked_fleet(fleet: Fleet, library: Path) -> Fleet:
-    """The same fleet, on which the library lies: its hosts are asked for many phases."""
-    for host in fleet.hosts:
-        shutil.copytree(library, fleet.directory(host) / "store")
-    return fleet
+def fleet(bare_fleet: Fleet, library: Path) -> Fleet:
+    """The same hosts with the library, which answers over connections with pipelining: that takes the least time."""
+    for host, variables in bare_fleet.hosts.items():
+        shutil.copytree(library, bare_fleet.directory(host) / "store")
+        variables["ansible_pipelining"] = True
+    return bare_fleet

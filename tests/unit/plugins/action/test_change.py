@@ -37,16 +37,17 @@ def test_a_choice_of_tags_leaves_out_no_task_that_protects() -> None:
         assert without == ([UNPROTECTED] if name == "begin" else [])
 
 
-def test_tags_that_leave_a_change_unprotected_are_refused_and_never_is_never(fleet: Fleet) -> None:
+def test_tags_that_leave_a_change_unprotected_are_refused_and_never_is_never(bare_fleet: Fleet) -> None:
+    home, h1 = bare_fleet.home, bare_fleet.directory("h1")
     plays = [
         {"hosts": "h1", "gather_facts": False, "tasks": [role("begin", tags=["never", "upgrade"]), touch("one")]},
         {"hosts": "h1", "gather_facts": False, "tasks": [role("settle", tags=["never", "upgrade"])]},
     ]
-    (fleet.home / "plays.yml").write_text(yaml.safe_dump(plays))
-    assert fleet.playbook("plays.yml").rc == 0 and not (fleet.directory("h1") / "store").exists()
-    (fleet.home / "plays.yml").write_text(yaml.safe_dump([{**plays[0], "tasks": [role("begin"), touch("two")]}]))
-    run = fleet.playbook("plays.yml", "--skip-tags", "always")
-    assert run.rc == 2 and not (fleet.directory("h1") / "two").exists() and (fleet.directory("h1") / "one").exists()
+    (home / "plays.yml").write_text(yaml.safe_dump(plays))
+    assert bare_fleet.playbook("plays.yml").rc == 0 and not (h1 / "store").exists()
+    (home / "plays.yml").write_text(yaml.safe_dump([{**plays[0], "tasks": [role("begin"), touch("two")]}]))
+    run = bare_fleet.playbook("plays.yml", "--skip-tags", "always")
+    assert run.rc == 2 and not (h1 / "two").exists() and (h1 / "one").exists()
 
 
 @pytest.mark.parametrize(

@@ -27,13 +27,13 @@ MARKER = b"the password of the bank is swordfish"
 
 
 @pytest.fixture
-def fleet(asked_fleet: Fleet) -> Fleet:
-    for host in asked_fleet.hosts.values():
+def fleet(fleet: Fleet) -> Fleet:
+    for host in fleet.hosts.values():
         host["evenkeel_encryption_key"] = KEY
-    secret = asked_fleet.directory("h1") / "data" / "customers-of-ACME"
+    secret = fleet.directory("h1") / "data" / "customers-of-ACME"
     secret.write_bytes(MARKER * 20)
-    (asked_fleet.directory("h1") / "data" / "large").write_bytes(MARKER * 9000)
-    return asked_fleet
+    (fleet.directory("h1") / "data" / "large").write_bytes(MARKER * 9000)
+    return fleet
 
 
 def peer_of(run: Any) -> str:

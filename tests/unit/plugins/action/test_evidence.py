@@ -21,11 +21,6 @@ NOWHERE = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_po
 
 
 @pytest.fixture
-def fleet(asked_fleet: Fleet) -> Fleet:
-    return asked_fleet
-
-
-@pytest.fixture
 def server() -> Iterator[Fake]:
     with serving() as fake:
         yield fake

@@ -696,9 +696,8 @@ def test_a_content_that_reads_wrong_once_is_not_put_aside(small: Small, monkeypa
 
 @pytest.mark.long
 def test_a_fleet_heals_all_its_copies_and_those_of_a_host_that_is_gone_until_somebody_names_it(
-    asked_fleet: Fleet,
+    fleet: Fleet,
 ) -> None:
-    fleet = asked_fleet
     assert replicate(fleet, "all", copies=2, failure_domain="rack").rc == 0
     task: dict[str, Any] = {"peers": "all", "failure_domain": "rack", "store": "{{ evenkeel_store }}"}
     orphans = {**task, "orphans": "{{ inventory_hostname == ansible_play_hosts | first }}"}
@@ -744,8 +743,7 @@ def test_a_fleet_heals_all_its_copies_and_those_of_a_host_that_is_gone_until_som
 
 
 @pytest.mark.long
-def test_the_role_protect_reads_the_store_and_repairs_what_it_finds(asked_fleet: Fleet) -> None:
-    fleet = asked_fleet
+def test_the_role_protect_reads_the_store_and_repairs_what_it_finds(fleet: Fleet) -> None:
     role = {"ansible.builtin.import_role": {"name": "evenkeel.fault_tolerance.protect"}}
     words = ("-e", "evenkeel_copies=1", "-e", "evenkeel_peers=all")
     (fleet.directory("h1") / "data" / "old").write_text("first")
@@ -762,8 +760,7 @@ def test_the_role_protect_reads_the_store_and_repairs_what_it_finds(asked_fleet:
 
 
 @pytest.mark.long
-def test_the_role_protect_fails_on_damage_of_a_host_whose_copies_are_encrypted(asked_fleet: Fleet) -> None:
-    fleet = asked_fleet
+def test_the_role_protect_fails_on_damage_of_a_host_whose_copies_are_encrypted(fleet: Fleet) -> None:
     fleet.hosts["h1"]["evenkeel_encryption_key"] = "k" * 40
     role = {"ansible.builtin.import_role": {"name": "evenkeel.fault_tolerance.protect"}}
     words = ("-e", "evenkeel_copies=1", "-e", "evenkeel_peers=all")

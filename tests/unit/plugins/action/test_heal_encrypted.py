@@ -347,8 +347,7 @@ def test_the_newest_is_always_read_and_the_rest_as_far_as_there_is_time(small: S
 
 
 @pytest.mark.long
-def test_the_copies_of_a_host_that_is_gone_are_healed_by_ansible_and_the_host_comes_back(asked_fleet: Fleet) -> None:
-    fleet = asked_fleet
+def test_the_copies_of_a_host_that_is_gone_are_healed_by_ansible_and_the_host_comes_back(fleet: Fleet) -> None:
     for host in fleet.hosts.values():
         host["evenkeel_encryption_key"] = KEY
     (fleet.directory("h1") / "data" / "customers-of-ACME").write_bytes(MARKER * 20)

@@ -33,27 +33,28 @@ CHECKPOINT = task("ft_checkpoint", name="n", resources="{{ evenkeel_resources }}
 SETTLE = task("ft_settle", generation=1)
 
 
-def test_the_library_is_sent_once(fleet: Fleet) -> None:
-    run = fleet.play([CHECKPOINT, SETTLE], "h1", "-vvv")
+def test_the_library_is_sent_once(bare_fleet: Fleet) -> None:
+    run = bare_fleet.play([CHECKPOINT, SETTLE], "h1", "-vvv")
     assert sent(run) == ["ft_call", "ft_checkpoint", "ft_call"]
     assert run.results["h1"]["outcome"] == "confirmed"
-    (fleet.directory("h1") / "data/name").write_text("changed")
-    before = fleet.play([task("ft_rollback")], "h1", "-vvv", "--check", "--diff")
+    (bare_fleet.directory("h1") / "data/name").write_text("changed")
+    before = bare_fleet.play([task("ft_rollback")], "h1", "-vvv", "--check", "--diff")
     assert sent(before) == ["ft_call"] and before.results["h1"]["changed"]
-    assert (fleet.directory("h1") / "data/name").read_text() == "changed", "check mode is passed on"
-    run = fleet.play([task("ft_rollback")], "h1", "-vvv")
-    assert sent(run) == ["ft_call"] and (fleet.directory("h1") / "data/name").read_text() == "I am h1\n"
+    assert (bare_fleet.directory("h1") / "data/name").read_text() == "changed", "check mode is passed on"
+    run = bare_fleet.play([task("ft_rollback")], "h1", "-vvv")
+    assert sent(run) == ["ft_call"] and (bare_fleet.directory("h1") / "data/name").read_text() == "I am h1\n"
     # Newer versions of Ansible tell it only where they are asked to.
     told = run.results["h1"].get("invocation", {"module_args": {"checkpoint", "kinds", "store"}})
     assert set(told["module_args"]) >= {"checkpoint", "kinds", "store"}, "the arguments of the module itself"
 
 
-def test_a_checkpoint_without_a_deadman_leaves_the_library_as_well(fleet: Fleet) -> None:
+def test_a_checkpoint_without_a_deadman_leaves_the_library_as_well(bare_fleet: Fleet) -> None:
     alone = task("ft_checkpoint", name="n", resources="{{ evenkeel_resources }}")
-    assert sent(fleet.play([alone, alone], "h1", "-vvv")) == ["ft_call", "ft_checkpoint", "ft_call"]
+    assert sent(bare_fleet.play([alone, alone], "h1", "-vvv")) == ["ft_call", "ft_checkpoint", "ft_call"]
 
 
 def test_errors_are_those_of_the_module(fleet: Fleet) -> None:
+    fleet.hosts["h1"]["ansible_pipelining"] = False
     fleet.play([CHECKPOINT, SETTLE], "h1")
     run = fleet.play([task("ft_rollback", checkpoint="none")], "h1", "-vvv")
     found = run.results["h1"]
@@ -61,34 +62,34 @@ def test_errors_are_those_of_the_module(fleet: Fleet) -> None:
 
 
 @pytest.mark.long
-def test_every_module_that_works_on_one_host_is_answered_there(fleet: Fleet) -> None:
-    fleet.play([CHECKPOINT, SETTLE], "h1")
+def test_every_module_that_works_on_one_host_is_answered_there(bare_fleet: Fleet) -> None:
+    bare_fleet.play([CHECKPOINT, SETTLE], "h1")
     peers = {"peers": ["h1", "h2"], "copies": 1}
-    run = fleet.play([task("ft_info"), task("ft_health"), task("ft_scrub")], "h1", "-vvv")
+    run = bare_fleet.play([task("ft_info"), task("ft_health"), task("ft_scrub")], "h1", "-vvv")
     assert run.rc == 0 and sent(run) == ["ft_call"] * 3
     # The first copy brings a store to the peer, and with it the library.
-    fleet.play([task("ft_replicate", **peers)], "h1")
-    (fleet.directory("h1") / "data/name").write_text("changed")
-    run = fleet.play([task("ft_checkpoint", name="n", resources="{{ evenkeel_resources }}")], "h1", "-vvv")
+    bare_fleet.play([task("ft_replicate", **peers)], "h1")
+    (bare_fleet.directory("h1") / "data/name").write_text("changed")
+    run = bare_fleet.play([task("ft_checkpoint", name="n", resources="{{ evenkeel_resources }}")], "h1", "-vvv")
     assert sent(run) == ["ft_call"]
-    run = fleet.play([task("ft_replicate", **peers)], "h1", "-vvv")
+    run = bare_fleet.play([task("ft_replicate", **peers)], "h1", "-vvv")
     assert run.results["h1"]["changed"] and set(sent(run)) == {"ft_call"}
 
 
 @pytest.mark.long
-def test_the_guard_sends_no_library_to_the_hosts_of_a_group(fleet: Fleet) -> None:
-    fleet.play([CHECKPOINT, SETTLE], "h1")
-    python, ran = fleet.home / "python", fleet.home / "ran"
+def test_the_guard_sends_no_library_to_the_hosts_of_a_group(bare_fleet: Fleet) -> None:
+    bare_fleet.play([CHECKPOINT, SETTLE], "h1")
+    python, ran = bare_fleet.home / "python", bare_fleet.home / "ran"
     python.write_text(f'#!/bin/sh\necho "$*" >>{ran}\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
-    fleet.hosts["h1"]["ansible_python_interpreter"] = str(python)
-    assert fleet.play([task("ft_guard", group=["h1", "h2"], wave=["h2"])], "h2").rc == 0
+    bare_fleet.hosts["h1"]["ansible_python_interpreter"] = str(python)
+    assert bare_fleet.play([task("ft_guard", group=["h1", "h2"], wave=["h2"])], "h2").rc == 0
     assert set(re.findall(r"AnsiballZ_(\w+)", ran.read_text())) == {"ft_call"}
 
 
-def test_what_keeps_nothing_leaves_nothing(fleet: Fleet) -> None:
-    fleet.play([task("ft_info"), task("ft_recover", peers=["h2"])], "h1")
-    assert not (fleet.directory("h1") / "store").exists() and not (fleet.directory("h2") / "store").exists()
+def test_what_keeps_nothing_leaves_nothing(bare_fleet: Fleet) -> None:
+    bare_fleet.play([task("ft_info"), task("ft_recover", peers=["h2"])], "h1")
+    assert not (bare_fleet.directory("h1") / "store").exists() and not (bare_fleet.directory("h2") / "store").exists()
 
 
 def ran(fleet: Fleet) -> list[str]:
@@ -100,13 +101,13 @@ def ran(fleet: Fleet) -> list[str]:
 
 
 @pytest.fixture
-def piped(asked_fleet: Fleet) -> Fleet:
+def piped(fleet: Fleet) -> Fleet:
     """The fleet, with the library, over connections with pipelining; h1 notes how its Python is started."""
-    python = asked_fleet.home / "python"
-    python.write_text(f'#!/bin/sh\necho "[$*]" >>{asked_fleet.home}/ran\nexec {sys.executable} "$@"\n')
+    python = fleet.home / "python"
+    python.write_text(f'#!/bin/sh\necho "[$*]" >>{fleet.home}/ran\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
-    asked_fleet.hosts["h1"] |= {"ansible_pipelining": True, "ansible_python_interpreter": str(python)}
-    return asked_fleet
+    fleet.hosts["h1"] |= {"ansible_pipelining": True, "ansible_python_interpreter": str(python)}
+    return fleet
 
 
 def test_the_library_answers_without_a_module(piped: Fleet) -> None:

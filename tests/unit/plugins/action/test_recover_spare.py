@@ -22,11 +22,6 @@ from .test_guard import NOWHERE
 from .test_replicate_recover import CHECKPOINT, lose, replicate, turns
 
 
-@pytest.fixture
-def fleet(asked_fleet: Fleet) -> Fleet:
-    return asked_fleet
-
-
 def recover(fleet: Fleet, where: str, *words: str, **options: Any) -> Run:
     given = {"host": "h1", "peers": "all", "store": "{{ evenkeel_store }}", **options}
     return fleet.play([{"evenkeel.fault_tolerance.ft_recover": given}], where, *words)

@@ -30,11 +30,6 @@ REPEAT = "evenkeel.fault_tolerance.ft_repeat"
 THIRD = 'echo . >> "$1/calls"; [ "$(wc -l < "$1/calls")" -lt 3 ] || echo done > "$1/effect"; echo {said}; exit {rc}'
 
 
-@pytest.fixture
-def fleet(asked_fleet: Fleet) -> Fleet:
-    return asked_fleet
-
-
 def repeat(script: str, *more: Any, **options: Any) -> dict[str, Any]:
     argv = ["sh", "-c", script, "sh", "{{ base }}", *more]
     return {

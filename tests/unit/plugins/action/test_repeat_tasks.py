@@ -25,11 +25,6 @@ REPEAT = "evenkeel.fault_tolerance.ft_repeat"
 SHELL = "ansible.builtin.shell"
 
 
-@pytest.fixture
-def fleet(asked_fleet: Fleet) -> Fleet:
-    return asked_fleet
-
-
 def repeat(tasks: str = "op.yml", **options: Any) -> dict[str, Any]:
     return {
         REPEAT: {

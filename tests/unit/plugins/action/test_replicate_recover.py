@@ -33,6 +33,7 @@ from evenkeel.ansible.configuration import ask_ansible
 from evenkeel.ansible.options import Options, Secrets
 from evenkeel.ansible.session import open_session
 
+from . import conftest
 from .conftest import Fleet, Run
 from .test_guard import NOWHERE
 
@@ -44,11 +45,6 @@ CHECKPOINT = {
         "store": "{{ evenkeel_store }}",
     }
 }
-
-
-@pytest.fixture
-def fleet(asked_fleet: Fleet) -> Fleet:
-    return asked_fleet
 
 
 def replicate(fleet: Fleet, hosts: str = "h1", *words: str, **options: Any) -> Run:
@@ -266,11 +262,11 @@ def test_the_newest_checkpoint_wins_and_only_what_is_new_travels(fleet: Fleet) -
 def killed(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Kill a run, with all that it has started, while a peer makes it wait; the bundle that it leaves."""
     assert fleet.play([CHECKPOINT], "all").rc == 0
-    started: list[subprocess.Popen[str]] = []
+    started: list[subprocess.Popen[bytes]] = []
 
-    def begin(argv: list[str], **keywords: Any) -> subprocess.CompletedProcess[str]:
-        del keywords["capture_output"], keywords["check"]
-        started.append(subprocess.Popen(argv, start_new_session=True, stdout=subprocess.DEVNULL, **keywords))
+    def begin(words: list[str], cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        argv = [str(Path(sys.executable).parent / "ansible-playbook"), *words]
+        started.append(subprocess.Popen(argv, start_new_session=True, stdout=subprocess.DEVNULL, cwd=cwd, env=env))
         return subprocess.CompletedProcess(argv, 0, "", "")
 
     locks = [open(fleet.directory(f"h{n}") / "store" / "lock") for n in (2, 3, 4)]  # noqa: SIM115
@@ -278,7 +274,7 @@ def killed(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> Path:
         for lock in locks:
             fcntl.flock(lock, fcntl.LOCK_EX)
         with monkeypatch.context() as patch:
-            patch.setattr(subprocess, "run", begin)
+            patch.setattr(conftest, "run_playbook", begin)
             task = {"evenkeel.fault_tolerance.ft_replicate": {"peers": "all", "store": "{{ evenkeel_store }}"}}
             fleet.play([task], "h1")
         limit = time.monotonic() + 60
@@ -355,7 +351,7 @@ def turns(fleet: Fleet, peer: str, module: str, answer: Any) -> None:
         f'#!/bin/sh\ncase "$*" in *{module}*) cat {said};; {absent} *) exec {sys.executable} "$@";; esac\n'
     )
     script.chmod(0o755)
-    fleet.hosts[peer]["ansible_python_interpreter"] = str(script)
+    fleet.hosts[peer] |= {"ansible_python_interpreter": str(script), "ansible_pipelining": False}
 
 
 def made_up(**more: Any) -> dict[str, Any]:

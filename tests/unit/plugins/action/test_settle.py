@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ exec sh -c "$last"
     ids=str,
 )
 def test_the_confirming_login_shares_no_connection(
-    fleet: Fleet, tmp_path: Path, where: str, variables: dict[str, Any]
+    fleet: Fleet, library: Path, tmp_path: Path, where: str, variables: dict[str, Any]
 ) -> None:
     log, live = tmp_path / "ssh.log", tmp_path / "live"
     (tmp_path / "ssh").write_text(SSH.format(log=log))
@@ -50,7 +51,7 @@ def test_the_confirming_login_shares_no_connection(
     }
     ours = "evenkeel.fault_tolerance."
     begin = {"name": "change", "resources": [{"files": {"paths": [str(live)]}}], "confirm_within": "60s"}
-    begin["store"] = settle_store = str(tmp_path / "store")
+    begin["store"] = settle_store = str(shutil.copytree(library, tmp_path / "store"))
     tasks: list[dict[str, Any]] = [
         {f"{ours}ft_checkpoint": begin, "register": "begun"},
         {f"{ours}ft_settle": {"generation": "{{ begun.generation }}", "store": settle_store}},

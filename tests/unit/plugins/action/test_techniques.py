@@ -21,31 +21,31 @@ PLAYBOOK = Path(__file__).parents[4] / "docs" / "examples" / "techniques.yml"
 
 
 @pytest.fixture
-def file(asked_fleet: Fleet) -> Path:
-    return asked_fleet.directory("h1") / "data" / "name"
+def file(fleet: Fleet) -> Path:
+    return fleet.directory("h1") / "data" / "name"
 
 
 @pytest.fixture
-def technique(asked_fleet: Fleet, file: Path) -> Iterator[Technique]:
+def technique(fleet: Fleet, file: Path) -> Iterator[Technique]:
     def run(tag: str) -> Run:
-        pidfile = asked_fleet.directory("h1") / "server.pid"
+        pidfile = fleet.directory("h1") / "server.pid"
         process = {"name": "server", "pidfile": str(pidfile), "argv": [sys.executable, "-m", "http.server", "0"]}
         words = ["-e", f"file={file}", "-e", f"{{process: {process}}}", "--limit", "h1", "--tags", tag]
-        done = asked_fleet.playbook(str(PLAYBOOK), *words)
+        done = fleet.playbook(str(PLAYBOOK), *words)
         assert done.rc == 0, done.output
         return done
 
     yield run
-    pidfile = asked_fleet.directory("h1") / "server.pid"
+    pidfile = fleet.directory("h1") / "server.pid"
     if pidfile.exists():
         psutil.Process(int(pidfile.read_text())).kill()
 
 
-def test_a_file_is_copied_and_recovered(asked_fleet: Fleet, file: Path, technique: Technique) -> None:
+def test_a_file_is_copied_and_recovered(fleet: Fleet, file: Path, technique: Technique) -> None:
     (copy,) = technique("redundancy").results["h1"]["copies"]
-    assert copy["state"] == "good" and (asked_fleet.directory(copy["peer"]) / "store/replicas/h1").is_dir()
+    assert copy["state"] == "good" and (fleet.directory(copy["peer"]) / "store/replicas/h1").is_dir()
     file.unlink()
-    shutil.rmtree(asked_fleet.directory("h1") / "store")
+    shutil.rmtree(fleet.directory("h1") / "store")
     assert technique("recovery").results["h1"]["source"] == copy["peer"]
     assert file.read_text() == "I am h1\n"
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import yaml
 from ansible.errors import AnsibleFilterError
 from ansible_collections.evenkeel.fault_tolerance.plugins.filter.reliability import FilterModule
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _reliability
+from ready_ansible import run_playbook
 
 from evenkeel.collection import collections_path
 
@@ -101,23 +101,11 @@ def test_the_filters_run_in_a_playbook(tmp_path: Path) -> None:
     environment = os.environ | {
         "ANSIBLE_COLLECTIONS_PATH": str(collections_path()),
         "ANSIBLE_LOCAL_TEMP": str(tmp_path / "tmp"),
-        "ANSIBLE_HOME": str(tmp_path / "home"),
         "ANSIBLE_LOCALHOST_WARNING": "false",
     }
     interpreter = f"ansible_python_interpreter={sys.executable}"
-    command = [
-        sys.executable,
-        "-m",
-        "ansible.cli.playbook",
-        "-i",
-        "localhost,",
-        "-c",
-        "local",
-        "-e",
-        interpreter,
-        str(playbook),
-    ]
-    run = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    words = ["-i", "localhost,", "-c", "local", "-e", interpreter, str(playbook)]
+    run = run_playbook(words, tmp_path, environment)
     assert run.returncode == 0, run.stdout + run.stderr
     got = json.loads((tmp_path / "out.json").read_text())
     for (expression, expected), result in zip(EXPRESSIONS.items(), got.values(), strict=True):

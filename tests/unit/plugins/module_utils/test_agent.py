@@ -16,6 +16,7 @@ import time
 import zipfile
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -52,19 +53,26 @@ raise SystemExit(agent._until_done(agent.Store(root, agent.System()), 1, finish)
 """
 
 
+@cache
+def imported(path: Path) -> list[Path]:
+    """The files that a file imports relatively, as Python reads them."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+            for one in [base, *(base / alias.name for alias in node.names)]:
+                found += [file for file in (one.with_suffix(".py"), one / "__init__.py") if file.is_file()]
+    return found
+
+
 def closure(name: str) -> set[str]:
-    """The files that a module of ours imports relatively, directly or not, as Python reads them."""
+    """The files that a module of ours imports relatively, directly or not."""
     todo, found = [HERE / name], set()
     while todo:
         path = todo.pop()
-        if str(path.relative_to(HERE)) in found:
-            continue
-        found.add(str(path.relative_to(HERE)))
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.level:
-                base = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
-                for one in [base, *(base / alias.name for alias in node.names)]:
-                    todo += [file for file in (one.with_suffix(".py"), one / "__init__.py") if file.is_file()]
+        if str(path.relative_to(HERE)) not in found:
+            found.add(str(path.relative_to(HERE)))
+            todo += imported(path)
     folders = {folder for name in found for folder in Path(name).parents if folder != Path(".")}
     return found | {str(folder / "__init__.py") for folder in folders}
 
