@@ -65,7 +65,12 @@ def main(argv: Sequence[str] | None = None, commands: Sequence[Command] | None =
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without some letters still shows the others
     Parser.words = sys.argv[1:] if argv is None else argv
-    commands = registry.needed(Parser.words) if commands is None else commands
+    if commands is None:
+        if registry.asks_ansible(Parser.words):
+            from evenkeel.ansible import asking
+
+            asking.start_ahead()
+        commands = registry.needed(Parser.words)
     args = parser(commands).parse_args(Parser.words)
     return next(command for command in commands if command.name == args.command).main(args)
 

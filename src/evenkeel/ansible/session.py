@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from evenkeel.ansible.asking import program
 from evenkeel.ansible.beside import link
-from evenkeel.ansible.configuration import NO_FACTS, NO_TERMINAL, Ansible, program
+from evenkeel.ansible.configuration import NO_FACTS, NO_TERMINAL, Ansible
 from evenkeel.ansible.event import Event, mapping
 from evenkeel.ansible.events import AGAIN, PREFIX
 from evenkeel.ansible.options import Options, Secrets

@@ -35,6 +35,9 @@ NAMES = (
     "plan",
 )
 
+# The commands that ask nothing of Ansible.
+_ALONE = ("plan",)
+
 
 @cache
 def command(name: str) -> Command:
@@ -52,6 +55,11 @@ def needed(words: Sequence[str]) -> tuple[Command, ...]:
     """The commands that a command line needs: the one that it names first, or all of them, for a help or an error."""
     first = words[0] if words else ""
     return () if first == "--version" else (command(first),) if first in NAMES else every()
+
+
+def asks_ansible(words: Sequence[str]) -> bool:
+    """Whether a command line asks Ansible, unless it is wrong."""
+    return words[:1] != [] and words[0] in NAMES and words[0] not in _ALONE and not {"-h", "--help"} & set(words)
 
 
 def playbooks() -> Mapping[str, PlaybookCommand]:

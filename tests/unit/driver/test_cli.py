@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from evenkeel import cli
+from evenkeel.ansible import asking
 from evenkeel.ansible.caller import Caller, Controller
 from evenkeel.ansible.configuration import Ansible
 from evenkeel.ansible.options import Options, Secrets
@@ -62,6 +63,14 @@ def _signals() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether Ansible would be loaded. No command here comes to a question."""
+    found: list[bool] = []
+    monkeypatch.setattr(asking, "start_ahead", lambda: found.append(True))
+    return found
 
 
 @pytest.mark.parametrize("columns", ["30", "80", "200"])
@@ -381,6 +390,28 @@ def test_a_command_line_loads_what_it_needs_alone(words: list[str], loaded: list
     modules = done.stderr.splitlines()[-1].split()
     assert {f"evenkeel.commands.{name}" for name in loaded} <= set(modules)
     assert [name for name in left if name in modules] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "loads"),
+    [
+        (["status", "--no-such-option"], True),
+        (["change"], True),
+        (["status", "--help"], False),
+        (["change", "-h"], False),
+        (["plan"], False),
+        (["--version"], False),
+        (["no-such-command"], False),
+        ([], False),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_ansible_is_loaded_meanwhile_for_a_command_that_asks_it(
+    words: list[str], loads: bool, begun: list[bool]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(words)
+    assert begun == [True] * loads
 
 
 def test_a_rollback_of_some_kinds_and_paths_asks_for_these() -> None:

@@ -21,7 +21,8 @@ import pytest
 import yaml
 
 from evenkeel.ansible import configuration, scratch, session
-from evenkeel.ansible.configuration import KEEP_ALIVE, NO_TERMINAL, Ansible, ask_ansible, document, listing, program
+from evenkeel.ansible.asking import program
+from evenkeel.ansible.configuration import KEEP_ALIVE, NO_TERMINAL, Ansible, ask_ansible, document, listing
 from evenkeel.ansible.event import Event, mapping
 from evenkeel.ansible.events import AGAIN
 from evenkeel.ansible.options import Options, Secrets
