@@ -128,8 +128,7 @@ class Ready:
             if not python:
                 return lambda _asked_to_stop: None
             ahead, _Process.ahead = _Process.ahead, None
-            fits = ahead is not None and ahead.fits(python, cwd, env)
-            self._process = ahead if fits else _Process(python, argv[0], cwd, env)
+            self._process = ahead if ahead and ahead.fits(python, cwd, env) else _Process(python, argv[0], cwd, env)
         elif python != self._process.python:  # a program of another Ansible
             return lambda _asked_to_stop: None
         return self._process.ask(argv, env, vault)

@@ -21,6 +21,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ def main() -> None:
 def _run(order: Mapping[str, Any], events: queue.SimpleQueue[Event | None]) -> int | None:
     import ansible_runner
 
+    close_at_once()
     scratch = Path(order["scratch"])
     # ansible-runner drops settings given as an argument together with the environment files; it reads a file.
     (scratch / "env").mkdir(mode=0o700)
@@ -93,6 +95,18 @@ def _run(order: Mapping[str, Any], events: queue.SimpleQueue[Event | None]) -> i
         status_handler=status,
     )
     return None if run.rc is None else int(run.rc)
+
+
+def close_at_once() -> None:
+    """Let ansible-runner close its terminal at once. It does so when Ansible has ended, and pexpect gives a program a
+    tenth of a second to end."""
+    pexpect = import_module("pexpect")
+
+    def close(spawned: Any, force: bool = True) -> None:
+        spawned.ptyproc.delayafterclose = 0
+        before(spawned, force)
+
+    before, pexpect.spawn.close = pexpect.spawn.close, close
 
 
 def _write(events: queue.SimpleQueue[Event | None], pipe: Any, seal: int) -> None:

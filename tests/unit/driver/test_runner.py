@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 
 import evenkeel
 from evenkeel.ansible import runner
-from evenkeel.ansible.child import event_line
+from evenkeel.ansible.child import close_at_once, event_line
 from evenkeel.ansible.event import Event, about
 from evenkeel.ansible.events import Record, feed
 from evenkeel.ansible.processes import MARK, end_all, marked
@@ -46,6 +47,19 @@ def test_the_exit_code_and_the_output_come_through_and_nothing_stays_on_disk(tmp
     assert ended == Ended(3)
     assert f"hello 1 {tmp_path}" in output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_terminal_of_a_run_that_has_ended_is_closed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pexpect = import_module("pexpect")
+    monkeypatch.setattr(pexpect.spawn, "close", pexpect.spawn.close)
+    slept: list[float] = []
+    monkeypatch.setattr(import_module("ptyprocess.ptyprocess").time, "sleep", slept.append)
+    close_at_once()
+    ended = pexpect.spawn("true")
+    ended.expect(pexpect.EOF)
+    ended.wait()
+    ended.close()
+    assert ended.exitstatus == 0 and sum(slept) == 0
 
 
 def test_no_process_is_searched_for_after_a_run_that_ended_by_itself(
