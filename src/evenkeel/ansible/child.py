@@ -41,9 +41,15 @@ SEAL = "PROJECT_UPDATE_ID"
 
 def main() -> None:
     """Read the order from standard input, run it, and write its events to standard output, one a line."""
-    order = json.loads(sys.stdin.buffer.readline())
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # nothing else may write between the events
+    import_module("ansible_runner")  # before the order, which may come later
+    line = sys.stdin.buffer.readline()
+    if not line:
+        return
+    order = json.loads(line)
+    os.environ.clear()
+    os.environ.update(order["env"])
     orphaned = threading.Event()
     watcher = threading.Thread(target=_die_with_parent, args=(order, orphaned), daemon=True)
     watcher.start()
