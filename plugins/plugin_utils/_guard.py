@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import datetime
-import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import words as bounded
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._placement import without_domain
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._waves import hosts_of_budget
 
 # The number of characters of a host's words that go into a reason.
 _LONGEST = 1000
@@ -140,24 +139,6 @@ def clock(at: float) -> str:
 
 def _number(armed: Mapping[str, Any]) -> str:
     return str(armed.get("generation"))[:20]
-
-
-def hosts_of_budget(text: str, size: int, name: str, round_up: bool) -> int:
-    """A number of hosts of a group of ``size``: ``2``, ``60%`` or ``quorum`` (more than half).
-
-    round_up: the side to which a fraction of a host is rounded; always so that fewer hosts may be down at once.
-    Raises ValueError for anything else.
-    """
-    written = str(text).strip()
-    if written == "quorum":
-        return size // 2 + 1
-    match = re.fullmatch(r"(\d+)(%?)", written)
-    if not match or (match[2] and int(match[1]) > 100):
-        raise ValueError(f"{name}: {text!r} is not a number of hosts; write one such as 2, 60% or quorum")
-    if not match[2]:
-        return int(match[1])
-    share = int(match[1]) * size / 100
-    return math.ceil(share) if round_up else math.floor(share)
 
 
 def check_budgets(min_healthy: str | None, max_unavailable: str | None) -> None:

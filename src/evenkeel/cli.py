@@ -13,11 +13,9 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from evenkeel import __version__
-from evenkeel.commands.arguments import not_blank
-from evenkeel.commands.base import Command, refusal
-from evenkeel.commands.registry import COMMANDS
+from evenkeel.commands import registry
+from evenkeel.commands.base import Command, not_blank, refusal
 from evenkeel.outcome import EXIT_CODES, Exit
-from evenkeel.show import display
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,14 +32,16 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{**how, "allow_abbrev": False})
 
     def error(self, message: str) -> NoReturn:
+        from evenkeel.show import display
+
         if "--json" in Parser.words:
             print(refusal(self.prog.partition(" ")[2], Exit.USAGE, message))
         self.print_usage(sys.stderr)
         self.exit(Exit.USAGE, f"{self.prog}: {display.text(message)}\nNothing was touched.\n")
 
 
-def parser(commands: Sequence[Command] = COMMANDS) -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
+def parser(commands: Sequence[Command] | None = None) -> argparse.ArgumentParser:
+    """The parser of a command line of these commands, by default of all."""
     top = Parser(
         prog="evenkeel",
         description="Changes that undo themselves, over a fleet. Nothing is kept unless it is confirmed.",
@@ -50,7 +50,7 @@ def parser(commands: Sequence[Command] = COMMANDS) -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"evenkeel {__version__}")
     parsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in commands:
+    for command in registry.every() if commands is None else commands:
         text = command.text
         own = parsers.add_parser(command.name, help=text, description=text.capitalize() + ".")
         own.register("type", None, not_blank)  # for every value without another type
@@ -58,14 +58,20 @@ def parser(commands: Sequence[Command] = COMMANDS) -> argparse.ArgumentParser:
     return top
 
 
-def main(argv: Sequence[str] | None = None, commands: Sequence[Command] = COMMANDS) -> int:
+def main(argv: Sequence[str] | None = None, commands: Sequence[Command] | None = None) -> int:
     """Run the command line. Returns the exit code (see outcome.Exit)."""
     _open_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without some letters still shows the others
     Parser.words = sys.argv[1:] if argv is None else argv
-    args = parser(commands).parse_args(argv)
+    if commands is None:
+        if registry.asks_ansible(Parser.words):
+            from evenkeel.ansible import asking
+
+            asking.start_ahead()
+        commands = registry.needed(Parser.words)
+    args = parser(commands).parse_args(Parser.words)
     return next(command for command in commands if command.name == args.command).main(args)
 
 

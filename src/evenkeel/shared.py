@@ -39,9 +39,9 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.opt
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results import change as results  # noqa: E402
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import LOGS, UNDO  # noqa: E402
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _waves as waves  # noqa: E402
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._guard import hosts_of_budget  # noqa: E402
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._placement import choose  # noqa: E402
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._variables import KNOWN, misspelt  # noqa: E402
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._waves import hosts_of_budget  # noqa: E402
 
 # The codes of failures that decide an exit code; docs/errors.md explains all codes.
 USAGE, NOT_FOUND, REFUSED, BUSY = BadValue.code, NotFound.code, Refused.code, Busy.code

@@ -17,6 +17,7 @@ import yaml
 
 import evenkeel
 from evenkeel.collection import collections_path
+from evenkeel.commands.registry import NAMES
 
 ROOT = Path(__file__).parents[2]
 INSIDE = Path("ansible_collections/evenkeel/fault_tolerance")
@@ -108,6 +109,7 @@ CALLED_FROM_OUTSIDE = {
     "CallbackModule",
     "FilterModule",
     "ModuleDocFragment",
+    *map(str.capitalize, NAMES),  # the classes of the commands
 }
 
 

@@ -20,7 +20,9 @@ from evenkeel.changes.request import DEFAULT_CONFIRM_WITHIN, DEFAULT_WAVES
 from evenkeel.collection import make_importable
 from evenkeel.commands.change import Change
 from evenkeel.commands.fleet import FleetCommand
-from evenkeel.commands.registry import PLAYBOOKS
+from evenkeel.commands.registry import playbooks
+
+PLAYBOOKS = playbooks()
 
 make_importable()
 

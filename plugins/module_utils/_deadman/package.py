@@ -36,7 +36,8 @@ _START = f"{_PACKAGE}/_agent.py"
 # The digest of the sources in an archive.
 _DIGEST = f"{_PACKAGE}/sources.sha256"
 _MAIN = f"from {_PACKAGE}._agent import main\nraise SystemExit(main())\n"
-_IMPORT = re.compile(r"^[ \t]*from[ \t]+(\.+[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n#]+)", re.MULTILINE)
+# It begins with a word and no anchor, so that it is searched for ten times as fast.
+_IMPORT = re.compile(r"from[ \t]+(\.+[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n#]+)")
 _COMMENT = r"#[^\n]*"
 
 
@@ -166,7 +167,7 @@ def executable(sources: dict[str, str]) -> bytes:
 
 
 def _with_imports(files: dict[str, str], modules: list[str]) -> dict[str, str]:
-    base = _base()
+    base, on_disk = _base(), os.path.isdir(_HERE)
     todo, seen = modules, {base}
     while todo:
         name = todo.pop()
@@ -174,7 +175,7 @@ def _with_imports(files: dict[str, str], modules: list[str]) -> dict[str, str]:
             continue
         seen.add(name)
         inside = name[len(base) + 1 :].replace(".", "/")
-        found = _on_disk(inside) if os.path.isdir(_HERE) else _loaded(name)
+        found = _on_disk(inside) if on_disk else _loaded(name)
         if found is None:
             continue
         source, is_package = found
@@ -187,6 +188,8 @@ def _imports(source: str, package: str) -> Iterator[str]:
     """The modules that a source imports relatively, at any place in the source, and the packages that contain
     them."""
     for found in _IMPORT.finditer(source):
+        if source[source.rfind("\n", 0, found.start()) + 1 : found.start()].strip(" \t"):
+            continue  # It is not the beginning of its line.
         module = resolve_name(found[1], package)
         parts = module.split(".")
         yield from (".".join(parts[:end]) for end in range(2, len(parts) + 1))

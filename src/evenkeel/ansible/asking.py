@@ -17,10 +17,13 @@ import selectors
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar
 
 from evenkeel.ansible import answering
 from evenkeel.collection import collections_path
@@ -29,6 +32,16 @@ from evenkeel.outcome import UsageError
 # Without a question for so many seconds the process ends.
 IDLE = 10.0
 
+# Settings for a program that is run for its answer: it prints the answer and little else.
+QUIET = {
+    "ANSIBLE_NOCOLOR": "True",
+    "ANSIBLE_FORCE_COLOR": "False",
+    "ANSIBLE_VERBOSITY": "0",
+    "ANSIBLE_DEBUG": "False",
+    "ANSIBLE_DEPRECATION_WARNINGS": "False",
+    "ANSIBLE_HOST_PATTERN_MISMATCH": "warning",
+    "ANSIBLE_INVENTORY_EXPORT": "False",  # else the variables of groups are missing at the hosts
+}
 # Seconds between two looks whether the caller stops.
 _LOOK = 0.2
 _STOPPED = "stopped before anything was touched"
@@ -41,6 +54,20 @@ Answered = Callable[[Callable[[], int]], Done | None]
 def never() -> int:
     """The wish to stop of somebody who never stops."""
     return 0
+
+
+def program(name: str) -> str:
+    """The user's program ``name`` (ansible-playbook, …): the first on PATH, else the program beside this Python."""
+    found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+    if not found:
+        raise UsageError(f"{name} is neither on PATH nor beside {sys.executable}: install ansible-core")
+    return found
+
+
+def quiet(env: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a program that is run for its answer. That holds variables of hosts, secrets among them, and
+    Ansible would write it to the user's log as well."""
+    return {**env, **QUIET, "ANSIBLE_LOG_PATH": os.devnull}
 
 
 def start(
@@ -100,17 +127,25 @@ class Ready:
         if self._process is None or not self._process.runs():
             if not python:
                 return lambda _asked_to_stop: None
-            self._process = _Process(python, argv[0], cwd, env)
+            ahead, _Process.ahead = _Process.ahead, None
+            self._process = ahead if ahead and ahead.fits(python, cwd, env) else _Process(python, argv[0], cwd, env)
         elif python != self._process.python:  # a program of another Ansible
             return lambda _asked_to_stop: None
         return self._process.ask(argv, env, vault)
 
 
 class _Process:
-    """A process that is ready; it ends when nobody can ask it any more."""
+    """A process that is ready; it ends when nobody can ask it any more.
+
+    ahead: the one that was started before there was a question.
+    """
+
+    ahead: ClassVar[_Process | None] = None
 
     def __init__(self, python: Sequence[str], program: str, cwd: str, env: Mapping[str, str]) -> None:
         self.python = python
+        self._start = (list(python), cwd, dict(env))
+        self._asked = threading.Event()
         self._requests, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
@@ -122,13 +157,18 @@ class _Process:
                 stderr=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
             )
-        weakref.finalize(self, _end, self._requests, self._process)
+        weakref.finalize(self, _end, self._requests, self._process, self._asked)
+
+    def fits(self, python: Sequence[str], cwd: str, env: Mapping[str, str]) -> bool:
+        """Whether a question would start it in the same way."""
+        return self._start == (list(python), cwd, dict(env)) and self.runs()
 
     def runs(self) -> bool:
         return self._process.poll() is None
 
     def ask(self, argv: Sequence[str], env: Mapping[str, str], vault: Mapping[str, str]) -> Answered:
         """Hand over a program; the function that waits for its answer, which is None where it gave none."""
+        self._asked.set()
         request = json.dumps({"argv": list(argv), "env": dict(env), "vault": list(vault)}).encode() + b"\n"
         reads, writes = zip(*(os.pipe() for _ in ("output", "errors", "code")), strict=True)
         try:
@@ -144,6 +184,15 @@ class _Process:
             return Done(list(argv), int(code), output, errors) if code.strip() else None
 
         return read
+
+
+def start_ahead() -> None:
+    """Let a process load Ansible for the first question that is asked in this directory, while the driver loads its own
+    code. Errors are left to the question."""
+    with contextlib.suppress(OSError, UsageError):
+        found = program("ansible-config")
+        if python := interpreter(found):
+            _Process.ahead = _Process(python, found, os.getcwd(), quiet(os.environ))
 
 
 def interpreter(program: str) -> list[str]:
@@ -191,6 +240,7 @@ def _read(pipes: Sequence[int], asked_to_stop: Callable[[], int]) -> list[bytes]
     return [b"".join(found[one]) for one in pipes]
 
 
-def _end(requests: socket.socket, process: subprocess.Popen[bytes]) -> None:
+def _end(requests: socket.socket, process: subprocess.Popen[bytes], asked: threading.Event) -> None:
     requests.close()
-    process.wait()
+    if asked.is_set():  # else it may still load Ansible, and nobody has to wait until it sees that it is not needed
+        process.wait()

@@ -21,6 +21,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,15 @@ SEAL = "PROJECT_UPDATE_ID"
 
 def main() -> None:
     """Read the order from standard input, run it, and write its events to standard output, one a line."""
-    order = json.loads(sys.stdin.buffer.readline())
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # nothing else may write between the events
+    import_module("ansible_runner")  # before the order, which may come later
+    line = sys.stdin.buffer.readline()
+    if not line:
+        return
+    order = json.loads(line)
+    os.environ.clear()
+    os.environ.update(order["env"])
     orphaned = threading.Event()
     watcher = threading.Thread(target=_die_with_parent, args=(order, orphaned), daemon=True)
     watcher.start()
@@ -63,6 +70,7 @@ def main() -> None:
 def _run(order: Mapping[str, Any], events: queue.SimpleQueue[Event | None]) -> int | None:
     import ansible_runner
 
+    close_at_once()
     scratch = Path(order["scratch"])
     # ansible-runner drops settings given as an argument together with the environment files; it reads a file.
     (scratch / "env").mkdir(mode=0o700)
@@ -93,6 +101,18 @@ def _run(order: Mapping[str, Any], events: queue.SimpleQueue[Event | None]) -> i
         status_handler=status,
     )
     return None if run.rc is None else int(run.rc)
+
+
+def close_at_once() -> None:
+    """Let ansible-runner close its terminal at once. It does so when Ansible has ended, and pexpect gives a program a
+    tenth of a second to end."""
+    pexpect = import_module("pexpect")
+
+    def close(spawned: Any, force: bool = True) -> None:
+        spawned.ptyproc.delayafterclose = 0
+        before(spawned, force)
+
+    before, pexpect.spawn.close = pexpect.spawn.close, close
 
 
 def _write(events: queue.SimpleQueue[Event | None], pipe: Any, seal: int) -> None:

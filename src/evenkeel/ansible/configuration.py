@@ -9,37 +9,25 @@ import contextlib
 import json
 import os
 import re
-import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evenkeel.ansible.asking import Done, Ready
+from evenkeel.ansible.asking import QUIET, Done, Ready, program, quiet
 from evenkeel.ansible.options import prompts_for
 from evenkeel.collection import collections_path
 from evenkeel.outcome import UsageError
 
 # A connection that a firewall silently drops is noticed after fifteen seconds.
 KEEP_ALIVE = "-o ServerAliveInterval=5 -o ServerAliveCountMax=3"
-# Settings for a program that is run for its answer: it prints the answer and little else.
-_QUIET = {
-    "ANSIBLE_NOCOLOR": "True",
-    "ANSIBLE_FORCE_COLOR": "False",
-    "ANSIBLE_VERBOSITY": "0",
-    "ANSIBLE_DEBUG": "False",
-    "ANSIBLE_DEPRECATION_WARNINGS": "False",
-    "ANSIBLE_HOST_PATTERN_MISMATCH": "warning",
-    "ANSIBLE_INVENTORY_EXPORT": "False",  # else the variables of groups are missing at the hosts
-}
 # Settings of a program that is asked for variables. A host can claim any fact of itself, a cache keeps it, and as a
 # variable it would take precedence over the inventory. Groups that the inventory makes from facts stay.
 NO_FACTS = {"ANSIBLE_INJECT_FACT_VARS": "False"}
 # Settings that our own playbooks rely on, whatever the user's configuration says about their playbooks.
 _OWN = {
-    **_QUIET,
+    **QUIET,
     "ANSIBLE_ANY_ERRORS_FATAL": "False",
     "ANSIBLE_STRATEGY": "linear",
     "ANSIBLE_TASK_TIMEOUT": "0",
@@ -100,14 +88,6 @@ class Ansible:
         """The paths of collections: ours first, so that driver and collection fit, then those of the user."""
         theirs = self.settings.get("COLLECTIONS_PATHS") or []
         return os.pathsep.join([str(collections_path()), *theirs])
-
-
-def program(name: str) -> str:
-    """The user's program ``name`` (ansible-playbook, …): the first on PATH, else the program beside this Python."""
-    found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
-    if not found:
-        raise UsageError(f"{name} is neither on PATH nor beside {sys.executable}: install ansible-core")
-    return found
 
 
 def ask_ansible(cwd: str) -> Ansible:
@@ -173,10 +153,8 @@ def listing(
 
     vault: vault id -> password.
     """
-    # The answer holds variables of hosts, secrets among them, and Ansible would write it to the user's log as well.
-    quiet = {**_QUIET, "ANSIBLE_LOG_PATH": os.devnull}
-    quiet |= _without_questions(ansible.settings)
-    done = ansible.ready.run(argv, ansible.cwd, {**os.environ, **env, **quiet}, vault or {})
+    found = quiet({**os.environ, **env}) | _without_questions(ansible.settings)
+    done = ansible.ready.run(argv, ansible.cwd, found, vault or {})
     if done.returncode:
         raise UsageError(f"{Path(argv[0]).name}: {_point(done.stderr or done.stdout)}")
     for source in re.findall(r"Unable to parse (.+) as an inventory source", done.stderr):

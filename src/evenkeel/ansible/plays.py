@@ -15,14 +15,16 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import TYPE_CHECKING, Any
 
 from evenkeel.ansible.targets import LOCAL
 from evenkeel.outcome import UsageError
 from evenkeel.shared import KNOWN
+
+if TYPE_CHECKING:
+    import yaml
 
 _IMPORT = ("import_playbook", "ansible.builtin.import_playbook", "ansible.legacy.import_playbook")
 # The roles and modules of this collection, wherever they stand in a play.
@@ -39,21 +41,6 @@ class Prompt:
 
     name: str
     private: bool
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads any tag (!vault, !unsafe) as the value behind it."""
-
-
-def _any(loader: yaml.SafeLoader, _tag: str, node: yaml.Node) -> Any:
-    if isinstance(node, yaml.MappingNode):
-        return loader.construct_mapping(node, deep=True)
-    if isinstance(node, yaml.SequenceNode):
-        return loader.construct_sequence(node, deep=True)
-    return loader.construct_scalar(node) if isinstance(node, yaml.ScalarNode) else None
-
-
-_Loader.add_multi_constructor("!", _any)
 
 
 def plays(path: Path, seen: frozenset[Path] = frozenset()) -> Iterator[Mapping[str, Any]]:
@@ -243,14 +230,35 @@ def _read(path: Path) -> Any:
 
 
 def _parse(text: str) -> Any:
+    import yaml
+
     try:
-        return yaml.load(text, _Loader)
+        return yaml.load(text, _loader())
     except (yaml.YAMLError, ValueError, TypeError, RecursionError):  # a date that is none, or too deep a nesting
         return None
 
 
 def _dict(value: Any) -> Mapping[str, Any]:
     return {str(key): one for key, one in value.items()} if isinstance(value, dict) else {}
+
+
+@cache
+def _loader() -> type[yaml.SafeLoader]:
+    """Reads any tag (!vault, !unsafe) as the value behind it."""
+    import yaml  # Most commands read no such file, and it takes a while to load.
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    def read(loader: yaml.SafeLoader, _tag: str, node: yaml.Node) -> Any:
+        if isinstance(node, yaml.MappingNode):
+            return loader.construct_mapping(node, deep=True)
+        if isinstance(node, yaml.SequenceNode):
+            return loader.construct_sequence(node, deep=True)
+        return loader.construct_scalar(node) if isinstance(node, yaml.ScalarNode) else None
+
+    Loader.add_multi_constructor("!", read)
+    return Loader
 
 
 def _list(value: Any) -> list[Any]:

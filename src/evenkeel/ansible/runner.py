@@ -54,52 +54,94 @@ class Ended:
     errors: str = ""
 
 
-def execute(job: Job, on_event: Callable[[Event], None], stop: Callable[[], str]) -> Ended:
-    """Run ``job`` to its end, calling ``on_event`` in this thread for each event, in order.
+class _Child:
+    """A child that loads ansible-runner, and then waits for its order. scratch: the directory of its run."""
 
-    stop: asked several times a second; a reason (not empty) ends the run and all its processes.
-    """
-    ident = uuid.uuid4().hex
-    scratch = Path(tempfile.mkdtemp(prefix="run-", dir=job.scratch))
-    seal = uuid.uuid4().int
-    env = {**os.environ, **job.env, MARK: ident, "MAX_EVENT_RES": str(LONGEST_RESULT), SEAL: str(seal)}
-    # A display that the user has chosen would be wrapped around the events, and nobody would see it.
-    env.pop("ANSIBLE_STDOUT_CALLBACK", None)
-    errors = scratch / "errors"
-    with errors.open("wb") as stderr:
-        child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "evenkeel.ansible.child"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            env=env,
-            cwd=job.cwd,
-            start_new_session=True,  # a Ctrl-C at the terminal is ours to handle, not Ansible's
-        )
-    try:
+    def __init__(self, cwd: str, scratch: Path) -> None:
+        self.ident, self.seal = uuid.uuid4().hex, uuid.uuid4().int
+        self.scratch = Path(tempfile.mkdtemp(prefix="run-", dir=scratch))
+        self.errors = self.scratch / "errors"
+        with self.errors.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "evenkeel.ansible.child"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env={**os.environ, MARK: self.ident},
+                cwd=cwd,
+                start_new_session=True,  # a Ctrl-C at the terminal is ours to handle, not Ansible's
+            )
+
+    @property
+    def waits(self) -> bool:
+        """Whether it can run something. A cleaner of temporary files may have removed its directory."""
+        return self.process.poll() is None and self.scratch.is_dir()
+
+    def run(self, job: Job, on_event: Callable[[Event], None], stop: Callable[[], str]) -> Ended:
+        """Run ``job`` to its end. The child ends with it."""
+        env = {**os.environ, **job.env, MARK: self.ident, "MAX_EVENT_RES": str(LONGEST_RESULT), SEAL: str(self.seal)}
+        # A display that the user has chosen would be wrapped around the events, and nobody would see it.
+        env.pop("ANSIBLE_STDOUT_CALLBACK", None)
         order = {
-            "ident": ident,
+            "ident": self.ident,
             "argv": list(job.argv),
+            "env": env,
             "cwd": job.cwd,
             "passwords": dict(job.passwords),
-            "scratch": str(scratch),
+            "scratch": str(self.scratch),
             "session": str(job.scratch),
-            "seal": seal,
+            "seal": self.seal,
         }
-        ended = _follow(child, json.dumps(order).encode() + b"\n", on_event, stop, ident)
-        with contextlib.suppress(subprocess.TimeoutExpired):  # it has said its last word
-            child.wait(_LAST_WORDS)
-        return Ended(ended.rc, ended.stopped, errors.read_text(errors="replace")[-4000:])
-    finally:
-        # Also when on_event raised: no process of the run may go on unseen.
-        if child.poll() is None:
-            end_all(ident)
-        for stream in (child.stdin, child.stdout):
+        try:
+            ended = _follow(self.process, json.dumps(order).encode() + b"\n", on_event, stop, self.ident)
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it has said its last word
+                self.process.wait(_LAST_WORDS)
+            return Ended(ended.rc, ended.stopped, self.errors.read_text(errors="replace")[-4000:])
+        finally:
+            # Also when on_event raised: no process of the run may go on unseen.
+            if self.process.poll() is None:
+                end_all(self.ident)
+            self.close()
+
+    def close(self) -> None:
+        """End it, where it still waits, and remove its directory."""
+        for stream in (self.process.stdin, self.process.stdout):
             if stream:
                 with contextlib.suppress(OSError):
                     stream.close()
-        child.wait()
-        shutil.rmtree(scratch, ignore_errors=True)
+        self.process.wait()
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+class Runner:
+    """Runs jobs in one directory, and starts the child of a job that is known to follow. scratch: as that of a job."""
+
+    def __init__(self, cwd: str, scratch: Path) -> None:
+        self._cwd, self._scratch = cwd, scratch
+        self._ahead: list[_Child] = []
+
+    def prepare(self) -> None:
+        """Start the child of the next job, unless one waits. An error is left to that job."""
+        with contextlib.suppress(OSError):
+            if not self._ahead:
+                self._ahead.append(_Child(self._cwd, self._scratch))
+
+    def execute(self, job: Job, on_event: Callable[[Event], None], stop: Callable[[], str]) -> Ended:
+        """Run ``job`` to its end, calling ``on_event`` in this thread for each event, in order.
+
+        stop: asked several times a second; a reason (not empty) ends the run and all its processes.
+        """
+        with contextlib.suppress(IndexError):  # another thread may have taken it
+            child = self._ahead.pop()
+            if child.waits:
+                return child.run(job, on_event, stop)
+            child.close()
+        return _Child(job.cwd, job.scratch).run(job, on_event, stop)
+
+    def close(self) -> None:
+        """End a child that nobody needs any more."""
+        while self._ahead:
+            self._ahead.pop().close()
 
 
 def _follow(

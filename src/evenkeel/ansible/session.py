@@ -15,12 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from evenkeel.ansible.asking import program
 from evenkeel.ansible.beside import link
-from evenkeel.ansible.configuration import NO_FACTS, NO_TERMINAL, Ansible, program
+from evenkeel.ansible.configuration import NO_FACTS, NO_TERMINAL, Ansible
 from evenkeel.ansible.event import Event, mapping
 from evenkeel.ansible.events import AGAIN, PREFIX
 from evenkeel.ansible.options import Options, Secrets
-from evenkeel.ansible.runner import Ended, Job, execute
+from evenkeel.ansible.runner import Ended, Job, Runner
 from evenkeel.ansible.scratch import hang_up, scratch_directory
 from evenkeel.ansible.targets import chosen_hosts
 from evenkeel.ansible.wrapper import wrapped
@@ -91,7 +92,7 @@ class Seen:
 class Session:
     """scratch: private (0700), in memory where there is such a file system. base: the directory of the user's
     playbook, whose variables, plugins and collections count besides those of the inventory; None where no such
-    directory counts. start: runs a job.
+    directory counts. start: runs a job. prepare: is told that another job follows.
     """
 
     ansible: Ansible
@@ -99,13 +100,14 @@ class Session:
     secrets: Secrets
     scratch: Path
     base: Path | None
-    start: Callable[[Job, OnEvent, Stop], Ended] = execute
+    start: Callable[[Job, OnEvent, Stop], Ended]
+    prepare: Callable[[], None]
     # Two runs may go on at the same time, and share no file.
     _numbers: Iterator[int] = field(default_factory=itertools.count)
     _pipelining: bool = field(default=True)
 
     def run_own(self, run: OwnRun, on_event: OnEvent, stop: Stop) -> Ended:
-        """Run a playbook of the collection; see ``runner.execute`` for ``on_event`` and ``stop``."""
+        """Run a playbook of the collection; see ``Runner.execute()`` for ``on_event`` and ``stop``."""
         argv = [program("ansible-playbook"), *self.options.inventories(), *self.options.common]
         argv += ["-e", f"@{self._write('vars.json', json.dumps(run.variables))}"]
         argv += ["--timeout", str(run.timeout)] if run.timeout else []
@@ -120,7 +122,8 @@ class Session:
         more = {**(self._facts() if run.facts else {}), **(_UNSEEN if run.unseen else {})}
         more["ANSIBLE_TASK_TIMEOUT"] = str(self._answer_within(run))
         env = self.ansible.own(pipelining=self._pipelining) | more
-        ended = self._execute(argv, env, watch, stop, fresh=run.fresh)
+        followed = run.name == "begin"
+        ended = self._execute(argv, env, self._preparing(watch) if followed else watch, stop, fresh=run.fresh)
         if self._pipelining and self.ansible.pipelining is None and progress.wants_terminal and not progress.did:
             # sudo demands a terminal here (requiretty). Nothing has run yet, so the playbook is run once more.
             self._pipelining = False
@@ -158,6 +161,7 @@ class Session:
 
     def list_own(self, name: str, variables: Mapping[str, object], limit: str) -> tuple[str, ...]:
         """The hosts on which our playbook ``name`` would run. Raises UsageError when there is no host."""
+        self.prepare()
         extra = f"-e=@{self._write('vars.json', json.dumps(variables))}"
         return chosen_hosts(str(self._own(name)), limit, self.options, self.ansible, self.secrets, extra)
 
@@ -179,7 +183,17 @@ class Session:
                 facts.unlink()
         argv = [program("ansible-playbook"), *self.options.inventories(), *self.options.common, *self.options.users]
         argv += [*self._limit(limit), str(around)]
-        return self._execute(argv, {**env, **self._facts()}, on_event, stop)
+        return self._execute(argv, {**env, **self._facts()}, self._preparing(on_event), stop)
+
+    def _preparing(self, on_event: OnEvent) -> OnEvent:
+        """Prepare the run that follows this one, once this one is at its tasks."""
+
+        def watch(event: Event) -> None:
+            if event.get("event") == "playbook_on_task_start":
+                self.prepare()
+            on_event(event)
+
+        return watch
 
     def seen(self) -> Seen | None:
         """The hosts that the last run of the user's playbook reached; None when the run did not reach its recap."""
@@ -292,4 +306,8 @@ class _Progress:
 def open_session(ansible: Ansible, options: Options, secrets: Secrets, base: Path | None) -> Iterator[Session]:
     """A session; at its end connections are closed and its directory is gone."""
     with scratch_directory(ansible.settings.get("DEFAULT_LOCAL_TMP")) as scratch:
-        yield Session(ansible, options, secrets, scratch, base)
+        runner = Runner(ansible.cwd, scratch)
+        try:
+            yield Session(ansible, options, secrets, scratch, base, runner.execute, runner.prepare)
+        finally:
+            runner.close()

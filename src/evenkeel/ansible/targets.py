@@ -15,7 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from evenkeel.ansible.configuration import NO_FACTS, Ansible, document, listing, program
+from evenkeel.ansible.asking import program
+from evenkeel.ansible.configuration import NO_FACTS, Ansible, document, listing
 from evenkeel.ansible.options import Options, Secrets, prompts_for
 from evenkeel.outcome import UsageError
 

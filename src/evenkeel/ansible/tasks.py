@@ -17,7 +17,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from evenkeel.ansible import plays
-from evenkeel.ansible.configuration import Ansible, listing, program
+from evenkeel.ansible.asking import program
+from evenkeel.ansible.configuration import Ansible, listing
 from evenkeel.ansible.options import Options, Secrets
 from evenkeel.ansible.targets import without_prompts
 from evenkeel.outcome import UsageError, some_of

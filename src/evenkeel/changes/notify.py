@@ -11,7 +11,6 @@ import threading
 import time
 import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Callable
 from typing import Any
 
@@ -28,17 +27,18 @@ _WAITING = 10_000
 Post = Callable[[str, bytes], None]
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Refuses redirects: a redirect could lead anywhere, and turns a POST into a GET."""
-
-    def redirect_request(self, *_words: Any) -> None:
-        return None
-
-
 def _post(url: str, data: bytes) -> None:
     """Post one line. Raises OSError or ValueError."""
-    asked = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method="POST")
-    urllib.request.build_opener(_NoRedirect()).open(asked, timeout=_PATIENCE).close()
+    from urllib import request  # Most changes notify nobody.
+
+    class NoRedirect(request.HTTPRedirectHandler):
+        """Refuses redirects: a redirect could lead anywhere, and turns a POST into a GET."""
+
+        def redirect_request(self, *_words: Any) -> None:
+            return None
+
+    asked = request.Request(url, data, {"Content-Type": "application/json"}, method="POST")
+    request.build_opener(NoRedirect()).open(asked, timeout=_PATIENCE).close()
 
 
 def check(url: str) -> str:

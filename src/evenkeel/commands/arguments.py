@@ -11,8 +11,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from evenkeel.outcome import Spec, UsageError
 from evenkeel.shared import REMOVED, BadValue, declarations
 
@@ -23,14 +21,6 @@ _EXAMPLES = {
     "probes": "- tcp: {port: 443}",
     "drain": "- haproxy: {hosts: [lb1], backend: web, server: web1}",
 }
-
-
-def not_blank(text: str) -> str:
-    """The value of an option or an argument. One that names nothing, as a variable of the shell that is not set, is
-    refused: it would count as not given, which mostly means all hosts. Raises ArgumentTypeError."""
-    if not text.strip(" \t\r\n,:"):
-        raise argparse.ArgumentTypeError(f"{text!r} names nothing: give a value, or leave the option out")
-    return text
 
 
 def add_json(parser: argparse._ActionsContainer) -> None:
@@ -133,6 +123,8 @@ def specs(path: str | None, option: str) -> list[Spec] | None:
 
 def _listed(path: str, option: str, example: str) -> list[Spec]:
     """The list of mappings of one key in a YAML file. Raises UsageError."""
+    import yaml  # Few command lines name such a file.
+
     try:
         found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:

@@ -33,6 +33,14 @@ class Command(ABC):
         """Run the command, print its end, and return its exit code."""
 
 
+def not_blank(text: str) -> str:
+    """The value of an option or an argument. One that names nothing, as a variable of the shell that is not set, is
+    refused: it would count as not given, which mostly means all hosts. Raises ArgumentTypeError."""
+    if not text.strip(" \t\r\n,:"):
+        raise argparse.ArgumentTypeError(f"{text!r} names nothing: give a value, or leave the option out")
+    return text
+
+
 def refusal(command: str, code: Exit, reason: str) -> str:
     """The JSON document of a command that has no other result."""
     return json.dumps({"command": command, "exit_code": int(code), "reason": reason})

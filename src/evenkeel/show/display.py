@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -221,6 +220,8 @@ def showing(console: Console) -> Iterator[Report]:
 
     def draw() -> RenderableType:
         return board.draw(console.width, console.height, clock.now())
+
+    from rich.live import Live
 
     live = Live(get_renderable=draw, console=console, refresh_per_second=4, transient=True)
 

@@ -15,8 +15,10 @@ from evenkeel.ansible.answers import BAD, BadAnswer, read
 from evenkeel.ansible.events import PREFIX, Record, feed
 from evenkeel.changes import decide
 from evenkeel.commands import playbook
-from evenkeel.commands.registry import PLAYBOOKS
+from evenkeel.commands.registry import playbooks
 from evenkeel.outcome import Exit, State
+
+PLAYBOOKS = playbooks()
 
 INFO: dict[str, Any] = {
     "changed": False,

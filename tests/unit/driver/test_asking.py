@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from evenkeel.ansible import answering, asking
-from evenkeel.ansible.asking import Done, Ready, interpreter, start
-from evenkeel.ansible.configuration import ask_ansible, listing, program
+from evenkeel.ansible.asking import Done, Ready, interpreter, program, quiet, start, start_ahead
+from evenkeel.ansible.configuration import ask_ansible, listing
 from evenkeel.outcome import UsageError
 
 PLAYBOOK = "- hosts: all\n  tasks: []\n"
@@ -142,6 +142,37 @@ def test_it_ends_soon_after_its_last_question_and_with_who_asked(
         time.sleep(0.1)
     assert processes() == []
     assert "web1" in ready.run(argv, str(tmp_path), os.environ, {}).stdout
+
+
+def test_one_that_was_started_ahead_answers_the_first_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    start_ahead()
+    (process,) = processes()
+    assert process.cwd() == str(tmp_path) and process.environ()["ANSIBLE_LOG_PATH"] == os.devnull
+    argv, ready = [program("ansible-inventory"), "--list", "-i", "web1,"], Ready()
+    assert "web1" in ready.run(argv, str(tmp_path), quiet(os.environ), {}).stdout
+    assert processes() == [process] and started == []
+    del ready
+    assert processes() == []
+
+
+@pytest.mark.parametrize("other", ["directory", "environment", "killed"])
+def test_one_that_was_started_ahead_elsewhere_is_left(
+    other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    start_ahead()
+    (ahead,) = processes()
+    if other == "killed":
+        ahead.kill()
+        ahead.wait()
+    env = quiet(os.environ) | ({"ANSIBLE_FORKS": "3"} if other == "environment" else {})
+    argv, ready = [program("ansible-inventory"), "--list", "-i", "web1,"], Ready()
+    assert "web1" in ready.run(argv, "/" if other == "directory" else str(tmp_path), env, {}).stdout
+    ahead.wait(30)
+    assert len(processes()) == 1
 
 
 def test_no_file_beside_the_process_hides_one_of_the_standard_library() -> None:

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from evenkeel import cli
+from evenkeel.ansible import asking
 from evenkeel.ansible.caller import Caller, Controller
 from evenkeel.ansible.configuration import Ansible
 from evenkeel.ansible.options import Options, Secrets
@@ -32,12 +33,13 @@ from evenkeel.commands.arguments import specs
 from evenkeel.commands.base import Command
 from evenkeel.commands.change import Change
 from evenkeel.commands.fleet import FleetCommand, Stop
-from evenkeel.commands.registry import COMMANDS as ALL
-from evenkeel.commands.registry import PLAYBOOKS
+from evenkeel.commands.registry import NAMES, every, playbooks
 from evenkeel.commands.rollback import FOR_EACH, Rollback
 from evenkeel.commands.status import Status
 from evenkeel.outcome import ChangeResult, Exit, RunResult, UsageError, under_way
 from evenkeel.show.display import Screen
+
+PLAYBOOKS = playbooks()
 
 COMMANDS = [
     "change",
@@ -61,6 +63,14 @@ def _signals() -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether Ansible would be loaded. No command here comes to a question."""
+    found: list[bool] = []
+    monkeypatch.setattr(asking, "start_ahead", lambda: found.append(True))
+    return found
 
 
 @pytest.mark.parametrize("columns", ["30", "80", "200"])
@@ -355,8 +365,53 @@ def test_a_new_command_is_one_class_and_one_row(capsys: pytest.CaptureFixture[st
             print(f"hello {args.host}")
             return 5
 
-    assert cli.main(["hello", "web1"], [*ALL, Hello()]) == 5
+    assert cli.main(["hello", "web1"], [*every(), Hello()]) == 5
     assert capsys.readouterr().out == "hello web1\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "loaded", "left"),
+    [
+        (["--version"], [], ["rich", "yaml", "evenkeel.ansible", "evenkeel.shared", "evenkeel.commands.fleet"]),
+        (["status", "--help"], ["status"], ["yaml", "urllib.request", "rich.live", "evenkeel.commands.plan"]),
+        (["no-such-command"], NAMES, []),
+        (["--help"], NAMES, []),
+    ],
+    ids=lambda value: value[0] if value else "",
+)
+def test_a_command_line_loads_what_it_needs_alone(words: list[str], loaded: list[str], left: list[str]) -> None:
+    program = (
+        "import contextlib, sys\n"
+        "from evenkeel import cli\n"
+        f"with contextlib.suppress(SystemExit): cli.main({words!r})\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    modules = done.stderr.splitlines()[-1].split()
+    assert {f"evenkeel.commands.{name}" for name in loaded} <= set(modules)
+    assert [name for name in left if name in modules] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "loads"),
+    [
+        (["status", "--no-such-option"], True),
+        (["change"], True),
+        (["status", "--help"], False),
+        (["change", "-h"], False),
+        (["plan"], False),
+        (["--version"], False),
+        (["no-such-command"], False),
+        ([], False),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_ansible_is_loaded_meanwhile_for_a_command_that_asks_it(
+    words: list[str], loads: bool, begun: list[bool]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(words)
+    assert begun == [True] * loads
 
 
 def test_a_rollback_of_some_kinds_and_paths_asks_for_these() -> None:
@@ -379,11 +434,11 @@ def test_a_rollback_of_some_kinds_and_paths_asks_for_these() -> None:
 def test_an_old_name_works_and_the_new_one_is_told(
     words: list[str], new: str, value: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    args = cli.parser(ALL).parse_args(words)
+    args = cli.parser().parse_args(words)
     assert getattr(args, new) == value
     said = capsys.readouterr().err
     assert f"{words[-2]} is named --{new.replace('_', '-')} now; the old name works until version 0.3.0" in said
-    assert getattr(cli.parser(ALL).parse_args([*words[:-2], f"--{new.replace('_', '-')}", value]), new) == value
+    assert getattr(cli.parser().parse_args([*words[:-2], f"--{new.replace('_', '-')}", value]), new) == value
     assert not capsys.readouterr().err
 
 
@@ -470,7 +525,7 @@ def test_a_directory_that_is_gone_and_a_file_in_another_encoding_are_told_in_a_s
         Caller().ansible()
 
 
-@pytest.mark.parametrize("command", [one for one in ALL if isinstance(one, FleetCommand)], ids=lambda one: one.name)
+@pytest.mark.parametrize("command", [one for one in every() if isinstance(one, FleetCommand)], ids=lambda one: one.name)
 def test_who_stops_is_promised_a_rollback_by_the_command_that_does_it_alone(
     command: FleetCommand[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

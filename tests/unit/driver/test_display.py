@@ -14,12 +14,14 @@ import pytest
 from rich.console import Console
 
 from evenkeel.ansible.options import Options
-from evenkeel.commands.registry import PLAYBOOKS
+from evenkeel.commands.registry import playbooks
 from evenkeel.outcome import ChangeResult, Exit, HostResult, Owed, Probe, RunResult, State
 from evenkeel.progress import Kind, Phase, Progress
 from evenkeel.show.advice import after_change
 from evenkeel.show.display import Board, Log, line, showing, task_name, text
 from evenkeel.show.summary import headline, print_change, print_run, print_status
+
+PLAYBOOKS = playbooks()
 
 INV = Options(inventory=("inv",))
 LONG = "unreachable in 'Load': ssh: connect to host 192.0.2.1 port 22: Connection timed out"

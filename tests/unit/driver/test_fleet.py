@@ -23,10 +23,12 @@ from evenkeel.changes import resume
 from evenkeel.commands.playbook import row
 from evenkeel.commands.protect import peers
 from evenkeel.commands.recover import Recover
-from evenkeel.commands.registry import PLAYBOOKS, run
+from evenkeel.commands.registry import playbooks, run
 from evenkeel.commands.restart import Planned
 from evenkeel.commands.rollback import Rollback
 from evenkeel.outcome import Exit, RunResult, UsageError
+
+PLAYBOOKS = playbooks()
 
 OK: dict[str, Any] = {"state": "ok"}
 LOST: dict[str, Any] = {"state": "unreachable"}

@@ -8,8 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from evenkeel.ansible.events import PREFIX, Record, feed
-from evenkeel.commands.registry import PLAYBOOKS
+from evenkeel.commands.registry import playbooks
 from evenkeel.outcome import Exit
+
+PLAYBOOKS = playbooks()
 
 SAID = "recovered web1 onto web6 from checkpoint protected (f00) of 2026-11-29 on web2, 12 min old, in 14 s"
 RECOVERED = {"changed": True, "restored": "f" * 64, "source": "web2", "done": [SAID, "took it", {"action": "create"}]}

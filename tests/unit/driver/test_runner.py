@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +21,11 @@ import pytest
 
 import evenkeel
 from evenkeel.ansible import runner
-from evenkeel.ansible.child import event_line
+from evenkeel.ansible.child import close_at_once, event_line
 from evenkeel.ansible.event import Event, about
 from evenkeel.ansible.events import Record, feed
 from evenkeel.ansible.processes import MARK, end_all, marked
-from evenkeel.ansible.runner import Ended, Job, execute
+from evenkeel.ansible.runner import Ended, Job, Runner
 
 pytest.importorskip("ansible_runner")
 # A program in the place of ansible-playbook, whose child has a session of its own, as Ansible's workers have.
@@ -33,6 +36,10 @@ WORKER = (
 
 def job(tmp_path: Path, code: str, passwords: dict[str, str] | None = None) -> Job:
     return Job([sys.executable, "-c", code], str(tmp_path), {"EK_TEST": "1"}, passwords or {}, tmp_path)
+
+
+def execute(job: Job, on_event: Callable[[Event], None], stop: Callable[[], str]) -> Ended:
+    return Runner(job.cwd, job.scratch).execute(job, on_event, stop)
 
 
 def run(tmp_path: Path, code: str, stop: str = "", passwords: dict[str, str] | None = None) -> tuple[Ended, str]:
@@ -46,6 +53,56 @@ def test_the_exit_code_and_the_output_come_through_and_nothing_stays_on_disk(tmp
     assert ended == Ended(3)
     assert f"hello 1 {tmp_path}" in output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_terminal_of_a_run_that_has_ended_is_closed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pexpect = import_module("pexpect")
+    monkeypatch.setattr(pexpect.spawn, "close", pexpect.spawn.close)
+    slept: list[float] = []
+    monkeypatch.setattr(import_module("ptyprocess.ptyprocess").time, "sleep", slept.append)
+    close_at_once()
+    ended = pexpect.spawn("true")
+    ended.expect(pexpect.EOF)
+    ended.wait()
+    ended.close()
+    assert ended.exitstatus == 0 and sum(slept) == 0
+
+
+@pytest.mark.parametrize("fault", ["", "killed", "removed"])
+def test_a_child_that_was_started_ahead_runs_the_next_job_where_it_can(fault: str, tmp_path: Path) -> None:
+    runner, events = Runner(str(tmp_path), tmp_path), list[Event]()
+    runner.prepare()
+    runner.prepare()
+    (child,) = psutil.Process().children()
+    if fault == "killed":
+        child.kill()
+        child.wait()
+    if fault == "removed":
+        shutil.rmtree(next(tmp_path.iterdir()))
+    code = "import os;print('under', os.getppid(), os.environ['EK_TEST'], 'EVENKEEL_LATER' in os.environ)"
+    assert runner.execute(job(tmp_path, code), events.append, lambda: "") == Ended(0)
+    output = "\n".join(str(event.get("stdout", "")) for event in events)
+    assert (f"under {child.pid} 1 False" in output) is (fault == "") and "1 False" in output
+    assert not psutil.Process().children() and list(tmp_path.iterdir()) == []
+
+
+def test_a_child_that_waits_ends_with_its_runner_and_with_its_driver(tmp_path: Path) -> None:
+    runner = Runner(str(tmp_path), tmp_path)
+    runner.prepare()
+    runner.close()
+    assert not psutil.Process().children() and list(tmp_path.iterdir()) == []
+    code = (
+        "import sys,time\nfrom pathlib import Path\nfrom evenkeel.ansible.runner import Runner\n"
+        f"runner=Runner({str(tmp_path)!r},Path({str(tmp_path)!r}))\nrunner.prepare()\nprint('up',flush=True)\n"
+        "time.sleep(600)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(evenkeel.__file__).parents[1])}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None and process.stdout.readline() == "up\n"
+        (child,) = psutil.Process(process.pid).children()
+        process.kill()
+    psutil.wait_procs([child], timeout=30)
+    assert not child.is_running()
 
 
 def test_no_process_is_searched_for_after_a_run_that_ended_by_itself(
@@ -98,9 +155,11 @@ def test_when_the_driver_is_killed_the_run_and_its_directory_go_too(tmp_path: Pa
     driver = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from evenkeel.ansible.runner import Job, execute\n"
+        "from evenkeel.ansible.runner import Job, Runner\n"
         f"job=Job([sys.executable,'-c',{code!r}],{str(tmp_path)!r},{{}},{{}},Path({str(scratch)!r}))\n"
-        "execute(job, lambda event: print(event.get('stdout',''),flush=True), lambda: '')\n"
+        "runner=Runner(job.cwd, job.scratch)\n"
+        "runner.prepare()\n"
+        "runner.execute(job, lambda event: print(event.get('stdout',''),flush=True), lambda: '')\n"
     )
     source = str(Path(evenkeel.__file__).parents[1])
     with subprocess.Popen(

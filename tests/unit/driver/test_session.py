@@ -21,7 +21,8 @@ import pytest
 import yaml
 
 from evenkeel.ansible import configuration, scratch, session
-from evenkeel.ansible.configuration import KEEP_ALIVE, NO_TERMINAL, Ansible, ask_ansible, document, listing, program
+from evenkeel.ansible.asking import program
+from evenkeel.ansible.configuration import KEEP_ALIVE, NO_TERMINAL, Ansible, ask_ansible, document, listing
 from evenkeel.ansible.event import Event, mapping
 from evenkeel.ansible.events import AGAIN
 from evenkeel.ansible.options import Options, Secrets
@@ -434,6 +435,27 @@ def test_a_run_that_sudo_kept_from_beginning_for_want_of_a_terminal_is_run_witho
         assert ({"event": AGAIN} in told) is (len(runs) == 2)
         one.run_own(OwnRun("settle", {}, ["web1"]), told.append, lambda: "")
         assert seen == [*runs, runs[-1]], "and so are the runs that follow"
+
+
+@pytest.mark.parametrize(("name", "follows"), [("begin", True), ("settle", False), ("", True)])
+def test_the_run_that_follows_is_prepared_while_hosts_are_at_their_tasks(
+    name: str, follows: bool, root: Path, tmp_path: Path
+) -> None:
+    told: list[str] = []
+
+    def execute(_job: Job, on_event: OnEvent, _stop: Stop) -> Ended:
+        on_event({"event": "playbook_on_start"})
+        assert told == []
+        on_event({"event": "playbook_on_task_start"})
+        return Ended(0)
+
+    with open_session(Ansible("/", {}, ""), Options(), Secrets(), tmp_path) as one:
+        one.start, one.prepare = execute, lambda: told.append("prepared")
+        if name:
+            one.run_own(OwnRun(name, {}, ["web1"]), lambda _event: None, lambda: "")
+        else:
+            one.run_users("site.yml", ["web1"], ["web1"], "mark", lambda _event: None, lambda: "")
+    assert told == ["prepared"] * follows
 
 
 def test_host_names_and_values_of_any_letters_are_written_as_utf_8(root: Path, tmp_path: Path) -> None:

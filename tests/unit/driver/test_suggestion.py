@@ -21,11 +21,13 @@ from evenkeel.ansible.event import Event
 from evenkeel.ansible.events import Record, feed
 from evenkeel.ansible.options import Options
 from evenkeel.changes import decide
-from evenkeel.commands.registry import PLAYBOOKS
+from evenkeel.commands.registry import playbooks
 from evenkeel.outcome import ChangeResult, Exit, HostResult, Outside, RunResult, State
 from evenkeel.show.advice import after_change
 from evenkeel.show.suggestion import merged
 from evenkeel.show.summary import alike, detail
+
+PLAYBOOKS = playbooks()
 
 INV = Options(inventory=("inv",))
 HOSTILE = "/tmp/\x1b[2J[bold]x\n\u202e"

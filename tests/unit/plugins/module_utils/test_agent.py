@@ -77,6 +77,13 @@ def closure(name: str) -> set[str]:
     return found | {str(folder / "__init__.py") for folder in folders}
 
 
+def test_only_an_import_that_begins_its_line_is_one() -> None:
+    some = "from . import a  # from .no import no\nif x:\n\tfrom ..b.c import (  # why\n    d as e,\n    f,\n)\n"
+    source = some + "'from .no import no'\n"
+    assert set(package._imports(source, "p.q.r")) >= {"p.q.r.a", "p.q.b.c.d", "p.q.b.c.f"}
+    assert not [name for name in package._imports(source, "p.q.r") if "no" in name]
+
+
 def test_the_agent_holds_all_that_it_imports() -> None:
     inside = {path.partition("/")[2] for path in package._sources(finish.__module__, finish.__name__) if "/" in path}
     starts = ("_deadman/agent.py", "_flows/rollback/flow.py", "_flows/console.py", "_adapter.py", "_calls/every.py")

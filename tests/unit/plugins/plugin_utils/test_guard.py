@@ -15,9 +15,9 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._guard im
     Measured,
     Question,
     earlier_hosts,
-    hosts_of_budget,
     measured,
 )
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._waves import hosts_of_budget
 
 GROUP = ["a", "b", "c", "d", "e"]
 WELL = Measured("pass", True)

@@ -10,7 +10,7 @@ import random
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _guard, _roll
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _roll, _waves
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._roll import Question, Rolled, Seen, plan
 
 WELL = Seen()
@@ -189,7 +189,7 @@ def test_random_fleets(fleets: int) -> None:
         assert sorted([*order, *made.skipped]) == names, "each host is restarted or skipped, and once"
         left = [name for name in names if hosts[name].left]
         assert set(order[: len(left)]) == set(left), "those in the middle come first"
-        most = _guard.hosts_of_budget(size, len(order), "waves", round_up=True) if order else 0
+        most = _waves.hosts_of_budget(size, len(order), "waves", round_up=True) if order else 0
         assert all(len(wave) <= most for wave in made.waves), "no wave is larger than written"
         led = [at for at, wave in enumerate(made.waves) if any(hosts[n].leads and not hosts[n].left for n in wave)]
         assert led == list(range(len(made.waves) - len(led), len(made.waves))), "leaders come last"
