@@ -131,7 +131,7 @@ def test_a_peer_that_dies_in_the_middle_is_replaced_by_the_next(fleet: Fleet) ->
         f'[ "$(wc -l <{calls})" -gt 1 ] && kill -9 $$\nexec {sys.executable} "$@"\n'
     )
     script.chmod(0o755)
-    fleet.hosts[first]["ansible_python_interpreter"] = str(script)
+    fleet.hosts[first] |= {"ansible_python_interpreter": str(script), "ansible_pipelining": False}
     run = recover(fleet, spare)
     assert run.rc == 0, run.output
     result = run.results[spare]
