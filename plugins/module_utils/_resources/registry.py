@@ -7,10 +7,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from .._dataclasses import replace
 from .._errors import Refused, UsageError
 from .._host import machine
 from .._host.mounts import mount_points

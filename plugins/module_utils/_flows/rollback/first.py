@@ -7,8 +7,8 @@ user has filled.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
 
+from ..._dataclasses import replace
 from ..._errors import EvenkeelError
 from ..._files import comparison
 from ..._files.step import FILES

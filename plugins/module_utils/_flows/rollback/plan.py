@@ -9,11 +9,11 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
 from ..._deadman import changes
+from ..._dataclasses import dataclass, field, replace
 from ..._errors import Damaged, EvenkeelError, NotFound, UsageError
 from ..._files import comparison
 from ..._files.entry import SOCKET, Entry, Tree, path_of

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, replace
 from functools import partial
 
 from ..._deadman.changes import Armed
+from ..._dataclasses import asdict, replace
 from ..._errors import EvenkeelError
 from ..._files import transaction
 from ..._files.entry import Entry

@@ -21,8 +21,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 
+from ..._dataclasses import replace
 from ..._errors import Damaged, EvenkeelError, Refused, RestoreFailed, ServiceFailed
 from ..._files import transaction
 from ..._files.preflight import NO_ROOM, preflight
