@@ -35,7 +35,7 @@ LIBRARY = "ansible_collections.evenkeel.fault_tolerance.plugins.module_utils"
 PROGRAM = f"""
 import json, sys
 sys.path.insert(0, sys.argv[1])
-from dataclasses import replace
+from {LIBRARY}._dataclasses import replace
 from {LIBRARY}._flows import checkpoint as taking
 from {LIBRARY}._flows.rollback.flow import Request, rollback
 from {LIBRARY}._store.store import Store

@@ -15,6 +15,7 @@ import pytest
 LIBRARY = Path(__file__).parents[2] / "plugins/module_utils"
 ROOMS = [
     "_found",
+    "_dataclasses",
     "_errors",
     "_results",
     "_reliability",

@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from .._dataclasses import replace
 from .._health.evidence import OPTION as MEASURED
 from .._health.evidence import evidence
 from .._health.probes import OPTION

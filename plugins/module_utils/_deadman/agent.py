@@ -46,8 +46,8 @@ def main(way_back: Callable[[], Finish], argv: Sequence[str] | None = None) -> i
     ``boot``: the host is early at boot. ``health``: the host is late at a planned boot. ``check``: load everything and
     do nothing, to show that this Python runs the agent.
 
-    ``way_back``: loads what puts the host back. A timer that finds all well, as it does every few seconds, does not
-    load it.
+    ``way_back``: loads all of the library that puts the host back. A timer that finds all well, as it does every few
+    seconds, does not load it.
     """
     import argparse  # A call of the controller needs none of it, nor the archive below.
 
@@ -70,20 +70,8 @@ def main(way_back: Callable[[], Finish], argv: Sequence[str] | None = None) -> i
     return _at_deadline(store, args.generation, way_back)
 
 
-# These modules answer calls of the controller, within Ansible.
-_FOR_THE_CONTROLLER = ("_adapter", "_answering", "_direct", "_calls/")
-
-
-def _load_all() -> None:
-    """Load all modules that may be needed later: the zipapp and Python may be gone by then."""
-    import zipfile
-
-    archive = zipfile.ZipFile(__loader__.archive)  # type: ignore[name-defined]
-    for name in archive.namelist():
-        inside = name.partition("/")[2]
-        if inside.endswith(".py") and not inside.startswith(_FOR_THE_CONTROLLER):
-            importlib.import_module(name[:-3].replace("/", ".").removesuffix(".__init__"))
-    archive.close()
+def _load_late() -> None:
+    """Load all of Python that may be needed later: it may be gone by then."""
     for codec in _CODECS:
         codecs.lookup(codec)
     for name in _LATE:
@@ -150,7 +138,7 @@ def _watch_over(store: Store, generation: int, finish: Finish) -> int:
     held = watcher.lock(agent, wait=30.0)  # The watcher of the change before ends within a second.
     if held is None:
         return 0
-    _load_all()
+    _load_late()
     watcher.report_ready()
     system = store.system
     checked, arming = system.monotonic(), system.monotonic() + _ARMING

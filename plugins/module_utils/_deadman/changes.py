@@ -17,9 +17,9 @@ import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
+from .._dataclasses import asdict, dataclass, field, fields, replace
 from .._errors import Damaged, Refused, UsageError
 from .._host.durable import append_line, remove_file, write_file
 from .._host.processes import login_of

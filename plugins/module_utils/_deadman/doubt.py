@@ -11,8 +11,8 @@ leave it in doubt for more: then all doubts have to end.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, replace
 
+from .._dataclasses import asdict, replace
 from .._errors import Damaged, Refused
 from .._results.change import Accepted
 from .._store.manifest import Manifest

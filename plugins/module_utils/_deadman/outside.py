@@ -6,9 +6,9 @@ store."""
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from typing import Any
 
+from .._dataclasses import asdict
 from .._host.durable import write_file
 from .._host.text import escape
 from .._results.change import ChangedPath, Outside

@@ -123,13 +123,20 @@ def _zipapp(sources: dict[str, str]) -> bytes:
 def _sources(way_back: str, finish: str) -> dict[str, str]:
     """Path in the archive -> source, of the agent, the module ``way_back`` of the function ``finish``, the command
     for a person, the hooks, the answers to the controller, and all modules that these import, directly or not. The
-    result does not depend on the loaded modules."""
+    result does not depend on the loaded modules.
+
+    The agent's way back loads all modules that the agent or ``finish`` may need, wherever in a function they are
+    imported: by then the archive may be gone.
+    """
     base = _base()
+    needed = _with_imports({}, [agent.__name__, way_back])
+    names = sorted(path[: -len(".py")].replace("/", ".").removesuffix(".__init__") for path in needed)
+    loads = "".join(f"    import {name}\n" for name in names)
     start = f"""import sys
 
 
 def way_back():
-    from {way_back[len(base) :]} import {finish}
+{loads}    from {way_back[len(base) :]} import {finish}
     return {finish}
 
 
@@ -143,10 +150,8 @@ def main():
     from ._deadman import agent
     return agent.main(way_back)
 """
-    files = {"__main__.py": _MAIN, f"{_PACKAGE}/__init__.py": "", _START: start}
-    return _with_imports(
-        files, [agent.__name__, way_back, *(f"{base}.{name}" for name in (_CONSOLE, _KEEPING, *_ANSWERS))]
-    )
+    files = {"__main__.py": _MAIN, f"{_PACKAGE}/__init__.py": "", _START: start, **needed}
+    return _with_imports(files, [f"{base}.{name}" for name in (_CONSOLE, _KEEPING, *_ANSWERS)])
 
 
 def program(module: str) -> tuple[dict[str, str], str]:

@@ -8,9 +8,9 @@ import errno
 import gc
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
+from .._dataclasses import dataclass, field
 from .._errors import UsageError
 from .._store.objects import Hasher, Writer
 from .ahead import Ahead

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from .._dataclasses import dataclass, field
 from .entry import ABOVE, Entry
 
 # Device and inode number of a directory.

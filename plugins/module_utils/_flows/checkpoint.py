@@ -8,9 +8,9 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, replace
 from typing import Any, Callable, NamedTuple
 
+from .._dataclasses import asdict, replace
 from .._deadman import amid, changes, command, doubt, loader, units
 from .._deadman.invocation import agent_arguments
 from .._errors import Damaged, EvenkeelError, Refused

@@ -7,9 +7,9 @@ from __future__ import annotations
 import os
 import pwd
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from .._dataclasses import dataclass
 from .._errors import EvenkeelError, UsageError
 from .._host import scratch
 from .._host.system import System

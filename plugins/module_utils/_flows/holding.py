@@ -17,8 +17,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 
+from .._dataclasses import dataclass, field
 from .._errors import EvenkeelError, UsageError
 from .._health import probes as probing
 from .._health.probe import PASS

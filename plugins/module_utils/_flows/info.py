@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
+from .._dataclasses import asdict
 from .._deadman import changes, outside
 from .._deadman.doubt import in_doubt
 from .._host.system import System

@@ -19,9 +19,9 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from .._dataclasses import asdict, dataclass, fields, replace
 from .._deadman import changes
 from .._errors import Damaged, Refused, UsageError
 from .._health.evidence import evidence

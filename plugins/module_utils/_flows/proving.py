@@ -15,10 +15,10 @@ import hmac
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Callable
 
+from .._dataclasses import dataclass
 from .._errors import Busy, Damaged
 from .._host.durable import move_all
 from .._host.durations import moment_text

@@ -15,10 +15,10 @@ import os
 import re
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, BinaryIO, Callable, NamedTuple, Protocol
 
+from .._dataclasses import dataclass
 from .._errors import Damaged, EvenkeelError, Refused, UsageError
 from .._host.durable import ensure_dir, remove_file, write_file
 from .._resources import registry

@@ -15,10 +15,10 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Callable
 
+from .._dataclasses import asdict, dataclass, field
 from .._errors import Busy, Damaged, EvenkeelError, UsageError
 from .._host.durable import move_all, write_file
 from .._host.durations import moment_text

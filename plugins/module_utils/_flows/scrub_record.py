@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
 
+from .._dataclasses import dataclass, field
 from .._store.store import Store
 
 

@@ -26,10 +26,10 @@ import os
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, BinaryIO, NamedTuple
 
+from .._dataclasses import asdict, dataclass
 from .._errors import Damaged, EvenkeelError
 from .._host import openssl
 from .._host.durable import early, ensure_dir, fsync_dir, move_all, write_all, write_file

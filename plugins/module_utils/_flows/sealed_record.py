@@ -10,9 +10,9 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
 from typing import Any
 
+from .._dataclasses import dataclass, fields
 from .._errors import Damaged
 from .._host import openssl
 from .._host.trust import open_regular

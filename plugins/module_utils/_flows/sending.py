@@ -24,9 +24,9 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, BinaryIO, Callable, cast
 
+from .._dataclasses import dataclass
 from .._errors import Damaged, EvenkeelError
 from .._host import authorized, scratch
 from .._host.commands import environment

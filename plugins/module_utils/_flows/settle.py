@@ -7,9 +7,9 @@ from __future__ import annotations
 import os
 import time
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import Any, NamedTuple
 
+from .._dataclasses import replace
 from .._deadman import changes, outside
 from .._errors import EvenkeelError, Refused, RestoreFailed, Unhealthy, UsageError
 from .._health import probes as probing

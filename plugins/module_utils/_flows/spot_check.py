@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+from .._dataclasses import dataclass, field
 from .._errors import Damaged, NotFound, UsageError
 from .._files.declaration import OWN_NAMES, Declaration, left_out, pattern
 from .._files.entry import ABOVE, ABSENT, quote

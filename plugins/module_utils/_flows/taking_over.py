@@ -12,9 +12,9 @@ import ipaddress
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
 from typing import Union
 
+from .._dataclasses import asdict, dataclass, replace
 from .._deadman import package
 from .._deadman.invocation import python
 from .._errors import Refused, UsageError

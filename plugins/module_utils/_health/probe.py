@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
+from .._dataclasses import dataclass
 from .._errors import UsageError
 from .._host.durations import seconds
 from .._host.options import Option, Options, one_word

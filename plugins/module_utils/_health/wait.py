@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from .._dataclasses import dataclass
 from .._host.durations import seconds
 from .._host.system import System
 from .probe import FAIL, PASS, UNKNOWN, Probe, ProbeResult

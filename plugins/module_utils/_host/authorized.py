@@ -19,9 +19,9 @@ import stat
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from typing import Callable, NoReturn
 
+from .._dataclasses import asdict, dataclass
 from .._errors import EvenkeelError
 from . import locks, trust
 from .durable import write_all

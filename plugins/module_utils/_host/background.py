@@ -18,9 +18,9 @@ import signal
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from .._dataclasses import dataclass, field
 from .processes import arguments, login_of, program_name, read_stat, send_signal, user_ids
 from .system import System
 

@@ -8,8 +8,8 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
 
+from .._dataclasses import asdict, dataclass, field
 from .mounts import mounts, visible
 
 _SECTOR = 512

@@ -7,9 +7,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Callable
 
+from .._dataclasses import dataclass
 from .commands import Completed, command, run
 from .processes import start_time
 

@@ -51,9 +51,8 @@ def _declared(resources: Any) -> Declared:
             raise UsageError(f"evenkeel_resources: unknown kind {kind!r}; there are {' and '.join(KINDS)}")
         found.setdefault(kind, []).append(KINDS[kind].declaration(spec))
         if KINDS[kind].stands_for_others:
-            for name, other in KINDS.items():
-                if other.on_plain_host is not None:
-                    found.setdefault(name, []).append(other.declaration(other.on_plain_host))
+            for name in KINDS.where("on_plain_host"):
+                found.setdefault(name, []).append(KINDS[name].declaration(KINDS[name].on_plain_host or {}))
     return found
 
 

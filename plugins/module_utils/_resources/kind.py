@@ -63,6 +63,16 @@ class Restore(NamedTuple):
         return self.armed or self.since
 
 
+class Row(NamedTuple):
+    """A row of the table of kinds, so that a kind which nobody declares need not be loaded: its module and class, its
+    options, and the attributes of ``Kind`` that are true for it."""
+
+    module: str
+    made_by: str
+    options: Options
+    facts: Sequence[str]
+
+
 class Kind:
     """A kind of state. Every method looks at the host anew, so that an interrupted rollback can run again.
 
@@ -122,6 +132,8 @@ class Kind:
 
     # The kind has no state of its own, and stands for declarations of other kinds: ``registry.check`` adds them.
     stands_for_others = False
+    # The kind is of the class ``Programs``.
+    starts_programs = False
     # The declaration of the kind for a plain host; None where a plain host has no state of the kind.
     on_plain_host: Spec | None = None
 
@@ -319,6 +331,7 @@ class Programs(Kind):
     of this class."""
 
     read_at_start = False
+    starts_programs = True
 
     def programs(self, lines: Sequence[str]) -> set[str]:
         """The names of all programs of the lines."""

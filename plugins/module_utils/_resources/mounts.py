@@ -14,9 +14,9 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any, Union
 
+from .._dataclasses import dataclass, field
 from .._errors import EvenkeelError, RestoreFailed, UsageError
 from .._files.mounts import PSEUDO
 from .._files.step import Step

@@ -5,13 +5,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import replace
 from functools import partial
-from typing import Any
+from importlib import import_module
+from typing import Any, cast
 
+from .._dataclasses import replace
 from .._errors import Refused, UsageError
+from .._files.step import Step
 from .._host import machine
 from .._host.mounts import mount_points
 from .._host.options import mapping, meant, one_of, shown
@@ -19,14 +21,53 @@ from .._host.system import System
 from .._store.manifest import LOG, Manifest, Section
 from .._store.store import Forget, Store
 from . import files, ours, writers
-from .kind import Kind, Programs, Sink, is_within, names_of
+from .kind import Kind, Programs, Row, Sink, is_within, names_of
 from .kinds import IN_ORDER
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in IN_ORDER}
+
+class _Kinds(MutableMapping[str, Kind]):
+    """Name -> the kind, in the order in which kinds are put back. The module of a kind is loaded when somebody asks for
+    the kind: most hosts declare few kinds, and each call of the controller loads the library anew."""
+
+    def __init__(self, rows: Mapping[str, Row]) -> None:
+        self._known: dict[str, Row | Kind] = dict(rows)
+
+    def __getitem__(self, name: str) -> Kind:
+        found = self._known[name]
+        if isinstance(found, Row):
+            found = cast(Kind, vars(import_module(found.module, __package__))[found.made_by]())
+            self._known[name] = found
+        return found
+
+    def __setitem__(self, name: str, kind: Kind) -> None:
+        self._known[name] = kind
+
+    def __delitem__(self, name: str) -> None:
+        del self._known[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._known
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def where(self, fact: str) -> list[str]:
+        """The names of the kinds for which this attribute of ``Kind`` is true. Loads no kind."""
+        return [
+            name
+            for name, kind in self._known.items()
+            if (fact in kind.facts if isinstance(kind, Row) else getattr(kind, fact) not in (False, None))
+        ]
+
+
+KINDS = _Kinds(IN_ORDER)
 # The option ``resources`` of modules and roles.
-OPTION = one_of({name: mapping(kind.options) for name, kind in KINDS.items()})
+OPTION = one_of({name: mapping(row.options) for name, row in IN_ORDER.items()})
 # The resources of a host that declares no resources.
-DEFAULT: list[dict[str, Any]] = [{name: {}} for name, kind in KINDS.items() if kind.stands_for_others]
+DEFAULT: list[dict[str, Any]] = [{name: {}} for name in KINDS.where("stands_for_others")]
 # Stands for a kind of a later version: this version knows nothing but its lines.
 _UNKNOWN = Kind()
 
@@ -35,20 +76,33 @@ def kind_of(section: Section) -> Kind:
     return KINDS.get(section.kind, _UNKNOWN)
 
 
-def early() -> dict[str, Kind]:
+def load(names: Iterable[str]) -> None:
+    """Load these kinds, and the kind that starts programs: what follows may take the library away."""
+    for name in (*names, programs().name):
+        KINDS[name]
+
+
+def early() -> list[str]:
     """The kinds that are put back before the last look at files, in their order."""
-    return {name: kind for name, kind in KINDS.items() if kind.installs}
+    return KINDS.where("installs")
 
 
-def late() -> dict[str, Kind]:
+def late() -> list[str]:
     """The kinds that are put back after all files, in their order."""
-    return {name: kind for name, kind in KINDS.items() if not kind.installs}
+    installs = early()
+    return [name for name in KINDS if name not in installs]
 
 
 def programs() -> Programs:
     """The kind that starts and stops programs."""
-    (found,) = (kind for kind in KINDS.values() if isinstance(kind, Programs))
-    return found
+    (name,) = KINDS.where("starts_programs")
+    return cast(Programs, KINDS[name])
+
+
+def of_steps(steps: Iterable[Step]) -> list[Kind]:
+    """The kinds of the steps, in their order."""
+    names = {step.resource for step in steps}
+    return [KINDS[name] for name in KINDS if name in names]
 
 
 def check(resources: Any) -> list[Section]:
@@ -110,7 +164,7 @@ def outline(resources: Any) -> dict[str, list[Any]]:
         found["kinds"].append(name)
         found["trees"] += [kind.declaration(spec)] if kind.only_paths else []
         found["stand"] += [name] if kind.stands_for_others else []
-    return {**found, "tree_kinds": [name for name, kind in KINDS.items() if kind.only_paths]}
+    return {**found, "tree_kinds": KINDS.where("only_paths")}
 
 
 def _with_stand_ins(sections: list[Section]) -> list[Section]:
@@ -121,10 +175,8 @@ def _with_stand_ins(sections: list[Section]) -> list[Section]:
         return sections
     found: list[Section] = []
     left: list[str] = []
-    for name, kind in KINDS.items():
-        beside = [section.spec for section in mine if section.kind == name]
-        if kind.on_plain_host is None:
-            continue
+    for name in KINDS.where("on_plain_host"):
+        kind, beside = KINDS[name], [section.spec for section in mine if section.kind == name]
         try:
             spec, more = kind.for_plain_host(beside, taken(mine))
             found += [Section(name, kind.check(spec))] if spec is not None else []
@@ -334,8 +386,8 @@ def _links(sections: Sequence[Section]) -> list[str]:
 def _written(sections: Sequence[Section]) -> list[str]:
     """Sentences on declared files that a program has open for writing and that is not declared."""
     specs = [section.spec for section in sections if kind_of(section).only_paths]
-    kind = programs()
-    named = {name for section in sections if section.kind == kind.name for name in kind.named(own_lines(section))}
+    starting = [section for section in sections if section.kind in KINDS.where("starts_programs")]
+    named = {name for section in starting for name in programs().named(own_lines(section))}
 
     def leaves_out(path: str) -> bool:
         return all(files.excludes(spec, path) for spec in specs if any(is_within(path, root) for root in spec["paths"]))
@@ -365,7 +417,7 @@ def with_logs(sections: Sequence[Section]) -> list[Section]:
     """The sections whose state has a log of its own. UsageError where there is none."""
     found = [section for section in sections if kind_of(section).has_log]
     if not found:
-        names = " or ".join(name for name, kind in KINDS.items() if kind.has_log)
+        names = " or ".join(KINDS.where("has_log"))
         raise UsageError(
             f"only_logs: no declared resource has a log of its own ({names}); declare one, or limit the run to the "
             "hosts that have one. Nothing was done"
@@ -397,6 +449,10 @@ def has_log(sections: Sequence[Section]) -> bool:
 
 def forgetting(store: Store) -> dict[str, Forget]:
     """For each kind that keeps data outside of the store, the function that deletes it (see ``Store.prune``)."""
-    return {
-        name: partial(kind.forget, store.root, store.system) for name, kind in KINDS.items() if kind.keeps_data_outside
-    }
+    return {name: partial(_forget, store, name) for name in KINDS.where("keeps_data_outside")}
+
+
+def _forget(store: Store, name: str, stay: Sequence[str], go: Sequence[str]) -> None:
+    # A kind without lines has nothing here, but for what a kill has left in the store's folder of its name.
+    if stay or go or os.path.isdir(store.join(name)):
+        KINDS[name].forget(store.root, store.system, stay, go)

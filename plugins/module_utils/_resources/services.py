@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import NamedTuple, TypedDict, cast
 
+from .._dataclasses import replace
 from .._errors import EvenkeelError, RestoreFailed, ServiceFailed, UsageError
 from .._files.step import Step
 from .._host.options import Options, read

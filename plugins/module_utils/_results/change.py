@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
+from .._dataclasses import dataclass, field
 from .result import LEFT_OUT, Result
 
 

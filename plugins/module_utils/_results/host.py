@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
+from .._dataclasses import dataclass, field
 from .change import Owed
 from .result import LEFT_OUT, Result
 

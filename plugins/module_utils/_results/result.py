@@ -9,8 +9,9 @@ as null, unless the field is to be left out then.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
+
+from .._dataclasses import asdict, dataclass, field, fields, is_dataclass
 
 _Result = TypeVar("_Result", bound="Result")
 # A field that the report does not hold while it is None.

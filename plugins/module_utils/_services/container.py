@@ -10,9 +10,9 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, TypedDict
 
+from .._dataclasses import dataclass
 from .._errors import ServiceFailed, UsageError
 from .._host.commands import Completed
 from .._host.options import Options, read

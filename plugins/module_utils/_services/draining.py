@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 
+from .._dataclasses import asdict, dataclass
 from .._errors import Damaged, UsageError
 from .._host.options import Options, given, mapping, meant, one_of, read, shown
 from . import haproxy, pair

@@ -11,9 +11,9 @@ import socket
 import stat
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from .._dataclasses import dataclass, field
 from .._errors import Refused, ServiceFailed, UsageError
 from .._host.options import Options
 from .._host.processes import read_stat

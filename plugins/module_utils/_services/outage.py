@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
 
+from .._dataclasses import dataclass, field, replace
 from .._errors import ServiceFailed
 from .._host.system import System
 from . import running, systemd

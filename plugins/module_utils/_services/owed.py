@@ -12,8 +12,8 @@ import os
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
+from .._dataclasses import dataclass, field
 from .._errors import EvenkeelError
 from .._host.system import System
 from .._host.trust import open_regular

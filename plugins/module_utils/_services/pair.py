@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from .._dataclasses import dataclass
 from .._errors import UsageError
 from .._host.options import Options
 

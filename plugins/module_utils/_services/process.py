@@ -20,9 +20,9 @@ import shutil
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Callable, ClassVar, TypedDict
 
+from .._dataclasses import dataclass
 from .._errors import EvenkeelError, ServiceFailed, UsageError
 from .._host.commands import detached
 from .._host.durable import ensure_dir, write_all, write_file

@@ -10,9 +10,9 @@ import re
 import signal
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import ClassVar
 
+from .._dataclasses import dataclass
 from .._errors import ServiceFailed, UsageError
 from .._host.commands import Completed
 from .._host.processes import send_signal, start_time

@@ -33,9 +33,9 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO, Callable
 
+from .._dataclasses import dataclass, field, replace
 from .._errors import Damaged
 
 _MAGIC = "evenkeel-manifest 1"

@@ -29,9 +29,9 @@ import stat
 import urllib.parse
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
 from typing import BinaryIO, Callable, NamedTuple
 
+from .._dataclasses import dataclass, replace
 from .._errors import Busy, Damaged, NotFound, Refused, UsageError
 from .._host import locks, trust
 from .._host.durable import TEMPORARY, ensure_dir, fsync_dir, move_all, write_file, write_pieces

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 
+from ..._dataclasses import dataclass, field, replace
 from ..._files.entry import ABOVE, ABSENT, Entry, path_of
 from ..._host.paths import ancestors
 from ..._resources import files

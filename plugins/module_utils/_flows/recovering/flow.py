@@ -11,9 +11,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from typing import NamedTuple
 
+from ..._dataclasses import replace
 from ..._deadman import changes, doubt
 from ..._errors import Damaged, EvenkeelError, Refused, UsageError
 from ..._files import comparison

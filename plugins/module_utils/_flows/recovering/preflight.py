@@ -8,9 +8,9 @@ A difference that would leave a host that does not work is a refusal; any other 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ..._dataclasses import dataclass, field
 from ..._files.entry import Entry
 from ..._host.machine import Machine
 from ..._resources.kind import is_within

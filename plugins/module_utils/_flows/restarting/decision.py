@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 
+from ..._dataclasses import dataclass, replace
 from ..._errors import Busy, Refused, UsageError
 
 # The stages of an open restart: nothing has been done to the target; a process acts on it; it was restarted and is

@@ -14,8 +14,8 @@ import secrets
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
 
+from ..._dataclasses import asdict, dataclass, replace
 from ..._errors import EvenkeelError, Refused, ServiceFailed, Unhealthy, UsageError
 from ..._health.probe import PASS, Probe
 from ..._health.wait import wait

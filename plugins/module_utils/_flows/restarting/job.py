@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
+from ..._dataclasses import dataclass
 from ..._errors import ServiceFailed, Unhealthy, UsageError
 from ..._health.downtime import Downtime
 from ..._health.probe import Probe

@@ -14,9 +14,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
 from typing import TypeVar
 
+from ..._dataclasses import asdict, dataclass, fields, replace
 from ..._errors import Damaged
 from ..._host.durable import append_line, remove_file, write_file
 from ..._host.processes import start_time

@@ -7,9 +7,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
+from ..._dataclasses import dataclass
 from ..._errors import UsageError
 from ..._health import probes as probing
 from ..._health.probe import Probe

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
+from ..._dataclasses import replace
 from ..._files.declaration import left_out
 from ..._files.entry import ABOVE, ABSENT, Entry, path_of, place_of
 from ..._files.step import FILES

@@ -15,8 +15,8 @@ import os
 from bisect import bisect
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import replace
 
+from ..._dataclasses import replace
 from ..._errors import UsageError
 from ..._files.entry import Entry, path_of
 from ..._host.mounts import mount_points

@@ -7,8 +7,8 @@ user has filled.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
 
+from ..._dataclasses import replace
 from ..._errors import EvenkeelError
 from ..._files import comparison
 from ..._files.step import FILES
@@ -73,8 +73,7 @@ class First(Record):
             kinds = dict.fromkeys(part.kind for part in first)
             for kind in (one for one in kinds if not KINDS[one].applies_files):
                 self._put_back(kind, first)
-            locks = [name for name, kind in KINDS.items() if kind.lock_guards_access]
-            with self._trying(FILES), locked(locks, self.store.system, unattended=True):
+            with self._trying(FILES), locked(KINDS.where("lock_guards_access"), self.store.system, unattended=True):
                 self._access_files(writer)
             for kind in (one for one in kinds if KINDS[one].applies_files):
                 self._put_back(kind, first)

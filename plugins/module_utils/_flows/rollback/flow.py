@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
+from ..._dataclasses import replace
 from ..._deadman import changes, command, doubt
 from ..._errors import EvenkeelError, RestoreFailed
 from ..._host.durable import write_file

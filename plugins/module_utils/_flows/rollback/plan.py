@@ -9,10 +9,10 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
+from ..._dataclasses import dataclass, field, replace
 from ..._deadman import changes
 from ..._errors import Damaged, EvenkeelError, NotFound, UsageError
 from ..._files import comparison
@@ -102,7 +102,8 @@ class Plan:
 
 
 def chosen(manifest: Manifest, kinds: Sequence[str] | None) -> list[Section]:
-    """The sections of these kinds. Raises Damaged for a kind of a later version, UsageError for a missing kind."""
+    """The sections of these kinds, which are loaded now. Raises Damaged for a kind of a later version, UsageError for a
+    missing kind."""
     present = [section.kind for section in manifest.sections]
     unknown = sorted(set(present) - set(KINDS))
     if unknown:
@@ -113,7 +114,9 @@ def chosen(manifest: Manifest, kinds: Sequence[str] | None) -> list[Section]:
     for kind in kinds or ():
         if kind not in present:
             raise UsageError(f"checkpoint {manifest.name} has no {kind}; it has {', '.join(sorted(set(present)))}")
-    return [section for section in manifest.sections if not kinds or section.kind in kinds]
+    found = [section for section in manifest.sections if not kinds or section.kind in kinds]
+    registry.load([section.kind for section in found])
+    return found
 
 
 def check_declared(manifest: Manifest) -> None:
@@ -336,12 +339,15 @@ def add_steps(store: Store, made: Plan, how: Options) -> None:
     """Add the steps that put back state that is no path, given the steps of the paths."""
     at = restore(store, made.manifest, how, [*how.changed, *(step.target for step in made.files)])
     made.early = []
-    for name, kind in registry.early().items():
-        made.early += steps_of(kind, made.sections, at, partial(_noting, made.left, name, damaged=how.unattended))
+    kinds = {section.kind: KINDS[section.kind] for section in made.sections}
+    for name in filter(kinds.get, registry.early()):
+        noting = partial(_noting, made.left, name, damaged=how.unattended)
+        made.early += steps_of(kinds[name], made.sections, at, noting)
     made.late = []
-    for name, kind in registry.late().items():
+    for name in filter(kinds.get, registry.late()):
         here = at._replace(steps=[*made.early, *made.late])
-        made.late += steps_of(kind, made.sections, here, partial(_noting, made.left, name, damaged=how.unattended))
+        noting = partial(_noting, made.left, name, damaged=how.unattended)
+        made.late += steps_of(kinds[name], made.sections, here, noting)
 
 
 def stopped(made: Plan, hooks: Sequence[quiescing.Declared]) -> Plan:

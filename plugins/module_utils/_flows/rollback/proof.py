@@ -58,7 +58,8 @@ class Proof(Record):
 
     def _find_stale_programs(self, journal: str) -> list[Holder]:
         """Programs that still work with files that were replaced."""
-        exchanged = {tree: lost for kind in KINDS.values() for tree, lost in kind.exchanged(self._others).items()}
+        kinds = registry.of_steps(self._others)
+        exchanged = {tree: lost for kind in kinds for tree, lost in kind.exchanged(self._others).items()}
         programs = any(KINDS[step.resource].installs for step in self._others)
         if not self._changed and not exchanged and not programs:
             return []
@@ -69,7 +70,7 @@ class Proof(Record):
             return self.store.system.monotonic() < end
 
         def moved(shown: bytes) -> bytes | None:
-            former = (kind.former_path(shown, exchanged) for kind in KINDS.values() if kind.exchanges_trees)
+            former = (kind.former_path(shown, exchanged) for kind in kinds if kind.exchanges_trees)
             return next((path for path in former if path is not None), None)
 
         found = holders(was, moved, exchanged, goes_on=goes_on)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, replace
 from functools import partial
 
+from ..._dataclasses import asdict, replace
 from ..._deadman.changes import Armed
 from ..._errors import EvenkeelError
 from ..._files import transaction
@@ -93,6 +93,8 @@ class Record:
     def _put_back(self, kind: str, sections: Sequence[Section]) -> bool:
         """Put back one kind as far as possible. Returns whether there was something to do."""
         steps: list[Step] = []
+        if not any(section.kind == kind for section in sections):
+            return False  # A kind that nobody declares is not loaded either.
         with self._trying(kind):
             at = self._circumstances()
             steps = plan.steps_of(KINDS[kind], sections, at, partial(self._trying, kind))

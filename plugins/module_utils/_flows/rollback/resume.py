@@ -5,8 +5,7 @@ it had stopped are started."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
+from ..._dataclasses import replace
 from ..._deadman import changes
 from ..._errors import EvenkeelError, RestoreFailed
 from ..._files import transaction

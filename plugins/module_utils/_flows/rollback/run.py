@@ -21,8 +21,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 
+from ..._dataclasses import replace
 from ..._errors import Damaged, EvenkeelError, Refused, RestoreFailed, ServiceFailed
 from ..._files import transaction
 from ..._files.preflight import NO_ROOM, preflight
@@ -97,7 +97,8 @@ class Run(First, Proof):
         plan.add_steps(self.store, made, self.how)
         self._plan = plan.stopped(made, self.how.quiesce)
         self._verify(self.store.missing)
-        revealed = [path for kind in KINDS.values() for path in kind.reveals(self._plan.steps)]
+        steps = self._plan.steps
+        revealed = [path for kind in registry.of_steps(steps) for path in kind.reveals(steps)]
         away = [path for path in {**left, **made.away} if any(is_within(path, one) for one in revealed)]
         self._notes += [f"{path}: looked at again once another file system is mounted there" for path in away]
         self._left = [f"{what}: {why}" for what, why in {**made.left, **left}.items() if what not in away]
@@ -349,7 +350,6 @@ class Run(First, Proof):
 
     def _put_back_what_programs_changed(self) -> None:
         """Put back values of the kernel and rules of the firewall that a service may have set as it started."""
-        for name, kind in KINDS.items():
-            if kind.changed_by_programs:
-                self._causes.pop(name, None)
-                self._put_back(name, self._plan.sections)
+        for name in KINDS.where("changed_by_programs"):
+            self._causes.pop(name, None)
+            self._put_back(name, self._plan.sections)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
 from typing import Any
 
+from ..._dataclasses import dataclass, field, fields
 from ..._files.step import Step
 from ..._host.durable import remove_file, write_file
 from ..._store.store import Store

@@ -16,10 +16,10 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, unquote
 
+from ..._dataclasses import dataclass, field
 from ..._errors import Damaged, RestoreFailed, UsageError
 from ..._files.step import Step
 from ..._host.commands import Completed, memory_file

@@ -12,8 +12,8 @@ import ipaddress
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
+from ..._dataclasses import dataclass, field
 from ..._errors import EvenkeelError, RestoreFailed, UsageError
 from ..._files.step import Step
 from ..._host.mounts import mount_points

@@ -8,8 +8,8 @@ import os
 import re
 import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
+from ..._dataclasses import dataclass
 from ..._errors import Damaged, EvenkeelError
 from ..._host.commands import Completed
 from ..._host.durable import write_all

@@ -13,10 +13,10 @@ import hashlib
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Callable, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
+from ..._dataclasses import replace
 from ..._errors import Damaged, RestoreFailed, UsageError
 from ..._files.footprint import CHANGED, NEW, REPLACED
 from ..._files.step import Step

@@ -17,8 +17,8 @@ import re
 import shutil
 import urllib.parse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
 
+from ..._dataclasses import dataclass, field, replace
 from ..._errors import Damaged, UsageError
 from ..._host.durable import clone, fsync_dir, syncfs, write_all
 from ..._host.hashing import hash_file

@@ -22,8 +22,8 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 
+from ..._dataclasses import asdict
 from ..._errors import Damaged, EvenkeelError, Refused, RestoreFailed
 from ..._files.step import Step
 from ..._host.durable import fsync_dir

@@ -11,9 +11,9 @@ import json
 import os
 import re
 import time
-from dataclasses import replace
 from typing import NoReturn, cast
 
+from ..._dataclasses import replace
 from ..._errors import Damaged, EvenkeelError, Refused
 from ..._files.step import Step
 from ..._host.durable import exchange, fsync_dir, syncfs

@@ -14,9 +14,9 @@ import pwd
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
 from typing import cast
 
+from ..._dataclasses import asdict, replace
 from ..._errors import Damaged, EvenkeelError, Refused
 from ..._files.step import Step
 from ..._host.paths import DIRECTORY, open_dir

@@ -16,9 +16,9 @@ import secrets
 import stat
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from typing import TypedDict, cast
 
+from ..._dataclasses import replace
 from ..._errors import Damaged, EvenkeelError, Refused, RestoreFailed, UsageError
 from ..._files.step import Step
 from ..._host.durable import ensure_dir, exchange, syncfs

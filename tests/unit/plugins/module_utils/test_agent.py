@@ -31,6 +31,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Refused
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint
 
@@ -42,8 +43,9 @@ path, root = sys.argv[1:3]
 sys.argv = [path]
 sys.path.insert(0, path)
 from evenkeel_agent._deadman import agent
-from evenkeel_agent._flows.rollback.flow import finish
-agent._load_all()
+from evenkeel_agent._agent import way_back
+finish = way_back()
+agent._load_late()
 class Nothing:
     def find_spec(self, name, path=None, target=None):
         raise ModuleNotFoundError(f"not loaded: {name}")
@@ -140,6 +142,46 @@ def test_a_loaded_agent_needs_no_python_any_more(store: Store, tmp_path: Path, m
     done = subprocess.run(argv, cwd="/", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (live / "file").read_text() == "before" and not (live / "new").exists()
+
+
+def test_the_way_back_is_whole_before_it_waits(store: Store) -> None:
+    """The change may take the archive away, or Python: nothing of the library, no kind, and nothing of Python that the
+    way back uses is loaded later."""
+    program = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from evenkeel_agent._agent import way_back
+from evenkeel_agent._deadman import agent
+way_back()
+agent._load_late()
+print(*sys.modules)
+from evenkeel_agent._resources import registry
+sys.path[:], sys.meta_path[:] = [], []
+print(*[kind.name for kind in registry.KINDS.values()])
+"""
+    with store.locked():
+        argv = [sys.executable, "-I", "-S", "-c", program, package.install(store, finish)]
+    done = subprocess.run(argv, cwd="/", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    loaded, kinds = map(str.split, done.stdout.splitlines())
+    assert kinds == list(registry.KINDS)
+    needed = closure("_deadman/agent.py") | closure("_flows/rollback/flow.py")
+    names = {f"evenkeel_agent.{name[:-3]}".replace("/", ".").removesuffix(".__init__") for name in needed}
+    assert names <= set(loaded)
+    late = {
+        name
+        for path in needed
+        for node in ast.walk(ast.parse((HERE / path).read_text()))
+        for name in (
+            [one.name for one in node.names]
+            if isinstance(node, ast.Import)
+            else [str(node.module)]
+            if isinstance(node, ast.ImportFrom) and not node.level
+            else []
+        )
+    }
+    # Arming a change, a mistake in a declaration, and tests need these: the way back does not.
+    assert late - set(loaded) <= {"argparse", "dataclasses", "difflib", "zipfile", "__future__"}
 
 
 def test_another_python_takes_the_source(tmp_path: Path) -> None:

@@ -13,11 +13,20 @@ from pathlib import Path
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, RestoreFailed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import Step
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import plan
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Kind, Restore, Sink, Spec
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import (
+    Kind,
+    Restore,
+    Row,
+    Sink,
+    Spec,
+)
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kinds import IN_ORDER
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Manifest, Section
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, host_state, rollback
 
@@ -202,3 +211,46 @@ def test_trees_of_a_kind_are_put_back_with_the_files(
     # Covered by a declaration of the user's, with its excludes, it stands there once.
     sections = registry.check([{"installer": {}}, {"files": {"paths": [str(tree.parent)], "exclude": ["*.log"]}}])
     assert [section.spec.get("trees") for section in sections] == [None, None]
+
+
+def loaded(kinds: registry._Kinds) -> list[str]:
+    return [name for name, kind in kinds._known.items() if not isinstance(kind, Row)]
+
+
+def test_only_the_declared_kinds_are_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    kinds = registry._Kinds(IN_ORDER)
+    monkeypatch.setattr(registry, "KINDS", kinds)
+    sections = registry.check([{"files": {"paths": [str(tmp_path)]}}])
+    assert registry.early() == ["packages"] and registry.late()[-1] == "services"
+    assert [section.kind for section in sections] == loaded(kinds) == ["files"]
+
+
+def test_a_rollback_has_loaded_its_kinds_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library lies where a rollback may put back another, or none."""
+    kinds = registry._Kinds(IN_ORDER)
+    monkeypatch.setattr(registry, "KINDS", kinds)
+    manifest = Manifest("2026-11-23T23:50:11.123456Z", "web1", "x", [Section("files", {}), Section("sysctl", {})])
+    plan.chosen(manifest, ["sysctl"])
+    assert loaded(kinds) == ["sysctl", "services"]
+
+
+def test_data_of_a_kind_that_nobody_declares_is_forgotten_without_it(
+    monkeypatch: pytest.MonkeyPatch, store: Store
+) -> None:
+    kinds = registry._Kinds(IN_ORDER)
+    monkeypatch.setattr(registry, "KINDS", kinds)
+    for forget in registry.forgetting(store).values():
+        forget([], [])
+    assert loaded(kinds) == []
+    left = Path(store.join("packages", f"new.{1 << 30}"))  # A kill has left it.
+    left.parent.mkdir(parents=True)
+    registry.forgetting(store)["packages"]([], [])
+    assert loaded(kinds) == ["packages"]
+
+
+def test_the_table_tells_what_the_classes_tell() -> None:
+    kinds, whole = registry._Kinds(IN_ORDER), registry._Kinds(IN_ORDER)
+    facts = [name for name, usual in vars(Kind).items() if usual is False] + ["on_plain_host"]
+    assert len(dict(whole)) == len(loaded(whole)) and not loaded(kinds)
+    assert [kinds.where(fact) for fact in facts] == [whole.where(fact) for fact in facts]
+    assert {name: IN_ORDER[name].options for name in kinds} == {name: kind.options for name, kind in whole.items()}
