@@ -13,6 +13,8 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._outside 
 
 # Seconds from the deadline of a host in which the controller starts nothing more there.
 _MARGIN = 2.0
+# Seconds for which tasks are predicted where nothing is armed.
+_ENDLESS = 1e9
 
 
 class ActionModule(HostAction):
@@ -27,6 +29,6 @@ class ActionModule(HostAction):
 
     def completed(self, result: dict[str, Any]) -> dict[str, Any]:
         """The answer, and for the role change the time on this clock until which tasks may run on the host: the next
-        task may find out only when the last host of the wave has answered."""
-        left = result.get("remaining")
+        task may find out only when the last host of the wave has answered. A prediction arms nothing, and has no end."""
+        left = _ENDLESS if self._task.check_mode else result.get("remaining")
         return {**result, "_here_until": time.time() + left - _MARGIN} if isinstance(left, (int, float)) else result

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from ansible.errors import AnsibleUndefinedVariable
 from ansible.parsing.dataloader import DataLoader
+from ansible.playbook.task import Task
 from ansible.template import Templar, trust_as_template
 from ansible_collections.evenkeel.fault_tolerance.plugins.action.ft_checkpoint import ActionModule
 
@@ -28,7 +29,7 @@ UNPROTECTED = "Refuse tags that leave the change unprotected"
 
 def tasks(role: str) -> list[dict[str, Any]]:
     found = yaml.safe_load((COLLECTION / "roles" / role / "tasks/main.yml").read_text())
-    return list(found)
+    return list(found[0]["block"] if role in ("begin", "restart") else found)
 
 
 def test_a_choice_of_tags_leaves_out_no_task_that_protects() -> None:
@@ -77,6 +78,7 @@ def test_the_time_of_a_host_counts_from_its_own_answer_however_long_the_wave_tak
 ) -> None:
     monkeypatch.setattr(time, "time", lambda: 1000.0)
     action: ActionModule = object.__new__(ActionModule)
+    action._task = Task()
     answered = action.completed({"armed": {"within": 150.0}, "remaining": 120.0})
     (until,) = (one["ansible.builtin.set_fact"] for one in tasks("change") if "ansible.builtin.set_fact" in one)
 
@@ -86,7 +88,22 @@ def test_the_time_of_a_host_counts_from_its_own_answer_however_long_the_wave_tak
 
     assert known(answered) == 1118.0
     for unarmed in ({"armed": None}, {"failed": True}, {"remaining": "odd"}):
-        assert action.completed(unarmed) == unarmed and known(unarmed) > 2e9
+        assert action.completed(unarmed) == unarmed
+        with pytest.raises(AnsibleUndefinedVariable, match="No dead-man is armed"):
+            known(unarmed)
+    assert known({"skipped": True}) == 0
+    action._task.check_mode = True
+    assert known(action.completed({"armed": None})) > 1e9
+
+
+def test_nothing_runs_unprotected_in_a_play_that_ignores_errors(fleet: Fleet) -> None:
+    fleet.hosts["h1"]["evenkeel_store"] = "/proc/evenkeel"  # No checkpoint can be taken.
+    (fleet.home / "content.yml").write_text(yaml.safe_dump([touch("done")]))
+    change = role("change", vars={"evenkeel_tasks": str(fleet.home / "content.yml")})
+    for tasks in ([change], [role("begin"), touch("done"), role("settle")]):
+        run = fleet.play(tasks, "h1", ignore_errors=True, ignore_unreachable=True)
+        assert run.rc == 2 and "...ignoring" not in run.output
+        assert not (fleet.directory("h1") / "done").exists()
 
 
 def role(name: str, **more: Any) -> dict[str, Any]:
