@@ -73,20 +73,23 @@ def test_a_play_that_begins_and_settles_can_be_predicted(fleet: Fleet) -> None:
     assert run.rc == 0 and not (fleet.directory("h1") / "done").exists()
 
 
-def test_the_time_of_a_host_counts_from_its_own_answer_however_long_the_wave_takes(
+def test_the_time_of_a_host_counts_from_its_own_call_however_long_the_wave_and_the_answer_take(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(time, "time", lambda: 1000.0)
+    monkeypatch.setattr(time, "time", lambda: 1300.0)  # The answer was held up on its way.
     action: ActionModule = object.__new__(ActionModule)
-    action._task = Task()
+    action._task, action._called = Task(), 1000.0
     answered = action.completed({"armed": {"within": 150.0}, "remaining": 120.0})
-    (until,) = (one["ansible.builtin.set_fact"] for one in tasks("change") if "ansible.builtin.set_fact" in one)
+    (to_know,) = (one["ansible.builtin.set_fact"] for one in tasks("change") if "ansible.builtin.set_fact" in one)
 
     def known(checkpoint: dict[str, Any]) -> float:
         templar = Templar(DataLoader(), {"begin_checkpoint": checkpoint})
-        return float(templar.template(trust_as_template(until["change_until"])))
+        return float(templar.template(trust_as_template(to_know["change_until"])))
 
     assert known(answered) == 1118.0
+    for took, until_then in ((60.0, 1178.0), (1e9, 1418.0), (-5.0, 1118.0), ("odd", 1118.0)):
+        found = action.completed({"remaining": 120.0, "stats": {"seconds": took}})
+        assert known(found) == until_then, "the time that the checkpoint took on the host is none of the change's"
     for unarmed in ({"armed": None}, {"failed": True}, {"remaining": "odd"}):
         assert action.completed(unarmed) == unarmed
         with pytest.raises(AnsibleUndefinedVariable, match="No dead-man is armed"):
