@@ -186,6 +186,16 @@ def test_a_host_that_a_second_change_leaves_armed_is_settled(fleet: Fleet) -> No
     assert [json.loads(one).get("outcome") for one in events].count("confirmed") == 2
 
 
+def test_the_play_that_its_page_shows_settles_what_the_playbook_settles() -> None:
+    text = (COLLECTION / "roles/change/README.md").read_text()
+    (shown,) = (yaml.safe_load(one) for one in re.findall("```yaml\n(.*?)```", text, re.S))
+    last = yaml.safe_load((COLLECTION / "playbooks/change.yml").read_text())[-1]
+    (mine,), (ours,) = shown[0]["tasks"], last["tasks"]
+    for task in (mine, ours):
+        assert task["ansible.builtin.import_role"]["name"] == "evenkeel.fault_tolerance.settle"
+    assert (mine["when"], mine["tags"]) == (ours["when"], ours["tags"])
+
+
 def test_no_handler_may_run_after_a_failure() -> None:
     (change,) = (one for one in tasks("change") if "rescue" in one)
     first, (content, *_) = change["rescue"][0], change["block"]
