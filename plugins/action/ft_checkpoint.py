@@ -13,12 +13,18 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._outside 
 
 # Seconds from the deadline of a host in which the controller starts nothing more there.
 _MARGIN = 2.0
+# Seconds for which tasks are predicted where nothing is armed.
+_ENDLESS = 1e9
 
 
 class ActionModule(HostAction):
     """The module, after a check of its arguments on the controller."""
 
     ARGUMENTS = ARGUMENTS
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        self._called = time.time()
+        return super().run(tmp, task_vars)
 
     def arguments(self, values: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, object]:
         """The host gets the probes that it measures itself. The others, with the secrets in them, stay here."""
@@ -27,6 +33,13 @@ class ActionModule(HostAction):
 
     def completed(self, result: dict[str, Any]) -> dict[str, Any]:
         """The answer, and for the role change the time on this clock until which tasks may run on the host: the next
-        task may find out only when the last host of the wave has answered."""
-        left = result.get("remaining")
-        return {**result, "_here_until": time.time() + left - _MARGIN} if isinstance(left, (int, float)) else result
+        task may find out only when the last host of the wave has answered. A prediction arms nothing, and has no end.
+
+        The time counts from the call and what the checkpoint took on the host, as the answer may come long after it was
+        given."""
+        left = _ENDLESS if self._task.check_mode else result.get("remaining")
+        if not isinstance(left, (int, float)):
+            return result
+        took = (result.get("stats") or {}).get("seconds")
+        took = took if isinstance(took, (int, float)) and took > 0 else 0.0
+        return {**result, "_here_until": self._called + min(took, time.time() - self._called) + left - _MARGIN}

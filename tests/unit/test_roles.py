@@ -38,6 +38,38 @@ def test_a_play_of_ours_keeps_to_its_strategy_whatever_the_configuration_says(pa
     assert set(strategies) == {"ansible.builtin.linear"}, "the guard runs once for all hosts, and no play may wait"
 
 
+_HEEDS = {"ignore_errors": False, "ignore_unreachable": False}
+# Tasks that cannot fail, and those that heed what the role that they name heeds.
+_PASSED_ON = {"ansible.builtin.meta", "ansible.builtin.import_role"}
+
+
+def _heedless(tasks: list[dict[str, Any]], heeds: bool) -> list[str]:
+    """The names of the tasks to which a play with ``ignore_errors`` or ``ignore_unreachable`` hands that on."""
+    found = []
+    for one in tasks:
+        includes = {"ansible.builtin.include_tasks", "ansible.builtin.include_role"} & one.keys()  # asks no host
+        said = heeds or one.items() >= ({"ignore_errors": False} if includes else _HEEDS).items()
+        parts = [one[part] for part in ("block", "rescue", "always") if part in one]
+        found += [name for part in parts for name in _heedless(part, said)]
+        found += [one["name"]] if not parts and not said and not _PASSED_ON & one.keys() else []
+    return found
+
+
+def test_a_play_that_ignores_errors_ignores_none_of_ours() -> None:
+    """Otherwise a refused guard or a failed checkpoint would let the content run, protected by nothing."""
+    included = {"look.yml", "present.yml", "systemd.yml", "cron.yml"}  # by tasks in a block that heeds errors
+    found = {
+        str(path.relative_to(ROLES)): names
+        for path in sorted(ROLES.glob("*/tasks/*.yml"))
+        if (names := _heedless(yaml.safe_load(path.read_text()), heeds=path.name in included))
+    }
+    assert found == {}
+    # A playbook that imports ours hands on no keyword, so that the plays themselves count.
+    plays = [play for path in (ROLES.parent / "playbooks").glob("*.yml") for play in yaml.safe_load(path.read_text())]
+    keywords = [set(one) for play in plays for one in [play, *play.get("tasks", [])]]
+    assert len(plays) >= 20 and not set().union(*keywords) & _HEEDS.keys()
+
+
 def test_the_role_postgresql_replaces_no_command_of_others_unasked(tmp_path: Path) -> None:
     cases: dict[str, dict[str, Any]] = {
         "none": {"said": server()},
@@ -81,7 +113,7 @@ def test_the_role_postgresql_replaces_no_command_of_others_unasked(tmp_path: Pat
 
 
 def test_the_role_postgresql_gives_nothing_away_to_which_a_symlink_leads(tmp_path: Path) -> None:
-    tasks = yaml.safe_load((ROLES / "postgresql/tasks/main.yml").read_text())
+    tasks = _all_tasks(ROLES / "postgresql/tasks/main.yml")
     at = next(number for number, one in enumerate(tasks) if one["name"] == "Look at the places of the archive")
     (make,) = (number for number, one in enumerate(tasks) if one["name"] == "Make the archive")
     late = {"ansible.builtin.command": f"ln -sT {tmp_path}/private {{{{ postgresql_archive }}}}"}
@@ -124,7 +156,7 @@ def test_the_role_postgresql_gives_nothing_away_to_which_a_symlink_leads(tmp_pat
 
 def test_no_file_that_the_role_postgresql_writes_is_given_to_postgres() -> None:
     """The directory of a configuration is that of postgres, and may be a symlink to one in which a file counts."""
-    tasks = yaml.safe_load((ROLES / "postgresql/tasks/main.yml").read_text())
+    tasks = _all_tasks(ROLES / "postgresql/tasks/main.yml")
     copies = {copy["dest"]: copy["owner"] for one in tasks if (copy := one.get("ansible.builtin.copy"))}
     assert len(copies) == 2 and set(copies.values()) == {"root"}, copies
 
@@ -161,7 +193,7 @@ def test_no_file_that_the_role_postgresql_writes_is_given_to_postgres() -> None:
 def test_a_failure_that_was_rescued_counts_against_the_change_in_which_it_was(
     known: dict[str, Any], verdict: str
 ) -> None:
-    begin = yaml.safe_load((ROLES / "begin/tasks/main.yml").read_text())
+    begin = _all_tasks(ROLES / "begin/tasks/main.yml")
     (settle,) = yaml.safe_load((ROLES / "settle/tasks/main.yml").read_text())
     (remember,) = [
         one["ansible.builtin.set_fact"]["begin_failed"] for one in begin if "ansible.builtin.set_fact" in one
@@ -200,7 +232,7 @@ def test_handlers_of_the_content_run_before_the_change_is_settled_and_fail_it(tm
     tasks = replaced(yaml.safe_load((ROLES / "change/tasks/main.yml").read_text()))
     handler = {"name": "Reload", "ansible.builtin.debug": {"msg": "says reload"}, "failed_when": "fails"}
     known = {
-        "begin_checkpoint": {"armed": None},
+        "begin_checkpoint": {"_here_until": 1e11},
         "evenkeel_tasks": f"{tmp_path}/content.yml",
         "ansible_connection": "local",
     }
@@ -222,7 +254,7 @@ def test_handlers_of_the_content_run_before_the_change_is_settled_and_fail_it(tm
 
 def test_a_run_for_the_logs_alone_reads_no_store() -> None:
     role = ROLES / "protect"
-    tasks = yaml.safe_load((role / "tasks/main.yml").read_text())
+    tasks = _all_tasks(role / "tasks/main.yml")
     assert [one["when"] for one in tasks if {"ft_scrub", "ft_heal"} & {key.rpartition(".")[2] for key in one}] == [
         "protect_heal",
         "protect_heal",
@@ -240,7 +272,7 @@ def test_a_run_for_the_logs_alone_reads_no_store() -> None:
 
 
 def test_the_hosts_of_the_command_line_replace_no_peers_of_the_inventory() -> None:
-    tasks = yaml.safe_load((ROLES / "protect/tasks/main.yml").read_text())
+    tasks = _all_tasks(ROLES / "protect/tasks/main.yml")
     tasks += yaml.safe_load((ROLES.parent / "playbooks/heal.yml").read_text())[0]["tasks"]
     calls = [one[key] for one in tasks for key in one if key.rpartition(".")[2] in ("ft_replicate", "ft_heal")]
     (text,) = {call["peers"] for call in calls}

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from ansible.errors import AnsibleUndefinedVariable
 from ansible.parsing.dataloader import DataLoader
+from ansible.playbook.task import Task
 from ansible.template import Templar, trust_as_template
 from ansible_collections.evenkeel.fault_tolerance.plugins.action.ft_checkpoint import ActionModule
 
@@ -28,7 +29,7 @@ UNPROTECTED = "Refuse tags that leave the change unprotected"
 
 def tasks(role: str) -> list[dict[str, Any]]:
     found = yaml.safe_load((COLLECTION / "roles" / role / "tasks/main.yml").read_text())
-    return list(found)
+    return list(found[0]["block"] if role in ("begin", "restart") else found)
 
 
 def test_a_choice_of_tags_leaves_out_no_task_that_protects() -> None:
@@ -73,21 +74,40 @@ def test_a_play_that_begins_and_settles_can_be_predicted(fleet: Fleet) -> None:
     assert run.rc == 0 and not (fleet.directory("h1") / "done").exists()
 
 
-def test_the_time_of_a_host_counts_from_its_own_answer_however_long_the_wave_takes(
+def test_the_time_of_a_host_counts_from_its_own_call_however_long_the_wave_and_the_answer_take(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(time, "time", lambda: 1000.0)
+    monkeypatch.setattr(time, "time", lambda: 1300.0)  # The answer was held up on its way.
     action: ActionModule = object.__new__(ActionModule)
+    action._task, action._called = Task(), 1000.0
     answered = action.completed({"armed": {"within": 150.0}, "remaining": 120.0})
-    (until,) = (one["ansible.builtin.set_fact"] for one in tasks("change") if "ansible.builtin.set_fact" in one)
+    (to_know,) = (one["ansible.builtin.set_fact"] for one in tasks("change") if "ansible.builtin.set_fact" in one)
 
     def known(checkpoint: dict[str, Any]) -> float:
         templar = Templar(DataLoader(), {"begin_checkpoint": checkpoint})
-        return float(templar.template(trust_as_template(until["change_until"])))
+        return float(templar.template(trust_as_template(to_know["change_until"])))
 
     assert known(answered) == 1118.0
+    for took, until_then in ((60.0, 1178.0), (1e9, 1418.0), (-5.0, 1118.0), ("odd", 1118.0)):
+        found = action.completed({"remaining": 120.0, "stats": {"seconds": took}})
+        assert known(found) == until_then, "the time that the checkpoint took on the host is none of the change's"
     for unarmed in ({"armed": None}, {"failed": True}, {"remaining": "odd"}):
-        assert action.completed(unarmed) == unarmed and known(unarmed) > 2e9
+        assert action.completed(unarmed) == unarmed
+        with pytest.raises(AnsibleUndefinedVariable, match="No dead-man is armed"):
+            known(unarmed)
+    assert known({"skipped": True}) == 0
+    action._task.check_mode = True
+    assert known(action.completed({"armed": None})) > 1e9
+
+
+def test_nothing_runs_unprotected_in_a_play_that_ignores_errors(fleet: Fleet) -> None:
+    fleet.hosts["h1"]["evenkeel_store"] = "/proc/evenkeel"  # No checkpoint can be taken.
+    (fleet.home / "content.yml").write_text(yaml.safe_dump([touch("done")]))
+    change = role("change", vars={"evenkeel_tasks": str(fleet.home / "content.yml")})
+    for tasks in ([change], [role("begin"), touch("done"), role("settle")]):
+        run = fleet.play(tasks, "h1", ignore_errors=True, ignore_unreachable=True)
+        assert run.rc == 2 and "...ignoring" not in run.output
+        assert not (fleet.directory("h1") / "done").exists()
 
 
 def role(name: str, **more: Any) -> dict[str, Any]:
@@ -165,6 +185,16 @@ def test_a_host_that_a_second_change_leaves_armed_is_settled(fleet: Fleet) -> No
     assert run.rc == 0
     events = (fleet.directory("h1") / "store" / "events").read_text().splitlines()
     assert [json.loads(one).get("outcome") for one in events].count("confirmed") == 2
+
+
+def test_the_play_that_its_page_shows_settles_what_the_playbook_settles() -> None:
+    text = (COLLECTION / "roles/change/README.md").read_text()
+    (shown,) = (yaml.safe_load(one) for one in re.findall("```yaml\n(.*?)```", text, re.S))
+    last = yaml.safe_load((COLLECTION / "playbooks/change.yml").read_text())[-1]
+    (mine,), (ours,) = shown[0]["tasks"], last["tasks"]
+    for task in (mine, ours):
+        assert task["ansible.builtin.import_role"]["name"] == "evenkeel.fault_tolerance.settle"
+    assert (mine["when"], mine["tags"]) == (ours["when"], ours["tags"])
 
 
 def test_no_handler_may_run_after_a_failure() -> None:
