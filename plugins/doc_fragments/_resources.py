@@ -196,8 +196,8 @@ options:
             docker, podman, kube-proxy, libvirt and others), the elements of sets that
             only shut out and that no file of the configuration fills, and the tables and
             sets of C(except). The result C(left) names them.
-          - The declaration is refused where iptables keeps rules of no known program that
-            nft cannot load again.
+          - Tables that iptables keeps and that nft cannot load again stay as they are
+            as well.
         type: dict
         version_added: 0.2.0
         suboptions:

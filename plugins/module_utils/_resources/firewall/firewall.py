@@ -54,7 +54,7 @@ class Firewall(Kind):
     that only shut out and that no file of the configuration fills, and the tables and sets of C(except). The result
     C(left) names them.
 
-    The declaration is refused where iptables keeps rules of no known program that nft cannot load again.
+    Tables that iptables keeps and that nft cannot load again stay as they are as well.
 
     except: Tables and sets that stay as they are, with C(*) and C(?) for parts that vary. For example
     V([inet mine, 'inet filter banned*']).
@@ -87,15 +87,8 @@ class Firewall(Kind):
             )
         keep = Keep(_words(excepts))
         found = ruleset.tables(done.out)
-        alone, strange = _foreign(done, found, keep)
-        if strange:
-            tables = ", ".join(f"{table} of {owner}" for table, owner in strange.items())
-            raise UsageError(
-                f"firewall: the table {tables} has expressions that only iptables understands, and nft cannot put back"
-                f"; leave it alone with firewall: {{except: ['{next(iter(strange))}']}}, or write those rules for nft "
-                "(iptables-restore-translate)"
-            )
-        mine = {key: table for key, table in found.items() if key not in alone}
+        foreign = _foreign(done, found, keep)
+        mine = {key: table for key, table in found.items() if key not in foreign}
         loaded = _load(ruleset.transaction(mine, mine, keep, _handles(mine), whole=True), self.system, "--check")
         if loaded.rc != 0:
             raise UsageError(
@@ -112,9 +105,7 @@ class Firewall(Kind):
             return []
         found = ruleset.tables(done.out)
         excepts = _words(spec.get("except", []))
-        foreign, strange = _foreign(done, found, Keep(excepts))
-        # ``check`` refuses a table that cannot be loaded again. An undo leaves such a table alone.
-        foreign.update({(key[0], key[1]): "" for key in (one.split(" ") for one in strange)})
+        foreign = _foreign(done, found, Keep(excepts))
         keep = Keep(excepts, set(foreign))
         sets = ruleset.plain_sets(found.values(), keep, _configured())
         keep = Keep(excepts, set(foreign), {(*table.key, block.name) for table, block in sets})
@@ -140,9 +131,7 @@ class Firewall(Kind):
         owned = [f"the table {' '.join(key)} ({owner})" for key, owner in recorded.tables.items()]
         owned += [f"what is of {owner} in the table {' '.join(key)}" for key, owner in recorded.parts.items()]
         owned += [f"the elements of the set {' '.join(path)} (no file has them: a program's)" for path in recorded.sets]
-        found = (
-            [f"firewall: {', '.join(owned)}: left as they are at a rollback, for a program owns them"] if owned else []
-        )
+        found = [f"firewall: {', '.join(owned)}: left as they are at a rollback"] if owned else []
         if recorded.legacy:
             words = " and ".join(recorded.legacy)
             found.append(f"firewall: what {words} filters beside nftables is not recorded, and not put back")
@@ -204,21 +193,16 @@ def _list(system: System) -> Completed:
     return system.run(["nft", "--stateless", "--handle", "list", "ruleset"], _TIMEOUT)
 
 
-def _foreign(done: Completed, found: Mapping[Key, Table], keep: Keep) -> tuple[dict[Key, str], dict[str, str]]:
-    """The tables that only iptables understands, as nft says: (tables in which a known program has chains -> the
-    names of these programs, other tables -> the program that manages them)."""
-    alone: dict[Key, str] = {}
-    strange: dict[str, str] = {}
+def _foreign(done: Completed, found: Mapping[Key, Table], keep: Keep) -> dict[Key, str]:
+    """The tables that nft says it cannot load again, but for tables that stay anyway -> words on their owner."""
+    foreign = {}
     for family, name, manager in re.findall(_FOREIGN, done.out + done.err):
-        table = found.get((family, name))
-        if table is not None and keep.table(table):
-            continue
-        programs = ruleset.programs_in(table, keep) if table is not None else []
-        if programs:
-            alone[family, name] = f"{' and '.join(programs)}, by {manager}, with whatever else is in it"
-        else:
-            strange[f"{family} {name}"] = manager
-    return alone, strange
+        table = found.get((family, name), Table(family, name, "", ()))
+        programs = " and ".join(ruleset.programs_in(table, keep))
+        if not keep.table(table):
+            by = f"{programs}, by {manager}, with whatever else is in it"
+            foreign[table.key] = by if programs else f"{manager}, as nft cannot load it again"
+    return foreign
 
 
 def _handles(found: Mapping[Key, Table]) -> set[str]:
