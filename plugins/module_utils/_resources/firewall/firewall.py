@@ -2,8 +2,8 @@
 
 """The kind ``firewall``: the nftables ruleset of the running kernel, put back in one transaction of the kernel.
 
-Only tables that differ are made anew. Rules and sets that a running program owns stay as they are, and are named (see
-``ruleset``).
+Only tables that differ are made anew; of iptables, each in a transaction of its own (see ``iptables``). Rules and
+sets that a running program owns stay as they are, and are named (see ``ruleset``).
 """
 
 from __future__ import annotations

@@ -35,8 +35,9 @@ _FIELDS = {
 
 def saved(table: Table, system: System) -> Table | None:
     """The table in the words of iptables; None where iptables cannot tell all of it. ``table``: as nft lists it."""
+    # iptables cannot tell of a flag of the table, of a set, and of a chain of another hook.
     heads = [block.head for block in table.blocks if block.name not in BUILT_IN_CHAINS]
-    if table.family not in FAMILIES or table.head or any(heads) or any(one.kind != "chain" for one in table.blocks):
+    if table.family not in FAMILIES or table.head or any(heads):
         return None
     done = system.run([f"{FAMILIES[table.family]}-save", "--table", table.name], loading.TIMEOUT)
     whole = done.rc == 0 and f"\n*{table.name}\n" in f"\n{done.out}" and "\nCOMMIT\n" in done.out
@@ -57,7 +58,7 @@ def parse(key: Key, text: str) -> Table:
     for rule in _RULE.finditer(text):
         rules.setdefault(rule[1], []).append(rule[0])
     blocks = [
-        Block("chain", name, f"\t\tpolicy {policy.lower()};\n" if policy != "-" else "", tuple(rules.get(name, ())))
+        Block("chain", name, f"\t\tpolicy {policy.lower()};\n", tuple(rules.get(name, ())))
         for name, policy in sorted(_CHAIN.findall(text))
     ]
     return Table(*key, "", tuple(blocks))
@@ -65,9 +66,10 @@ def parse(key: Key, text: str) -> Table:
 
 def text_of(table: Table) -> str:
     """The text from which iptables loads the table."""
-    policies = [re.search(r"policy (\w+);", block.head) for block in table.blocks]
     chains = "".join(
-        f":{block.name} {policy[1].upper() if policy else '-'} [0:0]\n" for block, policy in zip(table.blocks, policies)
+        f":{block.name} {policy.upper()} [0:0]\n"
+        for block in table.blocks
+        for policy in re.findall(r"policy (\S+);", block.head)
     )
     return f"*{table.name}\n{chains}{''.join(rule for block in table.blocks for rule in block.items)}COMMIT\n"
 
