@@ -196,8 +196,8 @@ options:
             docker, podman, kube-proxy, libvirt and others), the elements of sets that
             only shut out and that no file of the configuration fills, and the tables and
             sets of C(except). The result C(left) names them.
-          - The declaration is refused where iptables keeps rules of no known program that
-            nft cannot load again.
+          - Tables of iptables that nft cannot load again go back by iptables itself. A
+            table that iptables cannot load again either stays as it is.
         type: dict
         version_added: 0.2.0
         suboptions:

@@ -15,6 +15,12 @@ from .conftest import Fleet
 HOST = "web1"
 ACCOUNTS = "cd /etc; sha256sum passwd shadow group gshadow subuid subgid; stat -c '%n %a %u %g' passwd shadow group"
 OPEN = "flush ruleset; table inet filter { chain input { type filter hook input priority 0; policy accept; }; }"
+IPTABLES = (
+    "command -v iptables-nft >/dev/null"
+    " || { apt-get -qq update && apt-get -qq install -y --no-install-recommends iptables >/dev/null 2>&1; }"
+)
+# iptables tells the version and the time of a table that it saves, and counters.
+SAVED = r"{ iptables-nft-save; ip6tables-nft-save; } | sed 's/^#.*//; s/\[.*\]//'"
 # What is connected already goes on, so that the state can be recorded over SSH at all.
 CLOSED = "add rule inet filter input tcp dport 22 tcp flags & (syn | ack) == syn counter drop"
 
@@ -86,6 +92,31 @@ def test_a_table_that_locks_us_out_goes_and_what_programs_keep_stays(fleet: Flee
     rules = fleet.on(HOST, "nft list ruleset")
     assert "table inet lock" not in rules and "192.0.2.20" not in rules
     assert all(words in rules for words in ("192.0.2.10", "dport 8", "table inet docker-bridges"))
+
+
+def test_beside_rules_of_iptables_a_lock_out_is_taken_back_and_the_rules_come_back(fleet: Fleet) -> None:
+    fleet.on(HOST, IPTABLES)
+    fleet.on(
+        HOST,
+        """nft flush ruleset
+        iptables-nft -A INPUT -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT
+        iptables-nft -A INPUT -p tcp -m multiport --dports 22,80 -m comment --comment 'let in' -j ACCEPT
+        iptables-nft -A INPUT -j REJECT
+        iptables-nft -t nat -A POSTROUTING -s 10.9.0.0/24 -j MASQUERADE
+        ip6tables-nft -A INPUT -p tcp -m comment --comment six -j ACCEPT""",
+    )
+    before = fleet.on(HOST, SAVED)
+    begun = fleet.module(HOST, "ft_checkpoint", name="before", resources=[{"firewall": {}}], confirm_within="12s")
+    assert not begun["failed"] and begun["left"] == [], begun
+    fleet.on(
+        HOST,
+        """iptables-nft -F; iptables-nft -t nat -F; ip6tables-nft -F; iptables-nft -A INPUT -p tcp --dport 22 -j DROP
+        nft 'table inet lock { chain in { type filter hook input priority -5; tcp dport 22 drop; }; }'""",
+    )
+    assert not open_to_us(fleet)
+    assert fleet.eventually(lambda: open_to_us(fleet), 60) and fleet.disarmed(HOST)
+    assert (fleet.state(HOST)["outcome"], fleet.state(HOST)["left"]) == ("rolled_back", []), fleet.state(HOST)
+    assert fleet.on(HOST, SAVED) == before and "inet lock" not in fleet.on(HOST, "nft list ruleset")
 
 
 @pytest.mark.long

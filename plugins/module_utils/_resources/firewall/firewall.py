@@ -2,8 +2,8 @@
 
 """The kind ``firewall``: the nftables ruleset of the running kernel, put back in one transaction of the kernel.
 
-Only tables that differ are made anew. Rules and sets that a running program owns stay as they are, and are named (see
-``ruleset``).
+Only tables that differ are made anew; of iptables, each in a transaction of its own (see ``iptables``). Rules and
+sets that a running program owns stay as they are, and are named (see ``ruleset``).
 """
 
 from __future__ import annotations
@@ -14,28 +14,26 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, unquote
 
 from ..._dataclasses import dataclass, field
 from ..._errors import Damaged, RestoreFailed, UsageError
 from ..._files.step import Step
-from ..._host.commands import Completed, memory_file
-from ..._host.durable import write_all
+from ..._host.commands import Completed
 from ..._host.options import Options, read
 from ..._host.system import System
 from ..._store.objects import SMALL
 from ..kind import Kind, Restore, Sink, Spec, Suggestion
-from . import ruleset
+from . import iptables, loading, ruleset
 from .ruleset import Keep, Key, Table
 
-_TIMEOUT = 60.0
 _FOREIGN = r"# Warning: table (\S+) (\S+) is managed by (\S+),"
 _PATTERN = re.compile(r"[A-Za-z0-9_*?.:/+-]+( [A-Za-z0-9_*?.:/+-]+){1,2}")
 # Version 0.1.0 recorded all tables, also the tables of known programs.
 _OLD = r"ruleset sha256=([0-9a-f]{64})"
+_IPTABLES = r"iptables (\S+) (\S+) form=([0-9a-f]{64}) sha256=([0-9a-f]{64})"
 _LINE = r"rules form=([0-9a-f]{64}) sha256=([0-9a-f]{64})"
 # The files of rulesets that are loaded at boot.
 _CONFIGURED = (
@@ -54,7 +52,8 @@ class Firewall(Kind):
     that only shut out and that no file of the configuration fills, and the tables and sets of C(except). The result
     C(left) names them.
 
-    The declaration is refused where iptables keeps rules of no known program that nft cannot load again.
+    Tables of iptables that nft cannot load again go back by iptables itself. A table that iptables cannot load again
+    either stays as it is.
 
     except: Tables and sets that stay as they are, with C(*) and C(?) for parts that vary. For example
     V([inet mine, 'inet filter banned*']).
@@ -87,16 +86,9 @@ class Firewall(Kind):
             )
         keep = Keep(_words(excepts))
         found = ruleset.tables(done.out)
-        alone, strange = _foreign(done, found, keep)
-        if strange:
-            tables = ", ".join(f"{table} of {owner}" for table, owner in strange.items())
-            raise UsageError(
-                f"firewall: the table {tables} has expressions that only iptables understands, and nft cannot put back"
-                f"; leave it alone with firewall: {{except: ['{next(iter(strange))}']}}, or write those rules for nft "
-                "(iptables-restore-translate)"
-            )
-        mine = {key: table for key, table in found.items() if key not in alone}
-        loaded = _load(ruleset.transaction(mine, mine, keep, _handles(mine), whole=True), self.system, "--check")
+        foreign = _foreign(done, found, keep)
+        mine = {key: table for key, table in found.items() if key not in foreign}
+        loaded = loading.nft(ruleset.transaction(mine, mine, keep, _handles(mine), whole=True), self.system, "--check")
         if loaded.rc != 0:
             raise UsageError(
                 f"firewall: nft could not load the ruleset again that it lists now: {loaded.words}; "
@@ -106,20 +98,25 @@ class Firewall(Kind):
 
     def capture(self, spec: Spec, sink: Sink, system: System) -> list[str]:
         """``rules form=<hash> sha256=<name>``: the rules that are put back. Then the tables and sets that are left
-        alone, with their owners. No line where nft does not answer: a rollback may bring nft back."""
+        alone, with their owners, and ``iptables <family> <table> form=<hash> sha256=<name>`` for each table that
+        iptables puts back. No line where nft does not answer: a rollback may bring nft back."""
         done = _list(system)
         if done.rc != 0:
             return []
         found = ruleset.tables(done.out)
         excepts = _words(spec.get("except", []))
-        foreign, strange = _foreign(done, found, Keep(excepts))
-        # ``check`` refuses a table that cannot be loaded again. An undo leaves such a table alone.
-        foreign.update({(key[0], key[1]): "" for key in (one.split(" ") for one in strange)})
+        foreign = _foreign(done, found, Keep(excepts))
+        strange = [key for key in foreign if key in found and not ruleset.programs_in(found[key], Keep(excepts))]
         keep = Keep(excepts, set(foreign))
         sets = ruleset.plain_sets(found.values(), keep, _configured())
         keep = Keep(excepts, set(foreign), {(*table.key, block.name) for table, block in sets})
         lines = [f"except {' '.join(words)}" for words in excepts]
         for key, table in found.items():
+            saved = iptables.recordable(table, system) if key in strange else None
+            if saved is not None:
+                name = _stored(iptables.text_of(saved).encode(), sink)
+                lines.append(f"iptables {' '.join(key)} form={_form([saved], Keep(excepts))} sha256={name}")
+                continue
             owner = foreign.get(key) or keep.table(table)
             if owner:
                 lines.append(f"alone table {' '.join(key)} {quote(owner)}")
@@ -130,7 +127,7 @@ class Firewall(Kind):
             lines += [f"alone set {' '.join(table.key)} {block.name}", f"same {table.handle}.{block.handle}"]
         lines += [f"legacy {name}" for name in _legacy(system)]
         text = ruleset.recording(found.values(), keep)
-        form = hashlib.sha256(ruleset.form(found.values(), keep).encode()).hexdigest()
+        form = _form(found.values(), keep)
         return [f"rules form={form} sha256={_stored(text.encode(), sink)}", *lines]
 
     def not_restorable(self, spec: Spec, lines: Sequence[str]) -> list[str]:
@@ -140,9 +137,7 @@ class Firewall(Kind):
         owned = [f"the table {' '.join(key)} ({owner})" for key, owner in recorded.tables.items()]
         owned += [f"what is of {owner} in the table {' '.join(key)}" for key, owner in recorded.parts.items()]
         owned += [f"the elements of the set {' '.join(path)} (no file has them: a program's)" for path in recorded.sets]
-        found = (
-            [f"firewall: {', '.join(owned)}: left as they are at a rollback, for a program owns them"] if owned else []
-        )
+        found = [f"firewall: {', '.join(owned)}: left as they are at a rollback"] if owned else []
         if recorded.legacy:
             words = " and ".join(recorded.legacy)
             found.append(f"firewall: what {words} filters beside nftables is not recorded, and not put back")
@@ -150,7 +145,7 @@ class Firewall(Kind):
 
     def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
         recorded, live = parse(lines), _live(at.system)
-        if not recorded.sha or (live is not None and recorded.matches(live.out)):
+        if not recorded.sha or (live is not None and recorded.matches(live.out, at.system)):
             return []
         detail: dict[str, Any] = {"lines": list(lines)}
         note = _note(recorded, ruleset.tables(live.out)) if live is not None else ""
@@ -165,7 +160,11 @@ class Firewall(Kind):
         Raises RestoreFailed with the tables that the kernel has refused: they stay as they are.
         """
         for step in steps:
-            wrong = _put_back(parse(step.detail["lines"]), at)
+            recorded = parse(step.detail["lines"])
+            wrong = _put_back(recorded, at)
+            # A rollback that somebody asked for changes no further table where nft has refused.
+            if recorded.iptables and (at.unattended or not wrong):
+                wrong += _by_iptables(recorded, at)
             if wrong:
                 raise RestoreFailed(
                     f"the ruleset of the firewall cannot be loaded, and is not as recorded: {'; '.join(wrong)}",
@@ -176,7 +175,7 @@ class Firewall(Kind):
 
     def verify(self, lines: Sequence[str], system: System) -> list[str]:
         recorded, live = parse(lines), _live(system)
-        if not recorded.sha or (live is not None and recorded.matches(live.out)):
+        if not recorded.sha or (live is not None and recorded.matches(live.out, system)):
             return []
         return ["the ruleset of the firewall is another one" if live is not None else "nft does not list the firewall"]
 
@@ -201,24 +200,19 @@ def _words(patterns: Sequence[str]) -> list[tuple[str, ...]]:
 
 def _list(system: System) -> Completed:
     # Stateless means: without the values of counters and quotas, and without the time that elements have left.
-    return system.run(["nft", "--stateless", "--handle", "list", "ruleset"], _TIMEOUT)
+    return system.run(["nft", "--stateless", "--handle", "list", "ruleset"], loading.TIMEOUT)
 
 
-def _foreign(done: Completed, found: Mapping[Key, Table], keep: Keep) -> tuple[dict[Key, str], dict[str, str]]:
-    """The tables that only iptables understands, as nft says: (tables in which a known program has chains -> the
-    names of these programs, other tables -> the program that manages them)."""
-    alone: dict[Key, str] = {}
-    strange: dict[str, str] = {}
+def _foreign(done: Completed, found: Mapping[Key, Table], keep: Keep) -> dict[Key, str]:
+    """The tables that nft says it cannot load again, but for tables that stay anyway -> words on their owner."""
+    foreign = {}
     for family, name, manager in re.findall(_FOREIGN, done.out + done.err):
-        table = found.get((family, name))
-        if table is not None and keep.table(table):
-            continue
-        programs = ruleset.programs_in(table, keep) if table is not None else []
-        if programs:
-            alone[family, name] = f"{' and '.join(programs)}, by {manager}, with whatever else is in it"
-        else:
-            strange[f"{family} {name}"] = manager
-    return alone, strange
+        table = found.get((family, name), Table(family, name, "", ()))
+        programs = " and ".join(ruleset.programs_in(table, keep))
+        if not keep.table(table):
+            by = f"{programs}, by {manager}, with whatever else is in it"
+            foreign[table.key] = by if programs else f"{manager}, as nft cannot load it again"
+    return foreign
 
 
 def _handles(found: Mapping[Key, Table]) -> set[str]:
@@ -227,29 +221,17 @@ def _handles(found: Mapping[Key, Table]) -> set[str]:
     return sets | {one.handle for one in found.values()}
 
 
-def _load(text: str, system: System, *options: str) -> Completed:
-    """Load the rules in one transaction: all rules, or no rule."""
-    with _readable(text.encode()) as (_fd, path):
-        return system.run(["nft", *options, "--file", path], _TIMEOUT)
-
-
-@contextmanager
-def _readable(data: bytes) -> Iterator[tuple[int, str]]:
-    """A file without a name: its descriptor at offset 0, and its path for a command that we start."""
-    with memory_file() as stream:
-        fd = stream.fileno()
-        write_all(fd, data)
-        os.lseek(fd, 0, os.SEEK_SET)
-        yield fd, f"/proc/{os.getpid()}/fd/{fd}"
-
-
 # -- recording
+
+
+def _form(found: Iterable[Table], keep: Keep) -> str:
+    return hashlib.sha256(ruleset.form(found, keep).encode()).hexdigest()
 
 
 def _stored(data: bytes, sink: Sink) -> str:
     if len(data) <= SMALL:
         return sink.add(data)
-    with _readable(data) as (fd, _path):
+    with loading.readable(data) as (fd, _path):
         return sink.add_file(fd)[0]
 
 
@@ -273,7 +255,7 @@ def _legacy(system: System) -> list[str]:
                 found += [name] if stream.read().strip() else []
         except OSError:
             continue
-    listed = system.run(["ipset", "list", "-name"], _TIMEOUT)
+    listed = system.run(["ipset", "list", "-name"], loading.TIMEOUT)
     return found + (["ipset"] if listed.rc == 0 and listed.out.strip() else [])
 
 
@@ -293,18 +275,25 @@ class Recorded:
     sets: list[tuple[str, str, str]] = field(default_factory=list)
     same: list[str] = field(default_factory=list)
     legacy: list[str] = field(default_factory=list)
+    iptables: dict[Key, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def keep(self) -> Keep:
         if self.sha and not self.form:
             return Keep(known=False)
-        return Keep(self.excepts, set(self.tables), set(self.sets))
+        return Keep(self.excepts, {*self.tables, *self.iptables}, set(self.sets))
 
-    def matches(self, listing: str) -> bool:
-        found = ruleset.tables(listing).values()
-        if self.form:
-            return hashlib.sha256(ruleset.form(found, self.keep).encode()).hexdigest() == self.form
-        return hashlib.sha256(ruleset.recording(found, self.keep).encode()).hexdigest() == self.sha
+    def matches(self, listing: str, system: System) -> bool:
+        found = ruleset.tables(listing)
+        if not self.form:
+            return hashlib.sha256(ruleset.recording(found.values(), self.keep).encode()).hexdigest() == self.sha
+        return _form(found.values(), self.keep) == self.form and not self.others(found, system)
+
+    def others(self, found: Mapping[Key, Table], system: System) -> dict[Key, Table | None]:
+        """The tables that iptables has to put back, as they are now; None where iptables cannot tell."""
+        now = {key: iptables.saved(found[key], system) if key in found else None for key in self.iptables}
+        keep = Keep(self.excepts)
+        return {key: one for key, one in now.items() if one is None or _form([one], keep) != self.iptables[key][0]}
 
 
 def parse(lines: Sequence[str]) -> Recorded:
@@ -312,11 +301,13 @@ def parse(lines: Sequence[str]) -> Recorded:
     found = Recorded()
     for line in lines:
         first, *words = line.split(" ")
-        old, new = re.fullmatch(_OLD, line), re.fullmatch(_LINE, line)
+        old, new, saved = (re.fullmatch(pattern, line) for pattern in (_OLD, _LINE, _IPTABLES))
         if old is not None:
             found.sha = old[1]
         elif new is not None:
             found.form, found.sha = new[1], new[2]
+        elif saved is not None and saved[1] in iptables.FAMILIES:
+            found.iptables[saved[1], saved[2]] = (saved[3], saved[4])
         elif first == "except" and len(words) in (2, 3):
             found.excepts.append(tuple(words))
         elif first == "alone" and len(words) == 4 and words[0] == "table":
@@ -346,7 +337,9 @@ def _live(system: System) -> Completed | None:
 def _note(recorded: Recorded, found: Mapping[Key, Table]) -> str:
     """A sentence on the tables of programs that came or went; these tables are left alone."""
     keep = recorded.keep
-    came = [table for key, table in found.items() if keep.table(table) and key not in recorded.tables]
+    came = [
+        table for key, table in found.items() if keep.table(table) and key not in {*recorded.tables, *recorded.iptables}
+    ]
     words = [f"the table {' '.join(one.key)} of {keep.table(one)} is new, and was left alone" for one in came]
     for key, owner in recorded.tables.items():
         if key not in found:
@@ -366,16 +359,34 @@ def _put_back(recorded: Recorded, at: Restore) -> list[str]:
     then, now = ruleset.tables(text), ruleset.tables(live.out)
     whole = not recorded.form
     wanted = ruleset.transaction(then, now, recorded.keep, recorded.same, whole)
-    done = _load(wanted, at.system)
+    done = loading.nft(wanted, at.system)
     if done.rc != 0:
         # State of a program stands in the way: an element that is part of a permanent element, or a rule of iptables.
         # Access matters more, so load the ruleset without this state.
         bare = {key: Table(*key, "", ()) for key, table in now.items() if not recorded.keep.table(table)}
         plain = ruleset.transaction(then, {**now, **bare}, recorded.keep, recorded.same, whole=True)
-        done = _load(plain, at.system)
+        done = loading.nft(plain, at.system)
         if done.rc != 0 and at.unattended:
             return _each(then, {**now, **bare}, recorded, at.system)
     return [] if done.rc == 0 else [done.words]
+
+
+def _by_iptables(recorded: Recorded, at: Restore) -> list[str]:
+    """Put back each table that iptables has saved and that differs; sentences on the tables that failed."""
+    live = _live(at.system)
+    wrong = []
+    for key, now in recorded.others(ruleset.tables(live.out) if live is not None else {}, at.system).items():
+        try:
+            then = iptables.parse(key, b"".join(at.objects.read(recorded.iptables[key][1])).decode())
+        except Damaged as error:
+            wrong.append(error.message)
+            continue
+        merged = ruleset.merge(then, now, Keep(recorded.excepts), ())
+        done = iptables.load(merged or then, at.system)
+        if done.rc != 0:  # State of a program stands in the way. Access matters more.
+            done = iptables.load(then, at.system)
+        wrong += [f"table {' '.join(key)}: {done.words}"] if done.rc != 0 else []
+    return wrong
 
 
 def _each(then: Mapping[Key, Table], now: Mapping[Key, Table], recorded: Recorded, system: System) -> list[str]:
@@ -385,7 +396,7 @@ def _each(then: Mapping[Key, Table], now: Mapping[Key, Table], recorded: Recorde
     for key in [*(key for key in now if key not in then), *then]:
         was, live = ({key: side[key]} if key in side else {} for side in (then, now))
         text = ruleset.transaction(was, live, recorded.keep, recorded.same, whole=True)
-        done = _load(text, system) if text else None
+        done = loading.nft(text, system) if text else None
         if done is None or done.rc == 0:
             continue
         words = f"table {' '.join(key)}: {done.words}"
@@ -395,7 +406,7 @@ def _each(then: Mapping[Key, Table], now: Mapping[Key, Table], recorded: Recorde
         # out.
         if gone and all(number < len(lines) and "!=" not in lines[number] for number in gone):
             text = "".join(line for number, line in enumerate(lines) if number not in gone)
-            if _load(text, system).rc == 0:
+            if loading.nft(text, system).rc == 0:
                 words += f"; all but {len(gone)} of its rules are back"
         wrong.append(words)
     return wrong

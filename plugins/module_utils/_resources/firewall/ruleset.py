@@ -62,7 +62,7 @@ _RULE = re.compile(r"^\t\t\S.*?(?=^\t\t\S|\Z)", re.MULTILINE | re.DOTALL)
 _QUOTED = r'"[^"]*"'
 # Tables and chains that iptables makes as soon as it looks at a table.
 _BUILT_IN = ("filter", "nat", "mangle", "raw", "security")
-_BUILT_IN_CHAINS = ("INPUT", "OUTPUT", "FORWARD", "PREROUTING", "POSTROUTING")
+BUILT_IN_CHAINS = ("INPUT", "OUTPUT", "FORWARD", "PREROUTING", "POSTROUTING")
 
 Key = tuple[str, str]
 
@@ -167,16 +167,17 @@ class Keep(NamedTuple):
         return block.kind == "set" and (path in self.sets or self._excepted(path))
 
     def rule(self, rule: str, table: Table, chain: Block) -> bool:
-        """Whether the rule belongs to a program. Such a rule leads to the program's chain or set; or it stands in a
-        chain that iptables makes for all programs, and names the program's interface."""
+        """Whether the rule, in the words of nft or of iptables, belongs to a program. Such a rule leads to the
+        program's chain or set; or it stands in a chain that iptables makes for all programs, and names the program's
+        interface."""
         bare = re.sub(_QUOTED, '""', rule)
-        names = re.findall(r"\b(?:jump|goto) (\S+)", bare) + re.findall(r"@(\S+)", bare)
+        names = re.findall(r"(?:\b(?:jump|goto) | -[jg] | --match-set |@)(\S+)", bare)
         if any(self.part(name.rstrip(",}")) for name in names):
             return True
         shared = table.name in _BUILT_IN and chain.name in ("FORWARD", "PREROUTING", "POSTROUTING")
         if not self.known or not shared:
             return False
-        passing = re.findall(r'\b[io]ifname (?:!= )?"([^"]*)"', rule)
+        passing = re.findall(r'\b[io]ifname (?:!= )?"([^"]*)"', rule) + re.findall(r" -[io] (\S+)", bare)
         return any(re.fullmatch(one.interfaces, name) for name in passing for one in PROGRAMS)
 
     def _excepted(self, path: tuple[str, ...]) -> bool:
@@ -212,7 +213,7 @@ def _form(table: Table, keep: Keep) -> Table | None:
 def _made_by_looking(table: Table, chain: Block) -> bool:
     """Whether the chain is an empty chain such as iptables makes whenever it looks at a table: it has no effect."""
     accepts = re.search(r"policy (?!accept)", chain.head) is None
-    return table.name in _BUILT_IN and chain.name in _BUILT_IN_CHAINS and accepts
+    return table.name in _BUILT_IN and chain.name in BUILT_IN_CHAINS and accepts
 
 
 def lasting(block: Block) -> list[str]:
@@ -257,12 +258,12 @@ def transaction(
             continue
         if live is not None:
             text += "add table {0} {1}\ndelete table {0} {1}\n".format(*key)
-        merged = _merged(was, live, keep, same)
+        merged = merge(was, live, keep, same)
         text += merged.text() if merged is not None else ""
     return text
 
 
-def _merged(was: Table | None, live: Table | None, keep: Keep, same: Collection[str]) -> Table | None:
+def merge(was: Table | None, live: Table | None, keep: Keep, same: Collection[str]) -> Table | None:
     """The recorded table, with the objects that programs have in it now."""
     if live is None:
         return was
