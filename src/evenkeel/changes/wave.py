@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from evenkeel.ansible.event import Event, about, mapping
 from evenkeel.ansible.events import PREFIX, Record, feed, judge, rescued
-from evenkeel.ansible.session import OwnRun
+from evenkeel.ansible.session import OwnRun, UsersRun
 from evenkeel.changes import decide
 from evenkeel.changes.context import GRACE, SHORT_TIMEOUT, STOPPED, Context
 from evenkeel.changes.extending import Extending
@@ -186,7 +186,8 @@ class Wave:
         context.tell(Phase.CHANGE, *self.hosts)
         playbook, hosts = context.request.playbook, list(self.hosts)
         limit = [*hosts, *context.targets.local]
-        ended = context.session.run_users(playbook, limit, hosts, record.mark, on_event, stop)
+        run = UsersRun(playbook, limit, hosts, record.mark, lambda: decide.time_to_change(list(self.armed.values())))
+        ended = context.session.run_users(run, on_event, stop)
         if ended.stopped:
             context.note(ended.stopped)
         for host, found in self.hosts.items():
