@@ -184,7 +184,7 @@ def _follow(
     pipe = child.stdout.fileno()
     begun: list[bytes] = []  # the parts of a line that is not complete yet
     rc: int | None = None
-    finished = False
+    heard = finished = False
     stopped = ""
     give_up: float | None = None
     while True:
@@ -199,6 +199,7 @@ def _follow(
                 begun = []
             begun.append(rest)
             for line in lines:
+                heard = True
                 message = json.loads(line)
                 if "end" in message:
                     rc, finished = message["end"], True
@@ -208,7 +209,10 @@ def _follow(
             orders.tell()
             stopped = stop()
             if stopped:
-                end_all(orders.ident, spare=child.pid)
+                if heard:
+                    end_all(orders.ident, spare=child.pid)
+                else:  # the child may still be about to start Ansible, also after a signal that it handles
+                    end_all(orders.ident, grace=0)
                 give_up = time.monotonic() + _LAST_WORDS
         if give_up is not None and time.monotonic() > give_up:
             end_all(orders.ident, grace=0)

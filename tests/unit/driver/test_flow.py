@@ -408,6 +408,39 @@ def test_a_playbook_that_takes_too_long_is_ended_for_the_reason_of_the_first_dea
     assert one.hosts["web2"].why.endswith(f"in 'Task'; {why or 'web1 was to be confirmed within 10m'}")
 
 
+@pytest.mark.parametrize("stopped", [WITHIN - 20, 3600.0])
+def test_a_playbook_whose_time_is_over_once_all_hosts_are_armed_never_begins(clock: Hands, stopped: float) -> None:
+    back = [settled("web1", "rolled_back"), settled("web2", "rolled_back")]
+    one, script = wave(("begin", BEGIN, 0), ("settle", back, 2), clock=clock)
+    own = script.run_own
+
+    def suspended(run: OwnRun, on_event: OnEvent, stop: Stop) -> Ended:
+        ended = own(run, on_event, stop)
+        clock.now += stopped if run.name == "begin" else 0.0
+        return ended
+
+    script.run_own = suspended  # type: ignore[method-assign]
+    reason, usage = one.run()
+    assert not usage and not one.changed
+    assert reason == "the time to confirm was over before the playbook began: web1 was to be confirmed within 10m"
+    assert states(one) == [State.UNTOUCHED] * 2
+
+
+def test_a_task_without_a_name_is_not_told_of(clock: Hands) -> None:
+    back = [settled("web1", "rolled_back"), settled("web2", "rolled_back")]
+    one, script = wave(("begin", BEGIN, 0), ("users", [play()[0]], None), ("settle", back, 2), clock=clock)
+    users = script.run_users
+
+    def slow(run: UsersRun, on_event: OnEvent, stop: Stop) -> Ended:
+        clock.now += WITHIN - 20
+        return users(run, on_event, stop)
+
+    script.run_users = slow  # type: ignore[method-assign]
+    one.run()
+    said = "the playbook did not end within the time to confirm: web1 was to be confirmed within 10m"
+    assert one.hosts["web2"].why == said
+
+
 def test_stopped_twice_they_are_left_to_their_dead_men_and_named() -> None:
     one, _script = wave(("begin", BEGIN, 0), ("users", WELL, 0), stops=[0, 2])
     one.run()

@@ -138,9 +138,20 @@ def test_the_environment_is_not_left_in_clear_in_the_scratch_directory(tmp_path:
 
 
 def test_a_run_that_is_stopped_leaves_no_process_behind(tmp_path: Path) -> None:
-    ended, _ = run(tmp_path, WORKER + "time.sleep(600)", stop="too late")
+    events: list[Event] = []
+    code = WORKER + "print('up',flush=True);time.sleep(600)"
+    ended = execute(job(tmp_path, code), events.append, lambda: "too late" if events else "")
     assert ended.stopped == "too late"
     assert not _ours(tmp_path)
+
+
+def test_a_run_that_is_stopped_at_once_does_not_start_its_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_LAST_WORDS", 30.0)
+    ended, _ = run(tmp_path, "import time;time.sleep(2);open('ran','w').close()", stop="too late")
+    assert ended.stopped == "too late" and ended.rc != 0
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_run_that_somebody_kills_is_noticed_and_leaves_no_process_behind(tmp_path: Path) -> None:
