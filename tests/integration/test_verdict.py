@@ -21,7 +21,7 @@ import yaml
 from evenkeel.ansible.configuration import ask_ansible
 from evenkeel.ansible.events import Record, feed, judge
 from evenkeel.ansible.options import Secrets, from_arguments
-from evenkeel.ansible.session import open_session
+from evenkeel.ansible.session import UsersRun, open_session
 from evenkeel.cli import parser
 from evenkeel.collection import collections_path
 
@@ -79,9 +79,8 @@ class Folders:
         record = Record(mark="the end of it")
         with open_session(ask_ansible(str(self.home)), options, Secrets(), self.home) as session:
             limit = [*NAMES, "localhost"]
-            ended = session.run_users(
-                "site.yml", limit, NAMES, record.mark, lambda event: feed(record, event), lambda: ""
-            )
+            run = UsersRun("site.yml", limit, NAMES, record.mark)
+            ended = session.run_users(run, lambda event: feed(record, event), lambda: "")
         return [host for host, why in judge(record, NAMES, rc=ended.rc).items() if why]
 
 

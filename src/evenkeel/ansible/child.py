@@ -14,8 +14,10 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
+import math
 import os
 import queue
+import select
 import shlex
 import shutil
 import sys
@@ -25,6 +27,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from evenkeel.ansible import clock
 from evenkeel.ansible.event import Event, mapping
 from evenkeel.ansible.processes import DIE_WITH_PARENT, end_all
 
@@ -37,6 +40,8 @@ _LONGEST_OUTPUT = 200_000
 # Ansible prints the words of hosts, and ansible-runner reads its events out of that print: a host could forge events,
 # also events of other hosts. Events that are made on this machine carry this number, and no host knows it.
 SEAL = "PROJECT_UPDATE_ID"
+# Seconds between two looks whether the time of a run is over.
+_LOOK = 0.2
 
 
 def main() -> None:
@@ -44,14 +49,13 @@ def main() -> None:
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # nothing else may write between the events
     import_module("ansible_runner")  # before the order, which may come later
-    line = sys.stdin.buffer.readline()
+    line, later = _first_line()
     if not line:
         return
     order = json.loads(line)
     os.environ.clear()
     os.environ.update(order["env"])
-    orphaned = threading.Event()
-    watcher = threading.Thread(target=_die_with_parent, args=(order, orphaned), daemon=True)
+    watcher = _Watcher(order, later)
     watcher.start()
     events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
     writer = threading.Thread(target=_write, args=(events, pipe, order["seal"]))
@@ -60,11 +64,21 @@ def main() -> None:
     try:
         rc = _run(order, events)
     finally:
-        events.put({"end": rc})
+        watcher.over.set()
+        events.put({"end": None if watcher.late.is_set() else rc})
         events.put(None)
         writer.join()
-        if orphaned.is_set():  # the watcher has ended Ansible, and still has to clean up
+        if watcher.orphaned.is_set():  # the watcher has ended Ansible, and still has to clean up
             watcher.join()
+
+
+def _first_line() -> tuple[bytes, bytes]:
+    """The first line of standard input, and the bytes after it that were read with it."""
+    data = b""
+    while b"\n" not in data and (more := os.read(0, 1 << 16)):
+        data += more
+    line, _, later = data.partition(b"\n")
+    return line, later
 
 
 def _run(order: Mapping[str, Any], events: queue.SimpleQueue[Event | None]) -> int | None:
@@ -145,14 +159,37 @@ def event_line(event: Event, seal: int) -> str:
     return json.dumps({"event": str(event.get("event")), "event_data": about, "stdout": output})
 
 
-def _die_with_parent(order: Mapping[str, Any], orphaned: threading.Event) -> None:
-    """When the parent's end of our standard input closes, end Ansible, clean up, and go."""
-    while os.read(0, 4096):
-        pass
-    orphaned.set()
-    end_all(order["ident"], grace=0)
-    shutil.rmtree(order["session"], ignore_errors=True)
-    os._exit(1)
+class _Watcher(threading.Thread):
+    """Ends Ansible when its time is over: a parent that is stopped cannot do it, and the hosts go back all the same.
+    When the parent's end of our standard input closes, it ends Ansible, cleans up, and goes.
+
+    read: the beginning of the lines of the parent, each of which is the end of the time. over: set once Ansible has
+    ended. late: set when its time was over before. orphaned: set when the parent is gone.
+    """
+
+    def __init__(self, order: Mapping[str, Any], read: bytes) -> None:
+        super().__init__(daemon=True)
+        self._order, self._read = order, read
+        self.over, self.late, self.orphaned = threading.Event(), threading.Event(), threading.Event()
+
+    def run(self) -> None:
+        until = math.inf
+        while True:
+            *lines, self._read = self._read.split(b"\n")
+            until = json.loads(lines[-1]) if lines else until
+            if clock.running() > until and not self.over.is_set():
+                self.late.set()
+                end_all(self._order["ident"])
+            # A machine that sleeps does not count the seconds of select().
+            if select.select([0], [], [], None if until == math.inf else _LOOK)[0]:
+                more = os.read(0, 4096)
+                if not more:
+                    break
+                self._read += more
+        self.orphaned.set()
+        end_all(self._order["ident"], grace=0)
+        shutil.rmtree(self._order["session"], ignore_errors=True)
+        os._exit(1)
 
 
 if __name__ == "__main__":

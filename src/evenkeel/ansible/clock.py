@@ -8,17 +8,22 @@ from __future__ import annotations
 import time
 
 
-def _running() -> float:
+def running() -> float:
     """Seconds since the boot of this machine, with those for which it slept."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-_BOOT = time.time() - _running()
+_BOOT = time.time() - running()
 
 
 def now() -> float:
     """The time. Where the clock of this machine is set meanwhile, its date is that of the clock before."""
-    return _BOOT + _running()
+    return _BOOT + running()
+
+
+def since_boot(date: float) -> float:
+    """The moment in seconds of ``running``, which counts the same in every process."""
+    return date - _BOOT
 
 
 def counted(date: float) -> float:

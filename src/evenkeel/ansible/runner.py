@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import select
 import shutil
@@ -22,6 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from evenkeel.ansible import clock
 from evenkeel.ansible.child import LONGEST_RESULT, SEAL
 from evenkeel.ansible.event import Event
 from evenkeel.ansible.processes import MARK, end_all
@@ -35,7 +37,8 @@ class Job:
     """A run: its whole command line, its directory, its environment and its passwords.
 
     env: set in addition to this process's environment. passwords: prompts (regular expressions) and answers.
-    scratch: a private directory (0700); the run makes and removes a directory of its own in it.
+    scratch: a private directory (0700); the run makes and removes a directory of its own in it. until: the end of its
+    time (see clock.py), asked several times a second. The child ends the run then, also while this process is stopped.
     """
 
     argv: Sequence[str]
@@ -43,6 +46,7 @@ class Job:
     env: Mapping[str, str]
     passwords: Mapping[str, str]
     scratch: Path
+    until: Callable[[], float] | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ class _Child:
             "seal": self.seal,
         }
         try:
-            ended = _follow(self.process, json.dumps(order).encode() + b"\n", on_event, stop, self.ident)
+            ended = _follow(self.process, _Orders(self.process, order, job.until), on_event, stop)
             with contextlib.suppress(subprocess.TimeoutExpired):  # it has said its last word
                 self.process.wait(_LAST_WORDS)
             return Ended(ended.rc, ended.stopped, self.errors.read_text(errors="replace")[-4000:])
@@ -129,7 +133,8 @@ class Runner:
     def execute(self, job: Job, on_event: Callable[[Event], None], stop: Callable[[], str]) -> Ended:
         """Run ``job`` to its end, calling ``on_event`` in this thread for each event, in order.
 
-        stop: asked several times a second; a reason (not empty) ends the run and all its processes.
+        stop: asked several times a second; a reason (not empty) ends the run and all its processes. It is asked as well
+        where the child ended the run.
         """
         with contextlib.suppress(IndexError):  # another thread may have taken it
             child = self._ahead.pop()
@@ -144,21 +149,42 @@ class Runner:
             self._ahead.pop().close()
 
 
+class _Orders:
+    """The lines for the child: the order, then the end of its time whenever that has moved. The pipe stays open: its
+    end tells the child that we died."""
+
+    def __init__(
+        self, child: subprocess.Popen[bytes], order: Mapping[str, object], until: Callable[[], float] | None
+    ) -> None:
+        self.ident = str(order["ident"])
+        self._child, self._until, self._told = child, until, math.inf
+        self._send(order)
+        self.tell()
+
+    def tell(self) -> None:
+        until = self._until() if self._until else math.inf
+        if until != self._told:
+            self._send(clock.since_boot(until))
+            self._told = until
+
+    def _send(self, value: object) -> None:
+        assert self._child.stdin is not None  # a pipe
+        with contextlib.suppress(BrokenPipeError):
+            self._child.stdin.write(json.dumps(value).encode() + b"\n")
+            self._child.stdin.flush()
+
+
 def _follow(
     child: subprocess.Popen[bytes],
-    order: bytes,
+    orders: _Orders,
     on_event: Callable[[Event], None],
     stop: Callable[[], str],
-    ident: str,
 ) -> Ended:
-    assert child.stdin is not None and child.stdout is not None  # both are pipes
-    with contextlib.suppress(BrokenPipeError):
-        child.stdin.write(order)
-        child.stdin.flush()  # and stays open: its end tells the child that we died
+    assert child.stdout is not None  # a pipe
     pipe = child.stdout.fileno()
     begun: list[bytes] = []  # the parts of a line that is not complete yet
     rc: int | None = None
-    finished = False
+    heard = finished = False
     stopped = ""
     give_up: float | None = None
     while True:
@@ -173,20 +199,26 @@ def _follow(
                 begun = []
             begun.append(rest)
             for line in lines:
+                heard = True
                 message = json.loads(line)
                 if "end" in message:
                     rc, finished = message["end"], True
                 else:
                     on_event(message)
         if not stopped and not finished:
+            orders.tell()
             stopped = stop()
             if stopped:
-                end_all(ident, spare=child.pid)
+                if heard:
+                    end_all(orders.ident, spare=child.pid)
+                else:  # the child may still be about to start Ansible, also after a signal that it handles
+                    end_all(orders.ident, grace=0)
                 give_up = time.monotonic() + _LAST_WORDS
         if give_up is not None and time.monotonic() > give_up:
-            end_all(ident, grace=0)
+            end_all(orders.ident, grace=0)
             give_up = None
     if not finished or rc is None:
         # Somebody killed Ansible or the child: the remaining processes of the run must not go on unseen.
-        end_all(ident, grace=0.5)
+        end_all(orders.ident, grace=0.5)
+        stopped = stopped or stop()
     return Ended(rc, stopped)

@@ -50,6 +50,7 @@ _LONGEST_SOCKET_DIRECTORY = 70
 
 OnEvent = Callable[[Event], None]
 Stop = Callable[[], str]
+Until = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,19 @@ class OwnRun:
     facts: bool = False
     wide: bool = True
     unseen: bool = False
+
+
+@dataclass(frozen=True)
+class UsersRun:
+    """A run of the user's playbook, unmodified, within ``limit``. The ``hosts`` that Ansible has not given up at its
+    end report the task ``mark``. until: see ``runner.Job``.
+    """
+
+    playbook: str
+    limit: Sequence[str]
+    hosts: Sequence[str]
+    mark: str
+    until: Until | None = None
 
 
 @dataclass(frozen=True)
@@ -165,25 +179,21 @@ class Session:
         extra = f"-e=@{self._write('vars.json', json.dumps(variables))}"
         return chosen_hosts(str(self._own(name)), limit, self.options, self.ansible, self.secrets, extra)
 
-    def run_users(
-        self, playbook: str, limit: Sequence[str], hosts: Sequence[str], mark: str, on_event: OnEvent, stop: Stop
-    ) -> Ended:
-        """Run the user's playbook, unmodified, within ``limit``. The ``hosts`` that Ansible has not given up at its end
-        report the task ``mark``.
-        """
-        path = os.path.join(self.ansible.cwd, playbook)
-        path = os.path.abspath(path) if os.path.exists(path) else playbook  # else a collection's playbook
+    def run_users(self, run: UsersRun, on_event: OnEvent, stop: Stop) -> Ended:
+        """Run the user's playbook; see ``Runner.execute()`` for ``on_event`` and ``stop``."""
+        path = os.path.join(self.ansible.cwd, run.playbook)
+        path = os.path.abspath(path) if os.path.exists(path) else run.playbook  # else a collection's playbook
         around = self._beside() / ".evenkeel-around.yml"
-        around.write_text(wrapped(path, hosts, mark, self.options.tags(self.ansible.settings) or []))
+        around.write_text(wrapped(path, run.hosts, run.mark, self.options.tags(self.ansible.settings) or []))
         (self.scratch / "witness").mkdir(mode=0o700, exist_ok=True)
         (self.scratch / "witness" / "seen.json").unlink(missing_ok=True)
         env = {"EVENKEEL_WITNESS": str(self.scratch / "witness"), "EVENKEEL_LIMIT": self.options.limit}
         for facts in (self.scratch / "facts").glob("*"):
-            if facts.name in hosts or _host_of(facts) in hosts:  # a host that changes gathers its facts itself
+            if facts.name in run.hosts or _host_of(facts) in run.hosts:  # a host that changes gathers its facts itself
                 facts.unlink()
         argv = [program("ansible-playbook"), *self.options.inventories(), *self.options.common, *self.options.users]
-        argv += [*self._limit(limit), str(around)]
-        return self._execute(argv, {**env, **self._facts()}, self._preparing(on_event), stop)
+        argv += [*self._limit(run.limit), str(around)]
+        return self._execute(argv, {**env, **self._facts()}, self._preparing(on_event), stop, until=run.until)
 
     def _preparing(self, on_event: OnEvent) -> OnEvent:
         """Prepare the run that follows this one, once this one is at its tasks."""
@@ -219,7 +229,14 @@ class Session:
         }
 
     def _execute(
-        self, argv: Sequence[str], env: Mapping[str, str], on_event: OnEvent, stop: Stop, *, fresh: bool = False
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        on_event: OnEvent,
+        stop: Stop,
+        *,
+        fresh: bool = False,
+        until: Until | None = None,
     ) -> Ended:
         sockets = self.scratch / (f"c{next(self._numbers)}" if fresh else "c")
         enabled = [*(self.ansible.settings.get("CALLBACKS_ENABLED") or []), WITNESS]
@@ -231,7 +248,7 @@ class Session:
             sockets.mkdir(mode=0o700, exist_ok=True)
             env["ANSIBLE_SSH_CONTROL_PATH_DIR"] = str(sockets)
             env["EVENKEEL_SOCKETS"] = str(sockets) if fresh else ""
-        job = Job(argv, self.ansible.cwd, env, self.secrets.answers(), self.scratch)
+        job = Job(argv, self.ansible.cwd, env, self.secrets.answers(), self.scratch, until)
         try:
             return self.start(job, on_event, stop)
         finally:

@@ -17,7 +17,8 @@ from evenkeel.changes.context import GRACE, SHORT_TIMEOUT, STOPPED, Context
 from evenkeel.outcome import HostResult, State
 from evenkeel.progress import Phase
 
-# The least number of seconds that a host has to answer when it is asked to settle.
+# The least number of seconds that a host has to answer when it is asked to settle. Its deadline may be long over, as
+# after a suspension of this process or of this machine, whose network then comes back as well.
 _SHORTEST = 30.0
 
 
@@ -38,9 +39,11 @@ class Settlement:
     how: str = decide.PROBE
     variables: Mapping[str, object] = field(default_factory=dict)
     silent: dict[str, str] = field(default_factory=dict)
+    _soonest: float = field(default=0.0)
 
     def run(self) -> None:
         """Ask every armed host to settle, until each has answered or had time enough to put itself back."""
+        self._soonest = self._now() + _SHORTEST
         mine = [host for host in self.hosts if host in self.armed]
         waiting = dict.fromkeys(mine, decide.ROLL_BACK) if self.halted else {}
         waiting = waiting or decide.verdicts(mine, self.whys, self.how)
@@ -123,7 +126,7 @@ class Settlement:
 
     def _last_call(self, waiting: Mapping[str, str]) -> float:
         grace = GRACE * self.context.session.rounds(len(waiting))
-        return max(self.armed[host].latest for host in waiting) + grace
+        return max(self._soonest, *(self.armed[host].latest for host in waiting)) + grace
 
     def _wait(self, waiting: Mapping[str, str], seconds: float) -> None:
         """Wait for so long before asking again; for 0: shortly around the time a dead-man is due, longer before it."""

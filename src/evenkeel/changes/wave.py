@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from evenkeel.ansible.event import Event, about, mapping
 from evenkeel.ansible.events import PREFIX, Record, feed, judge, rescued
-from evenkeel.ansible.session import OwnRun
+from evenkeel.ansible.session import OwnRun, UsersRun
 from evenkeel.changes import decide
 from evenkeel.changes.context import GRACE, SHORT_TIMEOUT, STOPPED, Context
 from evenkeel.changes.extending import Extending
@@ -49,7 +49,7 @@ class Wave:
                 self.context.tell(Phase.IN_DOUBT if doubtful else Phase.UNTOUCHED, host, text=result.why)
         whys: Mapping[str, str] = {}
         broken = ""
-        halt = begun.halt or (STOPPED if self.context.stops() else self.context.must_stop())
+        halt = begun.halt or (STOPPED if self.context.stops() else self._must_stop())
         if not halt:
             self.changed = True
             if self.extending:
@@ -170,23 +170,17 @@ class Wave:
         def stop() -> str:
             if context.stops():
                 return "stopped by the user while the playbook ran"
-            if context.must_stop():
-                return context.must_stop()
             if self.extending and self.extending.ended():
                 return self.extending.ended()
             if record.asked:
                 return f"the playbook asks for {record.asked!r} (vars_prompt): give it with -e {record.asked}=…"
-            if context.clock.now() > decide.time_to_change(list(self.armed.values())):
-                first = min(self.armed, key=lambda host: self.armed[host].earliest)
-                why = self.extending.why(first) if self.extending else ""
-                why = why or f"{first} was to be confirmed within {context.variables['evenkeel_confirm_within']}"
-                return f"the playbook did not end within the time to confirm: it was in {record.task!r}; {why}"
-            return ""
+            return self._must_stop(record.task)
 
         context.tell(Phase.CHANGE, *self.hosts)
         playbook, hosts = context.request.playbook, list(self.hosts)
         limit = [*hosts, *context.targets.local]
-        ended = context.session.run_users(playbook, limit, hosts, record.mark, on_event, stop)
+        run = UsersRun(playbook, limit, hosts, record.mark, self._until)
+        ended = context.session.run_users(run, on_event, stop)
         if ended.stopped:
             context.note(ended.stopped)
         for host, found in self.hosts.items():
@@ -195,6 +189,22 @@ class Wave:
         seen = context.session.seen()
         missed = "no play of the playbook came to it, although plays named it before the change"
         return {host: why or (missed if seen and host in seen.missed else "") for host, why in whys.items()}
+
+    def _until(self) -> float:
+        """The end of the time for the user's playbook."""
+        return decide.time_to_change(list(self.armed.values()))
+
+    def _must_stop(self, task: str = "") -> str:
+        """Why the user's playbook must not begin, or go on after ``task``; empty while it may."""
+        context = self.context
+        if context.must_stop() or context.clock.now() <= self._until():
+            return context.must_stop()
+        first = min(self.armed, key=lambda host: self.armed[host].earliest)
+        why = self.extending.why(first) if self.extending else ""
+        why = why or f"{first} was to be confirmed within {context.variables['evenkeel_confirm_within']}"
+        if not self.changed:
+            return f"the time to confirm was over before the playbook began: {why}"
+        return f"the playbook did not end within the time to confirm: {f'it was in {task!r}; ' if task else ''}{why}"
 
     def _output(self, event: Event) -> None:
         if self.context.request.options.output and event.get("stdout"):

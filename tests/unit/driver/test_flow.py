@@ -17,7 +17,7 @@ from evenkeel.ansible.event import Event, mapping
 from evenkeel.ansible.events import PREFIX
 from evenkeel.ansible.options import Options
 from evenkeel.ansible.runner import Ended
-from evenkeel.ansible.session import OnEvent, OwnRun, Seen, Session, Stop
+from evenkeel.ansible.session import OnEvent, OwnRun, Seen, Session, Stop, UsersRun
 from evenkeel.ansible.targets import Inventory, Targets
 from evenkeel.changes import decide
 from evenkeel.changes.context import GRACE, Clock, Context
@@ -95,19 +95,17 @@ class Script:
         self.fresh.append(run.fresh)
         return self._play(run.name, dict(run.variables), on_event)
 
-    def run_users(
-        self, playbook: str, limit: Sequence[str], hosts: Sequence[str], mark: str, on_event: OnEvent, stop: Stop
-    ) -> Ended:
+    def run_users(self, run: UsersRun, on_event: OnEvent, stop: Stop) -> Ended:
         """A run that came to its recap came to our play, on the hosts that did not fail."""
 
         def marked(event: Event) -> None:
             if event["event"] == "playbook_on_stats":
                 failed = mapping(mapping(event["event_data"])["failures"])
-                for host in set(hosts) - set(failed):
-                    on_event({"event": "runner_on_ok", "event_data": {"host": host, "task": mark, "res": {}}})
+                for host in set(run.hosts) - set(failed):
+                    on_event({"event": "runner_on_ok", "event_data": {"host": host, "task": run.mark, "res": {}}})
             on_event(event)
 
-        ended = self._play("users", {"limit": list(limit)}, marked)
+        ended = self._play("users", {"limit": list(run.limit), "until": run.until}, marked)
         return Ended(ended.rc, stop())
 
     def seen(self) -> Seen | None:
@@ -288,6 +286,36 @@ def test_a_host_that_never_answers_again_is_in_doubt_and_not_waited_for_for_ever
     assert WITHIN + GRACE <= clock.now - start < WITHIN + GRACE + 20
 
 
+def test_a_change_that_was_suspended_past_its_deadline_still_asks_the_host_what_became_of_it(clock: Hands) -> None:
+    """The network of a machine that slept may take a while, so that the first question finds no host."""
+    back = [settled(host, "rolled_back", by="timer") for host in HOSTS]
+    one, script = wave(
+        ("begin", BEGIN, 0),
+        ("users", WELL, 0),
+        ("settle", [lost(host) for host in HOSTS], 4),
+        ("settle", back, 2),
+        clock=clock,
+    )
+    users, own = script.run_users, script.run_own
+    told: list[str] = []
+
+    def suspended(run: UsersRun, on_event: OnEvent, stop: Stop) -> Ended:
+        assert run.until is not None and run.until() == clock.now + WITHIN - 30.0, "the child ends it without us"
+        clock.now += 3600.0
+        return users(run, on_event, stop)
+
+    def asked(run: OwnRun, on_event: OnEvent, stop: Stop) -> Ended:
+        told.append(stop())
+        clock.now += 20.0 if run.name == "settle" else 0.0
+        told.append(stop())
+        return own(run, on_event, stop)
+
+    script.run_users, script.run_own = suspended, asked  # type: ignore[method-assign]
+    one.run()
+    assert states(one) == [State.ROLLED_BACK] * 2
+    assert "no answer in time" not in told
+
+
 def test_ansible_killed_means_everything_goes_back() -> None:
     one, script = wave(
         ("begin", BEGIN, 0),
@@ -378,6 +406,39 @@ def test_a_playbook_that_takes_too_long_is_ended_for_the_reason_of_the_first_dea
     script.run_users = slow  # type: ignore[method-assign, assignment]
     one.run()
     assert one.hosts["web2"].why.endswith(f"in 'Task'; {why or 'web1 was to be confirmed within 10m'}")
+
+
+@pytest.mark.parametrize("stopped", [WITHIN - 20, 3600.0])
+def test_a_playbook_whose_time_is_over_once_all_hosts_are_armed_never_begins(clock: Hands, stopped: float) -> None:
+    back = [settled("web1", "rolled_back"), settled("web2", "rolled_back")]
+    one, script = wave(("begin", BEGIN, 0), ("settle", back, 2), clock=clock)
+    own = script.run_own
+
+    def suspended(run: OwnRun, on_event: OnEvent, stop: Stop) -> Ended:
+        ended = own(run, on_event, stop)
+        clock.now += stopped if run.name == "begin" else 0.0
+        return ended
+
+    script.run_own = suspended  # type: ignore[method-assign]
+    reason, usage = one.run()
+    assert not usage and not one.changed
+    assert reason == "the time to confirm was over before the playbook began: web1 was to be confirmed within 10m"
+    assert states(one) == [State.UNTOUCHED] * 2
+
+
+def test_a_task_without_a_name_is_not_told_of(clock: Hands) -> None:
+    back = [settled("web1", "rolled_back"), settled("web2", "rolled_back")]
+    one, script = wave(("begin", BEGIN, 0), ("users", [play()[0]], None), ("settle", back, 2), clock=clock)
+    users = script.run_users
+
+    def slow(run: UsersRun, on_event: OnEvent, stop: Stop) -> Ended:
+        clock.now += WITHIN - 20
+        return users(run, on_event, stop)
+
+    script.run_users = slow  # type: ignore[method-assign]
+    one.run()
+    said = "the playbook did not end within the time to confirm: web1 was to be confirmed within 10m"
+    assert one.hosts["web2"].why == said
 
 
 def test_stopped_twice_they_are_left_to_their_dead_men_and_named() -> None:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -137,9 +138,20 @@ def test_the_environment_is_not_left_in_clear_in_the_scratch_directory(tmp_path:
 
 
 def test_a_run_that_is_stopped_leaves_no_process_behind(tmp_path: Path) -> None:
-    ended, _ = run(tmp_path, WORKER + "time.sleep(600)", stop="too late")
+    events: list[Event] = []
+    code = WORKER + "print('up',flush=True);time.sleep(600)"
+    ended = execute(job(tmp_path, code), events.append, lambda: "too late" if events else "")
     assert ended.stopped == "too late"
     assert not _ours(tmp_path)
+
+
+def test_a_run_that_is_stopped_at_once_does_not_start_its_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_LAST_WORDS", 30.0)
+    ended, _ = run(tmp_path, "import time;time.sleep(2);open('ran','w').close()", stop="too late")
+    assert ended.stopped == "too late" and ended.rc != 0
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_run_that_somebody_kills_is_noticed_and_leaves_no_process_behind(tmp_path: Path) -> None:
@@ -173,6 +185,46 @@ def test_when_the_driver_is_killed_the_run_and_its_directory_go_too(tmp_path: Pa
     _, alive = psutil.wait_procs(children, timeout=30)
     assert len(children) >= 2 and not alive
     assert not scratch.exists()
+
+
+def test_a_run_ends_with_its_time_while_the_driver_is_stopped(tmp_path: Path) -> None:
+    """The time is moved once, as an extension does. The driver, continued, tells its own reason for the end."""
+    code = "import time;print('up',flush=True);" + "time.sleep(0.1);print('on',flush=True);" * 600
+    driver = (
+        "import sys,time\n"
+        "from pathlib import Path\n"
+        "from evenkeel.ansible import clock\n"
+        "from evenkeel.ansible.runner import Job, Runner\n"
+        "times=[clock.now()+600]\n"
+        "def seen(event):\n"
+        "    if 'up' in event.get('stdout',''):\n"
+        "        times.append(clock.now()+3)\n"
+        "        print('up',flush=True)\n"
+        "def stop():\n"
+        "    return 'its time is over' if clock.now()>times[-1] else ''\n"
+        f"job=Job([sys.executable,'-c',{code!r}],{str(tmp_path)!r},{{'EK_TEST':'1'}},{{}},Path({str(tmp_path)!r}),\n"
+        "    until=lambda:times[-1])\n"
+        "print(Runner(job.cwd,job.scratch).execute(job,seen,stop),flush=True)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(evenkeel.__file__).parents[1])}
+
+    def programs() -> list[psutil.Process]:
+        return [one for one in _ours(tmp_path) if code in one.cmdline()]
+
+    with subprocess.Popen([sys.executable, "-c", driver], stdout=subprocess.PIPE, text=True, env=env) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == "up\n"
+            time.sleep(0.7)  # it tells the child its new time
+            process.send_signal(signal.SIGSTOP)
+            end = time.monotonic() + 20
+            while programs() and time.monotonic() < end:
+                time.sleep(0.2)
+            assert not programs(), "they would go on with hosts that went back"
+            process.send_signal(signal.SIGCONT)
+            assert process.stdout.readline() == "Ended(rc=None, stopped='its time is over', errors='')\n"
+        finally:
+            process.kill()
 
 
 def test_an_event_handler_that_raises_ends_the_run(tmp_path: Path) -> None:

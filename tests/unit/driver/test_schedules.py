@@ -21,7 +21,7 @@ from evenkeel.ansible.event import Event
 from evenkeel.ansible.events import PREFIX
 from evenkeel.ansible.options import Options
 from evenkeel.ansible.runner import Ended
-from evenkeel.ansible.session import OnEvent, OwnRun, Seen, Session, Stop
+from evenkeel.ansible.session import OnEvent, OwnRun, Seen, Session, Stop, UsersRun
 from evenkeel.ansible.targets import Inventory, Targets
 from evenkeel.changes import resume
 from evenkeel.changes.context import Clock, Context
@@ -122,12 +122,10 @@ class World:
         self.sleep(2.0)
         return Ended(0)
 
-    def run_users(
-        self, playbook: str, limit: Sequence[str], hosts: Sequence[str], mark: str, on_event: OnEvent, stop: Stop
-    ) -> Ended:
+    def run_users(self, run: UsersRun, on_event: OnEvent, stop: Stop) -> Ended:
         failures = {}
         on_event({"event": "playbook_on_play_start", "event_data": {}})
-        for name in hosts:
+        for name in run.hosts:
             self.step()
             self.hosts[name].new = True
             if name == self.failing:
@@ -135,10 +133,12 @@ class World:
                 on_event(ended(name, "", "failed", {"msg": "as written"}))
             else:
                 on_event(ended(name, "", "ok", {"changed": True}))
-                on_event({"event": "runner_on_ok", "event_data": {"host": name, "task": mark, "res": {}}})
+                on_event({"event": "runner_on_ok", "event_data": {"host": name, "task": run.mark, "res": {}}})
             self.trouble()
         self.sleep(self.chance.choice([5.0, 400.0]))
-        on_event({"event": "playbook_on_stats", "event_data": {"ok": dict.fromkeys(hosts, 1), "failures": failures}})
+        on_event(
+            {"event": "playbook_on_stats", "event_data": {"ok": dict.fromkeys(run.hosts, 1), "failures": failures}}
+        )
         return Ended(2 if failures else 0, stop())
 
     def seen(self) -> Seen:

@@ -27,7 +27,7 @@ from evenkeel.ansible.event import Event, mapping
 from evenkeel.ansible.events import AGAIN
 from evenkeel.ansible.options import Options, Secrets
 from evenkeel.ansible.runner import Ended, Job
-from evenkeel.ansible.session import OnEvent, OwnRun, Session, Stop, open_session
+from evenkeel.ansible.session import OnEvent, OwnRun, Session, Stop, UsersRun, open_session
 from evenkeel.ansible.targets import Inventory, Targets, chosen_hosts, find_inventory
 from evenkeel.changes.preflight import resolved
 from evenkeel.collection import collections_path
@@ -159,7 +159,7 @@ def test_a_private_directory_that_was_removed_is_made_anew_unless_it_is_of_anoth
     with open_session(Ansible("/", {}, ""), Options(), Secrets(), tmp_path) as one:
         shutil.rmtree(one.scratch)
         one.start = lambda *_: Ended(0)
-        one.run_users("site.yml", ["web1"], ["web1"], "mark", lambda event: None, lambda: "")
+        one.run_users(UsersRun("site.yml", ["web1"], ["web1"], "mark"), lambda event: None, lambda: "")
         shutil.rmtree(one.scratch)
         one.run_own(OwnRun("settle", {}, ["web1"], fresh=True), lambda event: None, lambda: "")
         assert stat.S_IMODE(one.scratch.stat().st_mode) == 0o700
@@ -298,7 +298,7 @@ def test_a_wave_sees_the_limit_and_the_directory_of_a_run_without_the_driver(roo
     for limit, ran in (("", ["web1"]), ("web2", [])):
         options = Options(inventory=(str(tmp_path / "inv"),), limit=limit)
         with open_session(ask_ansible(str(base)), options, Secrets(), base) as one:
-            one.run_users("site.yml", ["web1"], ["web1"], "mark", on_event, lambda: "")
+            one.run_users(UsersRun("site.yml", ["web1"], ["web1"], "mark"), on_event, lambda: "")
             seen = one.seen()
             assert seen is not None and list(seen.missed) == (["web1"] if limit else [])
             assert [told for told in found if told[1]] == [(host, f"no limit {base}") for host in ran]
@@ -455,7 +455,7 @@ def test_the_run_that_follows_is_prepared_while_hosts_are_at_their_tasks(
         if name:
             one.run_own(OwnRun(name, {}, ["web1"]), lambda _event: None, lambda: "")
         else:
-            one.run_users("site.yml", ["web1"], ["web1"], "mark", lambda _event: None, lambda: "")
+            one.run_users(UsersRun("site.yml", ["web1"], ["web1"], "mark"), lambda _event: None, lambda: "")
     assert told == ["prepared"] * follows
 
 
@@ -537,7 +537,7 @@ def test_the_hosts_of_a_wave_are_asked_side_by_side(
         one.start = play
         one.run_own(OwnRun("settle", {}, [f"web{number}" for number in range(hosts)]), lambda event: None, lambda: "")
         one.run_own(OwnRun("heal", {}, ["web1", "web2"], wide=False), lambda event: None, lambda: "")
-        one.run_users("site.yml", ["web1"], ["web1"], "mark", lambda event: None, lambda: "")
+        one.run_users(UsersRun("site.yml", ["web1"], ["web1"], "mark"), lambda event: None, lambda: "")
         assert one.rounds(hosts) == rounds
     words = list(seen[0])
     assert words[words.index("--forks") + 1] == forks and words.index("--forks") > len(common)
@@ -566,7 +566,7 @@ def test_a_host_that_changes_gathers_its_facts_anew(root: Path, tmp_path: Path) 
         for name in ("s1_web1", "web2", "s1_web3", "s1_s1_web1"):
             (one.scratch / "facts" / name).touch()
         one.start = lambda *_: Ended(0)
-        one.run_users("site.yml", ["web1"], ["web1", "web2"], "mark", lambda event: None, lambda: "")
+        one.run_users(UsersRun("site.yml", ["web1"], ["web1", "web2"], "mark"), lambda event: None, lambda: "")
         assert {path.name for path in (one.scratch / "facts").iterdir()} == {"s1_web3", "s1_s1_web1"}
 
 
@@ -581,7 +581,7 @@ def test_a_run_of_the_users_playbook_knows_their_limit_and_every_run_their_direc
 
     with open_session(Ansible("/", {}, ""), Options(limit="web*"), Secrets(), tmp_path) as one:
         one.start = play
-        one.run_users("site.yml", ["web1"], ["web1"], "mark", lambda event: None, lambda: "")
+        one.run_users(UsersRun("site.yml", ["web1"], ["web1"], "mark"), lambda event: None, lambda: "")
         one.run_own(OwnRun("status", {}, ["web1"]), lambda event: None, lambda: "")
     assert [env.get("EVENKEEL_LIMIT") for env in seen] == ["web*", None]
     assert {env["EVENKEEL_PLAYBOOK_DIR"] for env in seen} == {str(tmp_path)}
@@ -607,7 +607,7 @@ def test_the_login_that_a_fresh_run_shares_is_its_own_and_ends_with_it(
         one.start = play
         for fresh in (True, False, True):
             one.run_own(OwnRun("settle", {}, ["web1"], fresh=fresh), lambda event: None, lambda: "")
-        one.run_users("site.yml", ["web1"], ["web1"], "mark", lambda event: None, lambda: "")
+        one.run_users(UsersRun("site.yml", ["web1"], ["web1"], "mark"), lambda event: None, lambda: "")
         assert seen[1] == seen[3] == "" and seen[0] != seen[2] and Path(seen[0]).parent == one.scratch
         assert [master.poll() is None for master in masters] == [False, True, False, True]
     for master in masters:
