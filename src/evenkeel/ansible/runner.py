@@ -136,12 +136,16 @@ class Runner:
         stop: asked several times a second; a reason (not empty) ends the run and all its processes. It is asked as well
         where the child ended the run.
         """
+        return (self._waiting() or _Child(job.cwd, job.scratch)).run(job, on_event, stop)
+
+    def _waiting(self) -> _Child | None:
+        """The child that waits, if it can run something."""
         with contextlib.suppress(IndexError):  # another thread may have taken it
             child = self._ahead.pop()
             if child.waits:
-                return child.run(job, on_event, stop)
+                return child
             child.close()
-        return _Child(job.cwd, job.scratch).run(job, on_event, stop)
+        return None
 
     def close(self) -> None:
         """End a child that nobody needs any more."""

@@ -87,6 +87,18 @@ def test_a_child_that_was_started_ahead_runs_the_next_job_where_it_can(fault: st
     assert not psutil.Process().children() and list(tmp_path.iterdir()) == []
 
 
+def test_an_error_of_the_caller_does_not_run_a_prepared_job_again(tmp_path: Path) -> None:
+    runner, runs = Runner(str(tmp_path), tmp_path), tmp_path / "runs"
+    runner.prepare()
+
+    def wrong(_event: Event) -> None:
+        raise IndexError("of the caller")
+
+    with pytest.raises(IndexError, match="of the caller"):
+        runner.execute(job(tmp_path, f"print('once', file=open({str(runs)!r}, 'a'), flush=True); print(1)"), wrong, str)
+    assert runs.read_text() == "once\n"
+
+
 def test_a_child_that_waits_ends_with_its_runner_and_with_its_driver(tmp_path: Path) -> None:
     runner = Runner(str(tmp_path), tmp_path)
     runner.prepare()
