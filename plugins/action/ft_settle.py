@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.settle import ARGUMENTS, MEASURING
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import hidden, refused
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._evidence import ProbingAction
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import reclaim
 
@@ -18,6 +20,11 @@ _NEW_LOGIN = "-o ControlMaster=no -o ControlPath=none"
 # Where the driver names an empty directory for this run, its commands share one login: no login in it is older than the
 # run, and hosts may limit logins. The driver ends that login with the run, and ssh itself so many seconds after it.
 _SOCKETS, _PERSIST = "EVENKEEL_SOCKETS", 10
+_NOT_BEGUN = (
+    "no generation is given: nothing was armed on this host in this run, so nothing goes back, and the host stays as"
+    " its tasks have left it. Begin a change before its tasks, with the role begin or ft_checkpoint;"
+    " evenkeel_generations ends a change of another run"
+)
 
 
 class ActionModule(ProbingAction):
@@ -28,6 +35,8 @@ class ActionModule(ProbingAction):
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         reclaim()
+        if self._task.args.get("generation") is None and not hidden(self):
+            return refused(UsageError(_NOT_BEGUN))
         connection = self._connection
         if connection.has_option("ssh_args"):
             theirs = connection.get_option("ssh_args") or ""

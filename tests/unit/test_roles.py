@@ -38,6 +38,22 @@ def test_a_play_of_ours_keeps_to_its_strategy_whatever_the_configuration_says(pa
     assert set(strategies) == {"ansible.builtin.linear"}, "the guard runs once for all hosts, and no play may wait"
 
 
+def test_a_variable_of_a_task_has_a_name_that_no_user_takes_for_another_thing() -> None:
+    """An extra variable comes before a variable of a task, whoever has written it."""
+    plays = sorted((ROLES.parent / "playbooks").glob("*.yml"))
+    loaded = {path: yaml.safe_load(path.read_text()) for path in plays}
+    tasks = {path: [one for play in found for one in play.get("tasks", [])] for path, found in loaded.items()}
+    tasks |= {path: _all_tasks(path) for path in ROLES.glob("*/tasks/*.yml")}
+    odd = []
+    for path, those in tasks.items():
+        own = path.stem if path in plays else path.parts[-3]
+        for one in those:
+            names = {*one.get("vars", {}), *one.get("ansible.builtin.set_fact", {}), one.get("register", "evenkeel_")}
+            known = ("evenkeel_", "ansible_ssh_retries", f"{own}_", "begin_", "settle_")
+            odd += [f"{path.name}: {name}" for name in names if not name.startswith(known)]
+    assert len(tasks) > 30 and odd == []
+
+
 _HEEDS = {"ignore_errors": False, "ignore_unreachable": False}
 # Tasks that cannot fail, and those that heed what the role that they name heeds.
 _PASSED_ON = {"ansible.builtin.meta", "ansible.builtin.import_role"}

@@ -84,6 +84,7 @@ class _Settling:
         self.generation = request.generation
         self.probes = [*probing.check(request.probes), *evidence(request.measured)]
         self.health: Health | None = None
+        self.running: list[str] = []
         if request.verdict not in VERDICTS:
             raise UsageError(f"verdict must be one of {', '.join(VERDICTS)}, not {request.verdict!r}")
 
@@ -127,6 +128,7 @@ class _Settling:
         booted = change.boots >= min(change.reboots, 1)
         enough = verdict in _MEASURING and login != logins.OLD and booted and self._is_healthy(change)
         jobs = background.Ended() if enough else _end_jobs(store, change)
+        self.running = background.running(store.system, *_since(store, change), change.login) if enough else []
         if enough and not change.stage:  # A held change was looked at when it was held.
             left = change.due - store.system.monotonic()
             footprints.look(store, self.generation, change.checkpoint, back=False, seconds=left / 2)
@@ -272,7 +274,8 @@ class _Settling:
         return result
 
     def _warnings(self) -> list[str] | None:
-        return (self.health.warnings() if self.health is not None else []) or None
+        jobs = [f"a job of Ansible still runs, and may change the host once more: {one}" for one in self.running]
+        return [*(self.health.warnings() if self.health is not None else []), *jobs] or None
 
     def _end(self, outcome: str) -> Settled:
         return Settled(generation=self.generation, outcome=outcome, by="settle", health=self.health)
@@ -284,11 +287,15 @@ def _health_now(again: Health | None) -> str:
     return "healthy again" if again.state == "pass" else f"still not healthy: {_reason(again)}"
 
 
+def _since(store: Store, change: changes.Armed) -> tuple[float, float]:
+    """The times, in seconds after boot, between which the jobs of the change have started."""
+    # On a machine with several hosts, a job that was started together with this module belongs to the same task.
+    return background.boottime(store.system, change.started), background.started(os.getpid()) - 0.5
+
+
 def _end_jobs(store: Store, change: changes.Armed) -> background.Ended:
     """End the jobs that a killed controller, or the change itself, has left running, and name what else goes on."""
-    since = background.boottime(store.system, change.started)
-    # On a machine with several hosts, a job that was started together with this module belongs to the same task.
-    before = background.started(os.getpid()) - 0.5
+    since, before = _since(store, change)
     jobs = background.end_jobs(store.system, since, before, DRAIN, change.login)
     return replace(jobs, beside=strays.found(store.system, since, before, change.login))
 

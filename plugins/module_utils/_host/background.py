@@ -158,6 +158,15 @@ def end_jobs(system: System, since: float, before: float, wait: float, login: in
     return result
 
 
+def running(system: System, since: float, before: float, login: int = -1) -> list[str]:
+    """The jobs that started between ``since`` and ``before`` and still run, in words; see ``end_jobs``. None are named
+    where this machine plays several hosts."""
+    if not system.has_systemd():
+        return []
+    found = _jobs(_Owners({0, os.geteuid()}, login), since, before)
+    return [job.words for job in found if not _is_outer_shell(job, found)]
+
+
 def left_behind(since: float, before: float, login: int = -1) -> list[str]:
     """The processes that a login has left behind, in words: started between ``since`` and ``before`` (seconds after
     boot) by root or by the ``login`` of the change, no job of Ansible, and without a parent, as after ``nohup … &``.

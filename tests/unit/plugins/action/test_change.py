@@ -157,6 +157,13 @@ def test_no_handler_of_the_content_runs_on_a_host_that_went_back(fleet: Fleet) -
     assert there == {"h1": ["done"], "h2": ["done", "handled"]}
 
 
+def test_a_settle_without_a_begin_says_that_the_host_stays_changed(fleet: Fleet) -> None:
+    run = fleet.play([touch("done"), role("settle")], "h1")
+    assert run.rc == 2 and (fleet.directory("h1") / "done").exists()
+    said = re.search('"msg": "(no generation .*?)"', run.output)
+    assert said is not None and "nothing was armed on this host" in said[1] and "stays as its tasks" in said[1]
+
+
 def test_an_earlier_change_of_the_run_settles_no_host_of_this_one() -> None:
     first, _change, last = yaml.safe_load((COLLECTION / "playbooks/change.yml").read_text())
     (forget,), (settle,) = first["tasks"], last["tasks"]

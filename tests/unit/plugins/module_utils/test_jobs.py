@@ -101,6 +101,16 @@ def test_a_job_ends_with_what_it_started(scripts: Path, started: list[subprocess
     assert background.started(job.pid) == background.started(child) == 0.0
 
 
+def test_a_job_that_still_runs_is_named_and_left_alone(scripts: Path, started: list[subprocess.Popen[str]]) -> None:
+    since = boottime() - 1
+    job = start(started, sys.executable, scripts / "async_wrapper.py", "j1", "300")
+    assert job.stdout is not None and job.stdout.readline() == "ready\n"
+    (said,) = background.running(HOST, since, boottime())
+    assert said.startswith(f"pid {job.pid}: python") and said.endswith("async_wrapper.py") and job.poll() is None
+    assert background.running(HOST, boottime(), boottime()) == []
+    assert background.running(replace(System(), has_systemd=lambda: False), since, boottime()) == []
+
+
 def test_a_pipelined_module_is_waited_for_and_then_ended(started: list[subprocess.Popen[str]]) -> None:
     since = boottime() - 1
     one = start(started, "/bin/sh", "-c", f"{sys.executable} -c 'import time; time.sleep(77)' && sleep 0")

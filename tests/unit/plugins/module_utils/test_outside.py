@@ -22,6 +22,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.fo
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import footprints
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.suggest import suggest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import background
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
@@ -98,6 +99,18 @@ def test_what_stays_changed_after_a_rollback_is_named_path_by_path(store: Store,
     assert f"{host}/usr/bin/su (mode)" in failed.value.message
     assert (host / "etc/app/conf").read_text() == "before"
     assert paths(host, info(store)["outside"]) == CHANGED
+
+
+def test_a_confirmation_warns_of_the_jobs_of_the_change_that_still_run(
+    store: Store, host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change(host)
+    monkeypatch.setattr(background, "running", lambda *_: ["pid 7: python3 async_wrapper.py"])
+    told = settle(store, 1, GOOD, *NOW)
+    assert told["outcome"] == "confirmed"
+    assert told["warnings"] == [
+        "a job of Ansible still runs, and may change the host once more: pid 7: python3 async_wrapper.py"
+    ]
 
 
 def test_what_a_confirmed_change_did_beside_is_told_the_same(store: Store, host: Path) -> None:
