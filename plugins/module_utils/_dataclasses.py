@@ -53,15 +53,16 @@ else:
         for name, kind in vars(cls).get("__annotations__", {}).items():
             if kind.startswith("ClassVar"):
                 continue
-            default = vars(cls).get(name, _MISSING)
+            default = getattr(cls, name, _MISSING)
             known[name] = one = default if isinstance(default, field) else field(default=default)
             one.name, one.type = name, kind
             if one.default is not _MISSING:
                 setattr(cls, name, one.default)
-            elif one is default:
+            elif one is default and name in vars(cls):
                 delattr(cls, name)
         cls._known, cls.__dataclass_fields__ = known, _Known()
-        methods = {"__init__": _init, "__repr__": _repr, "__eq__": _eq, "__hash__": _hash if frozen else None}
+        init = _init_then_ready if hasattr(cls, "__post_init__") else _init
+        methods = {"__init__": init, "__repr__": _repr, "__eq__": _eq, "__hash__": _hash if frozen else None}
         if frozen:
             methods.update(__setattr__=_refuse, __delattr__=_refuse)
         for name, method in methods.items():
@@ -80,6 +81,10 @@ else:
             values = {name: values[name] if name in values else one.missing() for name, one in known.items()}
         vars(self).update(values)
 
+    def _init_then_ready(self, /, *args, **named):
+        _init(self, *args, **named)
+        self.__post_init__()
+
     def _repr(self):
         return f"{type(self).__qualname__}({', '.join(f'{name}={getattr(self, name)!r}' for name in self._known)})"
 
@@ -96,7 +101,8 @@ else:
         raise AttributeError(f"cannot assign to field {name!r}")
 
     def is_dataclass(one):
-        return hasattr(one if isinstance(one, type) else type(one), "__dataclass_fields__")
+        # Not by __dataclass_fields__: that loads Python's own, which may be gone where a host goes back.
+        return hasattr(one if isinstance(one, type) else type(one), "_known")
 
     def fields(one):
         return tuple(one._known.values())

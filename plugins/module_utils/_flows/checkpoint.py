@@ -109,14 +109,13 @@ class _Taking:
     def predicted(self) -> Checkpointed:
         """The result that ``carry_out`` would have. Writes nothing."""
         store, arms = self.store, self.request.confirm_within is not None
-        store.check_format()
+        store.check_whole()
         if arms:
             doubt.refuse_if_in_doubt(store)
             changes.would_refuse(store)
-        left: list[str] = []
-        sections = registry.capture(self.declared, Hasher(store.objects), store.system, store.root, left=left)
-        left += [] if arms else self._watch(sections, "")
-        lacking = _not_restorable(sections, left, self.request.require_restorable)
+        beside: list[str] = []
+        sections = registry.capture(self.declared, Hasher(store.objects), store.system, store.root, left=beside)
+        lacking = self._lacking(sections, [] if arms else self._watch(sections, ""), beside)
         root = Manifest.root_of(sections)
         known = _known(store, self.name, root, sections)
         result = self._result(known, root, known is None or arms)
@@ -140,6 +139,7 @@ class _Taking:
     def carry_out(self) -> Checkpointed:
         """Record the state, arm the dead-man with it, and forget checkpoints that retention drops; under the lock."""
         store = self.store
+        store.check_whole()
         finished = finish(store)
         agent = self._install_agent()
         started = store.system.monotonic()
@@ -196,13 +196,12 @@ class _Taking:
     def _recorded(self, agent: str) -> _Recorded:
         """Capture the state, and store it unless the newest checkpoint of the name has it."""
         store, writer = self.store, Writer(self.store.objects)
-        left: list[str] = []
+        beside: list[str] = []
         with self._whole(writer, agent):
             still = quiescing.Quiesced(self.hooks, store.system)
             with registry.locked([section.kind for section in self.declared], store.system):
-                sections = registry.capture(self.declared, writer, store.system, store.root, still, left)
-            left += self._watch(sections, agent)
-            lacking = _not_restorable(sections, left, self.request.require_restorable)
+                sections = registry.capture(self.declared, writer, store.system, store.root, still, beside)
+            lacking = self._lacking(sections, self._watch(sections, agent), beside)
             root = Manifest.root_of(sections)
             known, again = _known(store, self.name, root, sections), 0
             stats: dict[str, float] = {"new_objects": writer.new_objects, "new_bytes": writer.new_bytes}
@@ -261,6 +260,15 @@ class _Taking:
         lacking = changes.prepare(self.store, agent)
         self.warnings += [lacking] if lacking else []
         return agent
+
+    def _lacking(self, sections: list[Section], more: list[str], beside: list[str]) -> list[str]:
+        """Sentences on state that a rollback could not put back, and on what it would do ``beside`` that: these refuse
+        nothing."""
+        found = _not_restorable(sections, more, self.request.require_restorable)
+        written, is_all = registry.written(sections)
+        if not is_all:
+            self.warnings.append("not all open files of this host were looked at: there are many")
+        return found + beside + written
 
     def _watch(self, sections: list[Section], agent: str) -> list[str]:
         """Have state kept when the change replaces it; sentences on what will not be."""

@@ -37,6 +37,8 @@ from .._results.copies import Copied, Hop, Opened, Received
 # Seconds in which a sender has to come, and in which the next bytes have to come or go.
 _COMES = 60.0
 _IDLE = 60.0
+# The fewest bytes that the next receiver of a chain has to take in that time. It may lie behind a slow line.
+_SLOW = 4 << 20
 # The pipes; and the buffers before them, which larger pieces pass by without a copy.
 _PIPE = 1024 * 1024
 # Bytes that an ssh client may say.
@@ -384,13 +386,13 @@ class _Inflow(io.RawIOBase):
 class _Onward:
     """The next receiver, for as long as it takes what it gets. ``why``: the reason why it does not, or empty.
 
-    The copy here waits for it with each piece. It is given up where that costs more than ``_IDLE`` seconds and more
-    than half of the time of the transfer.
+    The copy here waits for it with each piece. It is given up where it takes fewer than ``_SLOW`` bytes in ``_IDLE``
+    seconds of waiting.
     """
 
     def __init__(self, target: Target | None) -> None:
         self.why = ""
-        self._began, self._waited = time.monotonic(), 0.0
+        self._waited, self._taken = 0.0, 0
         self._line: _Line | None = None
         if target is not None:
             try:
@@ -399,17 +401,19 @@ class _Onward:
                 self.why = f"no connection could be begun: {error}"
 
     def write(self, view: memoryview) -> None:
-        began = time.monotonic()
         while self._line is not None and view:
+            began = time.monotonic()
             try:
-                view = view[self._line.write(view) :]
-                now = time.monotonic()
-                if self._waited + now - began > max(_IDLE, (now - self._began) / 2):
-                    raise EvenkeelError("it takes bytes too slowly: they are sent to it apart")
+                count = self._line.write(view)
+                view = view[count:]
+                self._waited, self._taken = self._waited + time.monotonic() - began, self._taken + count
+                if self._waited > _IDLE:
+                    if self._taken < _SLOW:
+                        raise EvenkeelError("it takes bytes too slowly: they are sent to it apart")
+                    self._waited, self._taken = 0.0, 0
             except EvenkeelError as error:
                 self.why = error.message
                 self.stop()
-        self._waited += time.monotonic() - began
 
     def end(self) -> None:
         if self._line is not None:

@@ -356,15 +356,11 @@ def consistent(sections: Sequence[Section]) -> bool:
 
 def not_restorable(sections: Sequence[Section]) -> list[str]:
     """Sentences on the state that a rollback to the sections could not bring back."""
-    return (
-        _links(sections)
-        + _written(sections)
-        + [
-            sentence
-            for section in sections
-            for sentence in KINDS[section.kind].not_restorable(section.spec, its_lines(section))
-        ]
-    )
+    return _links(sections) + [
+        sentence
+        for section in sections
+        for sentence in KINDS[section.kind].not_restorable(section.spec, its_lines(section))
+    ]
 
 
 def _links(sections: Sequence[Section]) -> list[str]:
@@ -383,8 +379,9 @@ def _links(sections: Sequence[Section]) -> list[str]:
     return found
 
 
-def _written(sections: Sequence[Section]) -> list[str]:
-    """Sentences on declared files that a program has open for writing and that is not declared."""
+def written(sections: Sequence[Section]) -> tuple[list[str], bool]:
+    """(sentences on declared files that a program has open for writing and that no declaration names, whether there was
+    time to look at all files)."""
     specs = [section.spec for section in sections if kind_of(section).only_paths]
     starting = [section for section in sections if section.kind in KINDS.where("starts_programs")]
     named = {name for section in starting for name in programs().named(own_lines(section))}

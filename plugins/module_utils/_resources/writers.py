@@ -19,29 +19,29 @@ _LOOK = 1.0
 
 def undeclared(
     roots: Sequence[str], leaves_out: Callable[[str], bool], programs: Collection[str], proc: str = "/proc"
-) -> list[str]:
-    """Sentences on the programs that have a file below ``roots`` open for writing, and that no rollback stops: a
-    rollback replaces the file under them. ``leaves_out``: whether a path is not protected. ``programs``: the declared
-    units."""
+) -> tuple[list[str], bool]:
+    """(sentences on the programs that have a file below ``roots`` open for writing, and that no rollback stops, so that
+    it replaces the file under them; whether there was time to look at all). ``leaves_out``: whether a path is not
+    protected. ``programs``: the declared units."""
     found: dict[str, list[str]] = {}
     end, places = time.monotonic() + _LOOK, Places(proc)
     for pid in filter(str.isdigit, os.listdir(proc) if roots else []):
         if time.monotonic() > end:
-            return [*_sentences(found), f"the open files of this host were looked at for {_LOOK:.0f} s, and not all"]
+            return _sentences(found), False
         with suppress(OSError):
             paths = [path for path in open_for_writing(f"{proc}/{pid}", roots, ()) if not leaves_out(path)]
             unit = places.service(pid) if paths else ""
             # A program that a person has started by hand ends with its work.
             if unit and unit not in programs:
                 found.setdefault(unit, []).extend(paths)
-    return _sentences(found)
+    return _sentences(found), True
 
 
 def _sentences(found: Mapping[str, Sequence[str]]) -> list[str]:
     return [
         f"{unit} has {min(paths)}{f' and {len(set(paths)) - 1} more files' if len(set(paths)) > 1 else ''} open for "
         "writing, and nothing stops it for a rollback: it goes on with the file that the rollback replaces, and what "
-        "it writes there is lost; declare the unit, or exclude what it writes"
+        "it writes there is lost; name the unit in services, or exclude what it writes"
         for unit, paths in sorted(found.items())
     ]
 

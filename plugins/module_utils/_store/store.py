@@ -172,9 +172,13 @@ class Store:
                 f"{self.root} holds a store of the format {found!r}, and this version reads {FORMAT!r}; "
                 "use the version of evenkeel that wrote it, or another store"
             )
-        # They are made before the file FORMAT.
+
+    def check_whole(self) -> None:
+        """Raises Damaged when the store has lost a directory, which is made before the file FORMAT. The way back does
+        not ask: it goes as far as it can."""
+        self.check_format()
         lost = [folder for folder in ("manifests", "refs") if not os.path.isdir(self.join(folder))]
-        if lost:
+        if lost and self.exists:
             raise Damaged(
                 f"the store {self.root} has lost its directory {lost[0]}, and with it the checkpoints of this host; "
                 "put the directory back, or move the store away: then a new one is made, and a recovery brings "

@@ -9,7 +9,6 @@ collection, an encrypted file, an import whose name is a template) is left to th
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -122,7 +121,7 @@ def no_settings(playbook: str, path: Path) -> None:
     driver, which checks and arms hosts before the play, does not see it."""
     for play in plays(path):
         found = sorted(KNOWN & _set_by(play, path.parent).keys())
-        texts = [json.dumps(play, default=str), *map(_text, _beside(path.parent))] if found else []
+        texts = [str(play), *map(_text, _beside(path.parent))] if found else []
         if found and not any(_OURS in text for text in texts):
             raise UsageError(
                 f"{playbook} sets {', '.join(found)} in a play, where the driver does not read it: set it in the "

@@ -62,7 +62,8 @@ def _root() -> Path:
 def _room(path: str) -> int:
     """Bytes that we can write into a file system."""
     found = os.statvfs(path)
-    return found.f_bavail * found.f_frsize
+    # A file system in memory that has no limit counts no blocks.
+    return found.f_bavail * found.f_frsize if found.f_blocks else _ROOM
 
 
 def _stays() -> bool:

@@ -60,8 +60,8 @@ def rollback(store: Store, request: Request, check_mode: bool = False) -> Rolled
     changes.check_within(request.confirm_within)
     kinds, paths = request.kinds, request.paths
     how = Options(kinds, paths, swap=request.swap, quiesce=quiescing.check(request.quiesce))
+    store.check_whole()
     if check_mode:
-        store.check_format()
         changes.fence(store, request.generation)
         manifest = store.manifest(store.resolve(request.to))
         if not _ends(changes.armed(store), manifest.id, how):

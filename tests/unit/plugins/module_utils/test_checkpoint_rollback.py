@@ -210,8 +210,9 @@ def test_a_pattern_of_a_directory_leaves_it_out(store: Store, tree: Path, patter
 def test_an_exclude_that_lies_in_no_declared_path_is_named(store: Store, tree: Path) -> None:
     inside = [f"{tree}/sub", "/*/sub", f"{str(tree)[:-2]}*/sub", f"{tree}/[s]ub", "/etc/adjtime"]
     beside = [str(tree), f"{tree}2/sub", "/srv/elsewhere/*"]
-    left = checkpoint(store, "before", protect(tree, exclude=[*inside, *beside]))["left"]
+    *left, linked = checkpoint(store, "before", protect(tree, exclude=[*inside, *beside]))["left"]
     assert left == [f"exclude: {one} lies in no declared path, and leaves out nothing" for one in sorted(beside)]
+    assert "hard links" in linked
 
 
 def test_a_declared_symlink_to_what_nothing_protects_is_named(store: Store, tree: Path, tmp_path: Path) -> None:
@@ -221,7 +222,8 @@ def test_a_declared_symlink_to_what_nothing_protects_is_named(store: Store, tree
     words = f"{current} is a symlink to {tree}/sub: the link alone is protected"
     (left,) = checkpoint(store, "before", protect(current, null))["left"]
     assert left.startswith(words)
-    (left,) = checkpoint(store, "before", protect(current, tree, exclude=["sub"]))["left"]
+    left, linked = checkpoint(store, "before", protect(current, tree, exclude=["sub"]))["left"]
+    assert "hard links" in linked
     assert left.startswith(words)
     assert not checkpoint(store, "before", protect(current) + protect(tree))["left"]
 

@@ -115,6 +115,26 @@ def test_fields_replace_and_asdict(of: ModuleType, by: ModuleType) -> None:
     assert type(found["three"][0]["one"]) is Pair and found["three"][0]["one"].right is not shared
 
 
+@BOTH
+def test_post_init_runs_last_also_inherited_and_by_replace(of: ModuleType) -> None:
+    @of.dataclass(frozen=True)
+    class Base:
+        one: int = 1
+        two: int = 2
+
+        def __post_init__(self) -> None:
+            if self.one > 1:
+                object.__setattr__(self, "two", self.one + 1)
+
+    @of.dataclass(frozen=True)
+    class More(Base):
+        one: int
+        three: int = 3
+
+    assert (Base().two, Base(5).two, More().one, More(7).two, More(7, three=1).three) == (2, 6, 1, 8, 1)
+    assert of.replace(Base(), one=8).two == 9
+
+
 def test_metadata_of_a_field() -> None:
     assert {one.name: bool(one.metadata) for one in ours.fields(classes(ours)[1])}["four"]
 
@@ -125,6 +145,11 @@ def test_the_library_starts_without_pythons_dataclasses() -> None:
     text = f"""import sys
 sys.path.insert(0, {str(COLLECTIONS)!r})
 import {library}._direct, {library}._flows.checkpoint, {library}._flows.rollback.flow, {library}._flows.settle
+from {library} import _dataclasses as ours
+class Outer:
+    inner: list
+Outer.__annotations__["inner"] = "list"
+ours.asdict(ours.dataclass(Outer)([ours.dataclass(type("Inner", (), {{"__annotations__": {{"one": "int"}}}}))(1)]))
 print(*sorted({{"dataclasses", "inspect"}} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-I", "-S", "-c", text], capture_output=True, text=True, check=True)

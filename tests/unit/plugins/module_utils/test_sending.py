@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, EvenkeelError
@@ -257,28 +257,30 @@ def test_the_cheapest_cipher_is_asked_for_first_and_no_other_is_left_out() -> No
 
 
 class Slow:
-    """A next receiver that takes a byte at a time."""
+    """A next receiver that takes so many bytes at a time."""
 
-    def write(self, _view: memoryview) -> int:
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def write(self, view: memoryview) -> int:
         time.sleep(0.05)
-        return 1
+        return min(self.count, len(view))
 
     def stop(self) -> None: ...
 
 
-def test_a_slow_next_receiver_costs_the_one_before_it_no_more_than_half_of_its_time(
+def test_a_next_receiver_is_given_up_for_taking_few_bytes_and_not_for_being_the_slower_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sending, "_IDLE", 0.3)
-    slow: Any = Slow()
-    for before, most in ((0.0, 0.4), (2.0, 2.1)):
-        onward = sending._Onward(None)
+    monkeypatch.setattr(sending, "_SLOW", 60)
+    for count, is_given_up in ((1, True), (50, False)):
+        onward, slow = sending._Onward(None), cast(Any, Slow(count))
         onward._line = slow
-        onward._began -= before
         began = time.monotonic()
-        onward.write(memoryview(bytes(100)))
-        assert "too slowly" in onward.why and onward._line is None
-        assert most - 0.15 < time.monotonic() - began < most + 1.5
+        onward.write(memoryview(bytes(1000)))
+        assert ("too slowly" in onward.why, onward._line is None) == (is_given_up, is_given_up)
+        assert time.monotonic() - began > 0.9 or is_given_up
         onward.write(memoryview(bytes(100)))
 
 

@@ -76,6 +76,9 @@ class Word:
             def trees_as_a_whole(self, spec: Spec) -> list[str]:
                 return []
 
+            def named(self, lines: Sequence[str]) -> set[str]:
+                return set()
+
             def capture(self, spec: Spec, sink: Sink, system: System) -> list[str]:
                 return [f"word {word.now} sha256={sink.add(word.now.encode())}"]
 

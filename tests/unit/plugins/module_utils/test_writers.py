@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import writers
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry, writers
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint
 
@@ -47,17 +47,28 @@ def test_a_unit_that_has_a_protected_file_open_for_writing_is_named_unless_it_is
         return os.stat_result([found.st_mode & ~0o200, *found[1:]]) if reads else found
 
     monkeypatch.setattr(os, "lstat", lstat)
-    (said,) = writers.undeclared([app], lambda _path: False, {"other.service"}, str(proc))
-    assert said.startswith(f"app.service has {app}/log open for writing") and "declare the unit" in said
-    assert writers.undeclared([app], lambda _path: False, {"app.service"}, str(proc)) == []
-    assert writers.undeclared([app], lambda path: path.endswith("log"), set(), str(proc)) == []
-    assert writers.undeclared([f"{app}/else"], lambda _path: False, set(), str(proc)) == []
+    (said,), is_all = writers.undeclared([app], lambda _path: False, {"other.service"}, str(proc))
+    assert is_all and said.startswith(f"app.service has {app}/log open for writing") and "name the unit" in said
+    assert writers.undeclared([app], lambda _path: False, {"app.service"}, str(proc)) == ([], True)
+    assert writers.undeclared([app], lambda path: path.endswith("log"), set(), str(proc)) == ([], True)
+    assert writers.undeclared([f"{app}/else"], lambda _path: False, set(), str(proc)) == ([], True)
 
 
 def test_a_look_that_takes_too_long_is_told(proc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writers, "_LOOK", -1.0)
-    (said,) = writers.undeclared([str(tmp_path / "app")], lambda _path: False, set(), str(proc))
-    assert "not all" in said
+    assert writers.undeclared([str(tmp_path / "app")], lambda _path: False, set(), str(proc)) == ([], False)
+
+
+@pytest.mark.parametrize("check_mode", [True, False])
+def test_what_a_rollback_does_beside_refuses_no_checkpoint(
+    store: Store, tree: Path, check_mode: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "written", lambda _sections: (["app.service has a file open"], False))
+    os.link(tree / "a", tree.parent / "outside")
+    declared = [{"files": {"paths": [str(tree)]}}]
+    told = checkpoint(store, "b", declared, check_mode=check_mode, require_restorable=True)
+    assert "app.service has a file open" in told["left"] and "hard links" in str(told["left"])
+    assert "not all open files" in str(told["warnings"])
 
 
 @pytest.mark.parametrize("check_mode", [True, False])
