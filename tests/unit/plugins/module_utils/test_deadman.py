@@ -243,6 +243,15 @@ def test_a_rollback_arms_nothing_over_a_change(store: Store, live: Path) -> None
     assert info(store)["last"]["outcome"] == "rolled_back" and (live / "file").read_text() == "before"
 
 
+def test_a_rollback_of_some_paths_neither_ends_a_change_nor_goes_beside_it(store: Store, live: Path) -> None:
+    """It would leave the rest as the change made it, and call the change rolled back."""
+    begin(store, live)
+    for paths, kinds in (([str(live / "file")], None), (None, ["files"])):
+        with pytest.raises(Refused, match="another change is under way"):
+            rollback(store, "change", paths=paths, kinds=kinds)
+    assert info(store)["armed"] is not None and (live / "file").read_text() == "after"
+
+
 def test_settling_what_never_began_is_an_error(store: Store, live: Path) -> None:
     checkpoint(store, "before", [{"files": {"paths": [str(live)]}}])
     with pytest.raises(UsageError, match="no change of generation 0"):
