@@ -147,7 +147,8 @@ class HostResult:
     the kind system stands for it; else empty. left: sentences on state that its checkpoint could not bring back.
     rescued: failures on it that the playbook caught. sick: after it was confirmed, while other hosts changed, its
     probes failed, it did not answer, or somebody put it back. outside: changed paths that no resource covers; None
-    where they are unknown. owed: the restarts that are due on it once it is confirmed.
+    where they are unknown. owed: the restarts that are due on it once it is confirmed. warnings: sentences of the host
+    on its end, as on jobs of the change that still run.
     """
 
     host: str
@@ -167,6 +168,7 @@ class HostResult:
     sick: bool = False
     outside: Outside | None = None
     owed: list[Owed] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass

@@ -82,6 +82,7 @@ class Settled:
     login: str = ""
     outside: Outside | None = None
     owed: list[Owed] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 def armed(result: Mapping[str, Any], started: float | None, now: float, asked: float | None = None) -> Armed | None:
@@ -202,7 +203,9 @@ def settled(record: Record, host: str) -> Settled | None:
     if told.outcome in (State.CONFIRMED, State.ROLLED_BACK, State.IN_DOUBT):
         why = "" if told.outcome == State.CONFIRMED else message(found)
         beside, due = _outside(told.outside), read_owed(told.owed)
-        return Settled(State(told.outcome), told.by, why, probes, told.login or "", beside, due)
+        known = tuple(f"{probe.get('kind')} {probe.get('target')}" for probe in probes)  # Their results are shown.
+        more = [one for one in told.warnings or [] if not one.startswith(known)]
+        return Settled(State(told.outcome), told.by, why, probes, told.login or "", beside, due, more)
     if found.get("error") in (REFUSED, USAGE, BAD):
         # Another run has changed the host since, the host forgot, or its answer is malformed: asking again is useless.
         return Settled(State.IN_DOUBT, "", message(found), probes)

@@ -150,7 +150,7 @@ class Settlement:
         """Write the end of a host into its result."""
         result = self.hosts[host]
         result.state, result.by, result.probes, result.login = answer.state, answer.by, answer.probes, answer.login
-        result.outside, result.owed = answer.outside, answer.owed
+        result.outside, result.owed, result.warnings = answer.outside, answer.owed, answer.warnings
         if answer.login and preflight.local(host, self.context.request.options.common, self.context.targets):
             result.login = "none"
         if self.halted and answer.state is State.ROLLED_BACK:

@@ -154,7 +154,7 @@ def detail(host: HostResult, told: Told | None = None) -> str:
     if host.state is State.CONFIRMED:
         caught = [f"rescued: {text(one_of)}" for one_of in host.rescued]
         said = told.once(text(host.why)) or ("changed" if host.changed else "nothing to change")
-        warned = [f"warning: {text(one)}" for one in warnings(host.probes)]
+        warned = [f"warning: {text(one)}" for one in [*warnings(host.probes), *host.warnings]]
         beside = f"also changed, and not protected: {_beside(host.outside)}" if _beside(host.outside) else ""
         return "; ".join(part for part in [said, *caught, *warned, beside, *owed.words(host.owed)] if part)
     if host.state is State.NOT_BEGUN:
@@ -208,6 +208,7 @@ def _story(host: HostResult) -> tuple[object, ...]:
         host.outside is None,
         *owed.words(host.owed),
         *warnings(host.probes),
+        *host.warnings,
         host.wave if host.state is not State.NOT_BEGUN else 0,
     )
 

@@ -225,6 +225,14 @@ def test_a_confirmed_host_that_somebody_put_back_since_is_known_by_its_memory(me
     assert decide.put_back(record(), "w", 7) is None
 
 
+def test_warnings_of_a_host_that_no_probe_shows_are_kept() -> None:
+    probe = {"kind": "tcp", "target": "a:81", "state": "fail", "detail": "closed", "severity": "warn"}
+    said = ["tcp a:81: fail, closed (3 of 3)", "a job of Ansible still runs: pid 7"]
+    told = {"outcome": "confirmed", "by": "settle", "warnings": said, "health": {"probes": [probe]}}
+    answer = decide.settled(record(("w", "ft_settle", "ok", told)), "w")
+    assert answer is not None and answer.warnings == said[1:]
+
+
 def test_the_restarts_that_a_confirmed_host_owes_are_kept() -> None:
     due = {"level": "service", "unit": "app.service", "why": ["/usr/lib/libz.so.1"], "processes": ["app[812]"]}
     told = {"outcome": "confirmed", "by": "settle", "owed": [due, {"level": None}]}

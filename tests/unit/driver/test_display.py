@@ -393,8 +393,10 @@ def test_a_probe_that_only_warned_is_told_of_a_host_that_is_confirmed() -> None:
         {"kind": "tcp", "target": "a:80", "state": "pass", "detail": "accepts connections", "severity": "warn"},
         {"kind": "tcp", "target": "a:81", "state": "unknown", "detail": "not decided here", "severity": "fail"},
     ]
-    shown = printed(result(Exit.DONE, HostResult("a", 1, State.CONFIRMED, probes=probes)), 200)
+    host = HostResult("a", 1, State.CONFIRMED, probes=probes, warnings=["a job of Ansible still runs"])
+    shown = printed(result(Exit.DONE, host), 200)
     assert "warning: http http://a/: fail, status 500" in shown and "\x1b" not in shown
+    assert "warning: a job of Ansible still runs" in shown
     assert "accepts" not in shown and "not decided" not in shown
     hosts = [HostResult(str(one), 1, State.CONFIRMED, probes=probes if one == 7 else []) for one in range(30)]
     assert printed(result(Exit.DONE, *hosts), 200).count("warning") == 1
