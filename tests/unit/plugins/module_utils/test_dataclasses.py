@@ -131,8 +131,10 @@ def test_post_init_runs_last_also_inherited_and_by_replace(of: ModuleType) -> No
         one: int
         three: int = 3
 
-    assert (Base().two, Base(5).two, More().one, More(7).two, More(7, three=1).three) == (2, 6, 1, 8, 1)
-    assert of.replace(Base(), one=8).two == 9
+    base: Any = Base
+    more: Any = More
+    assert (base().two, base(5).two, more().one, more(7).two, more(7, three=1).three) == (2, 6, 1, 8, 1)
+    assert of.replace(base(), one=8).two == 9
 
 
 def test_metadata_of_a_field() -> None:
