@@ -355,7 +355,11 @@ proved:
   type: list
   elements: str
 left:
-  description: State that a rollback to this checkpoint could not put back, such as packages without a package file.
+  description:
+    - State that a rollback to this checkpoint could not put back, such as packages without a package file.
+    - Last, what a rollback would do beside its work, which O(require_restorable) does not refuse. It replaces a file
+      under a service that has it open for writing and is not named in O(resources), and it parts a file from its names
+      (hard links) outside of O(resources).
   returned: always
   type: list
   elements: str
