@@ -144,7 +144,7 @@ class HostResult:
     operator). until: the time at which its dead-man is (or was) due, in epoch seconds of this machine's clock. login:
     whether the login that confirmed it was shown to be newer than the change (new), was not shown to be newer (not
     shown), or is not needed, because the connection is local (none). protects: the state that is protected on it, where
-    the kind system stands for it; else empty. left: sentences on state that its checkpoint could not bring back.
+    the kind system stands for it; else empty. left: sentences on what a rollback would not leave as before.
     rescued: failures on it that the playbook caught. sick: after it was confirmed, while other hosts changed, its
     probes failed, it did not answer, or somebody put it back. outside: changed paths that no resource covers; None
     where they are unknown. owed: the restarts that are due on it once it is confirmed. warnings: sentences of the host
@@ -245,10 +245,10 @@ def protected(hosts: Iterable[HostResult]) -> list[str]:
     return [f"protected on {some_of(names)}: {said}" for said, names in hosts_of.items()]
 
 
-def cannot_bring_back(hosts: Iterable[HostResult]) -> list[str]:
-    """A sentence for each kind of state that checkpoints could not capture, with its hosts."""
+def not_as_before(hosts: Iterable[HostResult]) -> list[str]:
+    """A sentence for each thing that a rollback would not leave as before, as checkpoints tell, with its hosts."""
     hosts_of: dict[str, list[str]] = {}
     for host in hosts:
         for sentence in host.left:
             hosts_of.setdefault(sentence, []).append(host.host)
-    return [f"a rollback could not bring back on {some_of(names)}: {said}" for said, names in hosts_of.items()]
+    return [f"a rollback would not leave all as before on {some_of(names)}: {said}" for said, names in hosts_of.items()]

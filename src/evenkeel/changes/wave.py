@@ -16,7 +16,7 @@ from evenkeel.changes import decide
 from evenkeel.changes.context import GRACE, SHORT_TIMEOUT, STOPPED, Context
 from evenkeel.changes.extending import Extending
 from evenkeel.changes.settle import Settlement
-from evenkeel.outcome import HostResult, State, cannot_bring_back, protected
+from evenkeel.outcome import HostResult, State, not_as_before, protected
 from evenkeel.progress import Kind, Phase, Progress
 from evenkeel.shared import duration
 
@@ -114,7 +114,7 @@ class Wave:
             result.protects = [str(one) for one in taken.result.get("protects") or []] if taken else []
         for note in protected(self.hosts.values()):
             context.note(note)
-        for note in cannot_bring_back(self.hosts.values()):
+        for note in not_as_before(self.hosts.values()):
             context.note(note)
         if begun.halt and not record.began and ended.errors:
             context.note(ended.errors)

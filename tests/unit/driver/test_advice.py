@@ -20,7 +20,7 @@ from evenkeel.ansible.options import Options
 from evenkeel.changes import resume
 from evenkeel.cli import parser
 from evenkeel.commands.rollback import read_checkpoints
-from evenkeel.outcome import ChangeResult, Exit, HostResult, State, UsageError, cannot_bring_back, protected
+from evenkeel.outcome import ChangeResult, Exit, HostResult, State, UsageError, not_as_before, protected
 from evenkeel.show import advice
 from evenkeel.show.summary import print_change
 
@@ -173,7 +173,7 @@ def test_hosts_at_rest_need_no_advice() -> None:
 def test_what_no_rollback_brings_back_is_said_once_for_all_hosts_of_which_it_is_true() -> None:
     hosts = [HostResult(f"h{n}", 1, left=["the package x 1.0 has no file"]) for n in range(7)]
     hosts.append(HostResult("other", 1, left=["/mnt is a mount"]))
-    lines = cannot_bring_back(hosts)
+    lines = not_as_before(hosts)
     assert len(lines) == 2
     assert "h0, h1, h2, h3, h4 and 2 more: the package x 1.0 has no file" in lines[0] and "/mnt" in lines[1]
 
