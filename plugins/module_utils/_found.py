@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The library of this collection, found on a host where a checkpoint or a copy has left it.
+"""The library of this collection, found on a host where a checkpoint or a copy has left it, or sent there.
 
 This file imports nothing of the library: the controller sends its text alone (``plugin_utils/_direct.py``).
 """
@@ -11,23 +11,28 @@ import hashlib
 import os
 import stat
 import sys
+from contextlib import suppress
 from importlib.util import MAGIC_NUMBER
+
+with suppress(ImportError):  # Some builds of Python lack it.
+    import bz2
 
 # The bytes of the largest library.
 _LARGEST = 1 << 26
 
 
-def load(store: str, digest: str) -> bool:
-    """Have Python import ``evenkeel_agent`` from the library of these sources. Return False where there is none to be
-    trusted, or this host does not allow files in memory."""
-    data = library(store, digest)
-    if not data:
-        return False
+def load(store: str, digest: str, sent: bytes = b"") -> bool:
+    """Have Python import ``evenkeel_agent`` from the library of these sources, or from the one that was ``sent``,
+    compressed by bzip2. Return False where there is none to be trusted, or this host does not allow files in memory."""
     try:
-        memory = os.memfd_create("evenkeel")
-    except (AttributeError, OSError):  # Some builds of Python lack the call, and so do some sandboxes.
+        data = bz2.decompress(sent) if sent else library(store, digest)
+        memory = os.memfd_create("evenkeel") if data else -1
+    except (AttributeError, NameError, OSError, ValueError):  # Some builds of Python lack these, and some sandboxes.
         return False
-    os.write(memory, data)
+    if memory < 0:
+        return False
+    with open(memory, "wb", closefd=False) as stream:
+        stream.write(data)
     sys.path.insert(0, f"/proc/self/fd/{memory}")
     return True
 

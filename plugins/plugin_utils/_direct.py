@@ -1,7 +1,8 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A call of the library that lies on a host, by a program of a hundred lines and not by a module of Ansible.
+"""A call of the library on a host, by a program of a hundred lines and not by a module of Ansible. The library follows
+that program where it does not lie there.
 
 The connection is Ansible's, with its privileges and its interpreter. A module that does no more than ping takes longer
 on the host than most of our calls: its payload brings the code of Ansible's modules, which is compiled anew each time.
@@ -9,10 +10,15 @@ on the host than most of our calls: its payload brings the code of Ansible's mod
 
 from __future__ import annotations
 
+import bz2
 import contextlib
+import fcntl
+import io
 import json
+import os
 import secrets
 import shlex
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,19 +29,21 @@ from ansible.utils.display import Display
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _found
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._answering import STORE
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.every import call
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman.package import sources
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer, answer
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
 
-# The host has no library that answers, and nothing was done.
+# No library answers on the host, and nothing was done.
 ABSENT: Mapping[str, Any] = {"absent": True}
 # The program has started, and may have done anything since.
 _STARTED = {"started": True}
 # The exit codes of a shell, or of a Python, that did not start the program.
 _NOT_STARTED = (2, 126, 127)
 _AUTO = ("auto", "auto_silent", "auto_legacy", "auto_legacy_silent")
-# Names are UTF-8, whatever locale the login brings: the agent reads them so.
-_OPTIONS = "-I -X utf8 -"
+# Names are UTF-8, whatever locale the login brings: the agent reads them so. The program and its length come first on
+# standard input, and then the library, if it is sent.
+_OPTIONS = "-I -X utf8 -c " + shlex.quote("import sys; exec(sys.stdin.buffer.read(int(sys.stdin.buffer.readline())))")
 _FOUND = Path(_found.__file__).read_text(encoding="utf-8")
 # An old Python 3 can read it as well. The first line tells that it has started.
 _PROGRAM = """\
@@ -50,7 +58,7 @@ if sys.version_info < (3, 9):
     sys.exit()
 found = {{"__name__": "evenkeel_found"}}
 exec(compile({found}, "evenkeel_found", "exec"), found)
-if not found["load"](asked["arguments"]["store"], asked["library"]):
+if not found["load"](asked["arguments"]["store"], asked["library"], sys.stdin.buffer.read()):
     tell({absent})
     sys.exit()
 from evenkeel_agent import _direct
@@ -70,8 +78,8 @@ def ask(
     action: ActionBase, variables: Mapping[str, Any], name: str, arguments: Mapping[str, Any], library: str
 ) -> Answer | None:
     """The result of a call of ``ft_NAME`` on the host of the action's connection; ``ABSENT`` where the host has no
-    library of these sources. None, and nothing was asked, where a value of the call is a secret, which Ansible's own
-    module masks, or where the user of the login finds no Python.
+    library of these sources and cannot load the one that is sent. None, and nothing was asked, where a value of the
+    call is a secret, which Ansible's own module masks, or where the user of the login finds no Python.
 
     variables: those of that host. library: the SHA-256 of the sources. Raises AnsibleConnectionFailure where the host
     is unreachable, and UsageError for wrong arguments.
@@ -92,6 +100,7 @@ def ask(
         "mark": secrets.token_hex(16),
     }
     program = _PROGRAM.format(asked=ascii(json.dumps(asked)), absent=ABSENT, started=_STARTED, found=ascii(_FOUND))
+    program = f"{len(program)}\n{program}"
     Display().vvv(f"ft_{name} is asked of the library on the host")
 
     def execute() -> Answer:
@@ -99,9 +108,33 @@ def ask(
         if not command:
             return {}
         done = action._low_level_execute_command(command, in_data=program.encode())
+        result = _result(done, str(asked["mark"]))
+        if result != ABSENT:
+            return result
+        Display().vvv(f"the library is sent with ft_{name}")
+        done = action._low_level_execute_command(command, in_data=program.encode() + packed())
         return _result(done, str(asked["mark"]))
 
     return answer(action._connection, execute) or None
+
+
+def packed() -> bytes:
+    """The sources of the library, as an archive that Python imports from, compressed by bzip2.
+
+    The archive is made once in a run of Ansible: the other processes of that run read it.
+    """
+    with open(os.path.join(C.DEFAULT_LOCAL_TMP, "evenkeel-library"), "a+b") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        stream.seek(0)
+        data = stream.read()
+        if not data:
+            archive = io.BytesIO()
+            with zipfile.ZipFile(archive, "w") as whole:
+                for path, text in sorted(sources().items()):
+                    whole.writestr(zipfile.ZipInfo(path), text)
+            data = bz2.compress(archive.getvalue())
+            stream.write(data)
+    return data
 
 
 def _command(action: ActionBase, variables: Mapping[str, Any]) -> str:

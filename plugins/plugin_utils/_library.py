@@ -24,7 +24,7 @@ Send = Callable[[str, Mapping[str, Any]], Answer]
 def call(
     module: str, arguments: Mapping[str, Any], send: Send, action: ActionBase, variables: Mapping[str, Any]
 ) -> Answer:
-    """The result of ``module``, sent whole only where the host has no library of this version that answers it.
+    """The result of ``module``, sent whole only where no library of this version answers it on the host.
 
     send: sends a module of this collection with arguments, and returns its result. action: has the connection to the
     host. variables: those of that host.

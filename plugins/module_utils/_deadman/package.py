@@ -67,8 +67,8 @@ def install(store: Store, finish: Callable[..., list[str]]) -> str:
 def leave(store: Store, finish: Callable[..., list[str]]) -> None:
     """Leave the library on the host to answer later calls, where there are a store and ample room. Errors are
     ignored."""
-    if _base() == _PACKAGE:
-        return  # The library answers this call.
+    if _kept_digest():
+        return  # The library that was left here answers this call.
     with suppress(OSError, EvenkeelError):
         room = os.statvfs(store.root)  # It fails where nothing is kept on this host.
         if room.f_bavail * room.f_frsize > _AMPLE:
@@ -76,22 +76,32 @@ def leave(store: Store, finish: Callable[..., list[str]]) -> None:
                 install(store, finish)
 
 
+def sources() -> dict[str, str]:
+    """Path in the archive -> source, of this library."""
+    return _sources(f"{_base()}.{_WAY_BACK[0]}", _WAY_BACK[1])
+
+
 def digest() -> str:
     """The SHA-256 of the sources of this library, in hexadecimal digits."""
-    return _digest(_sources(f"{_base()}.{_WAY_BACK[0]}", _WAY_BACK[1]))
+    return _digest(sources())
 
 
 def _own_digest(finish: Callable[..., list[str]]) -> str:
-    """As ``digest``. An archive holds its own, and need not read all its sources for it."""
+    """The SHA-256 of the sources. A library that was left on a host need not read all of them for it."""
+    return _kept_digest() or _digest(_sources(finish.__module__, finish.__name__))
+
+
+def _kept_digest() -> str:
+    """The digest in the archive from which this library was loaded; empty where no call has left that archive here."""
     if _base() == _PACKAGE:
         with suppress(OSError):
             archive = __loader__.archive  # type: ignore[name-defined]
             return bytes(__loader__.get_data(os.path.join(archive, _DIGEST))).decode()  # type: ignore[name-defined]
-    return _digest(_sources(finish.__module__, finish.__name__))
+    return ""
 
 
-def _digest(sources: dict[str, str]) -> str:
-    return hashlib.sha256("\0".join(f"{path}\0{sources[path]}" for path in sorted(sources)).encode()).hexdigest()
+def _digest(texts: dict[str, str]) -> str:
+    return hashlib.sha256("\0".join(f"{path}\0{texts[path]}" for path in sorted(texts)).encode()).hexdigest()
 
 
 def _base() -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import sys
 from typing import Any
@@ -18,6 +19,8 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _d
 from .conftest import Fleet, Run
 
 OURS = "evenkeel.fault_tolerance."
+# The words with which the Python of a host is started for a direct call.
+DIRECT = f"[{' '.join(shlex.split(_direct._OPTIONS))}]"
 
 
 def sent(run: Run) -> list[str]:
@@ -112,7 +115,7 @@ def piped(fleet: Fleet) -> Fleet:
 
 def test_the_library_answers_without_a_module(piped: Fleet) -> None:
     run = piped.play([CHECKPOINT, SETTLE], "h1", "-vvv")
-    assert not sent(run) and set(ran(piped)) >= {"[-I -X utf8 -]"} and run.results["h1"]["outcome"] == "confirmed"
+    assert not sent(run) and set(ran(piped)) >= {DIRECT} and run.results["h1"]["outcome"] == "confirmed"
     (piped.directory("h1") / "data/name").write_text("changed")
     before = piped.play([task("ft_rollback")], "h1", "--check", "--diff")
     assert before.results["h1"]["changed"] and before.results["h1"]["diff"]
@@ -122,10 +125,34 @@ def test_the_library_answers_without_a_module(piped: Fleet) -> None:
     assert "diff" not in run.results["h1"]
 
 
-def test_a_host_without_the_library_is_sent_the_module(piped: Fleet) -> None:
+def test_a_host_without_the_library_is_sent_it_once(piped: Fleet) -> None:
     shutil.rmtree(piped.directory("h1") / "store/agent")
+    run = piped.play([task("ft_info"), task("ft_info")], "h1", "-vvv")
+    assert run.rc == 0 and not sent(run) and run.results["h1"]["generation"] == 0
+    assert ran(piped) == [DIRECT] * 4, "a call that only looks leaves no library"
+    run = piped.play([CHECKPOINT, SETTLE, task("ft_info")], "h1", "-vvv")
+    assert run.rc == 0 and not sent(run) and run.output.count("the library is sent") == 1
+    (left,) = (piped.directory("h1") / "store/agent").iterdir()
+    left.chmod(0o600)
+    left.write_bytes(b"")
+    again = task("ft_checkpoint", name="n", resources="{{ evenkeel_resources }}")
+    run = piped.play([again, again], "h1", "-vvv")
+    assert run.rc == 0 and run.output.count("the library is sent") == 1, "the damaged one is replaced"
+
+
+@pytest.mark.parametrize("lacks", ["memfd_create", "bz2.decompress"])
+def test_a_host_that_cannot_load_the_library_from_memory_is_sent_the_module(piped: Fleet, lacks: str) -> None:
+    shutil.rmtree(piped.directory("h1") / "store/agent")
+    python = piped.home / "python"
+    without = f'[ "$1" != -I ] || exec 0< <(LC_ALL=C sed s/{lacks}/{"x" * len(lacks)}/)'
+    python.write_text(f'#!/bin/bash\necho "[$*]" >>{piped.home}/ran\n{without}\nexec {sys.executable} "$@"\n')
     run = piped.play([task("ft_info")], "h1", "-vvv")
-    assert run.rc == 0 and sent(run) == ["ft_info"] and ran(piped) == ["[-I -X utf8 -]", "[]"]
+    assert run.rc == 0 and sent(run) == ["ft_info"] and ran(piped) == [DIRECT, DIRECT, "[]"]
+
+
+def test_the_payload_of_a_call_is_smaller_than_that_of_the_first_version() -> None:
+    """Its ``ft_checkpoint`` was a module of 0.51 MB, in each call."""
+    assert len(_direct.packed()) < 450_000
 
 
 def test_errors_and_wrong_arguments_are_those_of_the_module(piped: Fleet) -> None:
@@ -133,7 +160,7 @@ def test_errors_and_wrong_arguments_are_those_of_the_module(piped: Fleet) -> Non
     tasks += [{**task("ft_info", stor="x"), "ignore_errors": True, "register": "two"}]
     found = piped.play([*tasks, {"debug": {"msg": "{{ [one, two] }}"}}], "h1").results["h1"]["msg"]
     assert found[0]["error"] == "NotFound" and "none" in found[0]["msg"] and found[0]["failed"]
-    assert "stor is no option" in found[1]["msg"] and ran(piped) == ["[-I -X utf8 -]"]
+    assert "stor is no option" in found[1]["msg"] and ran(piped) == [DIRECT]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +171,7 @@ def test_a_python_is_found_where_ansible_finds_it(piped: Fleet, python: str, bec
     piped.hosts["h1"]["ansible_interpreter_python_fallback"] = ["/nowhere/python3", str(piped.home / "python")]
     run = piped.play([task("ft_info")], "h1", "-vvv")
     if python == "auto_silent":
-        assert run.rc == 0 and not sent(run) and ran(piped) == ["[-I -X utf8 -]"]
+        assert run.rc == 0 and not sent(run) and ran(piped) == [DIRECT]
     else:
         assert run.rc != 0 and sent(run) == ["ft_info"], "Ansible itself tells that there is no such Python"
 
@@ -153,7 +180,7 @@ def test_a_program_that_dies_is_not_run_again(piped: Fleet) -> None:
     """It may have done half of its work."""
     (piped.home / "python").write_text(f'#!/bin/sh\necho "[$*]" >>{piped.home}/ran\necho killed >&2; exit 137\n')
     run = piped.play([task("ft_info")], "h1", "-vvv")
-    assert run.rc != 0 and not sent(run) and ran(piped) == ["[-I -X utf8 -]"]
+    assert run.rc != 0 and not sent(run) and ran(piped) == [DIRECT]
     assert "killed" in run.results["h1"]["module_stderr"]
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import bz2
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import ClassVar
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import package
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._found import library
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._found import library, load
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.modules import ft_call
 
@@ -121,3 +122,8 @@ def test_the_library_is_left_only_where_something_is_kept(store: Store) -> None:
     Path(store.root).mkdir(mode=0o700)
     package.leave(store, finish)
     assert library(store.root, package.digest())
+
+
+@pytest.mark.parametrize("sent", [b"no archive", bz2.compress(b"a library")[:-1]])
+def test_a_library_that_came_damaged_is_not_loaded(store: Store, agent: Path, sent: bytes) -> None:
+    assert not load(store.root, package.digest(), sent)
