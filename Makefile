@@ -26,7 +26,7 @@ LABS ?= 2
 # The newest ansible-core needs Python 3.12; empty where there is none.
 NEWER = $(shell .ci/python 3.12 3.14 2>/dev/null)
 
-.PHONY: help demo test test-long units checks lint options types unit unit-2.21 sanity sanity-2.21 crash test-crash fuzz fuzz-short vm \
+.PHONY: help demo test test-long units checks lint options types unit unit-2.21 sanity sanity-long sanity-2.21 crash test-crash fuzz fuzz-short vm \
 	integration molecule bench wheel galaxy docs targets clean
 
 help: ## show this
@@ -74,7 +74,11 @@ else
 	@echo "Left out: unit tests on ansible-core 2.21 (no Python 3.12 or newer with venv found)"
 endif
 
+# The oldest Python of hosts, and the one of the controller here. make test-long takes all that are found.
 sanity: .venv/test.stamp ## ansible-test sanity, from a real collection path
+	PYTHONS="9 $$($(BIN)/python -c 'import sys; print(sys.version_info[1])')" .ci/sanity .venv
+
+sanity-long: .venv/test.stamp
 	.ci/sanity .venv
 
 targets: .venv/test.stamp ## ansible-test integration, for what needs no fleet and no root
@@ -110,7 +114,7 @@ fuzz: .venv/test.stamp ## every parser of others' bytes, FUZZ_SECONDS (600) each
 	for target in $$($(BIN)/python tests/fuzz/run.py --list); do \
 	$(BIN)/python tests/fuzz/run.py $$target --seconds $(FUZZ_SECONDS) $$how; done
 
-test-long: sanity-2.21 test-crash fuzz ## what takes too long for make test: every crash point, storms, deadlines ten times
+test-long: sanity-long sanity-2.21 test-crash fuzz ## what takes too long for make test: every crash point, storms, deadlines ten times
 	$(BIN)/python -m pytest -q -m long
 ifdef NEWER
 	.build/core-2.21/bin/python -m pytest -q

@@ -29,6 +29,8 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store im
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, rollback, scrub
 
+from .test_kill import LONG
+
 # What holds no record: who held the lock, and what only saves reading packs and trees.
 HINTS = re.compile(r"lock|packs/.*\.idx|cache/.*")
 
@@ -149,7 +151,8 @@ def test_what_a_scrub_puts_aside_is_stored_again(work: Path) -> None:
 def test_no_rollback_uses_a_flipped_byte(work: Path, to: str) -> None:
     old, new = state(work / "live"), state(work / "new")
     ends = {"old": set[str](), "new": set[str]()}
-    for number, (name, at) in enumerate(every_byte(work / "store")):
+    # Eight bits and every third byte have no common divisor: still another bit each time.
+    for number, (name, at) in list(enumerate(every_byte(work / "store")))[:: 1 if LONG else 3]:
         if to == "latest" and not name.startswith(("refs/", "manifests/")):
             continue
         fresh(work, "live", "store")

@@ -263,7 +263,7 @@ def begin(master: Path, tmp_path: Path) -> Path:
     return saved
 
 
-def points(found: list[tuple[str, int]], every: int = 5) -> list[tuple[str, int]]:
+def points(found: list[tuple[str, int]], every: int = 8) -> list[tuple[str, int]]:
     """All of them in the long run (EVENKEEL_CRASH=all); otherwise one in so many, renames, links, the last of each."""
     if LONG:
         return found
@@ -279,7 +279,7 @@ def test_kill_at_every_syscall_of_a_rollback_leaves_old_or_new(work: Path, tmp_p
     found = calls(what, work)
     ends = {"old": 0, "new": 0}
     assert len(found) > 60
-    for call, number in points(found, 10 if what == "swap" else 5):
+    for call, number in points(found, 16 if what == "swap" else 8):
         fresh(saved, work)
         assert killed(what, work, call, number), (call, number)
         if what == "swap":

@@ -22,6 +22,7 @@ import pytest
 from lab import Lab, unavailable
 from laboratory.existing import remove_orphans
 from laboratory.machine import locked
+from ready_ansible import run_module
 
 # What the hosts of these tests protect and probe; the playbooks of the tests change nginx.
 VARIABLES = """
@@ -150,10 +151,9 @@ class Fleet:
 
     def module(self, host: str, which: str, /, check: bool = False, **arguments: Any) -> dict[str, Any]:
         """The result of a module of ours on the host; ``said`` is what a user is warned of on the terminal."""
-        argv = [str(Path(sys.executable).with_name("ansible")), host, "-i", "inventory", "-m"]
-        argv += [f"evenkeel.fault_tolerance.{which}", *(["--check"] if check else [])]
-        argv += ["-a", json.dumps(arguments)] if arguments else []
-        done = subprocess.run(argv, cwd=self.home, env=self.environment(), capture_output=True, text=True, check=False)
+        words = [host, "-i", "inventory", "-m", f"evenkeel.fault_tolerance.{which}", *(["--check"] if check else [])]
+        words += ["-a", json.dumps(arguments)] if arguments else []
+        done = run_module(words, self.home, self.environment())
         assert "=> {" in done.stdout, done.stdout + done.stderr
         result: dict[str, Any] = json.loads(done.stdout.partition("=> ")[2])
         return dict(result, failed=done.returncode != 0, said=" ".join(done.stderr.split()))

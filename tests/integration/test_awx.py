@@ -217,7 +217,7 @@ def test_hosts_of_a_cancelled_job_put_themselves_back(awx: Awx) -> None:
     fleet, received = awx.fleet, awx.path / "received"
     variables = {"evenkeel_hosts": "site", "evenkeel_tasks": "endless.yml", "evenkeel_confirm_within": "15s"}
     with awx.work(awx.transmit("change", "", variables), received) as worker:
-        changed = fleet.eventually(lambda: fleet.serves("web1", "version 2"), 60)
+        changed = fleet.eventually(lambda: fleet.serves("web1", "version 2"), 120)
         # The end of an execution environment is the end of all that runs in it.
         for one in [*psutil.Process(worker.pid).children(recursive=True), psutil.Process(worker.pid)]:
             one.kill()

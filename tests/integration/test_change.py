@@ -233,6 +233,7 @@ def test_what_is_no_success_never_exits_0(fleet: Fleet, playbook: str, words: li
         assert not any(fleet.touched(host) for host in fleet.names)
 
 
+@pytest.mark.long
 def test_two_changes_at_once_on_one_host(fleet: Fleet) -> None:
     first = fleet.start("change", fleet.playbook("slow.yml", SLOW), "-i", "inventory", "--limit", "web1")
     assert fleet.eventually(lambda: fleet.armed("web1"), 90)

@@ -95,12 +95,12 @@ def test_an_unreachable_host_of_the_wave_stops_it_before_anything_is_touched(fle
 
 
 def test_a_host_that_locks_everybody_out_stops_the_later_waves_and_puts_itself_back(fleet: Fleet) -> None:
-    code, said = change(fleet, LOCKOUT, "-e", "evenkeel_waves=2,2,2", "-e", "evenkeel_confirm_within=20s")
+    code, said = change(fleet, LOCKOUT, "-e", "evenkeel_waves=2,2,2", "-e", "evenkeel_confirm_within=30s")
     assert code != 0
     assert "web2 failed or became unreachable earlier in this run" in said
     assert not any(fleet.touched(host) for host in fleet.names[2:])
     assert fleet.state("web1")["outcome"] == "confirmed"
-    assert fleet.eventually(lambda: not fleet.armed("web2"), 40)
+    assert fleet.eventually(lambda: not fleet.armed("web2"), 60)
     assert fleet.state("web2")["by"] == "deadline" and fleet.differs("web2") == ""
 
 

@@ -168,6 +168,7 @@ def test_a_host_that_goes_back_by_itself_remembers_what_stays_changed(hard: Flee
     assert told["paths"] == [{"path": "/usr/bin/su", "what": "mode"}], json.dumps(told)
 
 
+@pytest.mark.long
 def test_a_clock_that_the_change_sets_back_hides_nothing(hard: Fleet) -> None:
     """Containers share the clock of the machine, so the times in the record are moved instead."""
     resources = [{"files": {"paths": ["/etc/nginx"]}}]

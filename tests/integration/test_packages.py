@@ -147,6 +147,7 @@ def test_a_version_that_the_mirror_dropped_comes_back(host: Fleet) -> None:
     assert host.on(HOST, STATE) == after
 
 
+@pytest.mark.long
 def test_a_package_that_was_rolled_back_is_installed_again_as_new(host: Fleet) -> None:
     trees = ["/etc/ek-new", "/etc/systemd/system/multi-user.target.wants"]
     declared: list[dict[str, Any]] = [{"packages": {"names": ["ek-new"]}}, {"files": {"paths": trees}}]
@@ -163,6 +164,7 @@ def test_a_package_that_was_rolled_back_is_installed_again_as_new(host: Fleet) -
     assert host.on(HOST, f"({change}) 2>&1 | tail -n 2") == first
 
 
+@pytest.mark.long
 def test_what_would_take_other_packages_along_is_refused(host: Fleet) -> None:
     module(host, "ft_checkpoint", name="before", resources=[{"packages": {"keep": "all", "names": ["ek-lib"]}}])
     host.on(HOST, UPGRADE)
@@ -249,6 +251,7 @@ dpkg --install ek-a_1_all.deb
 """
 
 
+@pytest.mark.long
 def test_a_file_that_moved_to_another_package_moves_back(host: Fleet) -> None:
     host.on(HOST, MOVED)
     module(host, "ft_checkpoint", name="before", resources=[{"packages": {"keep": "all", "names": ["ek-a", "ek-b"]}}])

@@ -94,7 +94,7 @@ def fresh(address: tuple[str, int]) -> bytes:
         return request(connection, b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
 
 
-@pytest.mark.parametrize("mode", ["warm", "cold"])
+@pytest.mark.parametrize("mode", ["warm", pytest.param("cold", marks=pytest.mark.long)])
 def test_a_connection_open_across_a_warm_restart_survives_and_a_cold_one_ends_it(host: Fleet, mode: str) -> None:
     host.on(HOST, "echo 'add_header X-Probe old;' > /etc/nginx/conf.d/probe.conf; systemctl restart nginx")
     identity, workers = unit(host, "nginx", "InvocationID"), host.on(HOST, "pgrep -f 'nginx: worker' | sort")
@@ -212,6 +212,7 @@ def test_what_kill_mode_leaves_alone_was_not_restarted(host: Fleet) -> None:
         host.on(HOST, f"kill {pid}")
 
 
+@pytest.mark.long
 def test_a_reload_that_fails_tells_that_the_service_goes_on(host: Fleet) -> None:
     install(host, "ek-a", "/bin/sleep 1000", "ExecReload=/bin/false\n", then="start")
     was = unit(host, "ek-a", "InvocationID")
@@ -355,6 +356,7 @@ def test_a_ladder_ends_at_the_first_rung_that_helps(host: Fleet) -> None:
     assert result["mode"] == "cold" and unit(host, "ek-a", "InvocationID") != was
 
 
+@pytest.mark.long
 def test_a_ladder_goes_back_to_a_checkpoint_after_a_crash_loop(host: Fleet) -> None:
     more = "Restart=always\nRestartSec=100ms\n[Unit]\nStartLimitIntervalSec=0\n"
     install(host, "ek-loop", "/bin/sh -c '. /etc/ek-loop.conf; exec sleep $for'", more)
@@ -447,7 +449,7 @@ def test_a_drop_in_of_the_change_is_gone_from_the_running_service(host: Fleet) -
     assert not rollback(host)["changed"]
 
 
-@pytest.mark.parametrize("mask", ["mask", "mask --runtime"])
+@pytest.mark.parametrize("mask", ["mask", pytest.param("mask --runtime", marks=pytest.mark.long)])
 def test_a_masked_unit_serves_again(host: Fleet, mask: str) -> None:
     checkpoint(host, [], ["nginx"])
     host.on(HOST, f"systemctl stop nginx; systemctl {mask} --quiet nginx")
@@ -456,6 +458,7 @@ def test_a_masked_unit_serves_again(host: Fleet, mask: str) -> None:
     assert not rollback(host)["changed"]
 
 
+@pytest.mark.long
 def test_a_failed_unit_that_did_not_run_before_is_forgotten(host: Fleet) -> None:
     install(host, "ek-plain", "/bin/false")
     checkpoint(host, [], ["ek-plain"])

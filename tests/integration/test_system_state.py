@@ -191,7 +191,7 @@ def test_values_that_a_container_cannot_write_are_refused_by_name(fleet: Fleet) 
     assert result["failed"] and "net/ipv4/ip_forward is read-only here" in result["msg"]
 
 
-@pytest.mark.parametrize("how", ["stop", "freeze"])
+@pytest.mark.parametrize("how", [pytest.param("stop", marks=pytest.mark.long), "freeze"])
 def test_a_unit_that_stands_still_for_a_checkpoint_runs_on_and_is_recorded_as_running(fleet: Fleet, how: str) -> None:
     before = fleet.on(HOST, "systemctl show nginx --property=InvocationID --value")
     resources = [{"files": {"paths": ["/srv/www"]}}, {"services": {"names": ["nginx"]}}]

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs of ansible-playbook, each by a copy of a process that has loaded Ansible and the collection.
+"""Runs of ansible-playbook and of ansible, each by a copy of a process that has loaded Ansible and the collection.
 
 A run takes a second to load them, which is most of what it costs. Settings of Ansible hold from the time at which it is
 loaded, and so there is a process for each set of them. The directory for temporary files alone is that of the run.
@@ -17,6 +17,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ COLLECTION = "ansible_collections.evenkeel.fault_tolerance.plugins"
 TEMPORARY = "ANSIBLE_LOCAL_TEMP"
 # The parts that every run loads, or most do.
 PARTS = [
+    "ansible.cli.adhoc",
     "ansible.cli.playbook",
     "ansible.executor.process.worker",
     "ansible.executor.module_common",
@@ -40,9 +42,18 @@ _ready: dict[str, _Ready] = {}
 
 def run_playbook(words: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Done:
     """Run ansible-playbook with these words, and wait for its end."""
+    return _run_as(["ansible-playbook", *words], cwd, env)
+
+
+def run_module(words: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Done:
+    """As ``run_playbook``, for ``ansible``, which runs a single module."""
+    return _run_as(["ansible", *words], cwd, env)
+
+
+def _run_as(argv: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Done:
     settings = {key: value for key, value in env.items() if key.startswith("ANSIBLE_") and key != TEMPORARY}
     ready = _ready.setdefault(json.dumps(settings, sort_keys=True), _Ready(settings))
-    return ready.run(words, cwd, env)
+    return ready.run(argv, cwd, env)
 
 
 class _Ready:
@@ -51,18 +62,19 @@ class _Ready:
     def __init__(self, settings: Mapping[str, str]) -> None:
         self._settings = settings
         self._process: subprocess.Popen[str] | None = None
+        self._one = threading.Lock()  # Some tests call it from threads.
 
-    def run(self, words: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Done:
-        process = self._process = self._process or self._start()
-        assert process.stdin is not None and process.stdout is not None
-        with tempfile.TemporaryDirectory() as there:
+    def run(self, argv: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Done:
+        with self._one, tempfile.TemporaryDirectory() as there:
+            process = self._process = self._process or self._start()
+            assert process.stdin is not None and process.stdout is not None
             output, errors = Path(there, "output"), Path(there, "errors")
-            request = {"argv": ["ansible-playbook", *words], "cwd": str(cwd), "env": dict(env)}
+            request = {"argv": list(argv), "cwd": str(cwd), "env": dict(env)}
             process.stdin.write(json.dumps({**request, "written": [str(output), str(errors)]}) + "\n")
             process.stdin.flush()
             code = int(process.stdout.readline())
             said = [one.read_text(encoding="utf-8", errors="replace") for one in (output, errors)]
-        return Done(words, code, *said)
+        return Done(argv, code, *said)
 
     def _start(self) -> subprocess.Popen[str]:
         scratch = tempfile.TemporaryDirectory()
@@ -120,7 +132,7 @@ def _run(argv: list[str], cwd: str, env: dict[str, str], written: list[str]) -> 
     constants.DEFAULT_LOCAL_TMP = constants.config.get_config_value("DEFAULT_LOCAL_TMP")
     code = 1
     try:
-        import_module("ansible.cli.playbook").main(argv)
+        import_module(f"ansible.cli.{'adhoc' if argv[0] == 'ansible' else 'playbook'}").main(argv)
     except SystemExit as end:
         code = int(end.code or 0)
     except BaseException:
