@@ -158,7 +158,9 @@ FORMS: dict[str, tuple[str, Sequence[str], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=[pytest.mark.long] * (number % 2)) for number, one in enumerate(FORMS)]
+)
 def test_who_is_done_is_who_ansible_has_not_given_up(folders: Folders, name: str) -> None:
     playbook, words, left = FORMS[name]
     assert folders.judged(playbook, *words) == left
