@@ -52,6 +52,8 @@ LOCAL = ("localhost", "127.0.0.1", "::1")
 PAIRS = "__evenkeel_pairs"
 # A variable of more characters than this is not carried to later waves.
 LONGEST = 16_000_000
+# The signs that make a text a template; the last one lets it choose signs of its own.
+TEMPLATES = ("{{", "{%", "{#", "#jinja2:")
 # Tasks that run no code on the host that they name.
 IDLE = ("add_host", "assert", "debug", "fail", "gather_facts", "group_by", "include_vars", "meta", "pause", "set_fact",
         "set_stats", "setup")  # fmt: skip
@@ -317,7 +319,7 @@ def _read(found: dict[str, Any]) -> dict[Any, Any]:
 def _has_foreign_template(value: Any) -> bool:
     """Whether a text in the value would become a template if it were trusted, and is none."""
     if isinstance(value, str):
-        return not is_trusted_as_template(value) and any(mark in value for mark in ("{{", "{%", "{#"))
+        return not is_trusted_as_template(value) and any(mark in value for mark in TEMPLATES)
     return any(map(_has_foreign_template, value.values() if isinstance(value, dict) else _items(value)))
 
 

@@ -40,6 +40,9 @@ UNREAD = "0" * 64
 _MUCH = 32 * 1024 * 1024
 
 Xattrs = tuple[tuple[str, bytes], ...]
+# The size and the times of a file before it was read, its SHA-256, and how often it was read; and those of no file.
+_Read = tuple[tuple[int, int, int], str, int]
+_UNKNOWN: _Read = ((-1, 0, 0), "", 0)
 
 
 class Reader:
@@ -68,6 +71,7 @@ class Reader:
         self._heavy = 0
         self._learned = 0
         self._learned_bytes = 0
+        self._read: dict[tuple[int, int], _Read] = {}
 
     def tolerate(self, error: Exception, path: bytes) -> str:
         """The words for an error of reading the path; a reader that is not tolerant raises the error again.
@@ -140,7 +144,7 @@ class Reader:
                     data = os.read(fd, before.st_size + 1)
                     sha, size = self.sink.add(data) if len(data) == before.st_size else "", len(data)
                 else:
-                    sha, size = self.sink.add_file(fd)
+                    sha, size = self._large(fd, before, path)
                 # The count of blocks alone can lag behind while the kernel allocates them.
                 sparse = before.st_blocks * 512 < before.st_size and os.lseek(fd, 0, os.SEEK_HOLE) < before.st_size
                 after = os.fstat(fd)
@@ -155,6 +159,28 @@ class Reader:
             if self.tolerant and size > SMALL:
                 break
         raise unstable(path)
+
+    def _large(self, fd: int, info: os.stat_result, path: bytes) -> tuple[str, int]:
+        """SHA-256 and size of the content of an open file with this status. A file with several names is read once for
+        all of them while it stays as it is: a user can give a file tens of thousands of names, which cost nothing. A
+        tolerant look reads it no more than ``TRIES`` times."""
+        if info.st_nlink < 2:
+            return self.sink.add_file(fd)
+        inode, now = (info.st_dev, info.st_ino), moment(info)
+        then, sha, times = self._read.get(inode, _UNKNOWN)
+        if then == now:
+            return sha, info.st_size
+        if self.tolerant and times >= TRIES:
+            raise unstable(path)
+        sha, size = self.sink.add_file(fd)
+        self._read[inode] = (now if size == info.st_size else _UNKNOWN[0], sha, times + 1)
+        return sha, size
+
+    def forget(self, info: os.stat_result, sha: str) -> None:
+        """Read the file once more, whose content was not the same again, although its times tell nothing."""
+        inode = info.st_dev, info.st_ino
+        if self._read.get(inode, _UNKNOWN)[1] == sha:
+            del self._read[inode]
 
     def key(self, info: os.stat_result, kind: str) -> bytes:
         """The key by which the stat cache knows a path that was just read on a file system of this kind."""

@@ -38,6 +38,9 @@ class _Again:
         self.reader = reader
         self.found = found
         self.inodes = inodes
+        # The contents that were the same both times, and the files that were not: each may have thousands of names.
+        self.same_again: set[tuple[int, int, int, str]] = set()
+        self.changed: set[tuple[int, int]] = set()
 
     def run(self) -> None:
         while self.found.fresh:
@@ -77,13 +80,13 @@ class _Again:
             if longer or (os.path.samestat(now, one.info) and moment(now) == moment(one.info)):
                 if time.monotonic() - one.read < _APART and may_be_written(fd):
                     return False
-                read = hash_of(chunks(fd, one.info.st_size))[0]
-                if read == one.sha and (longer or moment(now) == moment(os.fstat(fd))):
+                if self.is_same_again(one, fd) and (longer or moment(now) == moment(os.fstat(fd))):
                     return True
         finally:
             os.close(fd)
         if one.times >= TRIES or (self.reader.tolerant and one.info.st_size > SMALL):
             raise unstable(one.path)
+        self.reader.forget(one.info, one.sha)
         line, key, info = self.reader.file(one.path, name, parent, one.kind, TRIES - one.times)
         if self.found.latest is not None:
             self.found.latest = self.found.latest._replace(times=one.times + 1)
@@ -93,6 +96,20 @@ class _Again:
         if info.st_nlink > 1:
             self.found.share(info, one.place)
         return True
+
+    def is_same_again(self, one: Fresh, fd: int) -> bool:
+        """Whether the open file has the same content up to its former end. A content is read for one name of its
+        file; a tolerant look asks no further name of a file that was not the same."""
+        inode = one.info.st_dev, one.info.st_ino
+        content = (*inode, one.info.st_size, one.sha)
+        if content in self.same_again or (self.reader.tolerant and inode in self.changed):
+            return content in self.same_again
+        is_same = hash_of(chunks(fd, one.info.st_size))[0] == one.sha
+        if one.info.st_nlink > 1 and is_same:
+            self.same_again.add(content)
+        elif one.info.st_nlink > 1:
+            self.changed.add(inode)
+        return is_same
 
     def drop(self, one: Fresh, why: str) -> None:
         """Give a file that changed at each reading a line that equals no recorded line."""

@@ -10,10 +10,18 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Callable, NamedTuple, TypeVar
+
+from .patience import within
+from .trust import trusted
 
 # The most bytes that are read of an entry whose length its process decides. One argument has at most half of that.
 _LONGEST = 1 << 18
+# Seconds for a look at the memory of one process.
+_PATIENCE = 1.0
+# The users one of whose processes has held us up.
+_held_up_by: set[int] = set()
+_Seen = TypeVar("_Seen")
 
 
 class Stat(NamedTuple):
@@ -57,7 +65,7 @@ def start_time(pid: int) -> int | None:
     return None if stat is None or stat.has_ended else stat.ticks
 
 
-def user_ids(pid: int, proc: str = "/proc") -> set[int]:
+def user_ids(pid: int | str, proc: str = "/proc") -> set[int]:
     """The real, effective and saved user ids of the process; empty when there is no such process."""
     try:
         with open(f"{proc}/{pid}/status", encoding="ascii", errors="replace") as stream:
@@ -84,9 +92,26 @@ def program_name(pid: int) -> str:
         return ""
 
 
+def patiently(pid: int | str, look: Callable[[], _Seen], otherwise: _Seen, proc: str = "/proc") -> _Seen:
+    """The result of ``look`` at what lies in the memory of the process: its command line, its mappings. ``otherwise``
+    where the process holds us up.
+
+    Any process can do so for ever, by a file system of its own (FUSE), and one that waits for a server of files does so
+    without meaning to. A user can start thousands: after the first one no further process of that user is looked at.
+    """
+    users = user_ids(pid, proc)
+    if users & _held_up_by:
+        return otherwise
+    found: list[_Seen] = []
+    if not within(_PATIENCE, lambda: found.append(look())):
+        _held_up_by.update(users - trusted())
+        return otherwise
+    return found[0] if found else otherwise
+
+
 def read_entry(pid: int | str, name: str, proc: str = "/proc") -> bytes:
-    """The first 256 KiB of an entry of the process; empty where it has ended, or we may not read it. Who else owns the
-    process is to be asked before: any process can hold up its reader."""
+    """The first 256 KiB of an entry of the process; empty where it has ended, or we may not read it. An entry that lies
+    in the memory of the process is read ``patiently``."""
     try:
         with open(f"{proc}/{pid}/{name}", "rb") as stream:
             return stream.read(_LONGEST)
@@ -94,9 +119,10 @@ def read_entry(pid: int | str, name: str, proc: str = "/proc") -> bytes:
         return b""
 
 
-def arguments(pid: int | str) -> list[bytes]:
-    """The command line of the process, as the process shows it now; empty where there is none."""
-    text = read_entry(pid, "cmdline")
+def arguments(pid: int | str, proc: str = "/proc") -> list[bytes]:
+    """The command line of the process, as the process shows it now; empty where there is none, and where the process
+    holds us up."""
+    text = patiently(pid, lambda: read_entry(pid, "cmdline", proc), b"", proc)
     return text.removesuffix(b"\0").split(b"\0") if text else []
 
 
@@ -109,7 +135,8 @@ class Mapped(NamedTuple):
 
 
 def mapped(pid: int | str, proc: str = "/proc") -> Iterator[Mapped]:
-    """The files that the process has mapped, one by one: a process can map one file tens of thousands of times."""
+    """The files that the process has mapped, one by one: a process can map one file tens of thousands of times. They
+    are read ``patiently``."""
     try:
         with open(f"{proc}/{pid}/maps", "rb") as stream:
             while line := stream.readline(_LONGEST):

@@ -13,7 +13,7 @@ from contextlib import suppress
 from .._files.mounts import PSEUDO
 from .._host import logins
 from .._host.mounts import mount_of
-from .._host.processes import login_of, user_ids
+from .._host.processes import arguments, login_of, user_ids
 from . import writers
 from .kind import is_within
 
@@ -43,8 +43,6 @@ _FIXED = ("bin", "sbin", "lib", "lib64", "libexec", "share", "include", "src", "
 _DATA = ("data", "log", "logs", "spool", "state", "uploads", "var")
 # All data of a program lies at least so deep below such a tree.
 _APART = 2
-# The most bytes of a command line that are read: the path of a Java program names each of its archives.
-_LONGEST = 1 << 18
 # The largest size of all trees together that is kept unasked: bytes and files.
 _BYTES, _FILES = 256 << 20, 50_000
 # A directory at this depth below its tree is measured as a whole.
@@ -174,7 +172,8 @@ def _written(roots: Sequence[str], known: Sequence[str], proc: str) -> dict[str,
     the program's data where configuration and data lie together and the program runs as root or as the owner of that
     directory; else the path is the file."""
     found: dict[str, str] = {}
-    services: list[tuple[set[int], list[str]]] | None = None
+    services: dict[str, set[int]] | None = None
+    programs: dict[str, list[str]] = {}
     for pid in filter(str.isdigit, os.listdir(proc)):
         with suppress(OSError):
             for path in writers.open_for_writing(f"{proc}/{pid}", roots, known):
@@ -183,9 +182,10 @@ def _written(roots: Sequence[str], known: Sequence[str], proc: str) -> dict[str,
                 # The owner of the directory in /proc is root for a process that hides its memory, whoever runs it.
                 users, may = user_ids(int(pid), proc), {0, os.lstat(folder).st_uid}
                 if mixed and users and users <= may:
-                    services = _services(known, proc) if services is None else services
-                    programs = [one for who, theirs in services if who <= may for one in theirs]
-                    path = _around(folder, mixed, [*_programs(f"{proc}/{pid}", known), *programs])
+                    services = _services(proc) if services is None else services
+                    theirs = [pid, *(one for one, who in services.items() if who <= may)]
+                    programs.update({one: _programs(one, known, proc) for one in theirs if one not in programs})
+                    path = _around(folder, mixed, [program for one in theirs for program in programs[one]])
                 with open(f"{proc}/{pid}/comm", encoding="utf-8", errors="replace") as stream:
                     found[path] = stream.read().strip()
     return {path: who for path, who in found.items() if not any(is_within(path, one) for one in found if one != path)}
@@ -206,22 +206,21 @@ def _around(folder: str, root: str, programs: Sequence[str]) -> str:
         found = above
 
 
-def _services(known: Sequence[str], proc: str) -> list[tuple[set[int], list[str]]]:
-    """(the users, the programs) of each process that runs by itself: what writes the log of an application need not be
-    the application, and what a person who is logged in looks at is no program."""
-    pids = [pid for pid in filter(str.isdigit, os.listdir(proc)) if login_of(pid, proc) < 0]
-    return [(user_ids(int(pid), proc), _programs(f"{proc}/{pid}", known)) for pid in pids]
+def _services(proc: str) -> dict[str, set[int]]:
+    """Id -> the users of each process that runs by itself: what writes the log of an application need not be the
+    application, and what a person who is logged in looks at is no program."""
+    return {pid: user_ids(pid, proc) for pid in filter(str.isdigit, os.listdir(proc)) if login_of(pid, proc) < 0}
 
 
-def _programs(process: str, known: Sequence[str]) -> list[str]:
+def _programs(pid: str, known: Sequence[str], proc: str) -> list[str]:
     """The program of a process, the files that its command line names, and the directory in which it works; as far as
     they lie where configuration and data lie together."""
     found = []
     with suppress(OSError):
-        cwd = os.readlink(f"{process}/cwd")
-        found += [cwd, os.readlink(f"{process}/exe")]
-        with open(f"{process}/cmdline", "rb") as stream:
-            words = os.fsdecode(stream.read(_LONGEST)).replace("=", "\0").replace(":", "\0").split("\0")
+        cwd = os.readlink(f"{proc}/{pid}/cwd")
+        found += [cwd, os.readlink(f"{proc}/{pid}/exe")]
+        text = "\0".join(map(os.fsdecode, arguments(pid, proc)))
+        words = text.replace("=", "\0").replace(":", "\0").split("\0")
         for path in (os.path.normpath(os.path.join(cwd, word)) for word in words if word):
             is_here = any(is_within(path, root) for root in _MIXED) and not any(is_within(path, one) for one in known)
             with suppress(OSError, ValueError):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from itertools import takewhile
 
-from .._host.processes import mapped, read_entry, start_time
+from .._host.processes import mapped, patiently, read_entry, start_time
 from .._results.change import Holder
 from .places import Places
 
@@ -30,15 +30,20 @@ def holders(
     ``moved``: the original path of a file, for the path at which the kernel shows it, with a name or without.
     ``former``: path -> the processes, as id -> start time, that used it and do not show it any more.
     ``goes_on``: whether there is still time; processes of root come first, then those of users while there is time.
-    Processes that we may not read are missing.
+    Processes that we may not read, or that hold us up, are missing.
     """
     found: dict[str, tuple[set[str], set[str]]] = {}
+    nothing: set[bytes | None] = set()
     places = Places(proc)
     for pid in sorted(filter(str.isdigit, os.listdir(proc)), key=lambda pid: (_is_of_user(proc, pid), int(pid))):
-        used = takewhile(lambda _path: goes_on(), _used(pid, proc))
-        known = {
-            (replaced(path[: -len(_DELETED)]) if path.endswith(_DELETED) else None) or moved(path) for path in used
-        } - {None}
+
+        def used(pid: str = pid) -> set[bytes | None]:
+            found = takewhile(lambda _path: goes_on(), _used(pid, proc))
+            return {
+                (replaced(path[: -len(_DELETED)]) if path.endswith(_DELETED) else None) or moved(path) for path in found
+            }
+
+        known = patiently(pid, used, nothing, proc) - {None}
         known |= {
             os.fsencode(path)
             for path, users in (former or {}).items()

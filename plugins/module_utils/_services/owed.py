@@ -15,13 +15,14 @@ from collections.abc import Sequence
 
 from .._dataclasses import dataclass, field
 from .._errors import EvenkeelError
+from .._host.patience import within
 from .._host.system import System
 from .._host.trust import open_regular
 from .._results.change import Owed
 from . import systemd
 from .kernels import newer_kernel
 from .running import newer
-from .stale import Process, look, within
+from .stale import Process, look
 from .unit import Unit
 from .vital import KEPT, is_vital
 

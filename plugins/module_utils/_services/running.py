@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Sequence
 
 from .._files.declaration import STAGE
-from .._host.processes import mapped, read_entry, read_stat, start_time
+from .._host.processes import mapped, patiently, read_entry, read_stat, start_time
 from .places import Places
 
 _GONE = " (deleted)"
@@ -95,9 +95,14 @@ def since_start(pids: Iterable[int], main: int) -> list[int]:
 
 
 def _mapped(pid: int, proc: str) -> set[tuple[str, bool]]:
-    """(path, whether the file has lost this name) of the program and the libraries that the process has mapped."""
-    code = {os.fsdecode(one.path) for one in mapped(pid, proc) if one.is_code and one.path.startswith(b"/")}
-    return {(path.removesuffix(_GONE), path.endswith(_GONE)) for path in code}
+    """(path, whether the file has lost this name) of the program and the libraries that the process has mapped; none
+    where the process holds us up."""
+
+    def look() -> set[str]:
+        return {os.fsdecode(one.path) for one in mapped(pid, proc) if one.is_code and one.path.startswith(b"/")}
+
+    nothing: set[str] = set()
+    return {(path.removesuffix(_GONE), path.endswith(_GONE)) for path in patiently(pid, look, nothing, proc)}
 
 
 def _is_newer(path: str, than: float) -> bool:

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Iterator
 from typing import Callable, NamedTuple
 
 from .._files.declaration import STAGE
+from .._host.patience import within
 from .._host.processes import mapped, read_stat
 from .places import Places
 
@@ -59,18 +59,6 @@ def look(goes_on: Callable[[], bool], seconds: float, proc: str = "/proc", root:
 
     within(seconds, read)
     return list(found), ends[0] if ends else f"not all processes could be looked at in {seconds:g} s"
-
-
-def within(seconds: float, work: Callable[[], None]) -> bool:
-    """Whether the work is done within that time. Nobody waits longer for a file or process that holds it up."""
-    done = threading.Event()
-
-    def run() -> None:
-        work()
-        done.set()
-
-    threading.Thread(target=run, daemon=True).start()
-    return done.wait(seconds)
 
 
 class _Reader:

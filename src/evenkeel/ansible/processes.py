@@ -11,11 +11,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 
 import psutil
 
 MARK = "EVENKEEL_RUN"
+# Seconds for the environment of a process of another user, and the users one of whose processes has taken longer.
+_PATIENCE = 1.0
+_held_up_by: set[int] = set()
 
 # Starts the program in argv[1:] so that the kernel kills it when its parent dies (PR_SET_PDEATHSIG survives exec).
 # The changed parent id shows a parent that died before that.
@@ -32,7 +36,7 @@ def marked(ident: str) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.pid != os.getpid() and process.environ().get(MARK) == ident and _alive(process):
+            if process.pid != os.getpid() and _mark_of(process) == ident and _alive(process):
                 found.append(process)
     return found
 
@@ -62,6 +66,28 @@ def end_all(ident: str, grace: float = 2.0, spare: int | None = None) -> None:
 
 def _others(ident: str, spare: int | None) -> list[psutil.Process]:
     return [process for process in marked(ident) if process.pid != spare]
+
+
+def _mark_of(process: psutil.Process) -> str | None:
+    """The run to which the process belongs. Root alone may read the environment of another user's process, whose memory
+    can be made to hold up the reader for ever: of such a user no further process is asked."""
+    user = process.uids().real
+    if user == os.getuid():
+        return process.environ().get(MARK)
+    if os.getuid() or user in _held_up_by:
+        return None
+    found: list[str | None] = []
+
+    def read() -> None:
+        with contextlib.suppress(psutil.Error, OSError):
+            found.append(process.environ().get(MARK))
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    reader.join(_PATIENCE)
+    if reader.is_alive():
+        _held_up_by.add(user)
+    return found[0] if found else None
 
 
 def _alive(process: psutil.Process) -> bool:

@@ -94,11 +94,14 @@ class Found:
         return kept if self.total else []
 
     def is_old(self, now: float) -> bool:
-        """Whether all of it was over long ago. The clock of a host may be slow, but it did not end before it began."""
-        ends = [one.at for one in self.members]
+        """Whether a host has kept it for long, and none waits. Another one may have gone back late, as one that was
+        off, or says so only because it was taken over. The clock of a host may be slow, but it did not end before
+        it began."""
+        began = 0.0
         with contextlib.suppress(ValueError, OverflowError):  # the beginning of the id, by the clock of a controller
-            ends.append(calendar.timegm(time.strptime(self.ident.partition("-")[0], "%Y%m%dT%H%M%S")))
-        return not self.hosts(State.HELD) and max(ends) < now - _OLD
+            began = calendar.timegm(time.strptime(self.ident.partition("-")[0], "%Y%m%dT%H%M%S"))
+        ends = [max(one.at, began) for one in self.members if one.host in self.kept]
+        return not self.hosts(State.HELD) and min(ends, default=now) < now - _OLD
 
     @property
     def runs(self) -> bool:
@@ -116,22 +119,26 @@ class Found:
 
 
 def found(told: Mapping[str, Mapping[str, Any] | None], now: float) -> list[Found]:
-    """The changes over several hosts that are not over, from the answers of ft_info at ``now``. Newest first."""
-    changes: dict[str, Found] = {}
+    """The changes over several hosts that are not over, from the answers of ft_info at ``now``. Newest first.
+
+    A host belongs only to those that tell of as many hosts as it does: a host that was taken over, and claims that all
+    of a change share one end, takes back none that ended alone.
+    """
+    changes: dict[tuple[str, int], Found] = {}
     for host, info in told.items():
         for member, ident, total in _members(host, info or {}, now):
-            changes.setdefault(ident, Found(ident, total)).members.append(member)
+            changes.setdefault((ident, total), Found(ident, total)).members.append(member)
     return sorted((change for change in changes.values() if change.open), key=lambda change: change.ident, reverse=True)
 
 
 def split(told: Mapping[str, Mapping[str, Any] | None], now: float) -> dict[str, list[str]]:
     """Id -> the hosts of each change that has come to different ends on them, although they share one end, and that a
     resumption brings to one end."""
-    return {
-        change.ident: [member.host for member in change.members]
-        for change in found(told, now)
-        if change.kept and len(change.kept) < len(change.members) and verdict(change)[0] != WAIT
-    }
+    hosts: dict[str, list[str]] = {}
+    for change in found(told, now):
+        if change.kept and len(change.kept) < len(change.members) and verdict(change)[0] != WAIT:
+            hosts.setdefault(change.ident, []).extend(member.host for member in change.members)
+    return hosts
 
 
 def _members(host: str, info: Mapping[str, Any], now: float) -> Iterable[tuple[Member, str, int]]:

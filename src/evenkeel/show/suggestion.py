@@ -12,11 +12,9 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
+from evenkeel.ansible.targets import is_template
 from evenkeel.outcome import RunResult, some_of
 from evenkeel.show.display import text
-
-# The beginnings of a template for Ansible.
-_TEMPLATES = ("{{", "{%", "{#")
 
 
 class _Dumper(yaml.SafeDumper):
@@ -24,7 +22,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _literal(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    if any(mark in text for mark in _TEMPLATES):
+    if is_template(text):
         return dumper.represent_scalar("!unsafe", text, style="'" if text.isprintable() else '"')
     return dumper.represent_str(text)
 

@@ -301,7 +301,10 @@ def test_a_change_of_hosts_whose_clocks_are_slow_is_as_old_as_its_id() -> None:
 
 
 def test_a_change_that_ended_long_ago_is_taken_back_only_where_it_is_named() -> None:
-    old = {"web1": info(outcome="confirmed"), "web2": by(info(outcome="rolled_back"), at=100_000.0)}
+    kept = info(outcome="confirmed")
+    kept["last"]["at"] = 100_000.0
+    # The other one was off meanwhile, or was taken over and says so.
+    old = {"web1": kept, "web2": by(info(outcome="rolled_back"), at=180_000.0)}
     change = resume.found(old, 0.0)
     assert resume.chosen(change, "", 100_000.0 + 80_000) == (change, [])
     left, said = resume.chosen(change, "", 100_000.0 + 90_000)
@@ -309,6 +312,11 @@ def test_a_change_that_ended_long_ago_is_taken_back_only_where_it_is_named() -> 
     assert resume.chosen(change, "c", 1e9) == (change, []) and resume.chosen(change, "d", 1.0) == ([], [])
     waits = resume.found({**old, "web3": info("held")}, 0.0)
     assert resume.chosen(waits, "", 1e9) == (waits, []), "a host waits"
+    now = info(outcome="confirmed")
+    now["last"]["at"] = 190_000.0
+    lately = resume.found({"web1": now, "web2": by(info(outcome="rolled_back"), at=0.0)}, 0.0)
+    assert resume.chosen(lately, "", 190_000.0) == (lately, []), "whatever the other one says"
+    assert resume.chosen(resume.found({**old, "web3": now}, 0.0), "", 190_000.0)[0] == []
 
 
 WAVED = {"last": {"generation": 3, "change": "c.1", "hosts": 0, "outcome": "confirmed", "at": time.time()}}
@@ -348,6 +356,27 @@ def test_a_host_that_is_armed_by_itself_is_named(
     caller = Caller(secrets=Secrets(), controller=controller, cwd="/")
     result = resume.run(command, Options(playbook_dir="usr"), caller, ident)
     assert result.exit_code is code and said in result.reason
+
+
+@pytest.mark.parametrize("order", [("web1", "web2", "liar"), ("liar", "web1", "web2")])
+@pytest.mark.parametrize("claim", [info(outcome="rolled_back", total=3), info("held", total=2), info("", total=2)])
+def test_a_host_that_was_taken_over_takes_back_no_change_that_ended_on_each_host_alone(
+    order: tuple[str, ...], claim: dict[str, Any]
+) -> None:
+    told = {**dict.fromkeys(("web1", "web2"), info(outcome="confirmed", total=0)), "liar": claim}
+    open_changes = resume.found({host: told[host] for host in order}, 0.0)
+    assert {member.host for change in open_changes for member in change.members} <= {"liar"}
+    assert resume.split(told, 0.0) == {}
+
+
+def test_hosts_that_tell_of_the_same_change_with_other_numbers_are_brought_to_one_end_apart() -> None:
+    told = {"liar": info(outcome="rolled_back", total=0), "web1": info("decided", total=2)}
+    told["web2"] = info(outcome="confirmed", total=2)
+    (change,) = resume.found(told, 0.0)
+    assert change.hosts(*State) == ["web1", "web2"] and resume.verdict(change)[0] == resume.KEEP
+    told.update(web1=info(outcome="rolled_back", total=2), web3=info(outcome="confirmed"))
+    told["web4"] = info(outcome="rolled_back")
+    assert resume.split(told, 0.0) == {"c": ["web1", "web2", "web3", "web4"]}
 
 
 def test_a_host_that_has_begun_another_change_is_no_part_of_the_last_one() -> None:

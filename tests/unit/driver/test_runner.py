@@ -15,13 +15,14 @@ import time
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
 import evenkeel
-from evenkeel.ansible import runner
+from evenkeel.ansible import processes, runner, scratch
 from evenkeel.ansible.child import close_at_once, event_line
 from evenkeel.ansible.event import Event, about
 from evenkeel.ansible.events import Record, feed
@@ -262,6 +263,48 @@ def test_only_processes_that_carry_the_mark_are_ended() -> None:
         end_all("mine", grace=0)
         assert mine.wait() != 0 and theirs.poll() is None and not marked("mine")
         theirs.kill()
+
+
+class _Theirs:
+    """A process of another user. Whoever looks at its memory waits for ever, as long as ``seconds``."""
+
+    pid = -7
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.asked = 0
+
+    def uids(self) -> SimpleNamespace:
+        return SimpleNamespace(real=os.getuid() + 1)
+
+    def __getattr__(self, name: str) -> Callable[[], object]:
+        def held() -> object:
+            self.asked += 1
+            time.sleep(self._seconds)
+            return {MARK: "mine"} if name == "environ" else "ssh" if name == "name" else psutil.STATUS_SLEEPING
+
+        return held
+
+
+def test_the_memory_of_a_process_of_another_user_holds_up_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user of this machine can have anybody wait for ever who asks for a command line or an environment (FUSE)."""
+    theirs = [_Theirs(60.0), _Theirs(60.0)]
+    monkeypatch.setattr(psutil, "process_iter", lambda: iter(theirs))
+    monkeypatch.setattr(processes, "_PATIENCE", 0.2)
+    monkeypatch.setattr(processes, "_held_up_by", set())
+    began = time.monotonic()
+    scratch.hang_up(tmp_path)
+    assert not theirs[0].asked
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    assert not marked("mine") and time.monotonic() - began < 1.0
+    assert [one.asked for one in theirs] == [1, 0], "of a user who has done that no further process is asked"
+    monkeypatch.setattr(processes, "_held_up_by", set())
+    theirs[:] = [_Theirs(0.0)]
+    assert marked("mine") == theirs, "as a task on this machine that has become another user"
+    monkeypatch.setattr(os, "getuid", lambda: 1000)
+    assert not marked("mine"), "another user may not ask"
 
 
 def _ours(scratch: Path) -> list[psutil.Process]:

@@ -178,6 +178,7 @@ def test_hostile_names_stay_within_their_line() -> None:
         "/a{# it's #}",
         "{{ 1\n}}",
         "/caf\xe9{{ 1 }}",
+        "#jinja2:variable_start_string:'<<',variable_end_string:'>>'\n<< lookup('pipe', 'touch made') >>",
     ],
 )
 def test_a_name_that_looks_like_a_template_stays_a_name_when_it_is_pasted(name: str, tmp_path: Path) -> None:

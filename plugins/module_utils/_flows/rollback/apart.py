@@ -3,7 +3,8 @@
 """Parts of trees that are left out.
 
 Directories that others than root can fill: where a user has filled a directory, all other paths go back first. Each new
-entry costs a host that goes back some tenths of a millisecond, and costs its owner next to nothing.
+entry costs a host that goes back some tenths of a millisecond, and each new gigabyte some seconds; both cost their
+owner next to nothing.
 
 Paths that could not be read: a rollback to the undo, which lacks them, leaves them as they are.
 """
@@ -12,6 +13,8 @@ from __future__ import annotations
 
 import glob
 import os
+import re
+import stat
 from bisect import bisect
 from collections.abc import Collection
 from contextlib import suppress
@@ -29,6 +32,9 @@ from .access import lines_at, relinked
 
 # So many more entries than the record has are a crowd: they take some seconds.
 CROWD = 10_000
+# So many more bytes, likewise. A file counts with each of its names.
+_BULK = 1 << 30
+_SIZE = re.compile(" size=([0-9]+) ")
 # Bytes of the paths that an undo leaves out by name: each is compared with each path of a later look.
 _LONG = 64 * 1024
 # Where they are longer they are cut to so many names: a directory above them is left out as a whole.
@@ -104,11 +110,13 @@ def without(section: Section, tops: Tops) -> Section | None:
 
 
 def is_crowd(section: Section, theirs: Theirs) -> bool:
-    """Whether these directories have a crowd of new entries. No link and no mount is followed."""
+    """Whether these directories have a crowd of new entries, or new files in bulk. No link and no mount is followed."""
     todo = theirs.paths()
     if not todo:
         return False
-    left = CROWD + sum(path_of(line) in theirs for line in section.lines)
+    recorded = [line for line in section.lines if path_of(line) in theirs]
+    left = CROWD + len(recorded)
+    room = _BULK + sum(int(found[1]) for found in map(_SIZE.search, recorded) if found is not None)
     mounts = mount_points()
     while todo:
         path = todo.pop()
@@ -121,8 +129,17 @@ def is_crowd(section: Section, theirs: Theirs) -> bool:
                         below = path + b"/" + os.fsencode(one.name)
                         if one.is_dir(follow_symlinks=False) and below not in mounts:
                             todo.append(below)
-                        if left < 0:
+                        room -= _bytes_of(one)
+                        if left < 0 or room < 0:
                             return True
             finally:
                 os.close(fd)
     return False
+
+
+def _bytes_of(one: os.DirEntry[str]) -> int:
+    """The bytes of a file that a look reads through, without its holes: those are bounded apart."""
+    with suppress(OSError):
+        info = one.stat(follow_symlinks=False)
+        return min(info.st_size, info.st_blocks * 512) if stat.S_ISREG(info.st_mode) else 0
+    return 0

@@ -183,6 +183,31 @@ def test_as_many_as_ever_are_no_crowd(store: Store, trees: tuple[Path, Path], mo
 
 
 @needs_root
+def test_new_files_in_bulk_are_a_crowd(store: Store, trees: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """To reserve a terabyte takes a moment, and so does it to give a file thousands of names."""
+    theirs, ours = trees
+    monkeypatch.setattr(apart, "_BULK", 10 << 20)
+    (theirs / "old").write_bytes(b"x" * (20 << 20))
+    checkpoint(store, "before", [{"files": {"paths": [str(theirs), str(ours)]}}])
+    section = store.manifest(store.resolve("before")).sections[0]
+
+    def is_crowd() -> bool:
+        return apart.is_crowd(section, apart.Theirs(section, {0}))
+
+    assert not is_crowd(), "no more than there was"
+    os.truncate(theirs / "file", 100 << 20)
+    assert not is_crowd(), "holes are bounded apart"
+    (ours / "new").write_bytes(b"x" * (20 << 20))
+    assert not is_crowd(), "of root's"
+    with open(theirs / "new", "wb") as stream:
+        os.posix_fallocate(stream.fileno(), 0, 4 << 20)
+    assert not is_crowd()
+    for number in range(3):
+        os.link(theirs / "new", theirs / f"new{number}")
+    assert is_crowd()
+
+
+@needs_root
 def test_a_look_that_fails_keeps_nothing_back(
     store: Store, trees: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -689,6 +689,93 @@ def test_what_nobody_writes_is_read_again_at_once(store: Store, tree: Path, monk
     assert waits == [] and len(hashes) == 2 and stored(store, made, tree / "a") == b"other"
 
 
+NAMES = 50
+
+
+@pytest.fixture
+def named(tmp_path: Path) -> Path:
+    """A file of many names: a user can give one tens of thousands, which cost nothing."""
+    (tmp_path / "many").mkdir()
+    (tmp_path / "many/0").write_bytes(os.urandom(200_000))
+    for number in range(1, NAMES):
+        os.link(tmp_path / "many/0", tmp_path / f"many/{number}")
+    return tmp_path / "many"
+
+
+def _counting(monkeypatch: pytest.MonkeyPatch, changes: Callable[[], object] = lambda: None) -> list[int]:
+    """The contents that were read to be kept or compared; ``changes`` after each."""
+    reads: list[int] = []
+    for kind in (Hasher, Writer):
+
+        def add_file(self: Any, fd: int, add: Any = kind.add_file) -> tuple[str, int]:
+            reads.append(fd)
+            found: tuple[str, int] = add(self, fd)
+            changes()
+            return found
+
+        monkeypatch.setattr(kind, "add_file", add_file)
+    return reads
+
+
+@pytest.mark.parametrize("tolerant", [False, True])
+def test_a_file_is_read_once_for_all_of_its_names(
+    store: Store, named: Path, monkeypatch: pytest.MonkeyPatch, tolerant: bool
+) -> None:
+    reads = _counting(monkeypatch)
+    again: list[int | None] = []
+
+    def read_again(fd: int, size: int | None = None) -> Iterator[bytes]:
+        again.append(size)
+        return chunks(fd, size)
+
+    monkeypatch.setattr(rereading, "chunks", read_again)
+    found = files.scan(files.check({"paths": [str(named)]}), Writer(store.objects), tolerant=tolerant)
+    assert len(reads) == 1 and again == [200_000] and not found.unread
+    lines = [Entry.parse(line) for line in found.lines() if line.startswith("f ")]
+    assert len(lines) == NAMES and len({one.sha256 for one in lines}) == 1
+    assert len({one.link for one in lines}) == 2, "the first name, which is no link"
+
+
+def test_a_file_that_changes_between_its_names_is_given_up_by_a_host_that_goes_back(
+    store: Store, named: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = _counting(monkeypatch, lambda: os.utime(named / "0"))
+    for sink in (Hasher(), Writer(store.objects)):
+        reads.clear()
+        found = files.scan(files.check({"paths": [str(named)]}), sink, tolerant=True)
+        assert len(reads) <= reading.TRIES
+        assert all("unstable" in found.unread[os.fsencode(named / str(number))] for number in range(NAMES))
+
+
+def test_a_content_that_is_not_the_same_again_is_compared_for_one_name(
+    store: Store, named: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed: list[int] = []
+
+    def change(fd: int, size: int | None = None) -> Iterator[bytes]:
+        changed.append(fd)
+        with open(named / "0", "r+b") as stream:
+            stream.write(os.urandom(10))
+        return chunks(fd, size)
+
+    _coarse(monkeypatch, lambda: None, opened=False)
+    monkeypatch.setattr(rereading, "chunks", change)
+    found = files.scan(files.check({"paths": [str(named)]}), Writer(store.objects), tolerant=True)
+    assert len(changed) == 1
+    assert all("unstable" in found.unread[os.fsencode(named / str(number))] for number in range(NAMES))
+
+
+def test_a_torn_content_of_a_file_with_several_names_is_read_anew(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = b"B" * 200_000
+    (tree / "a").write_bytes(b"B" * 100_000 + b"A" * 100_000)
+    os.link(tree / "a", tree / "z")
+    _coarse(monkeypatch, lambda: (tree / "a").open("r+b").write(whole))
+    made = checkpoint(store, "before", protect(tree))
+    assert stored(store, made, tree / "a") == stored(store, made, tree / "z") == whole
+
+
 def test_who_has_a_file_open_for_writing_is_seen(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("x")

@@ -2,20 +2,25 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""No process decides how much memory its reader takes, nor as which unit's process or as which program it counts."""
+"""No process decides how much memory or time its reader takes, nor as which unit's process or as which program it
+counts."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import background, processes
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import plain
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.postgresql import cluster
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import running
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.holders import holders
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.places import Places
 
@@ -57,6 +62,75 @@ def test_the_command_line_of_another_user_is_not_read(foreign: int, monkeypatch:
     assert foreign not in read
     background._jobs(background._Owners({12345}, -1), 0.0, 1e12)
     assert foreign in read
+
+
+@pytest.fixture
+def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A directory like /proc. Whoever reads the memory of the processes 7 and 8, of one user, is held up; 9 is of
+    another one. All three have mapped a file that was replaced."""
+    monkeypatch.setattr(processes, "_PATIENCE", 0.3)
+    monkeypatch.setattr(processes, "_held_up_by", set())
+    for pid, user in (("7", 12345), ("8", 12345), ("9", 54321)):
+        (tmp_path / pid / "fd").mkdir(parents=True)
+        (tmp_path / pid / "comm").write_text("daemon\n")
+        (tmp_path / pid / "status").write_text(f"Uid:\t{user}\t{user}\t{user}\t{user}\n")
+        for name, text in (("cmdline", "serve\0--all\0"), ("maps", "7f00-7f01 r-xp 0 08:01 1   /srv/lib (deleted)\n")):
+            if pid == "9":
+                (tmp_path / pid / name).write_text(text)
+            else:
+                os.mkfifo(tmp_path / pid / name)
+    yield str(tmp_path)
+    for pid in "78":
+        for name in ("cmdline", "maps"):
+            with contextlib.suppress(OSError):  # Nobody waits there.
+                os.close(os.open(tmp_path / pid / name, os.O_WRONLY | os.O_NONBLOCK))
+
+
+def _replaced_in_all(proc: str) -> list[str]:
+    return [name for one in holders(lambda path: path, proc=proc) for name in one["processes"]]
+
+
+@pytest.mark.parametrize(
+    ("look", "seen"),
+    [
+        (lambda proc: [processes.arguments(pid, proc) for pid in "789"], [[], [], [b"serve", b"--all"]]),
+        (lambda proc: [running._mapped(int(pid), proc) for pid in "789"], [set(), set(), {("/srv/lib", True)}]),
+        (_replaced_in_all, ["daemon[9]"]),
+    ],
+    ids=["its command line", "what it maps", "who has replaced files"],
+)
+def test_a_process_that_holds_up_its_reader_is_given_up_and_all_of_its_user(
+    held: str, look: Callable[[str], object], seen: object
+) -> None:
+    """As with a file system of its own (FUSE) in its memory. Its user may have thousands."""
+    began = time.monotonic()
+    assert look(held) == seen
+    assert 0.3 <= time.monotonic() - began < 0.6
+
+
+def test_a_process_of_root_that_is_held_up_takes_no_other_with_it(held: str) -> None:
+    """As one that waits for a server of files."""
+    for pid in "789":
+        Path(held, pid, "status").write_text("Uid:\t0\t0\t0\t0\n")
+    assert [processes.arguments(pid, held) for pid in "79"] == [[], [b"serve", b"--all"]]
+
+
+@needs_root
+def test_for_the_data_of_a_program_no_memory_of_other_users_is_looked_at(
+    held: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plain, "_MIXED", (f"{tmp_path}/opt",))
+    (tmp_path / "opt/app/store/now").mkdir(parents=True)
+    for folder, _names, _files in os.walk(tmp_path / "opt"):
+        os.chown(folder, 54321, -1)
+    with open(tmp_path / "opt/app/store/now/log", "w") as stream:
+        os.symlink(os.readlink(f"/proc/self/fd/{stream.fileno()}"), tmp_path / "9/fd/3")
+        for pid in "789":
+            os.symlink("/", tmp_path / pid / "cwd")
+            os.symlink("/usr/bin/python3", tmp_path / pid / "exe")
+        began = time.monotonic()
+        found, _said = plain.left_out([f"{tmp_path}/opt"], [], {}, held)
+    assert found == [f"{tmp_path}/opt/app/store"] and time.monotonic() - began < 0.3
 
 
 def test_files_that_a_process_maps_again_and_again_take_no_memory(tmp_path: Path) -> None:
