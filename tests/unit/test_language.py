@@ -25,6 +25,12 @@ PAGES = sorted(
 # The words that begin such a clause; a number, as in "One round", is written with another word.
 CLAUSE = r"(?:What|Who|Whom|Whose|Which|Whoever|Whatever|Of|One|Ones|Those)\b(?!\.)"
 BEGINS = re.compile(rf"\W*{CLAUSE}")
+# Names that do not say what they are: ``look`` reads something, ``lost`` gives something, but neither says what.
+EMPTY_NAME = re.compile(
+    r"_*(?:look|looks|looked|look_at|look_again|lost|held|one|ones|asked|was|again|insist|lacks)|\w+_again"
+)
+# Fields of results that playbooks and the controller know by these names.
+IN_RESULTS = {"Offsite.held", "Offered.held", "Audited.held", "Surveyed.held"}
 # In prose a question may begin so, and a number may count hosts; a clause in the place of the subject may not.
 IN_PROSE = re.compile(r"(?:^|(?<=[.!:] ))(?:What|Who|Whom|Whose|Whoever|Whatever|Of|Ones|Those)\b[^.!?]*[.!:]")
 
@@ -58,6 +64,28 @@ def test_docstrings_and_comments_begin_with_their_subject(path: Path) -> None:
     source = path.read_text()
     found = [*_docstrings(ast.parse(source)), *_comments(source)]
     assert [f"line {line}: {text[:60]}" for line, text in found if BEGINS.match(text)] == []
+
+
+def _defined(node: ast.AST, owner: str = "") -> Iterator[str]:
+    """The names of all functions, classes and fields below the node, each behind the name of its class."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.FunctionDef, ast.ClassDef)):
+            yield f"{owner}{child.name}"
+            yield from _defined(child, f"{child.name}." if isinstance(child, ast.ClassDef) else "")
+        elif isinstance(child, ast.AnnAssign) and isinstance(child.target, ast.Name) and owner:
+            yield f"{owner}{child.target.id}"
+        else:
+            yield from _defined(child, owner)
+
+
+def test_names_say_what_they_are() -> None:
+    found = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in CODE
+        for name in _defined(ast.parse(path.read_text()))
+        if EMPTY_NAME.fullmatch(name.rpartition(".")[2].lower()) and name not in IN_RESULTS
+    }
+    assert found == set()
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))

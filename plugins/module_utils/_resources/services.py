@@ -281,12 +281,12 @@ class Services(Programs):
         for step in steps:
             try:
                 try:
-                    words = _one(step, step.action, at)
+                    words = _carry_out(step, step.action, at)
                     done.append(replace(step, why=f"{step.why}; {words}") if words else step)
                 except ServiceFailed as error:
                     if step.action != "reload" or "spared" in step.detail:
                         raise
-                    _one(step, "restart", at)
+                    _carry_out(step, "restart", at)
                     done.append(replace(step, action="restart", why=f"reload failed: {error.message}"))
             except EvenkeelError as error:
                 left.append(f"{step.target}: {error.message}")
@@ -370,7 +370,7 @@ class Services(Programs):
         may = [name for name in names if name not in (*_ACCESS, *_NAMES) and not is_vital(name)]
         return outage.foresee(may, definitions, ends, at.system)
 
-    def start_again(self, down: Down, at: Restore) -> tuple[list[Step], dict[str, str]]:
+    def start_stopped(self, down: Down, at: Restore) -> tuple[list[Step], dict[str, str]]:
         started, left = outage.bring_up(down, at.system, wait=not at.boot)
         return [Step(SERVICES, "start", name, "was stopped while files came back") for name in started], left
 
@@ -765,7 +765,7 @@ def _marks(lines: Sequence[str]) -> list[_Mark]:
     return found
 
 
-def _one(step: Step, verb: str, at: Restore) -> str:
+def _carry_out(step: Step, verb: str, at: Restore) -> str:
     """Carry out the step with this verb; return words for its reason, or an empty text."""
     if "process" in step.detail:
         process.act(verb, step.detail["process"], at.system)

@@ -185,7 +185,7 @@ class Runtime:
         self.address = address
         self._system = system
 
-    def look(self) -> View:
+    def read_server(self) -> View:
         """The server as it is now. UsageError for a backend or a server that HAProxy does not have."""
         address = self.address
         bits = parse_bits(self.ask(f"show servers state {address.backend}"), address)
@@ -213,7 +213,7 @@ class Runtime:
         end = self._system.monotonic() + _RELOAD
         while True:
             try:
-                answer = self._asked(command)
+                answer = self._exchange(command)
                 break
             except (ConnectionRefusedError, ConnectionResetError, FileNotFoundError) as error:
                 if self._system.monotonic() >= end:
@@ -235,7 +235,7 @@ class Runtime:
             " socket … level admin) in haproxy.socket"
         )
 
-    def _asked(self, command: str) -> str:
+    def _exchange(self, command: str) -> str:
         path = self.address.socket
         owners = _owners(path)
         end = self._system.monotonic() + _PATIENCE

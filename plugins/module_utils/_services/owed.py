@@ -21,7 +21,7 @@ from .._results.change import Owed
 from . import systemd
 from .kernels import newer_kernel
 from .running import newer
-from .stale import Process, look, within
+from .stale import Process, read_processes, within
 from .unit import Unit
 from .vital import KEPT, is_vital
 
@@ -80,7 +80,7 @@ def owed(system: System, proc: str = "/proc", root: str = "", seconds: float = L
     an entry of the level ``unknown`` says that not everything could be looked at.
     """
     end = system.monotonic() + seconds
-    processes, lacking = look(lambda: system.monotonic() < end, seconds, proc, root)
+    processes, lacking = read_processes(lambda: system.monotonic() < end, seconds, proc, root)
     whole = _Whole(system, proc, root, system.now() - time.clock_gettime(time.CLOCK_BOOTTIME))
     whole.reboot = _reboot(whole)
     whole.unknown += [lacking] if lacking else []

@@ -280,10 +280,10 @@ def _interruptible() -> Iterator[None]:
 def ask(options: Options, prompt: Callable[[str], str] = getpass.getpass) -> Secrets:
     """Ask the user, once, for every password that Ansible would ask for in each run."""
     with _interruptible():
-        return _asked(options, prompt)
+        return _prompted(options, prompt)
 
 
-def _asked(options: Options, prompt: Callable[[str], str]) -> Secrets:
+def _prompted(options: Options, prompt: Callable[[str], str]) -> Secrets:
     try:
         connection = prompt("SSH password: ") if options.ask_pass else None
         hint = "[defaults to SSH password]" if connection is not None else ""

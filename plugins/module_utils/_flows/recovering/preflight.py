@@ -137,7 +137,7 @@ def compare_accounts(then: Mapping[str, Account], now: Mapping[str, Account], lo
     return found
 
 
-def lost_groups(then: bytes, now: bytes, login: str) -> list[str]:
+def missing_groups(then: bytes, now: bytes, login: str) -> list[str]:
     """A sentence where the account by which we have come would not be allowed to become root any more. ``then``,
     ``now``: texts of group."""
     mine, theirs = (

@@ -185,13 +185,13 @@ def _refusal_of(unit: Unit, before: ServiceState, verb: str) -> str:
     return ""
 
 
-def look(request: Request, system: System) -> Target:
+def target_of_request(request: Request, system: System) -> Target:
     """The service of a request, as it is. Raises UsageError, and ServiceFailed where its manager does not answer."""
     service = declared_service(request.name, request.process, request.container)
-    return look_at(service, system)
+    return target_of_service(service, system)
 
 
-def look_at(service: Service, system: System) -> Target:
+def target_of_service(service: Service, system: System) -> Target:
     """The service, as it is. Raises UsageError, and ServiceFailed where its manager does not answer."""
     if isinstance(service, ContainerService):
         inspected = service.inspect(system)

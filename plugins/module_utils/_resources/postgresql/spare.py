@@ -294,7 +294,7 @@ def _is_foreign(server: cluster.Server, record: Record, listed: archived.Listed)
 def _proved(server: cluster.Server) -> str:
     """The words of the server on itself."""
     try:
-        seen = server._replace(owner=None).look()
+        seen = server._replace(owner=None).read_state()
     except Refused as error:
         return f"; it was started, and does not answer now: {error.message}"
     timeline = int(seen["segment"][:8], 16)
