@@ -113,7 +113,7 @@ class Standing:
         return list(found.values())
 
     def sources(self) -> tuple[str, ...]:
-        """Hosts that may give the checkpoint, the surest first. Whoever receives it reads and hashes it again."""
+        """Hosts that may give the checkpoint, the surest first. The receiver reads and hashes the checkpoint again."""
         own = {GOOD: [self.owner]}.get(self.own or "", [])
         later = {UNREAD: [self.owner]}.get(self.own or "", [])
         return (*own, *self._ordered(GOOD), *later, *self._ordered(UNREAD), *self._ordered(DISPUTED))

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The Evenkeel Authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Docstrings, comments and pages name their subject: no sentence begins with a clause in its place.
+"""Code, documentation and pages name their subject: no sentence begins with a clause in its place.
 
 ``What changed is named`` has to be decoded; ``The result names the paths that changed`` has not.
 """
@@ -19,6 +19,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CODE = sorted(path for room in ("plugins", "src") for path in (ROOT / room).rglob("*.py"))
+YAML = sorted(path for room in ("roles", "playbooks") for path in (ROOT / room).rglob("*.yml"))
 PAGES = sorted(
     [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "roles").glob("*/README.md")]
 )
@@ -32,7 +33,12 @@ EMPTY_NAME = re.compile(
 # Fields of results that playbooks and the controller know by these names.
 IN_RESULTS = {"Offsite.held", "Offered.held", "Audited.held", "Surveyed.held"}
 # In prose a question may begin so, and a number may count hosts; a clause in the place of the subject may not.
-IN_PROSE = re.compile(r"(?:^|(?<=[.!:] ))(?:What|Who|Whom|Whose|Whoever|Whatever|Of|Ones|Those)\b[^.!?]*[.!:]")
+SUBJECT = r"(?:What|Who|Whom|Whose|Whoever|Whatever|Of|Ones|Those)\b"
+IN_PROSE = re.compile(rf"(?:^|(?<=[.!:] )){SUBJECT}[^.!?]*[.!:]")
+# The same in code, where no sentence is a question.
+IN_CODE = re.compile(rf"(?:^|(?<=[.!:;] )){SUBJECT}[^.!?]*")
+# The beginnings of paragraphs, items and keys within a text of several lines.
+PARTS = re.compile(r"\n\s*\n|\n\s*(?:#\s*)?- |\n\s*\w+:(?=\s)|description: ")
 
 
 def _docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
@@ -51,6 +57,32 @@ def _comments(source: str) -> Iterator[tuple[int, str]]:
             last = token.start
 
 
+def _texts(source: str) -> Iterator[tuple[int, str]]:
+    """All texts of several words in a file of Python: docstrings, comments, messages, documentation."""
+    block = ""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            block += f"{token.string.lstrip('# ')} "
+        elif token.type != tokenize.NL or token.string == "":
+            yield token.start[0], block
+            block = ""
+    tree = ast.parse(source)
+    within = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            parts = (part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+            yield node.lineno, "".join(map(str, parts))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in within:
+            yield node.lineno, node.value
+
+
+def _clauses(text: str) -> Iterator[str]:
+    """The sentences of a text that begin with a clause. A single word or two, as a heading, is no sentence."""
+    for part in PARTS.split(text):
+        line = " ".join(part.replace("#", " ").split()).strip("\"' ")
+        yield from (found[0][:80] for found in IN_CODE.finditer(line) if found[0].count(" ") > 1)
+
+
 def _prose(page: str) -> Iterator[str]:
     """The paragraphs and items of a page, each in one line; no headings, tables and examples."""
     page = re.sub(r"^ *```.*?^ *```$", "", page, flags=re.MULTILINE | re.DOTALL)
@@ -64,6 +96,16 @@ def test_docstrings_and_comments_begin_with_their_subject(path: Path) -> None:
     source = path.read_text()
     found = [*_docstrings(ast.parse(source)), *_comments(source)]
     assert [f"line {line}: {text[:60]}" for line, text in found if BEGINS.match(text)] == []
+
+
+@pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_sentence_in_code_begins_with_its_subject(path: Path) -> None:
+    assert [f"line {line}: {found}" for line, text in _texts(path.read_text()) for found in _clauses(text)] == []
+
+
+@pytest.mark.parametrize("path", YAML, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_sentence_of_roles_and_playbooks_begins_with_its_subject(path: Path) -> None:
+    assert list(_clauses(path.read_text())) == []
 
 
 def _defined(node: ast.AST, owner: str = "") -> Iterator[str]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The kept entry of a boot loader: the kernel from before a change, which the host boots where that of the change does
-not boot. What each boot loader has to do for it, and what they share."""
+not boot. This file holds the protocol of a boot loader, and the code that all boot loaders share."""
 
 from __future__ import annotations
 

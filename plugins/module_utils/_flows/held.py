@@ -29,7 +29,7 @@ def copies_for_others(store: Store) -> tuple[dict[str, list[str]], list[KeptCopi
     """(the ids of the checkpoints that are here, by the host whose they are; the newest of each host; sentences on
     copies that could not be looked at).
 
-    Whoever asks a host wants to know of its change first: copies that it keeps for others never hinder the answer.
+    The answer of a host is first of all about its change: copies that it keeps for others never hinder the answer.
     """
     folder = store.join("replicas")
     hosts = sorted(os.listdir(folder)) if os.path.isdir(folder) else []

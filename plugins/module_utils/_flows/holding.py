@@ -76,7 +76,7 @@ class Settings:
 
     @property
     def needed(self) -> int:
-        """The number of voters that this host has to see. Of two voters in all, none can tell who is cut off."""
+        """The number of voters that this host has to see. Two voters cannot tell which of them is cut off."""
         voters = len(self.voters) + 1
         return 0 if voters < 3 else voters // 2
 

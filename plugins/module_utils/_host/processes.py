@@ -85,8 +85,8 @@ def program_name(pid: int) -> str:
 
 
 def read_entry(pid: int | str, name: str, proc: str = "/proc") -> bytes:
-    """The first 256 KiB of an entry of the process; empty where it has ended, or we may not read it. Who else owns the
-    process is to be asked before: any process can hold up its reader."""
+    """The first 256 KiB of an entry of the process; empty where it has ended, or we may not read it. The caller checks
+    the owner of the process before: any process can hold up its reader."""
     try:
         with open(f"{proc}/{pid}/{name}", "rb") as stream:
             return stream.read(_LONGEST)

@@ -249,7 +249,7 @@ class Mounts(Kind):
                 done.append(step)
         if left:
             raise RestoreFailed(
-                f"what is mounted is not as it was: {'; '.join(left)}", done=[one.shown() for one in done], left=left
+                f"mounts are not as they were: {'; '.join(left)}", done=[one.shown() for one in done], left=left
             )
         return done
 

@@ -94,9 +94,9 @@ class Services(Programs):
     result C(left) names state of a unit that a rollback could not restore.
 
     Give C(names) or C(processes), or both. With neither, all units of the host are meant: those that are enabled or can
-    be, and those that run. One of all is reloaded or started anew only where a file is put back that is its own by its
-    name, as C(/etc/nginx) is of C(nginx), or where it was started, stopped or reloaded since. A unit that
-    the change has started is stopped, unless others may have started it on demand.
+    be, and those that run. Such a unit is reloaded or started anew only where a file is put back that is its own by its
+    name, as C(/etc/nginx) is of C(nginx), or where it was started, stopped or reloaded since. A unit that the change
+    has started is stopped, unless others may have started it on demand.
 
     except: Units that are left alone where all are meant. For example V([docker.service]).
 
@@ -703,8 +703,8 @@ def _all_but(excepts: Sequence[str], system: System) -> list[str]:
 
 def _came(lines: Sequence[str], system: System, at: Restore | None = None) -> list[tuple[Unit, str]]:
     """Where all units are recorded: the units that run and have no record, so that they did not run at the checkpoint,
-    each with the words why it stays up, if it does. Of an older record only those that have lost their unit file, or
-    will lose it. ``at``: of a plan."""
+    each with the words why it stays up, if it does. With an older record, only the units count that have lost their
+    unit file, or will lose it. ``at``: of a plan."""
     marks = _marks(lines)
     excepts = [name for one in marks for name in one.excepts]
     if not marks:

@@ -51,7 +51,7 @@ _DEPENDED_ON = (
     *("corosync", "pacemaker", "drbd", "zfs-fuse", "mythtv-backend", "usbguard", "unattended-upgrades"),
 )
 BY_NAME_WHY = "others may depend on it and be cut off, so that it is restarted only by its name"
-# Units of logins, which end by themselves. Those of a change under way are ours.
+# Units of logins, which end by themselves. The units of a change under way are ours.
 _OF_LOGINS = ("user@", "user-runtime-dir@")
 _OURS = "evenkeel-"
 # Settings of a unit that took effect as they were made.

@@ -113,7 +113,8 @@ class Options:
     def words_to_reach(self) -> tuple[list[str], bool]:
         """The words that reach the same hosts again, to be shown to a person, and whether some were left out.
 
-        Of extra variables only files and known harmless names are shown: any other value may be a secret.
+        Extra variables are shown only as files, or where their names are known to be harmless: any other value may be a
+        secret.
         """
         words, missing = self.inventories(), False
         if self.playbook_dir:

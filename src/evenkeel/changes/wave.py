@@ -134,7 +134,8 @@ class Wave:
         self.context.tell(Phase.ARMED, host, until=found.latest)
 
     def _adopt(self, began: float, asked: Collection[str]) -> None:
-        """Find those of the hosts that were armed by a run which ended, or lost them, before it reported them."""
+        """Find the hosts that are armed although the run did not report it: the run ended first, or lost the
+        connection."""
         record = Record()
         names = [host for host in self.hosts if host in asked and host not in self.armed]
         if not names:

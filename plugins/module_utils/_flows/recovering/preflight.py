@@ -44,8 +44,8 @@ class Account(NamedTuple):
 
 
 def compare_machines(then: Machine, now: Machine, sections: Sequence[Section], paths: Sequence[str] = ()) -> Findings:
-    """The differences of the two machines that matter to the sections, or to these ``paths`` of them. What a record
-    does not tell is no difference."""
+    """The differences of the two machines that matter to the sections, or to these ``paths`` of them. A property that a
+    record does not tell is no difference."""
     found = Findings()
     programs = any(kind_of(one).installs for one in sections)
     trees = [path for one in sections for path in (tree_spec(one) or {"paths": []})["paths"]]

@@ -50,7 +50,7 @@ class Job(Protocol):
         """The result of a restart that has not been done."""
 
     def carry_out(self) -> Restarted:
-        """Carry it out, and prove it. Raises ServiceFailed and Unhealthy."""
+        """Carry out the restart, and prove that it worked. Raises ServiceFailed and Unhealthy."""
 
 
 class ServiceRestart:
@@ -138,7 +138,7 @@ class Every:
         for name in self.names:
             target = target_of_service(SystemdService(name), system)
             if target.refusal(COLD) or not target.before.active:
-                continue  # It has ended meanwhile, with another one. What it owes is told below.
+                continue  # It has ended meanwhile, with another one. Its debt is told below.
             act = Act(target, COLD, system)
             good = False
             try:

@@ -121,7 +121,7 @@ class Target:
         return self.started is not None and start_time(self.main) == self.started
 
     def verb(self, mode: str) -> str:
-        """The act. A service that does not run has no connections to keep: it is only started. One that is just
+        """The act. A service that does not run has no connections to keep: it is only started. A service that is just
         starting may have read its configuration already, and starts anew. Where systemd holds its sockets, a service
         that cannot reload hands them over to the process that comes after it."""
         if self.before.active:

@@ -302,7 +302,8 @@ class Packages(Kind):
 
     def covers(self, spec: Spec, lines: Sequence[str], changed: Mapping[str, str], at: Restore) -> set[str]:
         """The paths of declared packages that came, went or changed their version, without configuration, which a
-        rollback leaves as it is. Of packages that a rollback has brought back, the files that are the same again."""
+        rollback leaves as it is. Packages that a rollback has brought back count with the files that are the same
+        again."""
         if not changed:
             return set()
         then = parse(lines).present

@@ -2,8 +2,8 @@
 
 """Bring a cluster that another host has lost onto this host, a spare: from the contents of a copy of its checkpoint.
 
-A spare has PostgreSQL of the same version, and no cluster at the place, or one in which nobody has made anything. What
-is there, data and archive, is kept beside.
+A spare has PostgreSQL of the same version, and no cluster at the place, or one in which nobody has made anything. The
+data and the archive at the place are kept beside it.
 """
 
 from __future__ import annotations

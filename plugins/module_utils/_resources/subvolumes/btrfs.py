@@ -128,7 +128,7 @@ def delete(path: str, system: System) -> None:
 def mounted(path: bytes) -> set[str]:
     """Mount points at or below the path, and mount points elsewhere that show files at or below the path.
 
-    What users have mounted below the path counts for nothing: it holds no snapshot and no exchange up.
+    Mounts of users below the path count for nothing: they hold no snapshot and no exchange up.
     """
     every = mounts()
     found = [one for one in every if not one.is_of_user]

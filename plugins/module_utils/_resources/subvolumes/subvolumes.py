@@ -331,8 +331,8 @@ def _recorded(lines: Sequence[str]) -> list[Snapshot]:
         with json_line.read(line) as (word, one):
             if word == "unrecorded":
                 raise Refused(
-                    f"subvolumes: {one['path']} was no subvolume then; nothing was changed. What was there, if "
-                    f"anything, is below {_folder(one['path'])} as kept-…; leave subvolumes out of this rollback "
+                    f"subvolumes: {one['path']} was no subvolume then; nothing was changed. The former content, "
+                    f"if any, is below {_folder(one['path'])} as kept-…; leave subvolumes out of this rollback "
                     "(resources), or put it back by hand"
                 )
             good = (
