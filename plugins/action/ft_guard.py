@@ -126,7 +126,7 @@ class ActionModule(ActionBase):
             params["min_healthy"],
             params["max_unavailable"],
             domains,
-            lost=[host for host in everyone if host not in present],
+            failed=[host for host in everyone if host not in present],
             earlier=earlier,
             addresses=addresses,
         )

@@ -121,14 +121,14 @@ class Healing:
         everyone, present = played
         lost = [
             owner
-            for owner in _heal.lost_owners(listed, present | {self.here})
+            for owner in _heal.owners_without_task(listed, present | {self.here})
             if not self._inventory.has(owner) or owner in everyone
         ]
         for owner in lost[:ORPHANS]:
             try:
                 self.heal(owner, False, scratch)
             except (EvenkeelError, AnsibleError, ValueError) as error:
-                self._told.lost.append(f"the copies of {owner} could not be looked after: {error}")
+                self._told.missing.append(f"the copies of {owner} could not be looked after: {error}")
         if len(lost) > ORPHANS:
             self._told.left.append(
                 f"peers list copies of {len(lost)} hosts that are gone; those of {ORPHANS} were looked after, and "
@@ -170,7 +170,7 @@ class Healing:
             return
         audit = Audit(owner, own, self._ask(owner, own), keys, self._policy)
         owned = Owned(self, audit, keys, domains, scratch)
-        owned.look()
+        owned.report_findings()
         for checkpoint in audit.wanted(self._policy):
             owned.mend(checkpoint)
         owned.mark()
@@ -203,12 +203,12 @@ class Healing:
             "planned": [*told.planned, *told.aside],
             "done": [*told.done, *([] if self._check_mode else told.aside)],
             "proved": few(told.proved),
-            "left": few(list(dict.fromkeys([*told.lost, *told.short, *told.left]))),
+            "left": few(list(dict.fromkeys([*told.missing, *told.short, *told.left]))),
             **({"warnings": few(told.warnings)} if told.warnings else {}),
         }
-        wrong = [*told.lost, *told.short]
+        wrong = [*told.missing, *told.short]
         if wrong:
-            error = Damaged.code if told.lost else EvenkeelError.code
+            error = Damaged.code if told.missing else EvenkeelError.code
             said = "; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
             found.update(failed=True, error=error, msg=f"{said}. Copies that are whole stay. {_NEXT}")
         elif told.gone:
@@ -243,7 +243,7 @@ class Audit:
             one: _heal.judge(owner if own else "", {h: e["proof"] for h, e in on.items() if e["state"] == "proved"})
             for one, on in self.entries.items()
         }
-        self.lost = self._forgets(policy)
+        self.forgets = self._forgets(policy)
 
     def _known(self) -> dict[str, Known]:
         """The checkpoints that are the owner's: with a MAC of ours, or held by the owner itself and by a peer, and its
@@ -300,7 +300,7 @@ class Audit:
         if not self.own or self.owner in self.silent:
             return None
         state = self.state(self.owner, checkpoint)
-        return _heal.DAMAGED if self.lost and state == _heal.NONE else state
+        return _heal.DAMAGED if self.forgets and state == _heal.NONE else state
 
     def peers(self) -> list[str]:
         """The peers that have answered."""
@@ -310,7 +310,7 @@ class Audit:
         """Why the checkpoint is of no use on the host, in words."""
         entry = self.entries.get(checkpoint, {}).get(host)
         if self.own and host == self.owner and entry is None:
-            return self.lost
+            return self.forgets
         return str(entry["detail"]) if entry else ""
 
 
@@ -336,13 +336,15 @@ class Owned:
         self._sealed = [host for host in audit.peers() if audit.answers[host].get("sealed")]
         encrypts = audit.own and bool(audit.answers[audit.owner].get("sealed"))
         self._hidden = encrypts and bool(self._sealed or audit.silent)
-        self._wary = {host for host in audit.peers() if any(e["state"] == "damaged" for e in self._held(host))}
+        self._wary = {
+            host for host in audit.peers() if any(e["state"] == "damaged" for e in self._checkpoints_on(host))
+        }
 
-    def _held(self, host: str) -> Sequence[Answer]:
+    def _checkpoints_on(self, host: str) -> Sequence[Answer]:
         held: Sequence[Answer] = self._audit.answers[host].get("held", [])
         return held
 
-    def look(self) -> None:
+    def report_findings(self) -> None:
         """Say what was found on each host, before anything is done."""
         audit, told, owner = self._audit, self._told, self._owner
         for host, why in audit.silent.items():
@@ -363,7 +365,11 @@ class Owned:
         for host, answer in audit.answers.items():
             told.left += [f"{host}: {said}" for said in answer.get("left", [])]
             told.aside += [f"{host}: {said}" for said in answer.get("planned", [])]
-            bad = [one for one in self._held(host) if one["state"] == "damaged"] if host not in audit.silent else []
+            bad = (
+                [one for one in self._checkpoints_on(host) if one["state"] == "damaged"]
+                if host not in audit.silent
+                else []
+            )
             if bad and answer["before"]:
                 told.warnings.append(
                     f"{host} has damage again: earlier runs put aside {answer['before']} files of {_whose(host, owner)}"
@@ -388,7 +394,7 @@ class Owned:
                 told.left.append(f"{host} has {what}, which no MAC of ours proves: it is left alone")
             elif state == _heal.DAMAGED and checkpoint not in audit.known:
                 why = audit.detail(host, checkpoint)
-                told.lost.append(f"{what} is damaged on {host}, and no other host has it: {why}")
+                told.missing.append(f"{what} is damaged on {host}, and no other host has it: {why}")
 
     def mend(self, checkpoint: str) -> None:
         """Bring the checkpoint to as many copies as are wanted, and rebuild what is damaged."""
@@ -424,7 +430,7 @@ class Owned:
             standing.refused(target, failure)
             told.left.append(f"{target} did not get {what}: {failure}")
             if step.why == _heal.DAMAGED:
-                told.lost.append(f"{what} on {target} is damaged and could not be rebuilt: {failure}")
+                told.missing.append(f"{what} on {target} is damaged and could not be rebuilt: {failure}")
             return
         standing.took(target)
         self._whole.setdefault(checkpoint, set()).add(target)
@@ -493,7 +499,7 @@ class Owned:
             if state == _heal.DAMAGED and standing.sources():
                 told.left.append(f"{peer}: the copy of {what} is damaged, and there are enough copies without it")
         if not standing.sources():
-            told.lost.append(f"no host that was reached has a whole copy of {what}")
+            told.missing.append(f"no host that was reached has a whole copy of {what}")
         elif len(counted) < self._healing._copies:
             told.few(
                 f"{len(counted)} of {self._healing._copies} copies of {what}: {', '.join(counted) or 'none'}, and no "

@@ -31,7 +31,7 @@ class ActionModule(HostAction):
     _not_compared = ""
 
     def arguments(self, values: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, object]:
-        """The arguments that the host needs. What the inventory says of it stays here.
+        """The arguments that the host needs. The words of the inventory on the host stay here.
 
         A template that does not work here, as where it needs facts, keeps nobody from the rest of the answer.
         """

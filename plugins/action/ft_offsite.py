@@ -16,5 +16,5 @@ class ActionModule(HostAction):
     ARGUMENTS = ARGUMENTS
 
     def arguments(self, values: Mapping[str, Any], variables: Mapping[str, Any]) -> dict[str, object]:
-        """The host gets its name in the inventory: by that, or by its node name, it knows checkpoints of its own."""
+        """The host gets its name in the inventory. It knows its own checkpoints by this name or by its node name."""
         return {**super().arguments(values, variables), "_values": {"here": variables.get("inventory_hostname")}}

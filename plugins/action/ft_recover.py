@@ -146,7 +146,7 @@ class Recovery:
         first = replace(newest[0], bytes=min(copy.bytes for copy in newest))
         if self._onto:
             return self._chosen(first, proved)
-        refusal, held = self._look(first, proved)
+        refusal, held = self._survey_here(first, proved)
         if refusal:
             return self._failure(refusal, "Refused", newest[0])
         if check_mode:
@@ -240,7 +240,7 @@ class Recovery:
             terms.update(declared=self._declared or [], proved=proved)
         return terms
 
-    def _look(self, copy: Copy, proved: bool) -> tuple[str, bool]:
+    def _survey_here(self, copy: Copy, proved: bool) -> tuple[str, bool]:
         """(why ``here`` must not be put back now, or an empty text; whether its store has the checkpoint)."""
         told = self._carrier.phase(self._here, "survey", id=copy.id, **self._terms(proved))
         if told.get("failed"):

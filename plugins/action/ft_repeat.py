@@ -372,7 +372,7 @@ class Repetition:
             told = self._end()
         else:
             patient = int(self._told["attempts"]) if self._told.get("answer") == operations.UNSHOWN else 0
-            told = self._ask(action.kind, self._asked(action.restored, patient), waiting=patient > 0)
+            told = self._ask(action.kind, self._question(action.restored, patient), waiting=patient > 0)
         if told.get("unreachable"):
             self.operation.reconnect()
             return _repeat.Event(_repeat.LOST, f"the host did not answer: {told['msg']}")
@@ -389,7 +389,7 @@ class Repetition:
             self._result = None
         return _repeat.Event(_EVENTS[told["answer"]], told["why"], told["after"], told["attempts"], told["open"])
 
-    def _asked(self, restored: int, patient: int) -> dict[str, object]:
+    def _question(self, restored: int, patient: int) -> dict[str, object]:
         request = self.request
         return {
             "request": self.operation.digest,

@@ -65,7 +65,7 @@ class ActionModule(ProbingAction):
         def ask(phase: str, **more: Any) -> Answer:
             return host.module("ft_restart", **own, _phase=phase, _values=more)
 
-        def look(limit: float) -> Answer:
+        def read_state(limit: float) -> Answer:
             # A process of its own: a connection to a host that goes down may hang for ever.
             (told,) = inventory.each(
                 [wanted.host], lambda one: one.module("ft_restart", **own, _phase="look", _values={}), limit
@@ -73,7 +73,7 @@ class ActionModule(ProbingAction):
             return told
 
         try:
-            return reported(Steps(wanted, ask, balancers, self._measured, self._reset, look).run())
+            return reported(Steps(wanted, ask, balancers, self._measured, self._reset, read_state).run())
         finally:
             for path in filter(None, self._made):  # They hold the arguments of the module.
                 with contextlib.suppress(Exception):

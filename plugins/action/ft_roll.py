@@ -58,11 +58,11 @@ class ActionModule(ActionBase):
         for host in hosts:
             refuse_here(inventory, host, given[host])
 
-        def look(host: Host) -> Answer:
+        def read_state(host: Host) -> Answer:
             store = inventory.store(host.name, params["store"])
             return host.module("ft_restart", **given[host.name], store=store, _phase="look", _values={})
 
-        told = inventory.each(hosts, look, seconds(params["timeout"], "timeout"))
+        told = inventory.each(hosts, read_state, seconds(params["timeout"], "timeout"))
         seen = {host: _roll.seen(told[host], bool(params["last"])) for host in hosts}
         domains = {host: inventory.variable(host, domain) for host in hosts} if domain else None
         plan = _roll.plan(_roll.Question(seen, sizes, domains, bool(params["owed"]), params["resume"]))

@@ -83,8 +83,8 @@ class CallbackModule(CallbackBase):
         self._ours: set[str] = set()
         # The hosts that add_host of earlier waves added.
         self._added: set[str] = set()
-        # Whether a play runs on the controller alone, and the variables there as it began. What such plays set there:
-        # values of earlier waves, and names of this wave.
+        # Whether a play runs on the controller alone, and the variables there as it began. Such plays set values of
+        # earlier waves there, and names of this wave.
         self._local = False
         self._began: dict[str, dict[str, Any]] = {}
         self._earlier: dict[str, dict[str, Any]] = {}

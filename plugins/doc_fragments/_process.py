@@ -37,8 +37,8 @@ reload_signal:
 stop_signal:
   description:
     - Signal that asks the process to end. For example V(QUIT). It has 10 seconds for that, and is killed then, which is
-      told in C(warnings). What it leaves behind in the process group that it leads ends with it; what it leaves in a
-      group of others is named, and the stop has failed.
+      told in C(warnings). Processes that it leaves behind in the process group that it leads end with it. Where it
+      leaves processes in a group of others, they are named, and the stop has failed.
   type: str
   default: TERM
 """

@@ -10,7 +10,7 @@ class ModuleDocFragment:
 options:
   resources:
     description:
-      - What is to be protected, each a mapping with one key, the kind. By default all
+      - The state to protect, each entry a mapping with one key, the kind. By default all
         that a plain host consists of.
     type: list
     elements: dict
@@ -66,8 +66,8 @@ options:
         suboptions:
           paths:
             description:
-              - Absolute paths of files and directories. Of a symlink the link alone is
-                protected. A byte of a name that is not UTF-8 is written C(\xe9), here
+              - Absolute paths of files and directories. A symlink is protected without
+                its target. A byte of a name that is not UTF-8 is written C(\xe9), here
                 as in all results, and a backslash that would read so C(\x5c). For example
                 V([/etc/nginx, /srv/www]).
             type: list
@@ -241,7 +241,7 @@ options:
             are enabled, are part of it. The result C(left) names state of a unit that
             a rollback could not restore.
           - 'Give C(names) or C(processes), or both. With neither, all units of the host
-            are meant: those that are enabled or can be, and those that run. One of all
+            are meant: those that are enabled or can be, and those that run. Such a unit
             is reloaded or started anew only where a file is put back that is its own by
             its name, as C(/etc/nginx) is of C(nginx), or where it was started, stopped
             or reloaded since. A unit that the change has started is stopped, unless others
@@ -298,9 +298,9 @@ options:
                 description:
                   - Signal that asks the process to end. For example V(QUIT). It has 10
                     seconds for that, and is killed then, which is told in C(warnings).
-                    What it leaves behind in the process group that it leads ends with
-                    it; what it leaves in a group of others is named, and the stop has
-                    failed.
+                    Processes that it leaves behind in the process group that it leads
+                    end with it. Where it leaves processes in a group of others, they are
+                    named, and the stop has failed.
                 type: str
                 default: TERM
 """

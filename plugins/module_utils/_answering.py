@@ -3,7 +3,7 @@
 """The answer to a call of a module, whether Ansible's own module code runs on the host or not.
 
 The library answers a call in two ways: within a module of Ansible (``_adapter``), or as a program of its own
-(``_direct``). What the answer holds is decided here.
+(``_direct``). This file decides the contents of the answer.
 """
 
 from __future__ import annotations

@@ -328,7 +328,7 @@ consistency:
   type: str
 protects:
   description:
-    - What is protected, where O(resources) holds C(system), which stands for other kinds; empty otherwise.
+    - The protected state, where O(resources) holds C(system), which stands for other kinds; empty otherwise.
   returned: success
   type: list
   elements: str

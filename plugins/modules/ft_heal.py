@@ -56,7 +56,7 @@ options:
     required: true
   failure_domain:
     description:
-      - Name of the inventory variable of the failure domain. Of several copies in one failure domain one counts. By
+      - Name of the inventory variable of the failure domain. Several copies in one failure domain count as one copy. By
         default every peer is a domain of its own.
     type: str
   host:

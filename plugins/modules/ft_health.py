@@ -91,10 +91,10 @@ probes:
       description: Seconds that the measurement took.
       type: float
     identity:
-      description: Of a service, a text that changes with each of its starts. Empty for others.
+      description: A text that changes with each start of the service. Empty for other probes.
       type: str
     restarts:
-      description: Of a service, how often its service manager has restarted it.
+      description: The number of times that its service manager has restarted the service.
       type: int
     severity:
       description: V(fail) for a probe that decides, V(warn) for a probe that is only reported.
@@ -115,12 +115,12 @@ restarts:
   returned: unless it was refused
   type: int
 address:
-  description: What this host does for the service addresses.
+  description: The part of this host in the service addresses.
   returned: with O(addresses), unless it was refused
   type: dict
   contains:
     holds:
-      description: Those that it has now.
+      description: The service addresses that the host has now.
       type: list
       elements: str
     ready:
@@ -288,7 +288,7 @@ host_state:
               V(failed).
           type: str
         drained:
-          description: What was drained for it, in the words of the controller.
+          description: The places that were drained for it, in the words of the controller.
           type: list
           elements: dict
         roll:

@@ -353,7 +353,7 @@ restart:
         - V(begun) before anything was done to the target, V(acting), V(acted) once it is healthy again, or V(failed).
       type: str
     drained:
-      description: What was drained for it, in the words of the controller.
+      description: The places that were drained for it, in the words of the controller.
       type: list
       elements: dict
     roll:
@@ -426,7 +426,7 @@ spot_check:
   type: list
   elements: str
 listed:
-  description: What the inventory says. The controller adds it.
+  description: The declarations of the inventory. The controller adds them.
   returned: always
   type: dict
   contains:

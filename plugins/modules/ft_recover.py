@@ -20,8 +20,8 @@ description:
     taken, and RV(left) says so. Where there is no room for the newest, the recovery ends.
   - On another host the checkpoint is listed apart from the checkpoints of that host itself, and only a recovery goes
     back to it. A spare that stands in for a third host loses the state of that one, and a warning says so.
-  - Another host than that of the checkpoint stays itself (O(identity)). What is a mount point there, or cannot be put
-    back there, is left out and named (RV(left_out)).
+  - Another host than that of the checkpoint stays itself (O(identity)). A path that is a mount point there, or cannot
+    be put back there, is left out and named (RV(left_out)).
   - Everything that can refuse does so before the first change of this host, and all reasons are told at once - a
     change under way there, another release or architecture where packages or the whole of C(/etc) come back, too
     little room, package files that nobody has, an account by which the controller could not log in any more. A

@@ -148,7 +148,7 @@ attributes:
     description: Shows the differences that the tasks of the last attempt show.
   idempotent:
     support: full
-    description: What is verified is not run again.
+    description: An operation that is verified is not run again.
 """
 
 EXAMPLES = r"""
@@ -226,7 +226,7 @@ outcome:
   type: str
   sample: verified
 attempts:
-  description: What this task did, in order. Empty where the operation was verified before.
+  description: The attempts of this task, in order. Empty where the operation was verified before.
   returned: unless it was refused
   type: list
   elements: dict
@@ -238,7 +238,7 @@ attempts:
       description: The operation's own word, V(ok) or V(failed), or V(no answer).
       type: str
     msg:
-      description: What it said about a failure.
+      description: Its words on a failure.
       type: str
     seconds:
       description: How long it took.
@@ -251,7 +251,7 @@ result:
   description:
     - The result of the module, of the last attempt. Where the operation was verified before, the result of the attempt
       that was. The journal keeps none under C(no_log), and none that is longer than 64 KiB; it is empty then.
-    - Of O(tasks) it is the result of the last task that was not skipped, with those of all tasks in C(results). Each
+    - For O(tasks) it is the result of the last task that was not skipped, with those of all tasks in C(results). Each
       tells its C(task). Once all together are longer than 32 KiB, only the outcome of each further one is kept, and
       C(shortened) is set.
   returned: unless it was refused
@@ -277,10 +277,10 @@ verification:
           description: V(pass), V(fail) or V(unknown).
           type: str
         detail:
-          description: What was measured, in words.
+          description: The measurement in words.
           type: str
 planned:
-  description: What was to be run.
+  description: The operations that were to be run.
   returned: always
   type: list
   elements: raw

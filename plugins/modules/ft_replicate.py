@@ -78,7 +78,7 @@ options:
         receiver that waits for it, and which is removed with its first byte. A peer that cannot be reached so has
         failed.
       - V(chain) sends copies from this host to a peer, from there to the next peer, and so on, each in the same way.
-        What is lost on the way is sent by V(ssh), and else by V(relay).
+        A copy that is lost on the way is sent by V(ssh), and else by V(relay).
       - V(relay) sends copies through the controller. No host gets a key to another host.
       - V(auto) takes V(chain) for a bundle of 64 MiB or more that several peers lack, otherwise V(ssh), and V(relay)
         where that does not work.

@@ -13,8 +13,8 @@ description:
   - A service that does not run is started, in either mode.
   - Then the service itself and all probes must pass for the whole soak. A crash loop ends the wait at once, and the
     message holds the last words of the unit's log.
-  - What cannot be restarted as asked is refused before anything is touched, such as a unit that is masked, that refuses
-    to be started or stopped by hand, or that runs once and does not stay active (C(Type=oneshot)).
+  - A service that cannot be restarted as asked is refused before anything is touched, such as a unit that is masked,
+    that refuses to be started or stopped by hand, or that runs once and does not stay active (C(Type=oneshot)).
   - The downtime is measured at the first V(tcp) or V(http) probe with an address of this host.
   - The host remembers a restart while it is under way, and what was drained for it, so that a later run goes on where
     a run was killed. It remembers the last 500 restarts as well.
@@ -319,7 +319,7 @@ owed:
   elements: dict
   contains:
     level:
-      description: What has to be restarted.
+      description: The extent of the restart that is owed.
       type: str
     unit:
       description: The unit, or empty.
@@ -361,10 +361,10 @@ health:
           description: Seconds that the measurement took.
           type: float
         identity:
-          description: Of a service, a text that changes with each of its starts. Empty for others.
+          description: A text that changes with each start of the service. Empty for other probes.
           type: str
         restarts:
-          description: Of a service, how often its service manager has restarted it.
+          description: The number of times that its service manager has restarted the service.
           type: int
         severity:
           description: V(fail) for a probe that decides, V(warn) for a probe that is only reported.

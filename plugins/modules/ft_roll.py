@@ -164,7 +164,7 @@ notes:
   type: list
   elements: str
 forecast:
-  description: What earlier restarts on these hosts say about this one.
+  description: The forecast of this restart from earlier restarts on these hosts.
   returned: always
   type: dict
   contains:
@@ -183,7 +183,7 @@ units:
   type: dict
   sample: {web1: [nginx.service]}
 above:
-  description: What a host owes besides, such as a reboot, each a sentence.
+  description: The further debts of hosts, such as a reboot, each a sentence.
   returned: always
   type: dict
   sample: {web1: [a reboot (kernel 6.1.0-30 is installed)]}

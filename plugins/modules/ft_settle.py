@@ -184,10 +184,10 @@ health:
           description: Seconds that the measurement took.
           type: float
         identity:
-          description: Of a service, a text that changes with each of its starts. Empty for others.
+          description: A text that changes with each start of the service. Empty for other probes.
           type: str
         restarts:
-          description: Of a service, how often its service manager has restarted it.
+          description: The number of times that its service manager has restarted the service.
           type: int
         severity:
           description: V(fail) for a probe that decides, V(warn) for a probe that is only reported.
@@ -233,10 +233,10 @@ health_after:
           description: Seconds that the measurement took.
           type: float
         identity:
-          description: Of a service, a text that changes with each of its starts. Empty for others.
+          description: A text that changes with each start of the service. Empty for other probes.
           type: str
         restarts:
-          description: Of a service, how often its service manager has restarted it.
+          description: The number of times that its service manager has restarted the service.
           type: int
         severity:
           description: V(fail) for a probe that decides, V(warn) for a probe that is only reported.

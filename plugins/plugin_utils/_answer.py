@@ -26,7 +26,7 @@ ROOM = 64 << 20
 # number of warnings, and this number of characters in a text.
 _WARNINGS, _LONGEST = 50, 2000
 # Keys that a host can set besides its own result, and by which it would give Ansible orders. No module of ours sets
-# them. Of keys that begin with the prefix, Ansible itself sets one where it reads an answer.
+# them. Ansible itself sets a key with the prefix where it reads an answer.
 _NOT_OURS = ("ansible_facts", "ansible_stats", "add_host", "add_group", "results")
 _INTERNAL, _PARSED = "_ansible_", "_ansible_parsed"
 # With other connections the programs of the module run below this process, and would share its limit of memory.

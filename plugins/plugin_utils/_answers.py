@@ -139,7 +139,7 @@ def _hop(value: Any) -> Answer:
     return _read({"path": _text(_PATH), "public": _text(_PUBLIC), "source": _or_nothing(_text(_ADDRESS))}, value)
 
 
-def _held(value: Any) -> Answer:
+def _examined(value: Any) -> Answer:
     if not isinstance(value, dict):
         raise ValueError
     found = _read(_HELD, value)
@@ -204,7 +204,7 @@ _ANSWERS: dict[str, dict[str, Form]] = {
     "adopt": {"state": _one_of("verified"), "bytes": _number},
     "candidates": {"candidates": _all(_copy, _MOST // 5)},
     "prove": {
-        "held": _all(_held, _MOST // 5),
+        "held": _all(_examined, _MOST // 5),
         "latest": _or_nothing(_text(_ID)),
         "before": _number,
         "sealed": _or_nothing(_number),

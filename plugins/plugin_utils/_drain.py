@@ -55,9 +55,9 @@ def declared(inventory: Inventory, option: object) -> list[Place]:
     return places(option, inventory.hosts_of)
 
 
-def look(inventory: Inventory, at: Sequence[Place], ours: Collection[Place], store: str) -> list[Outcome]:
+def read_states(inventory: Inventory, at: Sequence[Place], ours: Collection[Place], store: str) -> list[Outcome]:
     """The state of every place. ours: the places that an earlier run has drained."""
-    return _call(inventory, at, _Asked("look", 0.0, ours, store))
+    return _call(inventory, at, _Request("look", 0.0, ours, store))
 
 
 def drain(
@@ -67,10 +67,10 @@ def drain(
 
     All places are looked at before, so that a refusal, or a balancer that cannot be reached, leaves all untouched.
     """
-    seen = look(inventory, at, ours, store)
+    seen = read_states(inventory, at, ours, store)
     if any(one.end != DONE or one.obstacle for one in seen):
         return [_refused(one) for one in seen]
-    found = _call(inventory, at, _Asked("drained", deadline, ours, store))
+    found = _call(inventory, at, _Request("drained", deadline, ours, store))
     if all(one.end == DONE for one in found):
         return found
     if inventory.predicts:
@@ -82,18 +82,18 @@ def drain(
 
 def undrain(inventory: Inventory, at: Sequence[Place], deadline: float, store: str) -> list[Outcome]:
     """Make the host ready at every place, whatever the others do."""
-    return _call(inventory, at, _Asked("ready", deadline, at, store))
+    return _call(inventory, at, _Request("ready", deadline, at, store))
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Request:
     state: str
     deadline: float
     ours: Collection[Place]
     store: str
 
 
-def _call(inventory: Inventory, at: Sequence[Place], asked: _Asked) -> list[Outcome]:
+def _call(inventory: Inventory, at: Sequence[Place], asked: _Request) -> list[Outcome]:
     """Call ``ft_drain`` on all balancers at the same time, and on each for one place after the other."""
     by_host: dict[str, list[Place]] = {}
     for place in at:
@@ -109,7 +109,7 @@ def _call(inventory: Inventory, at: Sequence[Place], asked: _Asked) -> list[Outc
     return [_outcome(place, _answer_of(told[place.host], by_host[place.host].index(place)), asked) for place in at]
 
 
-def _ask(inventory: Inventory, host: Host, place: Place, asked: _Asked) -> Mapping[str, Any]:
+def _ask(inventory: Inventory, host: Host, place: Place, asked: _Request) -> Mapping[str, Any]:
     result = host.module(
         "ft_drain",
         state=asked.state,
@@ -132,7 +132,7 @@ def _answer_of(told: Answer, number: int) -> Answer:
     return answers[number] if isinstance(answers, list) else told
 
 
-def _outcome(place: Place, answer: Answer, asked: _Asked) -> Outcome:
+def _outcome(place: Place, answer: Answer, asked: _Request) -> Outcome:
     """The outcome in an answer. The balancer's own words are text, and bounded."""
     if answer.get("unreachable"):
         why = words(answer.get("msg") or "it does not answer")

@@ -153,7 +153,7 @@ class Question:
     """Whether ``wave`` (host names) may go down, out of ``group``.
 
     hosts: the answer of each host of group, wave and earlier. domains: the failure domain of each, or None for no rule.
-    lost: hosts that this run has lost already (failed or unreachable); earlier: hosts that it armed in earlier waves.
+    failed: hosts that failed or became unreachable in this run; earlier: hosts that it armed in earlier waves.
     restart: the step is a restart, which finishes a restart that an earlier run left on a host of the wave.
     addresses: host -> the service addresses that it may hold.
     """
@@ -164,7 +164,7 @@ class Question:
     min_healthy: str | None = None
     max_unavailable: str | None = None
     domains: Mapping[str, str | None] | None = None
-    lost: Sequence[str] = ()
+    failed: Sequence[str] = ()
     earlier: Sequence[str] = ()
     restart: bool = False
     addresses: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -298,14 +298,14 @@ def _to_stand_aside(question: Question) -> list[str]:
 
 
 def _about_this_run(question: Question) -> Iterator[str]:
-    if question.lost:
+    if question.failed:
         yield (
-            f"{_names(question.lost)} failed or became unreachable earlier in this run, so no further wave starts:"
+            f"{_names(question.failed)} failed or became unreachable earlier in this run, so no further wave starts:"
             " repair that first, and run again."
         )
     for name in question.earlier:
         host = question.hosts[name]
-        if name in question.lost or name in question.wave:
+        if name in question.failed or name in question.wave:
             continue
         if not host.reachable or host.flight is None:
             yield (

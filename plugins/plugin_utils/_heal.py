@@ -54,8 +54,8 @@ def judge(owner: str, proofs: Mapping[str, str]) -> dict[str, str]:
 class Told:
     """The result so far.
 
-    aside: damaged files that hosts have put aside, or would. lost: checkpoints that no host can give, and copies that
-    could not be rebuilt. short: checkpoints with too few copies. gone: why the owner of the task was not reached.
+    aside: damaged files that hosts have put aside, or would. missing: checkpoints that no host can give, and copies
+    that could not be rebuilt. short: checkpoints with too few copies. gone: why the owner of the task was not reached.
     """
 
     copies: list[dict[str, str]] = field(default_factory=list)
@@ -65,7 +65,7 @@ class Told:
     left: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     aside: list[str] = field(default_factory=list)
-    lost: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
     short: list[str] = field(default_factory=list)
     gone: str = ""
 
@@ -113,7 +113,7 @@ class Standing:
         return list(found.values())
 
     def sources(self) -> tuple[str, ...]:
-        """Hosts that may give the checkpoint, the surest first. Whoever receives it reads and hashes it again."""
+        """Hosts that may give the checkpoint, the surest first. The receiver reads and hashes the checkpoint again."""
         own = {GOOD: [self.owner]}.get(self.own or "", [])
         later = {UNREAD: [self.owner]}.get(self.own or "", [])
         return (*own, *self._ordered(GOOD), *later, *self._ordered(UNREAD), *self._ordered(DISPUTED))
@@ -195,7 +195,7 @@ def has_forgotten(own: Mapping[str, str], copied: Collection[str], newest: str) 
     return len(older) > len(before) and not older & own.keys()
 
 
-def lost_owners(listed: Mapping[str, Sequence[str]], cared_for: Collection[str]) -> list[str]:
+def owners_without_task(listed: Mapping[str, Sequence[str]], cared_for: Collection[str]) -> list[str]:
     """The hosts whose copies peers hold (``listed``, by peer) and that no task of this run cares for; those that most
     peers list first. A single peer can make names up, so that its order is by chance, another one in each run."""
     count = Counter(owner for owners in listed.values() for owner in set(owners))

@@ -170,7 +170,7 @@ class Sealed:
         verdicts = self._verdicts(copies)
         self._survey = Survey({peer: best(peer, found, verdicts) for peer, found in copies.items()}, verdicts)
         known = self._known()
-        self._look(known)
+        self._report_useless_copies(known)
         wanted = _heal.wanted(known, task.policy, datetime.now(UTC))
         for one in wanted:
             self._mend(known[one], one == wanted[-1])
@@ -262,7 +262,7 @@ class Sealed:
             self._drop_files()
         return right
 
-    def _look(self, known: Collection[str]) -> None:
+    def _report_useless_copies(self, known: Collection[str]) -> None:
         """Name the copies that are of no use."""
         told, owner, survey = self.told, self.task.owner, self._survey
         for (peer, sha), verdict in survey.verdicts.items():
@@ -275,7 +275,7 @@ class Sealed:
             for one, copy in on.items():
                 state, what = survey.state(peer, one), f"the copy of {owner}'s checkpoint {one[:12]}"
                 if state == _heal.DAMAGED and one not in known:
-                    self._lost(f"{what} is damaged on {peer}, and no other peer has it: {copy.detail}")
+                    self._report_missing(f"{what} is damaged on {peer}, and no other peer has it: {copy.detail}")
                 elif state == _heal.DAMAGED:
                     told.warnings.append(f"{what} on {peer} is damaged: {copy.detail}")
                 elif one not in known:
@@ -283,12 +283,12 @@ class Sealed:
                 elif state == _heal.UNREAD:
                     told.left.append(f"{peer} did not read {what} in time; it counts as before")
 
-    def _lost(self, said: str) -> None:
+    def _report_missing(self, said: str) -> None:
         """The owner itself may still have the checkpoint."""
         if self.task.alive:
             self.told.short.append(f"{said}. ft_replicate sends the newest checkpoint again")
         else:
-            self.told.lost.append(said)
+            self.told.missing.append(said)
 
     # -- copies that are made
 
@@ -405,7 +405,7 @@ class Sealed:
             said = f"{len(counted)} of {task.copies} copies of {what}: {', '.join(counted) or 'none'}"
             told.few(f"{said}. ft_replicate sends it again", len(counted) >= task.fewest)
         elif not standing.sources():
-            told.lost.append(f"no peer that was reached has a whole copy of {what}")
+            told.missing.append(f"no peer that was reached has a whole copy of {what}")
         elif len(counted) < task.copies:
             told.few(
                 f"{len(counted)} of {task.copies} copies of {what}: {', '.join(counted) or 'none'}, and no other peer"

@@ -73,14 +73,15 @@ class Action:
 
 @dataclass(frozen=True)
 class Progress:
-    """The state of the task. ``goal``: the call that is being made, or waited for. ``attempts``, ``lost``: so far.
-    ``retries``: so far, of any reason. ``open``: an attempt may have taken effect. ``silent``: the last call was not
-    answered. ``final``: the call is the last. ``delay``: the backoff that is waited for. ``due``: the deadline."""
+    """The state of the task. ``goal``: the call that is being made, or waited for. ``attempts``: so far.
+    ``unanswered``: the calls without an answer so far. ``retries``: so far, of any reason. ``open``: an attempt
+    may have taken effect. ``silent``: the last call was not answered. ``final``: the call is the last. ``delay``: the
+    backoff that is waited for. ``due``: the deadline."""
 
     due: float
     goal: str = BEGIN
     attempts: int = 0
-    lost: int = 0
+    unanswered: int = 0
     retries: int = 0
     restored: int = 0
     open: bool = False
@@ -145,12 +146,12 @@ class _Decision:
             return self._stop(IN_DOUBT)
         return self._stop(FAILED if self.progress.goal == RESTORE else REFUSED)
 
-    def _lost(self, event: Event) -> tuple[Progress, Action]:
+    def _note_no_answer(self, event: Event) -> tuple[Progress, Action]:
         """The host did not answer. It may have carried out the call."""
-        progress = self.progress = replace(self.progress, lost=self.progress.lost + 1)
-        if progress.final or progress.lost > self.policy.unreachable:
+        progress = self.progress = replace(self.progress, unanswered=self.progress.unanswered + 1)
+        if progress.final or progress.unanswered > self.policy.unreachable:
             return self._stop(self._undone())
-        return self._retry(self._again() if progress.goal == RUN else progress.goal)
+        return self._retry(self._next_goal() if progress.goal == RUN else progress.goal)
 
     def _not_verified(self, event: Event) -> tuple[Progress, Action]:
         progress = self.progress
@@ -160,7 +161,7 @@ class _Decision:
 
     def _unsettled(self, event: Event) -> tuple[Progress, Action]:
         """Nothing is repeated while the effect is not known: only verification is, until the deadline."""
-        return self._poll(self._again(), event)
+        return self._poll(self._next_goal(), event)
 
     def _busy(self, event: Event) -> tuple[Progress, Action]:
         return self._poll(self.progress.goal, event)
@@ -188,7 +189,7 @@ class _Decision:
         RAN: _ran,
         VERIFIED: _verified,
         BROKEN: _broken,
-        LOST: _lost,
+        LOST: _note_no_answer,
         BUSY: _busy,
         NOT_VERIFIED: _not_verified,
         UNSETTLED: _unsettled,
@@ -198,7 +199,7 @@ class _Decision:
         WAITED: _waited,
     }
 
-    def _again(self) -> str:
+    def _next_goal(self) -> str:
         """Ask for a further attempt, or only for the state where no attempt is left."""
         return BEGIN if self.progress.attempts < self.policy.attempts else LOOK
 

@@ -101,8 +101,8 @@ Ask = Callable[..., Answer]
 class Steps:
     """A restart, step by step.
 
-    outside: measures the host from outside after the act. reset: drops a dead connection. look: the answer to the phase
-    look within so many seconds; a host that does not answer is unreachable, and raises nothing.
+    outside: measures the host from outside after the act. reset: drops a dead connection. read_state: the answer to
+    the phase look within so many seconds; a host that does not answer is unreachable, and raises nothing.
     """
 
     wanted: Wanted
@@ -110,7 +110,7 @@ class Steps:
     drains: Drains
     outside: Callable[[Answer], Answer]
     reset: Callable[[], None]
-    look: Callable[[float], Answer]
+    read_state: Callable[[float], Answer]
     sleep: Callable[[float], None] = time.sleep
     now: Callable[[], float] = time.monotonic
     _token: str = ""
@@ -247,7 +247,7 @@ class Steps:
         while self.now() < end:
             self.sleep(_PAUSE)
             self.reset()
-            seen = self.look(min(_LOOK, max(1.0, end - self.now())))
+            seen = self.read_state(min(_LOOK, max(1.0, end - self.now())))
             if seen.get("unreachable"):
                 why = f"it does not answer: {words(str(seen.get('msg') or ''))}"
             elif seen.get("failed"):

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The tasks of an operation, one module or a file of tasks: read, checked, and carried out by Ansible's own executor.
 
-The file is read before anything is touched. What Ansible carries out outside of the process of one task (blocks,
-handlers, includes, other hosts) has no place in it, and is refused by its name.
+The file is read before anything is touched. Work outside of the process of one task (blocks, handlers, includes, other
+hosts) has no place in it, and is refused by its name.
 """
 
 from __future__ import annotations
@@ -375,7 +375,8 @@ def _set_by(item: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _values(value: Any, templar: TemplateEngine) -> object:
-    """The value with its templates filled in. One that cannot be yet, or that is fleeting, stays as it is written."""
+    """The value with its templates filled in. A template that cannot be filled in yet, or whose value is fleeting,
+    stays as it is written."""
     if isinstance(value, Mapping):
         return {str(key): _values(one, templar) for key, one in value.items()}
     if isinstance(value, (list, tuple)):

@@ -188,7 +188,7 @@ class Demo:
         self.expect("each remembers: rolled back, by its own deadline", by_deadline)
         return "3 hosts put themselves back"
 
-    def lost(self) -> str:
+    def lose_host(self) -> str:
         code = self.evenkeel("protect", "-i", "inventory.yml")
         self.expect("every host has a copy of its checkpoint on a host in another rack", code == 0)
         self.service("web2", "stop")
@@ -249,7 +249,7 @@ def main() -> int:
         demo.act(1, "A good change is confirmed", demo.good)
         demo.act(2, "A bad change is caught by its probe", demo.bad)
         demo.act(3, "The controller is killed in the middle", demo.killed)
-        demo.act(4, "A host loses its files and its store", demo.lost)
+        demo.act(4, "A host loses its files and its store", demo.lose_host)
     except Broken as error:
         console.print(f"\n[red]{error}[/]")
         return 1

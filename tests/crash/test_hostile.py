@@ -478,10 +478,10 @@ def test_what_is_read_again_is_not_read_in_another_directory(owned: Path, monkey
     def elsewhere(reader: Reader, found: Lines, inodes: dict[bytes, tuple[int, int]]) -> None:
         led.append(len(found.fresh))
         exchange(owned, "pub", "other")
-        rereading.read_again(reader, found, inodes)
+        rereading.reread(reader, found, inodes)
         exchange(owned, "pub", "other")
 
-    monkeypatch.setattr(scanning, "read_again", elsewhere)
+    monkeypatch.setattr(scanning, "reread", elsewhere)
     with suppress(RestoreFailed):
         rollback(store, "before")
     assert any(led)

@@ -44,7 +44,7 @@ from {LIBRARY}._files import declaration, transaction
 from {LIBRARY}._store.store import Store
 from {LIBRARY}._host import machine
 from {LIBRARY}._host.system import System
-machine.look = machine.Machine  # Other tests mount file systems beside this one, and a log stays with its machine.
+machine.read_machine = machine.Machine  # Other tests mount file systems beside this one; a log stays with its machine.
 declaration.STAGE = os.environ["EVENKEEL_STAGE"]
 store = Store(sys.argv[3], replace(System(), has_systemd=lambda: False))
 try:

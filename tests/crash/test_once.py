@@ -19,8 +19,8 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.op
     ONCE,
     UNSHOWN,
     VERIFIED,
-    Asked,
     Journal,
+    Question,
     Verification,
     begin,
     end,
@@ -87,9 +87,9 @@ def _once(journal: Journal, effect: Path, edge: str, monkeypatch: pytest.MonkeyP
     killed("before begin")
     with monkeypatch.context() as patched:
         patched.setattr(os, "rename", rename)
-        answer = begin(journal, Asked("request", ONCE), how)
+        answer = begin(journal, Question("request", ONCE), how)
         if answer.answer == UNSHOWN:  # The effect had its time to show.
-            answer = begin(journal, Asked("request", ONCE, patient=answer.attempts), how)
+            answer = begin(journal, Question("request", ONCE, patient=answer.attempts), how)
     if answer.answer == VERIFIED:
         return
     assert answer.answer == BEGUN, answer.why

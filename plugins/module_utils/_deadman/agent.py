@@ -96,11 +96,11 @@ def _at_boot(store: Store, finish: Finish) -> int:
             changes.ensure_timers(store, change, sys.argv[0])
         if booted.is_due(store, change):
             units.start_health(store)
-    _boot_again(store)
+    _reboot(store)
     return code
 
 
-def _boot_again(store: Store) -> None:
+def _reboot(store: Store) -> None:
     """Boot the host where its rollback asks for a boot. The mark is removed first, so that the host boots only
     once."""
     if os.path.lexists(store.join("reboot")):
@@ -210,7 +210,7 @@ def _until_done(store: Store, generation: int, finish: Finish) -> int | None:
             # End together with the change: the next change needs this unit.
             if not _wait(store, generation, pause):
                 break
-    _boot_again(store)
+    _reboot(store)
     last = changes.last_event(store)
     doubt = last is not None and last.generation == generation and last.outcome == changes.IN_DOUBT
     return DOUBT if doubt else 0

@@ -35,7 +35,7 @@ def judge(store: Store, generation: int, stays: bool) -> None:
         _rewrite(store, judged)
 
 
-def found_again(store: Store, checkpoint: str) -> None:
+def forget(store: Store, checkpoint: str) -> None:
     """Under the lock: record that the host has the state of this checkpoint outside of any change."""
     _rewrite(store, lambda lines: [one for one in lines if one[0] != checkpoint])
 

@@ -52,7 +52,7 @@ class Grub:
         f"{GRUB}/grub.cfg or the kernel is not as before the change. The host boots the kernel of before, by"
         f" {ours.GRUB_CUSTOM}: mend the boot loader, then remove that file"
     )
-    lost = (
+    entry_missing = (
         f"a copy of the kernel of before is gone from {ours.KEPT}. The host boots what {GRUB}/grub.cfg names: see that"
         " this is the kernel of before"
     )
@@ -99,7 +99,7 @@ class Grub:
     def go_on(self, store: Store) -> None:
         """GRUB counts by itself."""
 
-    def is_lost(self) -> bool:
+    def is_missing(self) -> bool:
         words = [word for found in _LOADED.finditer(text(ours.GRUB_CUSTOM)) for word in found[2].split()]
         return any(is_missing(os.path.join(ours.KEPT, os.path.basename(word))) for word in words if _is_kept(word))
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The kept entry of a boot loader: the kernel from before a change, which the host boots where that of the change does
-not boot. What each boot loader has to do for it, and what they share."""
+not boot. This file holds the protocol of a boot loader, and the code that all boot loaders share."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ PANIC, SIGN = "panic=30", "evenkeel.tried=1"
 
 class Loader(Protocol):
     """A boot loader. ``not_as_before``: what a person is told where the kept entry stays the default after a
-    rollback. ``lost``: the same where the kept entry cannot be booted any more. ``stays``: the same where it may stay
-    the default although the change stays."""
+    rollback. ``entry_missing``: the same where the kept entry cannot be booted any more. ``stays``: the same where it
+    may stay the default although the change stays."""
 
     @property
     def not_as_before(self) -> str: ...
 
     @property
-    def lost(self) -> str: ...
+    def entry_missing(self) -> str: ...
 
     @property
     def stays(self) -> str: ...
@@ -65,7 +65,7 @@ class Loader(Protocol):
     def go_on(self, store: Store) -> None:
         """A planned boot has come, and a further one is planned."""
 
-    def is_lost(self) -> bool:
+    def is_missing(self) -> bool:
         """Whether the kept entry, once in place, or a file that it loads is missing. Raises OSError where that cannot
         be seen."""
 

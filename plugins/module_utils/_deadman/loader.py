@@ -114,8 +114,8 @@ def _is_left(loader: Loader, noted: Mapping[str, str]) -> bool:
 def _left(store: Store, loader: Loader, noted: Mapping[str, str]) -> list[str]:
     said = [loader.not_as_before] if loader.is_ready() or _is_left(loader, noted) else []
     with suppress(OSError, ValueError):
-        if said and loader.is_lost():
-            said = [loader.lost]
+        if said and loader.is_missing():
+            said = [loader.entry_missing]
             _forget(store, loader, noted)
             return said
         _write_anew(store, loader)

@@ -81,7 +81,7 @@ def _clock(at: float) -> str:
     return time.strftime("%H:%M:%S", time.localtime(at))
 
 
-def _how_to_look() -> str:
+def _status_command() -> str:
     return "evenkeel-host status" if ours.is_ours(ours.COMMAND) else "evenkeel status, on the controller"
 
 
@@ -89,7 +89,7 @@ def _tell(store: Store, words: str, severity: int, aloud: bool) -> None:
     """Write to the journal, and with ``aloud`` also to all terminals."""
     if not command.is_host(store):
         return
-    text = f"{words}. Look: {_how_to_look()}"
+    text = f"{words}. Look: {_status_command()}"
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
         log.setblocking(False)
         log.connect(LOG)
@@ -117,7 +117,7 @@ def _post(store: Store, words: str) -> None:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
         try:
             os.fchmod(fd, 0o644)
-            os.write(fd, f"\nEvenkeel: {words}.\n          Look: {_how_to_look()}\n\n".encode("utf-8", "replace"))
+            os.write(fd, f"\nEvenkeel: {words}.\n          Look: {_status_command()}\n\n".encode("utf-8", "replace"))
         finally:
             os.close(fd)
         os.rename(temporary, path)

@@ -67,7 +67,7 @@ class SystemdBoot:
         f" kernel of before, by the entry {_NAME} in loader/entries: mend the entries,"
         " then remove that entry, and run bootctl set-default ''"
     )
-    lost = (
+    entry_missing = (
         f"the entry {_NAME} in loader/entries, or its copy of the kernel of before, is gone. The host boots what the"
         " configuration of systemd-boot names: see that this is the kernel of before"
     )
@@ -125,7 +125,7 @@ class SystemdBoot:
         if entry:
             _set(store, _ONCE, _wanted(_chosen(text(entry))))
 
-    def is_lost(self) -> bool:
+    def is_missing(self) -> bool:
         """The missing entry was on the partition of the entry of this boot."""
         entry = _own()
         if not entry:

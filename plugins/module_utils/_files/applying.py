@@ -196,7 +196,7 @@ def _swap(one: Operation, stage: int, fd: int, name: bytes) -> None:
 
 def _is_meant(one: Operation, info: os.stat_result) -> bool:
     """Whether the object with this status is the object that was to go."""
-    return not one.checked or not stat.S_ISDIR(info.st_mode) or info.st_ino == one.was
+    return not one.checked or not stat.S_ISDIR(info.st_mode) or info.st_ino == one.old_inode
 
 
 def check_taken(one: Operation, stage: int, taken: bytes, fd: int, name: bytes) -> None:

@@ -37,7 +37,7 @@ class Operation(NamedTuple):
 
     ``name`` is the object's name in the staging directory with the number ``anchor``, ``inode`` its inode number. For
     ``META``, ``entry`` holds the attributes, and ``inode`` is the inode number of the object whose attributes are set,
-    unless that object is a directory. ``was`` is the inode number of the directory that goes, None where another
+    unless that object is a directory. ``old_inode`` is the inode number of the directory that goes, None where another
     object goes. It is compared only with ``checked``: nothing but ``SWAP`` and ``DELETE`` has it, and version 0.1.0 did
     not write it.
     """
@@ -47,7 +47,7 @@ class Operation(NamedTuple):
     name: bytes
     anchor: int = -1
     inode: int | None = None
-    was: int | None = None
+    old_inode: int | None = None
     checked: bool = False
     entry: Entry | None = None
 
@@ -57,7 +57,7 @@ class Operation(NamedTuple):
         if self.entry is not None:
             found["line"] = self.entry.line()
         if self.checked:
-            found["was"] = self.was
+            found["was"] = self.old_inode
         if self.op != META:
             found["anchor"] = self.anchor
         return found if self.inode is None else dict(found, ino=self.inode)

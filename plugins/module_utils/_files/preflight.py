@@ -32,7 +32,7 @@ def preflight(
     """
     found: dict[str, str] = {}
     made = made_by(steps)
-    look = _Look(set(mount_points()), made, {entry.path for entry in directories}, _may_unpin())
+    look = _Preflight(set(mount_points()), made, {entry.path for entry in directories}, _may_unpin())
     missing = [(os.fsencode(one), why) for one, why in away.items()]
     with Parents() as parents:
         for step in steps:
@@ -64,7 +64,7 @@ def made_by(steps: Sequence[PathStep]) -> set[bytes]:
     return {step.path for step in steps if step.makes_directory}
 
 
-class _Look(NamedTuple):
+class _Preflight(NamedTuple):
     """``made``: directories that steps make. ``ours``: directories that get their own attributes at the end.
     ``free``: whether immutable and append-only can be taken off."""
 

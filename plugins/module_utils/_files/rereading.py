@@ -25,15 +25,15 @@ _APART = 1.0
 _GLANCE = 0.02
 
 
-def read_again(reader: Reader, found: Lines, inodes: Mapping[bytes, tuple[int, int]]) -> None:
+def reread(reader: Reader, found: Lines, inodes: Mapping[bytes, tuple[int, int]]) -> None:
     """Read each file of ``found.fresh`` once more (I11): it counts when it is the same both times.
 
     ``inodes``: the directories that were walked through. Nothing is read in another directory.
     """
-    _Again(reader, found, inodes).run()
+    _Rereading(reader, found, inodes).run()
 
 
-class _Again:
+class _Rereading:
     def __init__(self, reader: Reader, found: Lines, inodes: Mapping[bytes, tuple[int, int]]) -> None:
         self.reader = reader
         self.found = found

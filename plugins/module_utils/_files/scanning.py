@@ -22,7 +22,7 @@ from .entry import (
     path_of,
 )
 from .reading import recorded
-from .rereading import read_again
+from .rereading import reread
 from .walk import Walk
 
 
@@ -77,7 +77,7 @@ def scan(
     try:
         for path in declared.paths:
             walk.each(os.fsencode(path))
-        read_again(walk.reader, walk.found, walk.inodes)
+        reread(walk.reader, walk.found, walk.inodes)
     except PermissionError as error:
         raise UsageError(
             f"{error.filename or path} cannot be read: {error.strerror}; run with the rights to read it (become), or "

@@ -53,7 +53,7 @@ class Staging:
             operations = list(self._operations(steps, parents))
             for number in range(len(self._anchors.made)):
                 syncfs(self._anchors.fd(number))
-            self._look_at((entry.path for entry in directories), seen)
+            self._compare_other_directories((entry.path for entry in directories), seen)
         finally:
             parents.forget()
             self._anchors.close()
@@ -94,7 +94,7 @@ class Staging:
         if damaged and not self._partly:
             raise not_there(damaged)
 
-    def _look_at(self, paths: Iterable[bytes], seen: dict[bytes, Inode | None]) -> None:
+    def _compare_other_directories(self, paths: Iterable[bytes], seen: dict[bytes, Inode | None]) -> None:
         """Compare the directories that no step has led through."""
         doubtful: dict[bytes, str] = {}
         for path in paths:

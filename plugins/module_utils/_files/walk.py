@@ -126,7 +126,7 @@ class Walk:
             if stat.S_ISDIR(info.st_mode):
                 self.directory(path, name, fd, kind, self.found.reserve())
             else:
-                self.look_at(path, name, fd, self.mounts.get(path, kind), info)
+                self.put_leaf(path, name, fd, self.mounts.get(path, kind), info)
         except FileNotFoundError:
             self.found.put(Entry(path, ABSENT).line(), NEVER)
         finally:
@@ -152,7 +152,7 @@ class Walk:
         else:
             self.found.fill(place, entry.line(), NEVER)
 
-    def look_at(self, path: bytes, name: bytes, parent: int, kind: str, info: os.stat_result | None) -> None:
+    def put_leaf(self, path: bytes, name: bytes, parent: int, kind: str, info: os.stat_result | None) -> None:
         """Put the line of a path that is no directory; ``info``: its status, where that is known."""
         try:
             if info is None:
@@ -308,7 +308,7 @@ class Walk:
                         found.keys += key
                         continue
                 try:
-                    self.look_at(prefix + name, name, fd, kind, info)
+                    self.put_leaf(prefix + name, name, fd, kind, info)
                 except IsADirectoryError:  # Since it was listed.
                     places[name] = found.reserve()
                     insort(todo, name + b"/", start)
@@ -321,7 +321,7 @@ class Walk:
     def opens(self, path: bytes, name: bytes, parent: int, kind: str) -> bool:
         """Look at an unknown file: its status shows when it is open. False where it is a symlink by now."""
         try:
-            self.look_at(path, name, parent, kind, None)
+            self.put_leaf(path, name, parent, kind, None)
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise
@@ -377,7 +377,7 @@ class Walk:
             cache.at = number if number >= 0 else cache.at
             raw = name.encode("ascii")
             with suppress(FileNotFoundError):  # Gone since: then it is not part of this moment.
-                self.look_at(prefix + raw, raw, fd, kind, info)
+                self.put_leaf(prefix + raw, raw, fd, kind, info)
         cache.at = end
         return True
 

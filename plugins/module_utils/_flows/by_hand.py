@@ -49,7 +49,9 @@ def confirm(store: Store, from_here: bool, alone: bool) -> int:
                 " with evenkeel-host rollback. Nothing was changed"
             )
         # While the host still waits, and without the lock: at the deadline the dead-man must get through.
-        footprints.look(store, change.generation, change.checkpoint, back=False, seconds=status.left(store, change) / 2)
+        footprints.find_changed(
+            store, change.generation, change.checkpoint, back=False, seconds=status.left(store, change) / 2
+        )
     with store.locked(first=True):
         _said, resumed = resume(store)
         now = changes.armed(store)

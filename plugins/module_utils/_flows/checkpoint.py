@@ -76,13 +76,14 @@ def checkpoint(store: Store, request: Request, check_mode: bool = False) -> Chec
 
 
 class _Recorded(NamedTuple):
-    """The state as it was found, and the checkpoint that holds it. ``again``: contents that the store had lost."""
+    """The state as it was found, and the checkpoint that holds it. ``restored_contents``: the number of contents that
+    the store had lost."""
 
     manifest: Manifest
     root: str
     sections: list[Section]
     is_new: bool
-    again: int
+    restored_contents: int
     lacking: list[str]
     stats: dict[str, float]
 
@@ -160,9 +161,9 @@ class _Taking:
             "engine" if registry.consistent(recorded.sections) else "quiesced" if self.hooks else "crash"
         )
         result.done = finished + ([f"checkpoint {self.name} ({manifest.id[:12]})"] if recorded.is_new else [])
-        if recorded.again:
+        if recorded.restored_contents:
             result.changed = True
-            result.done.append(f"stored {recorded.again} contents again that the store had lost")
+            result.done.append(f"stored {recorded.restored_contents} contents again that the store had lost")
         result.left = recorded.lacking
         try:
             self._arm(result, manifest, agent)
@@ -185,7 +186,7 @@ class _Taking:
         change, unsure = changes.armed(store), doubt.in_doubt(store)
         generation = change.generation if change is not None else unsure.generation if unsure is not None else 0
         if not generation:
-            amid.found_again(store, one)
+            amid.forget(store, one)
         elif recorded.is_new:
             amid.note(store, one, generation)
             self.warnings.append(

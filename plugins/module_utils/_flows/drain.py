@@ -47,7 +47,7 @@ def drain(request: Request, system: System, check_mode: bool = False) -> Drained
         place = DrainPair(found, request.ours, request.deadline, system, check_mode)
     else:
         place = _Balanced(found, request, system, check_mode)
-    return {LOOK: place.look, DRAINED: place.drained, READY: place.ready}[request.state]()
+    return {LOOK: place.observe, DRAINED: place.drained, READY: place.ready}[request.state]()
 
 
 class _Balanced:
@@ -62,7 +62,7 @@ class _Balanced:
         self.began = system.monotonic()
         self.warnings: list[str] = []
 
-    def look(self) -> Drained:
+    def observe(self) -> Drained:
         """The state, and whether a drain would be refused."""
         self.result.obstacle = self._obstacle()
         self.result.proved = [*self._words(self.first), *self._staying(self.first)]
@@ -109,7 +109,7 @@ class _Balanced:
                 self._tell("ready")
                 self.told = self._seen()
             last = self._wait_until_up()
-            self._look_for_requests(last)
+            self._await_request(last)
         except EvenkeelError as error:
             if error.result:
                 raise
@@ -130,7 +130,7 @@ class _Balanced:
 
     def _seen(self) -> haproxy.View:
         """Look, and put the state into the result."""
-        view, result = self.runtime.look(), self.result
+        view, result = self.runtime.read_server(), self.result
         result.state = "maintenance" if view.is_in_maintenance else "ready" if view.is_free else "drained"
         result.status, result.sessions = view.server.status, view.sessions
         return view
@@ -258,7 +258,7 @@ class _Balanced:
             f"{said}: something else keeps it from requests. Look at its agent check, and at the resolution of its name"
         )
 
-    def _look_for_requests(self, last: haproxy.View) -> None:
+    def _await_request(self, last: haproxy.View) -> None:
         """Whether a request was answered since it was told to be ready. None within a second is no failure."""
         begin, end = self.told.server, self.system.monotonic() + _TRAFFIC
         self.result.proved = self._words(last)

@@ -29,7 +29,7 @@ class DrainPair:
         self.first = self._seen()
         self.began = system.monotonic()
 
-    def look(self) -> Drained:
+    def observe(self) -> Drained:
         """The state, and whether a drain would be refused."""
         self.result.obstacle = self._obstacle()
         self.result.proved = [self.result.status] if self.first is not None else []

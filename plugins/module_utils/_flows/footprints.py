@@ -47,7 +47,7 @@ def remember(store: Store, generation: int, declared: Mapping[str, list[str]]) -
             remove_file(path)
 
 
-def look(store: Store, generation: int, checkpoint: str, back: bool, seconds: float = _AFTER) -> Outside | None:
+def find_changed(store: Store, generation: int, checkpoint: str, back: bool, seconds: float = _AFTER) -> Outside | None:
     """The paths that changed since the change was armed and that its checkpoint does not cover; None where they are
     unknown. They are kept for ``outside.told``. ``back``: the host was rolled back; otherwise it is confirmed."""
     try:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
 from .._errors import EvenkeelError
-from .._results.host import Held
+from .._results.host import KeptCopies
 from .._store.store import LOGS, UNDO, Store
 from . import sealed_record
 from .scrub_record import Batch, load
@@ -25,11 +25,11 @@ _PACK, _INDEX = ".pack", ".idx"
 _CONTENT = rb" (?:sha256|beside)=([0-9a-f]{64})"
 
 
-def held(store: Store) -> tuple[dict[str, list[str]], list[Held], list[str]]:
+def copies_for_others(store: Store) -> tuple[dict[str, list[str]], list[KeptCopies], list[str]]:
     """(the ids of the checkpoints that are here, by the host whose they are; the newest of each host; sentences on
     copies that could not be looked at).
 
-    Whoever asks a host wants to know of its change first: copies that it keeps for others never hinder the answer.
+    The answer of a host is first of all about its change: copies that it keeps for others never hinder the answer.
     """
     folder = store.join("replicas")
     hosts = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
@@ -40,20 +40,20 @@ def held(store: Store) -> tuple[dict[str, list[str]], list[Held], list[str]]:
         try:
             ids[host], one = _of(Store(os.path.join(folder, host), store.system), host, reads)
         except (EvenkeelError, OSError, ValueError) as error:
-            ids[host], one = [], Held(host)
+            ids[host], one = [], KeptCopies(host)
             left.append(f"the copies of {host} in {folder} could not be looked at: {error}")
         found.append(one)
     return ids, found, left
 
 
-def _of(copies: Store, host: str, reads: Mapping[str, float]) -> tuple[list[str], Held]:
+def _of(copies: Store, host: str, reads: Mapping[str, float]) -> tuple[list[str], KeptCopies]:
     """The ids of the copies of one host, and the newest of them."""
     points = copies.checkpoints(by_head=True)
     wrong = sealed_record.faults(copies)
     under = [(one.created, one.id, "") for sha, one in sealed_record.records(copies).items() if sha not in wrong]
     ids = list(dict.fromkeys([*(one.id for one in points), *(ident for _created, ident, _name in under)]))
     named = {one for listed in copies.refs().values() for one in listed}
-    one = Held(host, count=len(ids), damaged=len(named) - len(points) + len(wrong) + _lost(copies))
+    one = KeptCopies(host, count=len(ids), damaged=len(named) - len(points) + len(wrong) + _count_missing(copies))
     # A peer does not know the name of an encrypted copy.
     plain = [(point.created, point.id, point.name) for point in points if point.name not in (UNDO, LOGS)]
     if plain or under:
@@ -89,7 +89,7 @@ def _oldest(entry: os.DirEntry[str]) -> float:
     return min(times, default=entry.stat(follow_symlinks=False).st_mtime)
 
 
-def _lost(copies: Store) -> int:
+def _count_missing(copies: Store) -> int:
     """The number of contents that were put aside as damaged, that did not arrive again, and that a checkpoint here
     still needs. The lines of manifests are read only where a content is away."""
     away = {one for one in _aside(copies) if not copies.objects.has(one)}

@@ -76,7 +76,7 @@ class Settings:
 
     @property
     def needed(self) -> int:
-        """The number of voters that this host has to see. Of two voters in all, none can tell who is cut off."""
+        """The number of voters that this host has to see. Two voters cannot tell which of them is cut off."""
         voters = len(self.voters) + 1
         return 0 if voters < 3 else voters // 2
 
@@ -125,11 +125,11 @@ def watch(settings: Settings, system: System) -> str:
         return "it stands aside, as somebody has asked"
     with _Ear(settings) as ear:
         # A second look, as the address may just be moving.
-        why = _look(settings, system, ear) and _look(settings, system, ear)
+        why = _reason_against(settings, system, ear) and _reason_against(settings, system, ear)
     return why or _sick(settings, system)
 
 
-def _look(settings: Settings, system: System, ear: _Ear) -> str:
+def _reason_against(settings: Settings, system: System, ear: _Ear) -> str:
     known = wire.links(system)
     if not wire.holds(known, ipaddress.ip_address(settings.own)):
         return f"no interface has {settings.own}, its own address: run the role virtual_address for this host"

@@ -16,7 +16,7 @@ from .._results.host import HostState, Remembered
 from .._services.owed import owed
 from .._store.store import Store
 from . import lag
-from .held import held
+from .held import copies_for_others
 from .restarting import record
 from .spot_check import spot_check
 
@@ -25,7 +25,7 @@ def info(store: Store, with_owed: bool = False, outline: Mapping[str, list[Any]]
     """The checkpoints, replicas and changes of a host. A host without a store has none. ``with_owed``: also the
     restarts that are due on it. ``outline``: also declared state that the newest checkpoint does not hold."""
     store.check_format()
-    replicas, holds, left = held(store)
+    replicas, holds, left = copies_for_others(store)
     checkpoints = [asdict(one) for one in store.checkpoints()]
     state = host_state(store.root, store.system)
     return Remembered(

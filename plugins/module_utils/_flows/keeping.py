@@ -2,7 +2,7 @@
 
 """The call of a package manager that is about to replace something, while a change is armed: what goes is kept.
 
-Whatever fails here fails for us alone: the package manager goes on, and a rollback says what it cannot bring back.
+A failure here is a failure of ours alone: the package manager goes on, and a rollback says what it cannot bring back.
 """
 
 from __future__ import annotations

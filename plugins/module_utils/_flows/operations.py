@@ -86,7 +86,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Question:
     """The controller's question. ``begin``: an attempt is to begin, and not only to be looked at. ``checkpoint``: the
     id to restore between attempts, or empty; ``restored``: the number of attempts that were undone by that.
     ``patient``: the number of attempts whose effect had all its time to show (``verify_within``) while it was measured.
@@ -122,12 +122,12 @@ class Decision:
     after: float = 0.0
 
 
-def needs_measuring(record: Record | None, asked: Asked) -> bool:
+def needs_measuring(record: Record | None, asked: Question) -> bool:
     """Whether the decision depends on the verification. A verified operation that happens once stays verified."""
     return not (_refusal(record, asked) or _is_final(record, asked))
 
 
-def may_begin(record: Record | None, asked: Asked, seen: Seen) -> Decision:
+def may_begin(record: Record | None, asked: Question, seen: Seen) -> Decision:
     """Decide whether an attempt begins. The record of the decision holds no token yet."""
     refusal = _refusal(record, asked)
     if refusal:
@@ -158,7 +158,7 @@ def may_begin(record: Record | None, asked: Asked, seen: Seen) -> Decision:
     return Decision(BEGUN, seen.why, begun)
 
 
-def _while_open(record: Record, asked: Asked, seen: Seen) -> Decision | None:
+def _while_open(record: Record, asked: Question, seen: Seen) -> Decision | None:
     """The answer that leaves an open attempt open; None where the attempt is over, and did not take effect."""
     if seen.running:
         return Decision(RUNNING, f"an attempt still runs ({'; '.join(seen.running)})", record)
@@ -183,14 +183,14 @@ def concluded(record: Record | None, token: str, said: str, seen: Seen, result: 
     if seen.state == PASS or (record.state == VERIFIED and record.kind == ONCE):
         return Decision(VERIFIED, seen.why, replace(record, state=VERIFIED, said=said, result=result))
     known = replace(record, state=OPEN, said=said)
-    asked = Asked(record.request, record.kind, patient=record.attempts)
+    asked = Question(record.request, record.kind, patient=record.attempts)
     # Processes that an answered attempt leaves behind are no reason to wait, where it may be done again at any time.
     still = seen if record.kind != IDEMPOTENT else replace(seen, running=())
     decision = _while_open(known, asked, replace(still, settling=0.0))
     return decision or Decision(NOT_VERIFIED, seen.why, replace(known, state=ENDED))
 
 
-def _refusal(record: Record | None, asked: Asked) -> str:
+def _refusal(record: Record | None, asked: Question) -> str:
     """The reason not to touch the operation; empty without a reason."""
     if record is None or ONCE not in (record.kind, asked.kind):
         return ""
@@ -202,7 +202,7 @@ def _refusal(record: Record | None, asked: Asked) -> str:
     )
 
 
-def _is_final(record: Record | None, asked: Asked) -> bool:
+def _is_final(record: Record | None, asked: Question) -> bool:
     return record is not None and record.state == VERIFIED and asked.kind == ONCE
 
 
@@ -334,7 +334,7 @@ def checkpoint_of(journal: Journal, wanted: str) -> str:
     return journal.store.resolve(wanted)
 
 
-def begin(journal: Journal, asked: Asked, how: Verification, check_mode: bool = False) -> Operated:
+def begin(journal: Journal, asked: Question, how: Verification, check_mode: bool = False) -> Operated:
     """Begin an attempt, or say why none begins. In check mode nothing is written."""
     store = journal.store
     known = journal.read()
@@ -404,7 +404,7 @@ def work(store: Store, params: Mapping[str, Any], check_mode: bool) -> Operated:
     if phase == "end":
         return end(journal, values["token"], values["said"], how, values["result"])
     checkpoint = checkpoint_of(journal, values["restore"])
-    asked = Asked(
+    asked = Question(
         values["request"], values["kind"], phase == "begin", checkpoint, values["restored"], values["patient"]
     )
     return begin(journal, asked, how, check_mode)

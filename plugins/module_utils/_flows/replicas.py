@@ -420,7 +420,7 @@ def _take(
         writer.discard()
         raise
     target.objects.take_back(needed)
-    # Contents that came were hashed on their way in. Those that were here may have been damaged since.
+    # Contents that came were hashed on their way in. Contents that were here may have been damaged since.
     wrong = {sha: why for sha in sorted(needed - came - held) if (why := target.objects.verify(sha))}
     for sha in wrong:
         target.quarantine(sha)

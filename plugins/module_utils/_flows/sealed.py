@@ -109,7 +109,8 @@ def seal(store: Store, host: str, checkpoint: str, asked: Mapping[str, Any], sec
 
 
 def _size(whole: replicas.Bundle) -> float:
-    """Bytes of a whole bundle. One that cannot be made any more, as an old content is gone here, is never shorter."""
+    """Bytes of a whole bundle. A bundle that cannot be made any more, as an old content is gone here, counts as
+    infinitely long."""
     try:
         return whole.size
     except Damaged:

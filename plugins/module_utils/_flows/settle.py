@@ -131,7 +131,7 @@ class _Settling:
         self.running = background.running(store.system, *_since(store, change), change.login) if enough else []
         if enough and not change.stage:  # A held change was looked at when it was held.
             left = change.due - store.system.monotonic()
-            footprints.look(store, self.generation, change.checkpoint, back=False, seconds=left / 2)
+            footprints.find_changed(store, self.generation, change.checkpoint, back=False, seconds=left / 2)
         with store.locked(first=True):
             _said, resumed = resume(store)  # An operator's rollback may have been killed meanwhile.
             change = changes.armed(store)
@@ -201,7 +201,7 @@ class _Settling:
                 left = [str(one) for one in error.result.get("left", [])] or [error.message]
                 changes.conclude(store, record, changes.IN_DOUBT, "settle", left)
                 raise self._in_doubt(error) from error
-            footprints.look(store, self.generation, manifest.id, back=True)
+            footprints.find_changed(store, self.generation, manifest.id, back=True)
             needs = flow.boot_it(record, back)
             changes.conclude(store, record, changes.ROLLED_BACK, "settle", needs, run.written)
         back.changed = True
@@ -340,7 +340,7 @@ def _still_back(store: Store, event: changes.Event, result: Settled) -> str:
         error.result = {**result.report(), **error.result, "left": left, "outcome": changes.IN_DOUBT}
         raise
     result.done, result.changed = done, bool(done)
-    result.outside = footprints.look(store, event.generation, event.checkpoint, back=True)
+    result.outside = footprints.find_changed(store, event.generation, event.checkpoint, back=True)
     return f". {len(done)} things were changed on it after that, and are put back now as well" if done else ""
 
 

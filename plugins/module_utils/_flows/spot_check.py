@@ -80,7 +80,7 @@ def spot_check(store: Store, outline: Mapping[str, list[Any]]) -> list[str]:
     declared = Outline(**outline)
     try:
         *earlier, newest = store.chain(store.resolve(LATEST))
-        found = judge(declared, [*earlier, newest], [] if earlier else _before(store, newest), look)
+        found = judge(declared, [*earlier, newest], [] if earlier else _before(store, newest), read_path)
     except NotFound:
         return ["no checkpoint has been taken, so that nothing of what is declared is protected"]
     except Damaged as error:
@@ -192,7 +192,7 @@ def _tally(paths: Sequence[str], records: Iterable[Manifest]) -> Tally:
     return found
 
 
-def look(path: str, spec: Spec, recorded: Recorded) -> Seen:
+def read_path(path: str, spec: Spec, recorded: Recorded) -> Seen:
     """A declared path as it is on disk; its directories where no file of it was recorded."""
     try:
         mode = os.lstat(path).st_mode

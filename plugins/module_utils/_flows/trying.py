@@ -48,7 +48,7 @@ def try_out(store: Store, within: float, paths: Sequence[str] | None) -> int:
             return by_hand.over(store)
         kinds = ", ".join(taken.protects or dict.fromkeys(kind for one in resources for kind in one))
         say(f"This host is armed. It goes back in {status.span(within)}, at {status.clock(change.until)}, unless you")
-        say(f"confirm. What is protected: {', '.join(paths) if paths else kinds} (checkpoint {taken.id[:12]}).")
+        say(f"confirm. Protected: {', '.join(paths) if paths else kinds} (checkpoint {taken.id[:12]}).")
         if taken.left:
             say("A rollback cannot bring back:")
         for line in [*status.listed(taken.left), *(taken.warnings or [])]:

@@ -24,8 +24,8 @@ _ANSWERS = 0.5
 class Downtime:
     """Connects in a thread of its own, and sends nothing. ``name``: the target in words; empty where there is none.
 
-    Downtime is the time between the last good connection before a failed one and the first good one after it. What did
-    not answer before the act has no downtime that can be measured.
+    Downtime is the time between the last good connection before a failed one and the first good one after it. A target
+    that did not answer before the act has no downtime that can be measured.
     """
 
     def __init__(self, probes: Sequence[Probe]) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Locks of files (flock), and who holds them. Whoever can open a file can lock it: the lock of a stranger counts for
-nothing. A user may have opened a file or directory of ours while its mode let him, and keeps it open."""
+"""Locks of files (flock), and who holds them. Every user who can open a file can lock it: the lock of a stranger counts
+for nothing. A user may have opened a file or directory of ours while its mode let him, and keeps it open."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def _is_ours(pid: int) -> bool:
 
 
 def replace(path: str, data: bytes, mode: int) -> None:
-    """Put a new file that nobody has locked in the place of a file that a stranger holds locked. Of several processes
-    that do so at the same time one does it."""
+    """Put a new file that nobody has locked in the place of a file that a stranger holds locked. Where several
+    processes do so at the same time, the first puts its file there."""
     found = os.stat(path)
     fresh = f"{path}{TEMPORARY}fresh"
     with suppress(OSError):

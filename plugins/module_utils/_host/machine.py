@@ -66,7 +66,7 @@ class Machine:
         )
 
 
-def look(root: str = "/") -> Machine:
+def read_machine(root: str = "/") -> Machine:
     """This machine. ``root``: the directory that holds etc and sys."""
     words: dict[str, str] = {}
     with suppress(OSError), open(os.path.join(root, "etc/os-release"), encoding="utf-8", errors="replace") as stream:

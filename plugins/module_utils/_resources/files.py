@@ -117,7 +117,7 @@ class Files(Kind):
 
     A rollback removes new paths below them.
 
-    paths: Absolute paths of files and directories. Of a symlink the link alone is protected. A byte of a name that is
+    paths: Absolute paths of files and directories. A symlink is protected without its target. A byte of a name that is
     not UTF-8 is written C(\xe9), here as in all results, and a backslash that would read so C(\x5c). For example
     V([/etc/nginx, /srv/www]).
 

@@ -350,7 +350,7 @@ class Programs(Kind):
         Changes nothing."""
         raise NotImplementedError
 
-    def start_again(self, down: Down, at: Restore) -> tuple[list[Step], dict[str, str]]:
+    def start_stopped(self, down: Down, at: Restore) -> tuple[list[Step], dict[str, str]]:
         """Start the programs that went down and are not up: (steps that were done, name of a program -> why it does
         not start)."""
         raise NotImplementedError

@@ -132,7 +132,7 @@ class Mounts(Kind):
         ``priority``. Both with the ``uuid``, or with the id of the ``boot`` where the name of the device may be
         another's after a boot. ``except``: ``points`` that stay as they are."""
         excepts = list(spec.get("except", []))
-        seen = self._look(excepts)
+        seen = self._read_mounts(excepts)
         for one in (*seen.mounts.values(), *seen.swaps.values()):
             if "uuid" not in one and re.fullmatch(_BY_BOOT, _device(one)):
                 one["boot"] = system.boot_id()
@@ -140,7 +140,7 @@ class Mounts(Kind):
         lines += [json_line.write("mount", seen.mounts[point]) for point in sorted(seen.mounts)]
         return lines + [json_line.write("swap", seen.swaps[path]) for path in sorted(seen.swaps)]
 
-    def _look(self, excepts: Sequence[str]) -> _Seen:
+    def _read_mounts(self, excepts: Sequence[str]) -> _Seen:
         every = self.mounts()
         automatic = [os.fsdecode(one.point) for one in every if one.kind == "autofs"]
         seen = _Seen(excepts=list(excepts))
@@ -202,7 +202,7 @@ class Mounts(Kind):
         """The steps. New mounts are unmounted first, and a deeper mount before the mount above it. Then come missing
         mounts."""
         then, detail = self._then(lines), {"lines": list(lines)}
-        now = self._look(then.excepts)
+        now = self._read_mounts(then.excepts)
         steps = []
         read_again = any(step.resource == self.name and step.action == "daemon-reload" for step in at.steps)
         is_new = self.fstab in at.changed or bool(at.failed(self.name, "systemd"))
@@ -242,18 +242,18 @@ class Mounts(Kind):
         then = self._then(steps[0].detail["lines"]) if steps else _Seen()
         done, left = [], []
         for step in steps:
-            why = self._one(step, then, at)
+            why = self._carry_out(step, then, at)
             if why:
                 left.append(f"{step.target}: {step.action}: {why}")
             else:
                 done.append(step)
         if left:
             raise RestoreFailed(
-                f"what is mounted is not as it was: {'; '.join(left)}", done=[one.shown() for one in done], left=left
+                f"mounts are not as they were: {'; '.join(left)}", done=[one.shown() for one in done], left=left
             )
         return done
 
-    def _one(self, step: Step, then: _Seen, at: Restore) -> str:
+    def _carry_out(self, step: Step, then: _Seen, at: Restore) -> str:
         """Carry out the step; return why it failed, in words, or an empty text."""
         point, commands = step.target, []
         if step.action == "daemon-reload":
@@ -281,13 +281,13 @@ class Mounts(Kind):
         return self._set_options(point, then, at) if step.action in ("mount", "remount") else ""
 
     def _is_there(self, point: str, then: _Seen) -> bool:
-        live = self._look(then.excepts).mounts.get(point)
+        live = self._read_mounts(then.excepts).mounts.get(point)
         return live is not None and point in then.mounts and not _is_another(then.mounts[point], live)
 
     def _unmount(self, point: str, then: _Seen, at: Restore) -> str:
         """Unmount the file systems that hide the recorded mount, the last of them first; return why it failed, in
         words, or an empty text."""
-        while point in self._look(then.excepts).mounts and not self._is_there(point, then):
+        while point in self._read_mounts(then.excepts).mounts and not self._is_there(point, then):
             before = len(self.mounts())
             done = at.system.run(["umount", point], _TIMEOUT)
             if done.rc != 0 or len(self.mounts()) >= before:
@@ -308,7 +308,7 @@ class Mounts(Kind):
         """Set the recorded options; return why it failed, in words, or an empty text."""
         was = then.mounts[point]
         for number in range(3):
-            live = self._look(then.excepts).mounts.get(point)
+            live = self._read_mounts(then.excepts).mounts.get(point)
             if live is None:
                 return "it is mounted elsewhere"
             words = _different(was, live)
@@ -330,7 +330,7 @@ class Mounts(Kind):
 
     def verify(self, lines: Sequence[str], system: System) -> list[str]:
         then = self._then(lines)
-        now = self._look(then.excepts)
+        now = self._read_mounts(then.excepts)
         words = [f"{one} is mounted, and was not" for one in now.mounts if one not in then.mounts]
         for point, was in then.mounts.items():
             live = now.mounts.get(point)

@@ -18,7 +18,7 @@ from . import writers
 from .kind import is_within
 
 # Trees of configuration, and of programs that no package has installed. They hold no data of users and of programs.
-# Of /var/lib/pam and other files Debian makes files in /etc/pam.d.
+# Debian makes files in /etc/pam.d from /var/lib/pam and other files.
 TREES = ("/etc", "/usr/local", "/opt", "/root/.ssh", "/var/spool/cron", "/var/lib/pam")
 # The identity of a host, histories, and files that programs make anew from other files. All are whole paths: a
 # pattern of a name would match in any directory, and a rollback could not remove a new directory with such a file.

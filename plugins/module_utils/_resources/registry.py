@@ -326,7 +326,7 @@ def capture(
             known = dict(section.spec, **{files.MOUNTS: files.mounted(spec, seen_mounts())}) if spec else section.spec
             taken.append(replace(section, spec=known, lines=scanned + lines))
     # A recovery compares the machine with another; one section is enough for that.
-    known = {files.MACHINE: machine.look().record()} if taken else {}
+    known = {files.MACHINE: machine.read_machine().record()} if taken else {}
     return [replace(one, spec={**one.spec, **known}) for one in taken[:1]] + taken[1:]
 
 

@@ -94,9 +94,9 @@ class Services(Programs):
     result C(left) names state of a unit that a rollback could not restore.
 
     Give C(names) or C(processes), or both. With neither, all units of the host are meant: those that are enabled or can
-    be, and those that run. One of all is reloaded or started anew only where a file is put back that is its own by its
-    name, as C(/etc/nginx) is of C(nginx), or where it was started, stopped or reloaded since. A unit that
-    the change has started is stopped, unless others may have started it on demand.
+    be, and those that run. Such a unit is reloaded or started anew only where a file is put back that is its own by its
+    name, as C(/etc/nginx) is of C(nginx), or where it was started, stopped or reloaded since. A unit that the change
+    has started is stopped, unless others may have started it on demand.
 
     except: Units that are left alone where all are meant. For example V([docker.service]).
 
@@ -281,12 +281,12 @@ class Services(Programs):
         for step in steps:
             try:
                 try:
-                    words = _one(step, step.action, at)
+                    words = _carry_out(step, step.action, at)
                     done.append(replace(step, why=f"{step.why}; {words}") if words else step)
                 except ServiceFailed as error:
                     if step.action != "reload" or "spared" in step.detail:
                         raise
-                    _one(step, "restart", at)
+                    _carry_out(step, "restart", at)
                     done.append(replace(step, action="restart", why=f"reload failed: {error.message}"))
             except EvenkeelError as error:
                 left.append(f"{step.target}: {error.message}")
@@ -370,7 +370,7 @@ class Services(Programs):
         may = [name for name in names if name not in (*_ACCESS, *_NAMES) and not is_vital(name)]
         return outage.foresee(may, definitions, ends, at.system)
 
-    def start_again(self, down: Down, at: Restore) -> tuple[list[Step], dict[str, str]]:
+    def start_stopped(self, down: Down, at: Restore) -> tuple[list[Step], dict[str, str]]:
         started, left = outage.bring_up(down, at.system, wait=not at.boot)
         return [Step(SERVICES, "start", name, "was stopped while files came back") for name in started], left
 
@@ -703,8 +703,8 @@ def _all_but(excepts: Sequence[str], system: System) -> list[str]:
 
 def _came(lines: Sequence[str], system: System, at: Restore | None = None) -> list[tuple[Unit, str]]:
     """Where all units are recorded: the units that run and have no record, so that they did not run at the checkpoint,
-    each with the words why it stays up, if it does. Of an older record only those that have lost their unit file, or
-    will lose it. ``at``: of a plan."""
+    each with the words why it stays up, if it does. With an older record, only the units count that have lost their
+    unit file, or will lose it. ``at``: of a plan."""
     marks = _marks(lines)
     excepts = [name for one in marks for name in one.excepts]
     if not marks:
@@ -765,7 +765,7 @@ def _marks(lines: Sequence[str]) -> list[_Mark]:
     return found
 
 
-def _one(step: Step, verb: str, at: Restore) -> str:
+def _carry_out(step: Step, verb: str, at: Restore) -> str:
     """Carry out the step with this verb; return words for its reason, or an empty text."""
     if "process" in step.detail:
         process.act(verb, step.detail["process"], at.system)

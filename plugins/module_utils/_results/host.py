@@ -28,7 +28,7 @@ class HostState:
 
 
 @dataclass
-class Held:
+class KeptCopies:
     """The copies of the checkpoints of ``host`` that another host keeps: their number, and the newest of them
     that stands alone (no undo, and no checkpoint of logs alone).
 
@@ -70,7 +70,7 @@ class Remembered(HostState, Result):
     outside: Any = None
     owed: list[Owed] | None = None
     replicas: dict[str, list[str]] = field(default_factory=dict)
-    holds: list[Held] = field(default_factory=list)
+    holds: list[KeptCopies] = field(default_factory=list)
     spot_check: list[str] | None = None
     listed: Listed | None = field(default=None, metadata=LEFT_OUT)
 

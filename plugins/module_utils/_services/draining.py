@@ -95,8 +95,8 @@ def places(declared: object, hosts_of: Callable[[Sequence[str]], Sequence[str]] 
 def known(recorded: Sequence[Place], declared: Sequence[Place]) -> tuple[list[Place], list[Place]]:
     """(the recorded places that are declared as well, those that are not).
 
-    What a drained host has recorded is its word. The balancer is told only what the inventory declares too; all others
-    are named to a person.
+    The record of a drained host is the word of that host alone. The balancer is told only what the inventory declares
+    too; all others are named to a person.
     """
     return [one for one in recorded if one in declared], [one for one in recorded if one not in declared]
 

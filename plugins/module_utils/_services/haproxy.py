@@ -185,7 +185,7 @@ class Runtime:
         self.address = address
         self._system = system
 
-    def look(self) -> View:
+    def read_server(self) -> View:
         """The server as it is now. UsageError for a backend or a server that HAProxy does not have."""
         address = self.address
         bits = parse_bits(self.ask(f"show servers state {address.backend}"), address)
@@ -213,7 +213,7 @@ class Runtime:
         end = self._system.monotonic() + _RELOAD
         while True:
             try:
-                answer = self._asked(command)
+                answer = self._exchange(command)
                 break
             except (ConnectionRefusedError, ConnectionResetError, FileNotFoundError) as error:
                 if self._system.monotonic() >= end:
@@ -235,7 +235,7 @@ class Runtime:
             " socket … level admin) in haproxy.socket"
         )
 
-    def _asked(self, command: str) -> str:
+    def _exchange(self, command: str) -> str:
         path = self.address.socket
         owners = _owners(path)
         end = self._system.monotonic() + _PATIENCE
@@ -281,8 +281,8 @@ def _owners(path: str) -> set[int]:
 def leavers(pid: int) -> list[int]:
     """The processes of this HAProxy that a reload has replaced, and that still end their sessions.
 
-    Those are in no answer of the runtime API. ``pid``: the process that answers; it may be one of a container, which
-    has other process ids than we see.
+    No answer of the runtime API names these processes. ``pid``: the process that answers; it may be one of a container,
+    which has other process ids than we see.
     """
     own = read_stat(pid)
     master = read_stat(own.parent) if own else None
@@ -370,7 +370,7 @@ def view(bits: int, servers: list[Server], address: Address) -> View:
 
 
 def _following(name: str, servers: list[Server], known: frozenset[str] = frozenset()) -> Iterator[Server]:
-    """The servers that track it, and those that track these."""
+    """The servers that track the server ``name``, directly or by way of other servers."""
     for one in servers:
         if one.tracked == name and one.name not in known:
             yield one

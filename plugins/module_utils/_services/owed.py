@@ -22,7 +22,7 @@ from .._results.change import Owed
 from . import systemd
 from .kernels import newer_kernel
 from .running import newer
-from .stale import Process, look
+from .stale import Process, read_processes
 from .unit import Unit
 from .vital import KEPT, is_vital
 
@@ -52,7 +52,7 @@ _DEPENDED_ON = (
     *("corosync", "pacemaker", "drbd", "zfs-fuse", "mythtv-backend", "usbguard", "unattended-upgrades"),
 )
 BY_NAME_WHY = "others may depend on it and be cut off, so that it is restarted only by its name"
-# Units of logins, which end by themselves. Those of a change under way are ours.
+# Units of logins, which end by themselves. The units of a change under way are ours.
 _OF_LOGINS = ("user@", "user-runtime-dir@")
 _OURS = "evenkeel-"
 # Settings of a unit that took effect as they were made.
@@ -81,7 +81,7 @@ def owed(system: System, proc: str = "/proc", root: str = "", seconds: float = L
     an entry of the level ``unknown`` says that not everything could be looked at.
     """
     end = system.monotonic() + seconds
-    processes, lacking = look(lambda: system.monotonic() < end, seconds, proc, root)
+    processes, lacking = read_processes(lambda: system.monotonic() < end, seconds, proc, root)
     whole = _Whole(system, proc, root, system.now() - time.clock_gettime(time.CLOCK_BOOTTIME))
     whole.reboot = _reboot(whole)
     whole.unknown += [lacking] if lacking else []

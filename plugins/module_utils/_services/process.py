@@ -333,8 +333,7 @@ def _write(path: str, data: bytes) -> None:
 
 def _stop(definition: Definition, system: System) -> tuple[bool, str]:
     """Send the stop signal, and KILL when that does not end the process; then end what it leaves behind in the process
-    group that it leads. A later process with its pid gets no signal. What it has started in a group of others is left
-    alone.
+    group that it leads. A later process with its pid gets no signal. Its processes in groups of others are left alone.
 
     Returns (whether KILL was needed, what it has started and goes on, in words). Raises ServiceFailed where it goes on
     itself.

@@ -117,7 +117,7 @@ def _judged(lines: Sequence[_Line]) -> tuple[list[str], list[str]]:
 
     A failed login, or a request that was refused, is no failure of a reload. Lines of other processes count only while
     the main process says nothing, and never as a proof: they may repeat what a client has written. Where the main
-    process says later in the same log that it goes on anew, it did without what it missed (sshd: one of its keys).
+    process reports later in the same log that it goes on anew, it goes on without the missing file (sshd: a host key).
     """
     wrong: dict[bool, list[_Line]] = {True: [], False: []}
     taken = []

@@ -34,7 +34,9 @@ class Process(NamedTuple):
     stale: tuple[str, ...]
 
 
-def look(goes_on: Callable[[], bool], seconds: float, proc: str = "/proc", root: str = "") -> tuple[list[Process], str]:
+def read_processes(
+    goes_on: Callable[[], bool], seconds: float, proc: str = "/proc", root: str = ""
+) -> tuple[list[Process], str]:
     """The processes of this host that we may read, and why these are not all; empty where they are.
 
     Processes of root come first. A process can hold up whoever reads its mappings, and a file system whoever asks for

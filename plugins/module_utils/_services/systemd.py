@@ -190,7 +190,7 @@ def running_dependents(unit: Unit, system: System) -> list[str]:
     return [one.id for one in describe(active, system) if not one.is_job]
 
 
-def down_again(units: Sequence[str], system: System) -> dict[str, str]:
+def units_down(units: Sequence[str], system: System) -> dict[str, str]:
     """The units that do not run -> their state in words, once none of them is on the way or queued any more."""
     end = system.monotonic() + max((one.patience("restart") for one in describe(units, system)), default=0.0)
     while True:
@@ -255,11 +255,11 @@ def act(verb: str, name: str, system: System, wait: bool = True) -> ServiceState
         done = system.run(["systemctl", *options, verb, "--", unit], permits.patience(verb))
         state = before if not wait and done.rc == 0 else _proved(verb, unit, permits, before, done, system)
     except BaseException as error:
-        down = _start_again(services, system)
+        down = _start_stopped(services, system)
         if down and isinstance(error, ServiceFailed):
             error.message += f"; {down}"
         raise
-    down = _start_again(services, system)
+    down = _start_stopped(services, system)
     if down:
         raise ServiceFailed(f"{unit} is {state.text}, but {down}")
     return state
@@ -271,7 +271,7 @@ def along(unit: Unit, system: System) -> list[Unit]:
     return describe([state.name for state in observe(names, system) if state.active], system)
 
 
-def _start_again(services: Sequence[Unit], system: System) -> str:
+def _start_stopped(services: Sequence[Unit], system: System) -> str:
     """Start what was stopped with a socket; which of them do not run again, in words."""
     if not services:
         return ""

@@ -123,8 +123,8 @@ class Unit(NamedTuple):
 
     @property
     def _is_of_a_file(self) -> bool:
-        """Whether a generator has made it of a file of the administrator's, as Quadlet does. What is made of a table of
-        disks sets up disks."""
+        """Whether a generator has made it of a file of the administrator's, as Quadlet does. A unit that is made of a
+        table of disks sets up disks."""
         return self.source.startswith("/etc/") and not re.fullmatch(_TABLES, self.source)
 
     @property

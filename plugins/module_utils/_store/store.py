@@ -316,7 +316,8 @@ class Store:
             return False
 
     def _broken(self, checkpoint: str) -> str:
-        """The id of the record, of this one and those that it follows, that cannot be read; empty without one."""
+        """The id of the first record that cannot be read, from this checkpoint back through the records that it
+        follows; empty where all can be read."""
         at = checkpoint
         while at:
             try:

@@ -64,8 +64,8 @@ def main() -> None:
 
 
 def _read_once(path: str) -> None:
-    """Read the names of Ansible's own plugins, which takes a tenth of a second. What was read is known by its text, so
-    that the programs find it where the text is still the same."""
+    """Read the names of Ansible's own plugins, which takes a tenth of a second. The result is kept by the text that was
+    read, so that the programs find it where the text is still the same."""
     finder, name = import_module("ansible.utils.collection_loader._collection_finder"), "_meta_yml_to_dict"
     read = functools.cache(getattr(finder, name))
     setattr(finder, name, read)

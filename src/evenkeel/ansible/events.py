@@ -64,7 +64,7 @@ class Record:
     ignored: dict[str, list[str]] = field(default_factory=dict)
     unreachable: dict[str, str] = field(default_factory=dict)
     stats: Mapping[str, Mapping[str, int]] | None = None
-    asked: str = ""
+    prompt: str = ""
     loose: list[str] = field(default_factory=list)
 
     def of(self, host: str, task: str) -> Result | None:
@@ -111,7 +111,7 @@ def feed(record: Record, event: Event) -> None:
     elif kind == "playbook_on_stats":
         record.stats = {key: value for key, value in data.items() if isinstance(value, dict)}
     elif kind == "playbook_on_vars_prompt":
-        record.asked = str(data.get("varname", ""))
+        record.prompt = str(data.get("varname", ""))
     elif kind in ("runner_on_ok", "runner_on_failed", "runner_on_unreachable", "runner_on_skipped"):
         _task_ended(record, kind.removeprefix("runner_on_"), data)
     elif kind in _LOOSE:

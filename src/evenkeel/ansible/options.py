@@ -113,7 +113,8 @@ class Options:
     def words_to_reach(self) -> tuple[list[str], bool]:
         """The words that reach the same hosts again, to be shown to a person, and whether some were left out.
 
-        Of extra variables only files and known harmless names are shown: any other value may be a secret.
+        Extra variables are shown only as files, or where their names are known to be harmless: any other value may be a
+        secret.
         """
         words, missing = self.inventories(), False
         if self.playbook_dir:
@@ -280,10 +281,10 @@ def _interruptible() -> Iterator[None]:
 def ask(options: Options, prompt: Callable[[str], str] = getpass.getpass) -> Secrets:
     """Ask the user, once, for every password that Ansible would ask for in each run."""
     with _interruptible():
-        return _asked(options, prompt)
+        return _prompted(options, prompt)
 
 
-def _asked(options: Options, prompt: Callable[[str], str]) -> Secrets:
+def _prompted(options: Options, prompt: Callable[[str], str]) -> Secrets:
     try:
         connection = prompt("SSH password: ") if options.ask_pass else None
         hint = "[defaults to SSH password]" if connection is not None else ""

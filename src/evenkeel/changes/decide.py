@@ -121,17 +121,17 @@ def adopted(info: Mapping[str, Any], began: float, now: float, asked: float | No
     return armed({"armed": change}, began, now, asked)
 
 
-def lost(record: Record, hosts: Sequence[str], *, sent: bool) -> frozenset[str]:
+def possibly_armed(record: Record, hosts: Sequence[str], *, sent: bool) -> frozenset[str]:
     """The hosts that may be armed without our knowledge: the connection was lost while they took the checkpoint, or the
     run ended before their answers. sent: the run came to the checkpoint."""
 
-    def is_lost(host: str) -> bool:
+    def is_possibly_armed(host: str) -> bool:
         result = record.of(host, "ft_checkpoint")
         if result is None:
             return sent and host not in record.unreachable and host not in record.failures
         return result.status == "unreachable" and not re.search(_NEVER_IN, str(result.result.get("msg")))
 
-    return frozenset(host for host in hosts if is_lost(host))
+    return frozenset(host for host in hosts if is_possibly_armed(host))
 
 
 def begun(
@@ -301,7 +301,7 @@ def lives(result: Mapping[str, Any] | None, generation: int, before: float) -> b
     return last.get("generation") == generation and last.get("by") == "settle"
 
 
-def may_ask_again(armed: Armed, why: str, now: float) -> bool:
+def may_retry(armed: Armed, why: str, now: float) -> bool:
     """Whether a host without an answer is asked the same once more, after a while: its login was turned away, as hosts
     do that limit logins, or its store was in use; and more than half of its time to confirm is left then."""
     waits = is_busy(why) or re.search(_TURNED_AWAY, why) is not None

@@ -67,7 +67,7 @@ class Ending:
         text = "all are healthy: the decision to keep the change is written on each"
         self.context.tell(Phase.SETTLE, *names, text=text)
         whys, now = self._write(names), self.context.clock.now()
-        again = [host for host, why in whys.items() if decide.may_ask_again(self.armed[host], why, now)]
+        again = [host for host, why in whys.items() if decide.may_retry(self.armed[host], why, now)]
         if again:
             self.context.rest(decide.QUIET)
             whys = {**{host: why for host, why in whys.items() if host not in again}, **self._write(again)}

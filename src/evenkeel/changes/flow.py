@@ -310,18 +310,18 @@ class Change:
         """The answers of hosts to a question. A host without an answer is asked once more after a while, over a new
         login: the connection may be dead since the change, and a host that limits logins may have turned one away."""
 
-        def asked(run: OwnRun) -> Record:
+        def ask(run: OwnRun) -> Record:
             record = Record()
             stop = self.context.soon(run.hosts, GRACE + _MEASURE)
             self.context.session.run_own(run, lambda event: feed(record, event), stop)
             return record
 
-        record = asked(question)
+        record = ask(question)
         silent = decide.unanswered(record, question.hosts, task)
         if silent and self.context.stops() < 2:
             self.context.rest(decide.QUIET)
             variables = {**question.variables, "evenkeel_hosts": silent}
-            record.renew(silent, asked(replace(question, variables=variables, hosts=silent, fresh=True)))
+            record.renew(silent, ask(replace(question, variables=variables, hosts=silent, fresh=True)))
         return record
 
     def _measure(self) -> str:

@@ -118,7 +118,7 @@ class Settlement:
         return {
             host: verdict
             for host, verdict in waiting.items()
-            if verdict == self.how and decide.may_ask_again(self.armed[host], self.silent.get(host, ""), now)
+            if verdict == self.how and decide.may_retry(self.armed[host], self.silent.get(host, ""), now)
         }
 
     def _now(self) -> float:

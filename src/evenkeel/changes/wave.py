@@ -101,7 +101,7 @@ class Wave:
         ended = context.session.run_own(OwnRun("begin", variables, names), on_event, stop)
         killed = "ansible-playbook was killed while it armed the hosts" if ended.rc is None else ""
         sent = bool(ended.stopped or killed) and f"{PREFIX}ft_checkpoint" in came
-        silent = decide.lost(record, names, sent=sent)
+        silent = decide.possibly_armed(record, names, sent=sent)
         self._adopt(began, names if killed and not ended.stopped else silent)
         silent -= self.armed.keys()
         begun = decide.begun(record, names, self.armed, ended.stopped or killed, silent)
@@ -134,7 +134,8 @@ class Wave:
         self.context.tell(Phase.ARMED, host, until=found.latest)
 
     def _adopt(self, began: float, asked: Collection[str]) -> None:
-        """Find those of the hosts that were armed by a run which ended, or lost them, before it reported them."""
+        """Find the hosts that are armed although the run did not report it: the run ended first, or lost the
+        connection."""
         record = Record()
         names = [host for host in self.hosts if host in asked and host not in self.armed]
         if not names:
@@ -172,8 +173,8 @@ class Wave:
                 return "stopped by the user while the playbook ran"
             if self.extending and self.extending.ended():
                 return self.extending.ended()
-            if record.asked:
-                return f"the playbook asks for {record.asked!r} (vars_prompt): give it with -e {record.asked}=…"
+            if record.prompt:
+                return f"the playbook asks for {record.prompt!r} (vars_prompt): give it with -e {record.prompt}=…"
             return self._must_stop(record.task)
 
         context.tell(Phase.CHANGE, *self.hosts)

@@ -85,7 +85,7 @@ class Recover(PlaybookCommand):
             onto = str(choice.result["onto"])
             row = _told(record, onto, found[onto]) if onto in found else {"state": "missing", "msg": "it did not run"}
             return {onto: {**row, "left": [*_listed(choice.result), *_listed(row)]}}
-        refused = [host for host in hosts if _asked(record, host)]
+        refused = [host for host in hosts if _has_refused_all(record, host)]
         return {host: _told(record, host, found[host]) for host in refused or hosts}
 
     def show(self, result: RunResult, given: Options, console: Console) -> None:
@@ -111,7 +111,7 @@ def _done(record: Record) -> bool:
     return any(one.result.get("source") for _host, one in _results(record))
 
 
-def _asked(record: Record, host: str) -> bool:
+def _has_refused_all(record: Record, host: str) -> bool:
     """Whether a choice among the spares was refused by this host, which was asked for all."""
     failed = [one for where, one in _results(record) if where == host and one.status == "failed"]
     return any("No spare can take" in str(one.result.get("msg")) for one in failed)

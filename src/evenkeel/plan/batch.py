@@ -216,7 +216,7 @@ class _Stores:
         self.pending: list[tuple[int, int]] = []  # stores in repair: (store, life of its host), by number of the event
         agenda.add(agenda.every(self.mtbf), _STORE_LOST, 0)
 
-    def lost(self, now: float, _number: int) -> None:
+    def lose_store(self, now: float, _number: int) -> None:
         self.agenda.add(now + self.agenda.soon(self.mtbf), _STORE_LOST, 0)
         rng = self.agenda.rng
         host, store = divmod(int(rng.integers(self.stores)), self.each)
@@ -302,7 +302,7 @@ def play_batch(fleet: Fleet, horizon: float, rng: np.random.Generator) -> Batch:
         _DOMAIN_REPAIRED: failures.domain_repaired,
         _ALL_FAIL: failures.all_fail,
         _ALL_REPAIRED: failures.all_repaired,
-        _STORE_LOST: stores.lost,
+        _STORE_LOST: stores.lose_store,
         _STORE_BACK: stores.back,
         _CHANGE: changes.begins,
         _WAVE: changes.wave,

@@ -43,7 +43,7 @@ def plan_interval(draft: Draft) -> None:
     )
     interval = _neat(max(1.0, min(exact, max(rpo - _late(group), _busy(group)), _DAY)))
     interval = max(interval, _transfer(group))
-    lost = _lost(group, interval)
+    lost = _work_at_risk(group, interval)
     draft.numbers |= {
         "interval": interval,
         "interval_exact": exact,
@@ -62,7 +62,7 @@ def plan_interval(draft: Draft) -> None:
     for name, option in {"proposed": interval, "exact": exact, "daly": daly, "young": young, "daily": _DAY}.items():
         if 0 < option < math.inf and all(abs(option - other) > 0.01 * other for other in offered):
             offered.append(option)
-            effect = f"work lost <= {time_text(_lost(group, option))}"
+            effect = f"work lost <= {time_text(_work_at_risk(group, option))}"
             label = time_text(option) if name in ("proposed", "daily") else f"{time_text(option)} ({name})"
             draft.offer(
                 "checkpoints", label, effect, f"{share_text(_overhead(group, option))} of time", name == "proposed"
@@ -70,7 +70,7 @@ def plan_interval(draft: Draft) -> None:
     draft.judge("RPO", time_text(rpo), time_text(lost), lost <= rpo, [] if lost <= rpo else _remedies(group))
 
 
-def _lost(group: Group, interval: float) -> float:
+def _work_at_risk(group: Group, interval: float) -> float:
     """The work that a failure may cost at most.
 
     A checkpoint counts when it is complete and copied, cost + transfer after it began. Just before that the last copy

@@ -182,15 +182,15 @@ def losses(owners: Iterable[Owner], domains: Mapping[str, str]) -> list[Loss]:
     """The losses of one host or one domain that would leave a newest checkpoint without a copy. ``domains``: the
     domain of each host that answered; empty for none. A domain of one host is listed as that host."""
     known = [owner for owner in owners if owner.holders]
-    found = [Loss(False, host, _lost(known, {host})) for host in domains]
+    found = [Loss(False, host, _owners_without_copy(known, {host})) for host in domains]
     for name in sorted(set(domains.values()) - {""}):
         hosts = {host for host, domain in domains.items() if domain == name}
         if len(hosts) > 1:
-            found.append(Loss(True, name, _lost(known, hosts)))
+            found.append(Loss(True, name, _owners_without_copy(known, hosts)))
     return [loss for loss in found if loss.owners]
 
 
-def _lost(owners: Iterable[Owner], hosts: Collection[str]) -> dict[str, float | None]:
+def _owners_without_copy(owners: Iterable[Owner], hosts: Collection[str]) -> dict[str, float | None]:
     """The owners whose newest checkpoint lies on these hosts alone, each with the age of what would be left."""
     found: dict[str, float | None] = {}
     for owner in owners:

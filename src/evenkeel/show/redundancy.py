@@ -82,10 +82,10 @@ def _cells(owner: Owner, at: float) -> tuple[Text, ...]:
     verified = min((one.verified for one in copies if one.verified is not None), default=None)
     own = _age(owner.created, at) if owner.own else "none" if owner.standing == ANSWERED else "not known"
     cells = [own, _age(newest, at) if copies else "none", _age(verified, at) if copies else ""]
-    return Text(text(owner.host, _NAME)), *map(Text, cells), _held(owner)
+    return Text(text(owner.host, _NAME)), *map(Text, cells), _copies_text(owner)
 
 
-def _held(owner: Owner) -> Text:
+def _copies_text(owner: Owner) -> Text:
     """The peers with a copy of the newest checkpoint, and what is wrong with other copies."""
     good = [one for one in owner.copies if one.newest]
     wanted = f" of {owner.wanted:.0f}" if owner.wanted is not None else ""

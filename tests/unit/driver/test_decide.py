@@ -82,8 +82,13 @@ def test_one_host_that_is_not_armed_halts_its_wave_and_is_named() -> None:
     ],
 )
 def test_a_host_that_is_lost_while_it_takes_the_checkpoint_may_be_armed(status: str, said: str, lost: bool) -> None:
-    assert bool(decide.lost(record(("web1", "ft_checkpoint", status, {"msg": said})), ["web1"], sent=False)) is lost
-    assert decide.lost(record(), ["web1"], sent=True) == {"web1"} and not decide.lost(record(), ["web1"], sent=False)
+    assert (
+        bool(decide.possibly_armed(record(("web1", "ft_checkpoint", status, {"msg": said})), ["web1"], sent=False))
+        is lost
+    )
+    assert decide.possibly_armed(record(), ["web1"], sent=True) == {"web1"} and not decide.possibly_armed(
+        record(), ["web1"], sent=False
+    )
 
 
 def test_a_checkpoint_without_a_dead_man_halts() -> None:

@@ -255,9 +255,9 @@ def test_a_host_whose_store_is_in_use_is_asked_again_while_its_time_allows_it(cl
 def test_a_host_is_asked_once_more_only_where_its_time_allows_it() -> None:
     dead_man = decide.Armed(3, "f00", 100.0, 1000.0, 1001.0)
     for why in (REFUSED, "kex_exchange_identification: read: Connection reset by peer", "Connection timed out"):
-        assert decide.may_ask_again(dead_man, why, 1000.0 - 82.0) and not decide.may_ask_again(dead_man, why, 920.0)
+        assert decide.may_retry(dead_man, why, 1000.0 - 82.0) and not decide.may_retry(dead_man, why, 920.0)
     for why in ("Permission denied (publickey)", "no answer within 30 s", "Shared connection to web1 closed."):
-        assert not decide.may_ask_again(dead_man, why, 900.0)
+        assert not decide.may_retry(dead_man, why, 900.0)
 
 
 def test_nor_does_one_that_turned_away_the_decision_undo_the_change(clock: Hands) -> None:

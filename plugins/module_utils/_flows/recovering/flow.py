@@ -68,7 +68,7 @@ def survey(store: Store, checkpoint: str = "", host: str = "", terms: replicas.T
             f"it is in doubt since the change of generation {trouble.generation}: roll it back (ft_rollback), or "
             "accept it as it is (ft_accept)"
         )
-    found = machine.look()
+    found = machine.read_machine()
     return Surveyed(
         obstacle=obstacle,
         waits=waits,
@@ -126,7 +126,7 @@ class _Preparing:
         self.sink = sink
         self.recorded = store.manifest(request.checkpoint)
         self.then = registry.machine_of(self.recorded.sections)
-        self.now = machine.look()
+        self.now = machine.read_machine()
         plan.check_declared(self.recorded)
 
     def carry_out(self, check_mode: bool) -> Derived:
@@ -135,7 +135,7 @@ class _Preparing:
             sections = checks.without_labels(sections)
         scans = [self._scan(section) for section in sections]
         keeps = self.request.identity == KEEP
-        lost = {} if keeps else hardware.lost(sections, self._content, self._has_part)
+        lost = {} if keeps else hardware.parts_of_missing_hardware(sections, self._content, self._has_part)
         self.keeps_hardware = keeps or bool(lost)
         present = [self._present(section, scan) for section, scan in zip(sections, scans)]
         choices = derive.Choices(
@@ -167,7 +167,7 @@ class _Preparing:
             )
         return Derived(
             id="" if check_mode else self._commit(made.sections),
-            left_out=[one for one in made.left_out if self._is_asked(one)],
+            left_out=[one for one in made.left_out if self._is_requested(one)],
             notes=findings.warnings,
         )
 
@@ -222,14 +222,14 @@ class _Preparing:
                 then = files.recorded(path_lines(section), spec, scan)
                 known = {step.target for step in steps}
                 how = plan.Options(self.request.kinds, self.request.paths)
-                mine = [one for one in plan.asked(comparison.compare(then, scan), how) if one.target not in known]
+                mine = [one for one in plan.requested(comparison.compare(then, scan), how) if one.target not in known]
                 steps += mine
                 directories += comparison.directories(then, mine)
         found = preflight(steps, directories, {}, self.store.root)
         short = {path: why for path, why in found.items() if why.startswith(NO_ROOM)}
         return {path: why for path, why in found.items() if path not in short}, short
 
-    def _is_asked(self, left_out: str) -> bool:
+    def _is_requested(self, left_out: str) -> bool:
         """Whether what is left out lies in the paths that were asked for."""
         path = left_out.rpartition(" (")[0]
         return not self.request.paths or any(is_within(path, one) or is_within(one, path) for one in self.request.paths)
@@ -274,7 +274,7 @@ class _Preparing:
             with suppress(Damaged):  # The rollback names what is damaged.
                 then = checks.accounts(b"".join(self.store.objects.read(sha)))
                 more = checks.compare_accounts(then, here, _login())
-                found.refusals += more.refusals or self._lost_groups(wanted)
+                found.refusals += more.refusals or self._missing_groups(wanted)
                 found.warnings += more.warnings
         elif not sha:
             unknown = checks.owners_unknown(wanted, [one.uid for one in here.values()])
@@ -284,13 +284,13 @@ class _Preparing:
                     f"{', '.join(map(str, unknown[:_SHOWN]))}. Make the accounts, or declare users with the files"
                 )
 
-    def _lost_groups(self, wanted: Sequence[Section]) -> list[str]:
+    def _missing_groups(self, wanted: Sequence[Section]) -> list[str]:
         sha = checks.content_of(wanted, checks.GROUP)
         if not sha or not self._has_part(checks.GROUP):
             return []
         then = b"".join(self.store.objects.read(sha))
         with open(checks.GROUP, "rb") as stream:
-            return checks.lost_groups(then, stream.read(), _login())
+            return checks.missing_groups(then, stream.read(), _login())
 
     def _commit(self, sections: list[Section]) -> str:
         """The id of a checkpoint of the sections: the recorded one where nothing differs and it is of this host, or the

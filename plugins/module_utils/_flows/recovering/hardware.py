@@ -28,7 +28,9 @@ _SHOWN = 5
 _NO_CARD = (b"00:00:00:00:00:00", b"ff:ff:ff:ff:ff:ff")
 
 
-def lost(sections: Sequence[Section], read: Callable[[str], bytes], is_asked: Callable[[str], bool]) -> dict[str, str]:
+def parts_of_missing_hardware(
+    sections: Sequence[Section], read: Callable[[str], bytes], is_asked: Callable[[str], bool]
+) -> dict[str, str]:
     """The parts of the identity that stay, since the record names hardware that is not here: part -> a sentence.
 
     ``read``: gives the content of a name. ``is_asked``: whether a path is to come back.
@@ -41,7 +43,7 @@ def lost(sections: Sequence[Section], read: Callable[[str], bytes], is_asked: Ca
         if sha and is_asked(path)
     }
     gone.update(
-        (path, (identity.NETWORK, lost_cards(read(sha), mine)))
+        (path, (identity.NETWORK, missing_cards(read(sha), mine)))
         for path, sha in _network_files(sections).items()
         if is_asked(path)
     )
@@ -88,7 +90,7 @@ def _network_files(sections: Sequence[Section]) -> Mapping[str, str]:
     return found
 
 
-def lost_cards(text: bytes, here: Sequence[bytes]) -> list[str]:
+def missing_cards(text: bytes, here: Sequence[bytes]) -> list[str]:
     """The MAC addresses that a file of the network names, where this machine has none of them. Pure."""
     named = dict.fromkeys(one for one in re.findall(_MAC, text.lower()) if one not in _NO_CARD)
     return [] if set(named).intersection(here) else [one.decode("ascii") for one in named]

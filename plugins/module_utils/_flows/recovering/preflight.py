@@ -44,8 +44,8 @@ class Account(NamedTuple):
 
 
 def compare_machines(then: Machine, now: Machine, sections: Sequence[Section], paths: Sequence[str] = ()) -> Findings:
-    """The differences of the two machines that matter to the sections, or to these ``paths`` of them. What a record
-    does not tell is no difference."""
+    """The differences of the two machines that matter to the sections, or to these ``paths`` of them. A property that a
+    record does not tell is no difference."""
     found = Findings()
     programs = any(kind_of(one).installs for one in sections)
     trees = [path for one in sections for path in (tree_spec(one) or {"paths": []})["paths"]]
@@ -137,7 +137,7 @@ def compare_accounts(then: Mapping[str, Account], now: Mapping[str, Account], lo
     return found
 
 
-def lost_groups(then: bytes, now: bytes, login: str) -> list[str]:
+def missing_groups(then: bytes, now: bytes, login: str) -> list[str]:
     """A sentence where the account by which we have come would not be allowed to become root any more. ``then``,
     ``now``: texts of group."""
     mine, theirs = (

@@ -105,7 +105,7 @@ class Act:
                 f"{before.name} was started anew while its process {target.main} from before goes on (its KillMode="
                 " leaves it alone): end that process, then restart it again"
             )
-        down = systemd.down_again(target.dependents, system) if self.verb == "restart" else {}
+        down = systemd.units_down(target.dependents, system) if self.verb == "restart" else {}
         if down:
             self.down = list(down)
             raise ServiceFailed(
@@ -119,10 +119,10 @@ class Act:
             )
         self.facts = [f"{before.name}: {before.identity or 'not running'} became {after.identity}"]
         if self.mode == WARM:
-            self._look_at_sockets()
+            self._report_sockets()
         return after
 
-    def _look_at_sockets(self) -> None:
+    def _report_sockets(self) -> None:
         """Tell whether the sockets stayed open, so that no connection was refused."""
         before = {state.name: state.identity for state in self.target.sockets}
         if not before:

@@ -2,9 +2,9 @@
 
 """The right to go on with a restart, and the memory of it: pure.
 
-A restart is *open* on its host from its beginning until its end. Whoever begins it gets a token, and needs it for every
-further step. Where a run was killed or lost its host, the next run takes the restart over: it gets another token, the
-old token counts for nothing from then on, and whatever the old run had drained is remembered until an end.
+A restart is *open* on its host from its beginning until its end. The run that begins it gets a token, and needs it for
+every further step. Where a run was killed or lost its host, the next run takes the restart over: it gets another token,
+the old token counts for nothing from then on, and whatever the old run had drained is remembered until an end.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ class Record:
 def check_drained(drained: object) -> Drained:
     """The list, if it is one of mappings that can be remembered. UsageError otherwise."""
     if not isinstance(drained, (list, tuple)) or not all(isinstance(one, Mapping) for one in drained):
-        raise UsageError("what is drained must be a list of mappings; nothing was touched")
+        raise UsageError("the drained places must be a list of mappings; nothing was touched")
     size = len(json.dumps(list(drained)))
     if len(drained) > MOST or size > LONGEST:
         raise UsageError(
-            f"{len(drained)} entries of what is drained, {size} characters in all, are too many: a host remembers up to"
+            f"{len(drained)} drained places, {size} characters in all, are too many: a host remembers up to"
             f" {MOST} and {LONGEST}. Nothing was touched"
         )
     return tuple(drained)

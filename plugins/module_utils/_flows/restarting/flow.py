@@ -28,9 +28,9 @@ from ..._services.state import ServiceState
 from ..._store.store import Store
 from . import decision, host, record
 from .decision import ACTING, Record
-from .job import Every, Job, One, Tried, check_here
+from .job import Every, Job, ServiceRestart, Tried, check_here
 from .ladder import Climb
-from .target import HOST, REBOOT, Request, check, look
+from .target import HOST, REBOOT, Request, check, target_of_request
 
 # Seconds to wait for the store once a restart has begun: its host may be drained, and waits for the end.
 _PATIENCE = 300.0
@@ -77,7 +77,7 @@ def work(store: Store, request: Request, phase: Phase, check_mode: bool = False)
     flow = Flow(store, request, check(request), phase)
     steps = {
         "": flow.all_at_once,
-        "look": flow.look,
+        "look": flow.read_state,
         "begin": flow.begin,
         "drained": flow.drained,
         "act": flow.act,
@@ -108,7 +108,7 @@ class Flow:
             return Every(self.request, self.probes, self.system)
         if self.request.ladder:
             return Climb(self.store, self.request, self.probes)
-        return One(self.request, self.probes, self.system)
+        return ServiceRestart(self.request, self.probes, self.system)
 
     def _checked(self) -> tuple[str, ServiceState | None]:
         """The name and the state of the target. Raises UsageError where it cannot be restarted as asked."""
@@ -120,7 +120,7 @@ class Flow:
 
     # -- what only reads
 
-    def look(self) -> OpenRestart:
+    def read_state(self) -> OpenRestart:
         """The state of this host, its open restart, and its earlier restarts. ``refusal`` says why the target cannot be
         restarted."""
         self.store.check_format()
@@ -142,7 +142,7 @@ class Flow:
         except (UsageError, ServiceFailed) as error:
             found.refusal = error.message
             with suppress(EvenkeelError):
-                found.before = look(self.request, self.system).before
+                found.before = target_of_request(self.request, self.system).before
         return found
 
     def foreseen(self) -> OpenRestart:
@@ -354,7 +354,7 @@ class Flow:
         raise UsageError("this request restarts a service, and no host; nothing was touched")
 
     def _own_probes(self) -> list[Probe]:
-        return [] if self.request.scope else [look(self.request, self.system).own]
+        return [] if self.request.scope else [target_of_request(self.request, self.system).own]
 
     # -- helpers
 

@@ -19,7 +19,7 @@ from ..._services.service import SERVICES
 from ..._services.state import ServiceState
 from ..._services.systemd import SystemdService
 from .acting import Act, planned
-from .target import COLD, OWED, Request, look, look_at, refuse
+from .target import COLD, OWED, Request, refuse, target_of_request, target_of_service
 
 _READ_AGAIN = {"resource": SERVICES, "action": "daemon-reload", "target": "systemd"}
 
@@ -50,15 +50,15 @@ class Job(Protocol):
         """The result of a restart that has not been done."""
 
     def carry_out(self) -> Restarted:
-        """Carry it out, and prove it. Raises ServiceFailed and Unhealthy."""
+        """Carry out the restart, and prove that it worked. Raises ServiceFailed and Unhealthy."""
 
 
-class One:
+class ServiceRestart:
     """The restart of one service."""
 
     def __init__(self, request: Request, probes: Sequence[Probe], system: System) -> None:
         self.request, self.probes = request, probes
-        target = look(request, system)
+        target = target_of_request(request, system)
         refuse(target, request.how)
         self.name, self.before = target.name, target.before
         self.act = Act(target, request.how, system)
@@ -116,7 +116,7 @@ class Every:
         self.result.changed = bool(self.names)
 
     def _plan(self, unit: str) -> None:
-        target = look_at(SystemdService(unit), self.system)
+        target = target_of_service(SystemdService(unit), self.system)
         why = target.refusal(COLD)
         if why or not target.before.active:
             self.left.append(f"{unit}: {why or 'it does not run'}")
@@ -136,9 +136,9 @@ class Every:
             systemd.daemon_reload(system, self.names)
             result.done = [_READ_AGAIN]
         for name in self.names:
-            target = look_at(SystemdService(name), system)
+            target = target_of_service(SystemdService(name), system)
             if target.refusal(COLD) or not target.before.active:
-                continue  # It has ended meanwhile, with another one. What it owes is told below.
+                continue  # It has ended meanwhile, with another one. Its debt is told below.
             act = Act(target, COLD, system)
             good = False
             try:
@@ -155,9 +155,9 @@ class Every:
                 result.done = [*result.done, *act.result.done]
                 result.warnings = [*(result.warnings or []), *(act.result.warnings or [])] or None
             result.proved += act.result.proved
-        return self._asked_again()
+        return self._prove_paid()
 
-    def _asked_again(self) -> Restarted:
+    def _prove_paid(self) -> Restarted:
         result = self.result
         found = owed(self.system)
         result.owed = [one for one in found if one.level != SERVICE]

@@ -19,7 +19,7 @@ from ..._store.store import UNDO, Store
 from .acting import Act, planned
 from .job import Tried
 from .record import Entry, history
-from .target import COLD, HOST, REBOOT, ROLLBACK, WARM, Request, look, refuse
+from .target import COLD, HOST, REBOOT, ROLLBACK, WARM, Request, refuse, target_of_request
 
 # A host's own history orders the rungs where it has this many restarts by each of them.
 _ENOUGH = 3
@@ -59,7 +59,7 @@ class Climb:
 
     def __init__(self, store: Store, request: Request, probes: Sequence[Probe]) -> None:
         self.store, self.request, self.probes = store, request, probes
-        self.target = look(request, store.system)
+        self.target = target_of_request(request, store.system)
         if COLD in request.ladder or ROLLBACK in request.ladder:
             refuse(self.target, COLD)
         elif REBOOT not in request.ladder:
@@ -111,7 +111,7 @@ class Climb:
         try:
             if rung == ROLLBACK:
                 self._roll_back()
-            target = look(self.request, system)
+            target = target_of_request(self.request, system)
             mode = WARM if rung == WARM else COLD
             refuse(target, mode)
             act = Act(target, mode, system)

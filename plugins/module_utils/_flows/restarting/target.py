@@ -121,7 +121,7 @@ class Target:
         return self.started is not None and start_time(self.main) == self.started
 
     def verb(self, mode: str) -> str:
-        """The act. A service that does not run has no connections to keep: it is only started. One that is just
+        """The act. A service that does not run has no connections to keep: it is only started. A service that is just
         starting may have read its configuration already, and starts anew. Where systemd holds its sockets, a service
         that cannot reload hands them over to the process that comes after it."""
         if self.before.active:
@@ -185,13 +185,13 @@ def _refusal_of(unit: Unit, before: ServiceState, verb: str) -> str:
     return ""
 
 
-def look(request: Request, system: System) -> Target:
+def target_of_request(request: Request, system: System) -> Target:
     """The service of a request, as it is. Raises UsageError, and ServiceFailed where its manager does not answer."""
     service = declared_service(request.name, request.process, request.container)
-    return look_at(service, system)
+    return target_of_service(service, system)
 
 
-def look_at(service: Service, system: System) -> Target:
+def target_of_service(service: Service, system: System) -> Target:
     """The service, as it is. Raises UsageError, and ServiceFailed where its manager does not answer."""
     if isinstance(service, ContainerService):
         inspected = service.inspect(system)

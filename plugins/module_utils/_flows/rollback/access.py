@@ -107,7 +107,7 @@ def is_of(one: Section, other: Section) -> bool:
     return one.kind == other.kind and files.declared(one.spec) == files.declared(other.spec)
 
 
-def as_it_was(now: Section, then: Section, known: Section) -> Section:
+def with_former_part(now: Section, then: Section, known: Section) -> Section:
     """A section of the present state, with the state of a part of it that was ``known`` before this part was put back.
 
     ``then``: the section of the checkpoint to which ``known`` belongs.

@@ -16,7 +16,7 @@ _FILE = "/etc/passwd"
 _SHOWN = 10
 
 
-def look() -> dict[int, list[str]]:
+def read_homes() -> dict[int, list[str]]:
     """Number of an account -> its homes."""
     found: dict[int, list[str]] = {}
     with suppress(OSError), open(_FILE, encoding="utf-8", errors="surrogateescape") as stream:
@@ -28,7 +28,7 @@ def look() -> dict[int, list[str]]:
 
 def orphaned(before: Mapping[int, list[str]]) -> list[str]:
     """Sentences on the homes that still belong to accounts of ``before`` that are gone."""
-    now, found = look(), []
+    now, found = read_homes(), []
     gone = {number: homes for number, homes in before.items() if number not in now}
     points = mount_points() if gone and now else {}
     for number, homes in gone.items() if now else ():

@@ -93,7 +93,7 @@ class First(Record):
                     continue
                 scan = files.scan(narrow.spec, Hasher(), skip, tolerant=True, then=narrow.lines)
                 then = plan.entries(narrow, narrow.spec, scan)
-                steps = plan.asked(comparison.compare(then, scan), self.how)
+                steps = plan.requested(comparison.compare(then, scan), self.how)
                 if steps:
                     plans.append((section, narrow, steps, comparison.directories(then, steps)))
         try:

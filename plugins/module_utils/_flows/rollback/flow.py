@@ -198,7 +198,7 @@ def execute(
         error.result["armed"] = change.shown()
         raise
     if not how.boot:  # The boot does not wait for it.
-        footprints.look(store, change.generation, manifest.id, back=True)
+        footprints.find_changed(store, change.generation, manifest.id, back=True)
     needs = [] if how.boots else boot_it(change, result)
     changes.conclude(store, change, changes.ROLLED_BACK, by, needs, run.written)
     result.left += needs

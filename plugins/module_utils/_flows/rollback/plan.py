@@ -159,7 +159,7 @@ class Reading(NamedTuple):
     undo: bool = True
 
 
-def look(store: Store, made: Plan, how: Options, reading: Reading) -> None:
+def add_state_and_steps(store: Store, made: Plan, how: Options, reading: Reading) -> None:
     """Add the present state, and the steps that put back the paths."""
     sink, running, undo = reading.sink, reading.running, reading.undo
     for section in made.sections:
@@ -168,7 +168,7 @@ def look(store: Store, made: Plan, how: Options, reading: Reading) -> None:
         if spec is not None:
             looked = False
             with _noting(made.left, section.kind, store=True):
-                lines += _look_at_files(store, made, section, how, sink)
+                lines += _add_file_steps(store, made, section, how, sink)
                 looked = True
             made.unread.update(map(os.fsencode, () if looked else spec["paths"]))
         if undo:
@@ -220,7 +220,7 @@ def _note(notes: dict[str, str], what: str, why: str) -> None:
     notes[what] = f"{notes[what]}; {why}" if what in notes else why
 
 
-def _look_at_files(store: Store, made: Plan, section: Section, how: Options, sink: Sink) -> list[str]:
+def _add_file_steps(store: Store, made: Plan, section: Section, how: Options, sink: Sink) -> list[str]:
     spec = tree_spec(section)
     if spec is None:
         return []
@@ -252,7 +252,7 @@ def _wanted(store: Store, sections: Sequence[Section], then: Tree, now: Scan, ho
     """The requested steps. Where services are declared, a file with the id of a process that is gone is no state of
     theirs: it would keep them from starting."""
     serves = any(section.kind == registry.programs().name for section in sections)
-    steps = asked(comparison.compare(then, now), how)
+    steps = requested(comparison.compare(then, now), how)
     stay = _needed(sections, steps)
     now.holding.update(above for path in stay for above in ancestors(os.fsencode(path)))
     return [
@@ -270,7 +270,7 @@ def _needed(sections: Sequence[Section], steps: Sequence[PathStep]) -> dict[str,
     return alternatives.needed(steps, [root for spec in specs for root in spec["paths"]])
 
 
-def asked(steps: Sequence[PathStep], how: Options) -> list[PathStep]:
+def requested(steps: Sequence[PathStep], how: Options) -> list[PathStep]:
     """The requested steps, and the steps that make missing directories above them. Nothing above that is there is
     replaced, which nobody has asked for: what needs that is left, and named. Pure."""
     wanted = [step for step in steps if how.wants(step.target)]
@@ -423,7 +423,7 @@ def prove_files(store: Store, sections: Sequence[Section], how: Options) -> tupl
             away = remounted(files.trees_of(spec), seen_mounts())
             left.update(away)
             left.update({one: step.why or step.action for one, step in wrong.items()})
-            stay = _needed(sections, asked(comparison.compare(then, scan), how))
+            stay = _needed(sections, requested(comparison.compare(then, scan), how))
             left.update(stay)
             if not wrong and not away and not stay:
                 proved.append(f"{len(then)} paths are as recorded")

@@ -86,11 +86,11 @@ def _former_paths(journal: str, paths: Sequence[str], programs: bool) -> Callabl
     staged = {name: os.fsencode(path) for at, path in enumerate(paths) for name in (b"%d" % at, b"%d.old" % at)}
     stage = os.fsencode(f"/{declaration.STAGE}{journal}/")
 
-    def was(path: bytes) -> bytes | None:
+    def former_path(path: bytes) -> bytes | None:
         if path in replaced or (programs and path.startswith(_PROGRAMS)):
             return path
         _above, found, rest = path.partition(stage)
         number, slash, below = rest.partition(b"/")
         return staged[number] + slash + below if found and number in staged else None
 
-    return was
+    return former_path

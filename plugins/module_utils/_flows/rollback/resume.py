@@ -40,7 +40,7 @@ def resume(store: Store, boot: bool = False) -> tuple[list[str], set[str]]:
         # The end of this rollback is the end of its change.
         return [], {manifest.id}
     if not asked.begun:
-        return _start_again(store, asked), set()
+        return _start_stopped(store, asked), set()
     try:
         Run(store, manifest, options(asked, boot)).carry_out()
     except Exception:
@@ -55,7 +55,7 @@ def options(asked: Wanted, boot: bool) -> Options:
     return replace(how, undo=asked.undo, changed=asked.changed, down=asked.down, undone=asked.failed)
 
 
-def _start_again(store: Store, asked: Wanted) -> list[str]:
+def _start_stopped(store: Store, asked: Wanted) -> list[str]:
     """Start the services that were stopped by a rollback that had changed nothing yet; sentences on them."""
     started, left = outage.bring_up(outage.Down(**asked.down), store.system)
     wanted.forget(store)

@@ -89,7 +89,7 @@ class Run(First, Proof):
         Raises what ``carry_out`` would raise where there is no room, or where the store lacks a content.
         """
         made, hasher = self._plan, Hasher(self.store.objects)
-        plan.look(self.store, made, self.how, Reading(hasher, hasher, undo=False))
+        plan.add_state_and_steps(self.store, made, self.how, Reading(hasher, hasher, undo=False))
         left = preflight(made.files, made.directories, made.away, self.store.root)
         transaction.check_room(left)
         made.files = [step for step in made.files if step.target not in left]
@@ -117,7 +117,7 @@ class Run(First, Proof):
         return error
 
     def _carry_out(self) -> None:
-        writer, known = Writer(self.store.objects), accounts.look()
+        writer, known = Writer(self.store.objects), accounts.read_homes()
         with transaction.Transaction(self.store, self._journal_note()) as paths:
             with ExitStack() as quiet:
                 quiet.callback(writer.discard)
@@ -148,7 +148,7 @@ class Run(First, Proof):
 
     def prepare(self, writer: Writer, paths: transaction.Transaction) -> None:
         with locked(self._kinds(), self.store.system, self.how.unattended):
-            self._look(writer)
+            self._compare(writer)
             self._stage(paths)
         plan.add_steps(self.store, self._plan, self._options_now())
         self._plan = plan.stopped(self._plan, self.how.quiesce)
@@ -156,15 +156,15 @@ class Run(First, Proof):
         for what, why in self._plan.left.items():
             self._causes.setdefault(what, []).append(why)
 
-    def _look(self, writer: Writer) -> None:
+    def _compare(self, writer: Writer) -> None:
         made, still = self._plan, Hasher(self.store.objects) if self.how.quiesce else writer
         try:
-            plan.look(self.store, made, self.how, Reading(writer, still, undo=self._keeps))
+            plan.add_state_and_steps(self.store, made, self.how, Reading(writer, still, undo=self._keeps))
         except OSError as error:
             self._no_undo(error, writer)
             hasher = Hasher(self.store.objects)
             self._plan = Plan(made.manifest, made.sections)
-            plan.look(self.store, self._plan, self.how, Reading(hasher, hasher, undo=False))
+            plan.add_state_and_steps(self.store, self._plan, self.how, Reading(hasher, hasher, undo=False))
 
     def _no_undo(self, error: OSError, writer: Writer) -> None:
         """Refuse an operator; a host that goes back by itself goes on without an undo, and with the room for it."""
@@ -200,15 +200,15 @@ class Run(First, Proof):
         self._note_causes(left)
         made.files = [step for step in made.files if step.target not in left]
 
-    def _verify(self, look: Callable[[Manifest], dict[str, str]]) -> None:
-        """Verify the contents that are not in the transaction of the files, which verifies its own (I3). ``look`` finds
-        the faults of a checkpoint's contents."""
+    def _verify(self, find_faults: Callable[[Manifest], dict[str, str]]) -> None:
+        """Verify the contents that are not in the transaction of the files, which verifies its own (I3).
+        ``find_faults``: gives the faults of a checkpoint's contents."""
         kinds = {step.resource for step in (*self._plan.early, *self._plan.late)}
         wrong = {}
         for section in self._plan.sections:
             if section.kind in kinds:
                 only = replace(self.manifest, sections=[replace(section, lines=own_lines(section))])
-                found = look(only)
+                found = find_faults(only)
                 wrong.update(found)
                 if found and self.how.unattended:
                     self._causes[section.kind] = list(found.values())
@@ -229,7 +229,7 @@ class Run(First, Proof):
             self._write_wanted(begun=False)  # Services that are down have to start again in every case.
             self._notes += outage.take_down(coming, self.store.system).left
         if self.how.quiesce or coming.names:
-            self._look_again(writer, paths)
+            self._compare_still_programs(writer, paths)
         if self._keeps:
             self._keep(writer)
         if self._arm is not None and self._undo:
@@ -248,14 +248,14 @@ class Run(First, Proof):
             except ServiceFailed as error:
                 self._left += error.result["left"]
 
-    def _look_again(self, writer: Writer, paths: transaction.Transaction) -> None:
+    def _compare_still_programs(self, writer: Writer, paths: transaction.Transaction) -> None:
         """Where programs wrote something before they stood still, put that back as well, and keep it in the undo."""
         made = self._plan
         now = Plan(made.manifest, made.sections, early=made.early, late=made.late, spared=made.spared)
         sink = writer if self._keeps else Hasher(self.store.objects)
         with locked(self._kinds(), self.store.system, self.how.unattended):
             try:
-                plan.look(self.store, now, self.how, Reading(sink, sink, made.before, undo=self._keeps))
+                plan.add_state_and_steps(self.store, now, self.how, Reading(sink, sink, made.before, undo=self._keeps))
             except OSError as error:
                 self._no_undo(error, writer)
                 return
@@ -266,7 +266,7 @@ class Run(First, Proof):
         """Take the undo: the present state, and for the paths that give access the state before they were put back."""
         before = self._plan.before
         for section, known in self._before_access:
-            before = [access.as_it_was(one, section, known) for one in before]
+            before = [access.with_former_part(one, section, known) for one in before]
         self._kept = before
         self._notes += [f"not in the undo: {one}" for one in self._plan.unkept]
         try:
@@ -288,13 +288,15 @@ class Run(First, Proof):
             for kind in registry.early():
                 self._causes.pop(kind, None)
                 self._put_back(kind, self._plan.sections)
-            self._files_again()
+            self._repeat_files()
 
-    def _files_again(self) -> None:
+    def _repeat_files(self) -> None:
         """Put back once more the paths that something else has written to, or that are seen only now."""
         now, hasher = Plan(self.manifest, self._plan.sections), Hasher(self.store.objects)
         with self._trying(FILES), locked(self._kinds(), self.store.system, unattended=True):
-            plan.look(self.store, now, replace(self.how, swap=False), Reading(hasher, hasher, undo=False))
+            plan.add_state_and_steps(
+                self.store, now, replace(self.how, swap=False), Reading(hasher, hasher, undo=False)
+            )
             self._commit(now.files, now.directories, now.away)
 
     def put_back_rest(self) -> None:
@@ -304,7 +306,7 @@ class Run(First, Proof):
             if kind == registry.programs().name:
                 continue
             if self._put_back(kind, self._plan.sections) and KINDS[kind].changes_files:
-                self._files_again()
+                self._repeat_files()
         if any(kind in self._causes for kind in registry.early()):
             self.put_back_packages()  # A script may have needed state that is back only now.
 
@@ -339,7 +341,7 @@ class Run(First, Proof):
             return
         kind = registry.programs()
         with self._trying(kind.name):
-            started, left = kind.start_again(self._down, self._circumstances())
+            started, left = kind.start_stopped(self._down, self._circumstances())
             self._note_steps(started)
             mine = [section for section in self._plan.sections if section.kind == kind.name]
             declared = {one for section in mine for one in kind.programs(own_lines(section))}

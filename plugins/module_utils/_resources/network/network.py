@@ -98,10 +98,10 @@ class Network(Kind):
                 raise UsageError(f"network: {one!r} in except is no address and no network; write 192.0.2.10") from None
         if not shutil.which("ip"):
             raise UsageError("network: the program ip is missing; install iproute2")
-        live = running.look(only, self.system).links
+        live = running.read_network(only, self.system).links
         for one in only:
             if not set(one) & set("*?[") and one not in live:
-                there = ", ".join(sorted(running.look(["*"], self.system).links))
+                there = ", ".join(sorted(running.read_network(["*"], self.system).links))
                 raise UsageError(f"network: there is no interface {one!r}; there are {there}")
         return {key: value for key, value in (("interfaces", only), ("except", excepts)) if value}
 
@@ -119,7 +119,7 @@ class Network(Kind):
         ``route``, ``rule``, ``dns``; ``managed`` and ``unit`` for the tools; ``scope`` for the declaration, with the
         addresses that were known to move between hosts."""
         then = Recorded(running.of(()), spec.get("interfaces", []), {*spec.get("except", []), *running.moved()})
-        network = self._look(then, system)
+        network = self._read_network(then, system)
         lines = []
         if then.only or then.excepts:
             lines.append(json_line.write("scope", {"interfaces": then.only, "except": sorted(then.excepts)}))
@@ -130,8 +130,8 @@ class Network(Kind):
         lines += [json_line.write("unit", one) for one in tools.units(system).values()]
         return lines + sorted(network.facts)
 
-    def _look(self, then: Recorded, system: System) -> State:
-        found = running.look(then.only, system, then.excepts)
+    def _read_network(self, then: Recorded, system: System) -> State:
+        found = running.read_network(then.only, system, then.excepts)
         resolver = running.resolver(self._here("/etc/resolv.conf"), _RESOLVED)
         if resolver is None:
             return found
@@ -175,7 +175,7 @@ class Network(Kind):
             if paths and _is_in_use(tool, then):
                 why = f"{paths[0]} was put back" + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
                 steps.append(Step(self.name, "reload", tool.name, why, {**detail, "paths": paths}))
-        found = running.differences(then.network, self._look(then, at.system))
+        found = running.differences(then.network, self._read_network(then, at.system))
         for target, group in _grouped(found).items():
             words = "; ".join(one.shown for one in group[:_SHOWN])
             more = f" and {len(group) - _SHOWN} more" if len(group) > _SHOWN else ""
@@ -196,7 +196,7 @@ class Network(Kind):
             if not shutil.which(tools.BY_NAME[name].command):
                 words.append(f"network: {device} was managed by {name}, which is not installed: ip sets what it can")
         try:
-            there = self._look(then, at.system).links
+            there = self._read_network(then, at.system).links
         except EvenkeelError as error:
             return [*words, error.cause]
         for device, link in then.network.links.items():
@@ -248,7 +248,7 @@ class Network(Kind):
         if asked:
             self._settled(then, _LIMIT, system)
         for number in range(_PASSES):
-            now = self._look(then, system)
+            now = self._read_network(then, system)
             for one, argv in running.commands(running.differences(then.network, now), now, removing=number % 2 == 1):
                 done = system.run(argv, running.TIMEOUT)
                 if done.rc != 0:
@@ -274,7 +274,7 @@ class Network(Kind):
             system.sleep(0.2)
 
     def _differences(self, then: Recorded, system: System) -> list[Difference]:
-        return running.differences(then.network, self._look(then, system))
+        return running.differences(then.network, self._read_network(then, system))
 
     def verify(self, lines: Sequence[str], system: System) -> list[str]:
         then = recorded(lines)

@@ -94,7 +94,7 @@ def of(facts: Iterable[tuple[str, Record]]) -> State:
 # -- reading
 
 
-def look(only: Sequence[str], system: System, excepts: Collection[str] = ()) -> State:
+def read_network(only: Sequence[str], system: System, excepts: Collection[str] = ()) -> State:
     """The present network. ``only``: patterns of interfaces; without patterns, all interfaces but those of programs.
     ``excepts``: addresses and networks that are left alone.
 
@@ -296,7 +296,7 @@ def resolver(path: str, system_file: str) -> Record | None:
 
 
 def checked(word: str, record: Record) -> tuple[str, Record]:
-    """The fact of a line. ValueError, KeyError or TypeError where ``look`` cannot have found such a fact."""
+    """The fact of a line. ValueError, KeyError or TypeError where ``read_network`` cannot have found such a fact."""
     for device in (*_devices(record), *(record[key] for key in ("master", "link", "iif", "oif") if record.get(key))):
         if re.fullmatch(_NAME, str(device)) is None:
             raise ValueError("no name of an interface")

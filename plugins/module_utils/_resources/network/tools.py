@@ -80,7 +80,7 @@ def _up(device: str, configuration: str) -> list[list[str]]:
     return [["nmcli", "--wait", "30", "connection", "up", "uuid", configuration, "ifname", device]]
 
 
-def _again(device: str, configuration: str) -> list[list[str]]:
+def _down_and_up(device: str, configuration: str) -> list[list[str]]:
     return [["ifdown", "--force", device], ["ifup", "--force", f"{device}={configuration}"]]
 
 
@@ -110,7 +110,7 @@ TOOLS = (
         _up,
         _reapply,
     ),
-    Tool("ifupdown", ("/etc/network",), ("networking.service",), "ifup", (), _ifupdown, _again),
+    Tool("ifupdown", ("/etc/network",), ("networking.service",), "ifup", (), _ifupdown, _down_and_up),
     Tool(
         "resolved",
         ("/etc/systemd/resolved.conf", "/etc/systemd/resolved.conf.d"),

@@ -17,8 +17,8 @@ from ..._host.package_locks import DPKG, holder
 from ..._services import systemd
 from ..kind import Restore
 from . import dpkg, forgetting, kept, replacing
-from .dpkg import fetch, identity, look
-from .package import INSTALLS, REMOVES, Package, environment, held, most, wait_for_locks
+from .dpkg import fetch, identity, read_packages
+from .package import INSTALLS, REMOVES, Package, environment, locked_elsewhere, most, wait_for_locks
 
 # The time limit ends only a transaction that hangs: to kill dpkg in the middle is worse than to wait long.
 _CHANGE = 3600.0
@@ -81,7 +81,7 @@ def transact(
 def _add_architectures(wanted: set[str], at: Restore) -> None:
     """Let dpkg take packages of architectures of which nothing is installed any more: a change may have taken such an
     architecture from the host. Where that fails, apt refuses the packages, each by its name."""
-    for arch in sorted(wanted - {"all"} - {one.arch for one in look(at.system).values()}):
+    for arch in sorted(wanted - {"all"} - {one.arch for one in read_packages(at.system).values()}):
         at.system.run(["dpkg", "--add-architecture", arch], _ASK)
 
 
@@ -107,7 +107,7 @@ class Work:
 
     def open(self) -> list[str]:
         """The keys of the packages that are not yet as recorded."""
-        live = look(self.at.system)
+        live = read_packages(self.at.system)
         return list(dict.fromkeys(one.key for action, one in self.changes if _is_open(action, one, live.get(one.key))))
 
     def is_configuring(self, key: str) -> bool:
@@ -136,8 +136,8 @@ class Work:
 
     def carry_out(self, keys: Sequence[str]) -> dict[str, str]:
         """Change the packages; return (key -> cause) for the packages where that failed."""
-        live = look(self.at.system)
-        lost = {key for key in keys if key in self.files and self._lost_conffiles(key)}
+        live = read_packages(self.at.system)
+        lost = {key for key in keys if key in self.files and self._has_missing_conffiles(key)}
         # A deleted configuration file of a package that stayed installed does not come back, unless the package
         # fails.
         force = ["--force-confmiss"] if any(key not in live for key in lost) else []
@@ -186,7 +186,7 @@ class Work:
         """The names of all packages that are changed, as dpkg writes them."""
         return {name for _action, one in self.changes for name in (one.name, one.key)}
 
-    def _lost_conffiles(self, key: str) -> bool:
+    def _has_missing_conffiles(self, key: str) -> bool:
         listed = self.at.system.run(["dpkg-deb", "--info", self.files[key], "conffiles"], 60.0)
         paths = [line.split()[-1] for line in listed.out.splitlines() if listed.rc == 0 and line.strip()]
         return any(path.startswith("/") and not os.path.lexists(path) for path in paths)
@@ -211,12 +211,12 @@ class Work:
         For a package of which a kill left only a part, apt has no package file to go on from: dpkg unpacks the
         recorded file.
         """
-        live = look(self.at.system)
+        live = read_packages(self.at.system)
         if not any(package.status for package in live.values()):
             return
         self.configure()
         gone = {one.key for action, one in self.changes if action in REMOVES}
-        for key, package in look(self.at.system).items():
+        for key, package in read_packages(self.at.system).items():
             partial = package.status.startswith("half-installed") or package.status.endswith("reinstreq")
             if partial and key in gone:
                 self._run(["dpkg", "--force-depends", "--force-remove-reinstreq", "--remove", key])
@@ -312,7 +312,7 @@ def _take_out(package: Package, replaced: kept.Kept | None, folder: str, at: Res
 def _mark(changes: Sequence[Change], folder: str, at: Restore) -> dict[str, str]:
     """Hold and mark the packages that were changed, because a transaction marks each package that it installs as
     manual; return (key -> why) for the packages where that failed."""
-    live = look(at.system)
+    live = read_packages(at.system)
     wanted: dict[str, list[Package]] = {}
     for action, package in changes:
         now = live.get(package.key)
@@ -348,7 +348,7 @@ def run(argv: Sequence[str], folder: str, at: Restore) -> Completed:
         over = at.system.monotonic() >= end
         holder = locked() if over else ""
         if done.rc and holder and _is_locked(said):
-            raise held(holder)
+            raise locked_elsewhere(holder)
         if done.rc == 0 or over or not _is_locked(said):
             return Completed(done.argv, done.rc, said, "")
         at.system.sleep(1.0)

@@ -15,7 +15,7 @@ _ADD, _TAKE = "add-architecture", "remove-architecture"
 ACTIONS = (_ADD, _TAKE)
 
 
-def look() -> list[str]:
+def read_architectures() -> list[str]:
     try:
         with open(_FILE, encoding="utf-8", errors="replace") as stream:
             return stream.read().split()

@@ -16,7 +16,7 @@ _BY_HAND = ":"
 ACTIONS = ("divert", "undivert")
 
 
-def look(path: str = _FILE) -> dict[str, str]:
+def read_diversions(path: str = _FILE) -> dict[str, str]:
     """Path -> the path at which dpkg puts files of packages instead."""
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as stream:

@@ -41,7 +41,7 @@ def read_text(path: str) -> str:
         return ""
 
 
-def look(system: System) -> dict[str, Package]:
+def read_packages(system: System) -> dict[str, Package]:
     """key -> package, for all packages that are fully or partly installed; empty where the host has no dpkg."""
     seen = system.run(["dpkg-query", "-W", "-f", _FORMAT], _LOOK)
     if seen.rc == 127 or (seen.rc and "no packages found" in seen.err):

@@ -15,7 +15,7 @@ _TAKE, _LACKS = "remove-key", "import-key"
 ACTIONS = (_TAKE, _LACKS)
 
 
-def look(system: System) -> list[str]:
+def read_keys(system: System) -> list[str]:
     seen = system.run(["rpm", "-qa", "gpg-pubkey*", "--qf", "%{NAME}-%{VERSION}-%{RELEASE}\\n"], 60.0)
     return sorted({line for line in seen.out.splitlines() if re.fullmatch(NAME, line)}) if seen.rc == 0 else []
 

@@ -13,7 +13,7 @@ _FILE = "/var/lib/dpkg/statoverride"
 ACTIONS = ("override", "unoverride")
 
 
-def look(path: str = _FILE) -> dict[str, str]:
+def read_overrides(path: str = _FILE) -> dict[str, str]:
     """Path -> owner, group and mode, as dpkg writes them."""
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as stream:

@@ -129,11 +129,11 @@ def wait_for_locks(paths: Sequence[str], at: Restore) -> None:
         if not words:
             return
         if at.system.monotonic() >= end:
-            raise held(words)
+            raise locked_elsewhere(words)
         at.system.sleep(1.0)
 
 
-def held(words: str) -> RestoreFailed:
+def locked_elsewhere(words: str) -> RestoreFailed:
     return RestoreFailed(
         f"packages cannot be put back now: {words}. Wait for its end, or end it, then run the rollback again",
         done=[],

@@ -136,7 +136,7 @@ class Packages(Kind):
         self.system = system or System()
 
     def for_plain_host(self, beside: Sequence[Spec], taken: Sequence[str]) -> tuple[Spec | None, list[str]]:
-        if not beside and not dpkg.look(self.system) and not rpm.installed(self.system):
+        if not beside and not dpkg.read_packages(self.system) and not rpm.installed(self.system):
             raise UsageError(_NO_PACKAGES)
         return super().for_plain_host(beside, taken)
 
@@ -202,7 +202,7 @@ class Packages(Kind):
         source, text, process = told
         recorded = {one.ident: one for one in parse(lines).present}
         names = replacing.about(source, text, process, at.system)
-        mine = replacing.chosen(recorded, dpkg.look(at.system), names) if names else []
+        mine = replacing.chosen(recorded, dpkg.read_packages(at.system), names) if names else []
         left = replacing.keep(mine, at.objects.root, at.system)
         return [f"the package file of {version} is not kept: {why}" for version, why in left.items()]
 
@@ -275,7 +275,7 @@ class Packages(Kind):
 
     def verify(self, lines: Sequence[str], system: System) -> list[str]:
         # A package may lose the last of its configuration after its turn.
-        now = look(system)
+        now = read_packages(system)
         wrong = [f"{step.target}: {step.why}" for step in plan(lines, system, now=now) if step.action != _FORGET]
         marked = any(one.auto is not None for one in parse(lines).present)
         return wrong + ([_UNKNOWN] if marked and any(one.auto is None for one in now) else [])
@@ -302,12 +302,13 @@ class Packages(Kind):
 
     def covers(self, spec: Spec, lines: Sequence[str], changed: Mapping[str, str], at: Restore) -> set[str]:
         """The paths of declared packages that came, went or changed their version, without configuration, which a
-        rollback leaves as it is. Of packages that a rollback has brought back, the files that are the same again."""
+        rollback leaves as it is. Packages that a rollback has brought back count with the files that are the same
+        again."""
         if not changed:
             return set()
         then = parse(lines).present
         names = spec["names"]
-        now = [one for one in look(at.system) if names is None or not {one.key, one.name}.isdisjoint(names)]
+        now = [one for one in read_packages(at.system) if names is None or not {one.key, one.name}.isdisjoint(names)]
         known, live = {one.ident for one in then}, {one.ident for one in now}
         found = owners.paths_of([one for one in now if one.ident not in known], at.system)
         manager = now[0].manager if now else "deb"
@@ -321,7 +322,7 @@ class Packages(Kind):
     def suggest(self, changed: Mapping[str, str], taken: Sequence[str], at: Restore) -> Suggestion:
         """A declaration of the packages that own changed paths and were installed since ``at.since``. A path of
         another package was changed by hand: another kind has to cover it, and configuration too."""
-        installed = (list(dpkg.look(at.system).values()) or rpm.look(at.system)) if changed else []
+        installed = (list(dpkg.read_packages(at.system).values()) or rpm.read_packages(at.system)) if changed else []
         managers = {one.manager for one in installed}
         owned = {path: name for one in managers for path, name in owners.owners(changed, one, at.system).items()}
         anew = {name for one in managers for name in owners.installed_since(at.since, one, at.system)}
@@ -343,9 +344,9 @@ def _without_boot(lines: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     return others, found
 
 
-def look(system: System) -> list[Package]:
+def read_packages(system: System) -> list[Package]:
     """The installed packages, by name. UsageError where neither dpkg nor rpm has installed a package."""
-    found = list(dpkg.look(system).values()) or rpm.look(system)
+    found = list(dpkg.read_packages(system).values()) or rpm.read_packages(system)
     if not found:
         raise UsageError(_NO_PACKAGES)
     return sorted(found)
@@ -353,7 +354,7 @@ def look(system: System) -> list[Package]:
 
 def _captured(spec: Spec, sink: Sink, system: System, fetch: bool) -> list[str]:
     """A line for each package, with the name of its package file in the sink where the file is available."""
-    live = look(system)
+    live = read_packages(system)
     names = spec["names"]
     chosen = [one for one in live if names is None or not {one.key, one.name}.isdisjoint(names)]
     known = remembered(sink.objects, chosen)
@@ -371,11 +372,14 @@ def _captured(spec: Spec, sink: Sink, system: System, fetch: bool) -> list[str]:
     if manager == "deb":
         lines += [_FILTERS, *(f"filter {one}" for one in dpkg.filters())]
     if manager == "deb" and names is None:
-        lines += [_DIVERSIONS, *(f"diversion {_word(at)} {_word(to)}" for at, to in diversions.look().items())]
-        lines += [_OVERRIDES, *(f"override {_word(at)} {told}" for at, told in overrides.look().items())]
-        lines += [_ARCHITECTURES, *(f"architecture {one}" for one in architectures.look())]
+        lines += [
+            _DIVERSIONS,
+            *(f"diversion {_word(at)} {_word(to)}" for at, to in diversions.read_diversions().items()),
+        ]
+        lines += [_OVERRIDES, *(f"override {_word(at)} {told}" for at, told in overrides.read_overrides().items())]
+        lines += [_ARCHITECTURES, *(f"architecture {one}" for one in architectures.read_architectures())]
     if manager == "rpm" and names is None:
-        lines += [_KEYS, *(f"key {one}" for one in keys.look(system))]
+        lines += [_KEYS, *(f"key {one}" for one in keys.read_keys(system))]
     if manager == "deb":
         rest = [one for one in dpkg.with_data(system).values() if names is None or {one.key, one.name} & set(names)]
         lines += [_REST, *(f"rest {one.key}" for one in rest)]
@@ -418,7 +422,7 @@ def _keep_for_undo(changes: Sequence[tuple[str, Package]], at: Restore) -> None:
     if at.boot:
         return
     names = {(one.name, one.arch) for action, one in changes if action in (*INSTALLS, *REMOVES)}
-    live = [one for one in dpkg.look(at.system).values() if (one.name, one.arch) in names] if names else []
+    live = [one for one in dpkg.read_packages(at.system).values() if (one.name, one.arch) in names] if names else []
     have = remembered(at.objects, live)
     replacing.keep([one for one in live if not have.get(one.ident)], at.objects.root, at.system, at.unattended)
 
@@ -596,12 +600,12 @@ def plan(
     ``replaced``: versions whose package file was kept when something replaced them. ``now``: the installed packages,
     where the caller has looked.
     """
-    recorded, now = parse(lines), look(system) if now is None else now
+    recorded, now = parse(lines), read_packages(system) if now is None else now
     manager = lines[0].split(" ")[0] if lines else now[0].manager
     if manager != now[0].manager:
         raise UsageError(f"packages of {manager} were recorded, and this host has those of {now[0].manager}")
     if manager == "rpm":
-        trusted = [] if recorded.trusted is None else keys.compare(recorded.trusted, keys.look(system))
+        trusted = [] if recorded.trusted is None else keys.compare(recorded.trusted, keys.read_keys(system))
         return compare_versions(recorded, now) + trusted
     steps = [
         replace(step, why=step.why.removesuffix(NO_FILE))
@@ -622,11 +626,11 @@ def plan(
         # With other filters a package would come back without files that it had.
         steps = [replace(step, detail={**step.detail, "filters": recorded.filters}) for step in steps]
     if recorded.diversions is not None:
-        steps = diversions.compare(recorded.diversions, diversions.look()) + steps
+        steps = diversions.compare(recorded.diversions, diversions.read_diversions()) + steps
     if recorded.overrides is not None:
-        steps = overrides.compare(recorded.overrides, overrides.look()) + steps
+        steps = overrides.compare(recorded.overrides, overrides.read_overrides()) + steps
     if recorded.architectures is not None:
-        steps = architectures.compare(recorded.architectures, architectures.look()) + steps
+        steps = architectures.compare(recorded.architectures, architectures.read_architectures()) + steps
     return steps
 
 

@@ -80,7 +80,7 @@ sys.exit(bool(problems) or failed is not None)
 """
 
 
-def look(system: System) -> list[Package]:
+def read_packages(system: System) -> list[Package]:
     """The installed packages; an empty list where the host has no rpm. Where dnf does not answer, nobody knows which
     packages the user asked for; where the host has no dnf, all count as asked for."""
     listed = installed(system)
@@ -315,7 +315,7 @@ def _take_out(package: Package, folder: str, at: Restore) -> str:
 def _mark(changes: Sequence[tuple[str, Package]], at: Restore) -> dict[str, str]:
     """Mark the packages that were changed, because rpm's library does not tell dnf the reason of an installation;
     return (key -> why) for the packages that could not be marked."""
-    live = {one.key: one.auto for one in look(at.system)}
+    live = {one.key: one.auto for one in read_packages(at.system)}
     verbs = {False: "install", True: "remove"}
     if _is_dnf5(at.system):
         verbs = {False: "user", True: "dependency"}

@@ -173,7 +173,7 @@ class Server(NamedTuple):
             raise Refused(f"postgresql: {self.name} does not answer its owner: {done.words}")
         return done.out.splitlines()
 
-    def look(self) -> Seen:
+    def read_state(self) -> Seen:
         """The state of the server. Raises Refused as ``ask`` does."""
         return cast(Seen, dict(json.loads(" ".join(self.ask(_LOOK)))))
 
@@ -181,7 +181,7 @@ class Server(NamedTuple):
         """The state of the server; None where it does not run or does not answer, which must not hinder a
         rollback."""
         try:
-            return self.look()
+            return self.read_state()
         except Refused:
             return None
 

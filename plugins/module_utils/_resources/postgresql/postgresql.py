@@ -250,7 +250,7 @@ class PostgreSQL(Kind):
 def _captured(spec: Spec, sink: Sink, system: System, renew: bool) -> list[str]:
     server = restore_point.server_of(spec, system)
     cluster.refuse(server)
-    seen = server.look()
+    seen = server.read_state()
     cluster.refuse_live(server, seen)
     mine = tag(sink.objects.root) if sink.objects is not None else ""
     last = restore_point.newest(server, mine)

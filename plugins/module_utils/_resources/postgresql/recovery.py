@@ -170,7 +170,7 @@ def restore(server: cluster.Server, step: Step, boot: bool, undo: str) -> Step:
     if not boot:
         _start_recovered(server, record, old)
         # The state that came back may have other subscriptions than the state that was replaced.
-        followers += [one for one in _asked(server, limits.SUBSCRIPTIONS) if one not in followers]
+        followers += [one for one in _answer_to(server, limits.SUBSCRIPTIONS) if one not in followers]
     elif running:
         control(server, "start", boot)
     if followers:
@@ -192,10 +192,12 @@ def _mark_undo(server: cluster.Server, undo: str) -> None:
 def _followers(server: cluster.Server) -> list[str]:
     """The replicas that follow the log of the running cluster, and its subscriptions, in words: they have to be
     rebuilt."""
-    return [*_asked(server, _REPLICAS), *_asked(server, limits.SUBSCRIPTIONS)] if server.address() else [_UNKNOWN]
+    return (
+        [*_answer_to(server, _REPLICAS), *_answer_to(server, limits.SUBSCRIPTIONS)] if server.address() else [_UNKNOWN]
+    )
 
 
-def _asked(server: cluster.Server, question: str) -> list[str]:
+def _answer_to(server: cluster.Server, question: str) -> list[str]:
     try:
         return server.ask(question)
     except Refused:
@@ -229,7 +231,7 @@ def _start_recovered(server: cluster.Server, record: restore_point.Record, old: 
     # Until the history of its timeline is in the archive, another recovery could take the same number for its
     # timeline.
     try:
-        wait_archived(server, f"{int(server.look()['segment'][:8], 16):08X}.history")
+        wait_archived(server, f"{int(server.read_state()['segment'][:8], 16):08X}.history")
     except Refused as error:
         raise EvenkeelError(
             f"postgresql {server.name} is back at {record['point']}, but not archiving: {error}"
@@ -247,7 +249,7 @@ def wait_archived(server: cluster.Server, name: str) -> None:
             cluster.decline(server, f"{name} is not archived after {_ARCHIVED:g} s; archiving is too slow, or it hangs")
         if now >= asked:
             asked = now + 1.0
-            failing = server.look()["failing"]
+            failing = server.read_state()["failing"]
             if failing:
                 cluster.decline(server, f"archiving fails at {failing}; the server's log says why")
         server.system.sleep(0.005)

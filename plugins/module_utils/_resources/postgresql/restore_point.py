@@ -196,7 +196,7 @@ def _quiet(server: cluster.Server, part: wal.Leg, size: int) -> bool:
 def differences(server: cluster.Server, record: Record) -> list[str]:
     """Why the running cluster is not at the restore point, and did not go on from there, in words."""
     try:
-        seen = server.look()
+        seen = server.read_state()
     except Refused as error:
         return [error.message]
     if seen["system"] != record["system"]:

@@ -2,8 +2,8 @@
 
 """Bring a cluster that another host has lost onto this host, a spare: from the contents of a copy of its checkpoint.
 
-A spare has PostgreSQL of the same version, and no cluster at the place, or one in which nobody has made anything. What
-is there, data and archive, is kept beside.
+A spare has PostgreSQL of the same version, and no cluster at the place, or one in which nobody has made anything. The
+data and the archive at the place are kept beside it.
 """
 
 from __future__ import annotations
@@ -294,7 +294,7 @@ def _is_foreign(server: cluster.Server, record: Record, listed: archived.Listed)
 def _proved(server: cluster.Server) -> str:
     """The words of the server on itself."""
     try:
-        seen = server._replace(owner=None).look()
+        seen = server._replace(owner=None).read_state()
     except Refused as error:
         return f"; it was started, and does not answer now: {error.message}"
     timeline = int(seen["segment"][:8], 16)

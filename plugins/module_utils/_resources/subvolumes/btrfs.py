@@ -50,7 +50,7 @@ class Subvolume(NamedTuple):
     read_only: bool
 
 
-def look(path: str) -> Subvolume | None:
+def subvolume_at(path: str) -> Subvolume | None:
     """The subvolume at the path; None where the path is not the root of a subvolume.
 
     Raises UsageError for a symlink above the path, and OSError where the kernel does not answer the question.
@@ -92,10 +92,10 @@ def has_quota(path: str) -> bool:
 
 def synced(path: str) -> Subvolume | None:
     """The subvolume at the path, once ``changed`` counts all earlier writes."""
-    if look(path) is not None:
+    if subvolume_at(path) is not None:
         with opened(path) as fd:
             syncfs(fd)
-    return look(path)
+    return subvolume_at(path)
 
 
 @contextmanager
@@ -128,7 +128,7 @@ def delete(path: str, system: System) -> None:
 def mounted(path: bytes) -> set[str]:
     """Mount points at or below the path, and mount points elsewhere that show files at or below the path.
 
-    What users have mounted below the path counts for nothing: it holds no snapshot and no exchange up.
+    Mounts of users below the path count for nothing: they hold no snapshot and no exchange up.
     """
     every = mounts()
     found = [one for one in every if not one.is_of_user]

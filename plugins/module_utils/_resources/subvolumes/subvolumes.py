@@ -33,11 +33,11 @@ from .btrfs import (
     btrfs,
     delete,
     has_quota,
-    look,
     mounted,
     mounted_elsewhere,
     opened,
     same,
+    subvolume_at,
     synced,
     uncover,
     within,
@@ -86,7 +86,7 @@ class Subvolumes(Kind):
         """A line for each subvolume, with its snapshot. A new snapshot is made where no kept snapshot equals the
         subvolume, but not for a Hasher."""
         for path in spec["paths"]:
-            live = look(path)
+            live = subvolume_at(path)
             if live is None or live.read_only:
                 raise UsageError(
                     f"subvolumes: {path} is {'a read-only' if live else 'not the root of a btrfs'} subvolume (btrfs "
@@ -101,7 +101,9 @@ class Subvolumes(Kind):
         for path in spec["paths"] if local_only else ():
             uncover(os.fsencode(path), system)
         return [
-            json_line.write("unrecorded", {"path": path}) if look(path) is None else _captured(path, sink, system)
+            json_line.write("unrecorded", {"path": path})
+            if subvolume_at(path) is None
+            else _captured(path, sink, system)
             for path in spec["paths"]
         ]
 
@@ -141,7 +143,7 @@ class Subvolumes(Kind):
             if at.unattended:
                 uncover(os.fsencode(path), at.system)
             _refuse(path, at.system)
-            kept, live = look(_kept(record)), synced(path)
+            kept, live = subvolume_at(_kept(record)), synced(path)
             if kept is None or live is None or live.read_only or not same(kept, live):
                 there = (
                     "changed since" if live is not None else "is no subvolume" if os.path.lexists(path) else "missing"
@@ -179,7 +181,7 @@ class Subvolumes(Kind):
     def verify(self, lines: Sequence[str], system: System) -> list[str]:
         wrong = []
         for record in _recorded(lines):
-            kept, live = look(_kept(record)), look(record["path"])
+            kept, live = subvolume_at(_kept(record)), subvolume_at(record["path"])
             if live is None:
                 wrong.append(f"{record['path']} is no subvolume")
             elif live.parent != record["uuid"] and (kept is None or kept.parent != live.uuid):
@@ -211,7 +213,12 @@ class Subvolumes(Kind):
         for folder in sorted({os.path.dirname(one) for one in named}):
             for name in sorted(os.listdir(folder)) if _is_ours(folder) else []:
                 path = os.path.join(folder, name)
-                if re.fullmatch(_NAME, name) and name.startswith(tag(store)) and path not in needed and look(path):
+                if (
+                    re.fullmatch(_NAME, name)
+                    and name.startswith(tag(store))
+                    and path not in needed
+                    and subvolume_at(path)
+                ):
                     delete(path, system)
 
     def outside(self, spec: Spec, lines: Sequence[str], declared: Sequence[Spec], system: System) -> list[str]:
@@ -275,7 +282,7 @@ def _refuse(path: str, system: System) -> None:
             "exchange it; nothing was changed. Unmount that, and use it where it lies below a mount of its file system "
             "(mount -o subvolid=5), or declare the path as files"
         )
-    nested = btrfs(system, "subvolume", "list", "-o", path).splitlines() if look(path) is not None else []
+    nested = btrfs(system, "subvolume", "list", "-o", path).splitlines() if subvolume_at(path) is not None else []
     if nested:
         raise Refused(
             f"subvolumes: {path} holds {len(nested)} subvolumes, which its snapshots would leave out, for example "
@@ -290,7 +297,11 @@ def _captured(path: str, sink: Sink, system: System) -> str:
     _refuse(path, system)
     live = synced(path)
     for name in sorted(os.listdir(folder) if os.path.isdir(folder) else [], reverse=True):
-        kept = look(os.path.join(folder, name)) if re.fullmatch(_NAME, name) and name.startswith(tag(store)) else None
+        kept = (
+            subvolume_at(os.path.join(folder, name))
+            if re.fullmatch(_NAME, name) and name.startswith(tag(store))
+            else None
+        )
         if kept is not None and live is not None and kept.read_only and same(kept, live):
             return _record(path, name, kept)
     if isinstance(sink, Hasher):
@@ -298,7 +309,7 @@ def _captured(path: str, sink: Sink, system: System) -> str:
     ensure_dir(folder)
     name = f"{tag(store)}-{_stamp(system)}"
     btrfs(system, "subvolume", "snapshot", "-r", path, os.path.join(folder, name))
-    kept = look(os.path.join(folder, name))
+    kept = subvolume_at(os.path.join(folder, name))
     if kept is None or live is None or not kept.read_only or kept.parent != live.uuid:
         raise Refused(f"subvolumes: {folder}/{name} is not the snapshot of {path} that was to be made; run again")
     return _record(path, name, kept)
@@ -320,8 +331,8 @@ def _recorded(lines: Sequence[str]) -> list[Snapshot]:
         with json_line.read(line) as (word, one):
             if word == "unrecorded":
                 raise Refused(
-                    f"subvolumes: {one['path']} was no subvolume then; nothing was changed. What was there, if "
-                    f"anything, is below {_folder(one['path'])} as kept-…; leave subvolumes out of this rollback "
+                    f"subvolumes: {one['path']} was no subvolume then; nothing was changed. The former content, "
+                    f"if any, is below {_folder(one['path'])} as kept-…; leave subvolumes out of this rollback "
                     "(resources), or put it back by hand"
                 )
             good = (
@@ -344,7 +355,7 @@ def _kept(record: Snapshot) -> str:
 def _problem(record: Snapshot) -> str:
     """The fault of the snapshot, in words; empty where it has none."""
     try:
-        kept = look(_kept(record))
+        kept = subvolume_at(_kept(record))
     except (UsageError, OSError) as error:
         return f"its snapshot is not at {_kept(record)}: {error}"
     if kept is None or kept.uuid != record["uuid"]:
@@ -360,10 +371,10 @@ def _put_back(step: Step, system: System) -> None:
     if step.action == "finish":
         return
     btrfs(system, "subvolume", "snapshot", _kept(record), aside)
-    made = look(aside)
+    made = subvolume_at(aside)
     if made is None or made.parent != record["uuid"] or made.changed != record["transaction"]:
         raise Refused(f"{aside} is not what the snapshot {record['snapshot']} holds; run the rollback again")
-    live = look(path)
+    live = subvolume_at(path)
     if live is not None and live.read_only:
         btrfs(system, "property", "set", "-ts", path, "ro", "false")  # Its name could not be exchanged.
     with opened(os.path.dirname(aside)) as folder, opened(os.path.dirname(path)) as parent:
@@ -373,7 +384,7 @@ def _put_back(step: Step, system: System) -> None:
         else:
             os.rename(names[0], names[1], src_dir_fd=folder, dst_dir_fd=parent)
         syncfs(parent)
-    live = look(path)
+    live = subvolume_at(path)
     if live is None or live.uuid != made.uuid:
         raise Refused("something else took its place at the same time; run the rollback again")
     _clear(aside, system)
@@ -382,7 +393,7 @@ def _put_back(step: Step, system: System) -> None:
 def _clear(aside: str, system: System) -> None:
     """Delete the subvolume that lies there: the undo has a snapshot of it. Anything else has no snapshot, and is
     kept."""
-    if look(aside) is not None:
+    if subvolume_at(aside) is not None:
         delete(aside, system)
     elif os.path.lexists(aside):
         os.rename(aside, os.path.join(os.path.dirname(aside), f"kept-{_stamp(system)}"))

@@ -262,7 +262,7 @@ def test_a_spare_that_stands_in_for_another_host_is_taken_by_its_name_alone(monk
         _unfit({**SURVEY, "stands_for": "h1"}, COPY, "h3") == _unfit({**SURVEY, "stands_for": "h3"}, COPY, "h3") == ""
     )
     recovery = bare(monkeypatch, "h3", taken)
-    assert recovery._look(COPY, True) == ("", False)
+    assert recovery._survey_here(COPY, True) == ("", False)
     assert recovery._warnings == recovery._left == ["h3 stands in for h7, and loses the state of h7 now"]
 
 
@@ -277,11 +277,11 @@ def test_the_spare_on_which_a_run_has_begun_is_taken_before_others(monkeypatch: 
 def test_lack_of_room_ends_a_recovery_before_anything_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     small = {**SURVEY, "room": 99}
     why = "it has room for 99 bytes, and the copy of 2026-11-29T00:00:00.000000Z takes 100: free some"
-    assert bare(monkeypatch, "h3", small)._look(COPY, True) == (f"h3: {why}. Nothing was changed", False)
+    assert bare(monkeypatch, "h3", small)._survey_here(COPY, True) == (f"h3: {why}. Nothing was changed", False)
     assert _unfit(small, COPY, "h3") == why
     # A run before has brought it.
     held = {**small, "held": True}
-    assert bare(monkeypatch, "h3", held)._look(COPY, True) == ("", True) and _unfit(held, COPY, "h3") == ""
+    assert bare(monkeypatch, "h3", held)._survey_here(COPY, True) == ("", True) and _unfit(held, COPY, "h3") == ""
 
 
 def test_what_a_run_before_has_brought_is_not_brought_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ def no_return(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test finds the same disks from its begin to its end: other tests mount file systems beside it."""
-    monkeypatch.setattr(machine, "look", lru_cache(machine.look))
+    monkeypatch.setattr(machine, "read_machine", lru_cache(machine.read_machine))
 
 
 @pytest.fixture(autouse=True)

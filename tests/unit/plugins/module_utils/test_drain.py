@@ -102,7 +102,7 @@ def test_sessions_that_are_left_at_the_deadline_make_it_ready_again_and_are_coun
 def test_a_refusal_after_the_drain_was_told_ends_it(
     web: Haproxy, monkeypatch: pytest.MonkeyPatch, error: EvenkeelError
 ) -> None:
-    look, looks = runtime.Runtime.look, [0]
+    look, looks = runtime.Runtime.read_server, [0]
 
     def refuse(self: runtime.Runtime) -> runtime.View:
         looks[0] += 1
@@ -110,7 +110,7 @@ def test_a_refusal_after_the_drain_was_told_ends_it(
             raise error
         return look(self)
 
-    monkeypatch.setattr(runtime.Runtime, "look", refuse)
+    monkeypatch.setattr(runtime.Runtime, "read_server", refuse)
     with pytest.raises(ServiceFailed, match="was not drained: x; it is ready again") as failed:
         act(web, "drained")
     assert "othing was touched" not in failed.value.message and web.server("web1").bits == 0

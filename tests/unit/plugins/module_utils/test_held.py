@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.host import Held
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.host import KeptCopies
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Manifest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, info, receive, scrub
@@ -38,9 +38,9 @@ def send(store: Store, peer: Store, tree: Path, name: str = "protected", retenti
     return found
 
 
-def held(peer: Store) -> Held:
+def held(peer: Store) -> KeptCopies:
     (one,) = info(peer)["holds"]
-    return Held(**one)
+    return KeptCopies(**one)
 
 
 def test_the_newest_copy_is_told_with_its_mac_and_the_time_at_which_it_was_hashed_last(
@@ -71,11 +71,11 @@ def test_a_copy_was_verified_when_its_part_that_was_read_longest_ago_was_read_or
     later = replace(peer.system, now=lambda: peer.system.now() + 5000)
     scrub(Store(peer.root, later))
     # Both the pack and the large contents were read; then a part arrives that no scrub has read.
-    scrubbed = Held(**info(Store(peer.root, later))["holds"][0]).verified
+    scrubbed = KeptCopies(**info(Store(peer.root, later))["holds"][0]).verified
     assert scrubbed is not None and scrubbed > arrived + 5000
     (tree / "a").write_text("new")
     send(store, peer, tree)
-    found = Held(**info(Store(peer.root, later))["holds"][0]).verified
+    found = KeptCopies(**info(Store(peer.root, later))["holds"][0]).verified
     assert found is not None and arrived + 900 < found < scrubbed
     # A clock that was set back has hashed nothing in the future.
     early = replace(peer.system, now=lambda: 1000.0)

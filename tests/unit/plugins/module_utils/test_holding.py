@@ -297,5 +297,5 @@ def test_a_probe_that_fails_twice_gives_the_address_up() -> None:
 
 def test_a_host_with_the_settings_of_another_host_takes_no_part(place: Path) -> None:
     machine = Machine("10.0.0.77/24")
-    said = holding._look(SETTINGS, machine.system, cast("Any", None))
+    said = holding._reason_against(SETTINGS, machine.system, cast("Any", None))
     assert said == "no interface has 10.0.0.11, its own address: run the role virtual_address for this host"

@@ -29,8 +29,8 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.op
     RUNNING,
     UNSHOWN,
     VERIFIED,
-    Asked,
     Journal,
+    Question,
     Record,
     Seen,
     Verification,
@@ -64,8 +64,8 @@ def told(*states: str, needed: int = 1) -> Verification:
     return Verification([], NOW, needed, len(states), told=seen)
 
 
-def asked(kind: str = IDEMPOTENT, **options: Any) -> Asked:
-    return Asked("request", kind, **options)
+def asked(kind: str = IDEMPOTENT, **options: Any) -> Question:
+    return Question("request", kind, **options)
 
 
 def test_the_attempt_is_on_disk_before_it_begins_and_its_result_after_it_is_verified(journal: Journal) -> None:
@@ -101,12 +101,12 @@ def test_what_may_be_done_again_begins_anew_where_it_does_not_hold_any_more(jour
 
 def test_an_id_that_happens_once_is_not_given_to_something_else(journal: Journal) -> None:
     end(journal, begin(journal, asked(ONCE), told(FAIL)).token, "ok", told(PASS), "")
-    for wanted in (Asked("another", ONCE), Asked("request", IDEMPOTENT)):
+    for wanted in (Question("another", ONCE), Question("request", IDEMPOTENT)):
         answer = begin(journal, wanted, told(FAIL))
         assert answer.answer == REFUSED and "an id of its own" in answer.why
     other = Journal(journal.store, "other")
     begin(other, asked(), told(PASS))
-    answer = begin(other, Asked("another", IDEMPOTENT), told(FAIL))
+    answer = begin(other, Question("another", IDEMPOTENT), told(FAIL))
     end(other, answer.token, "ok", told(PASS), '{"of": "another"}')
     answer = begin(other, asked(), told(PASS))
     assert (answer.answer, answer.result) == (VERIFIED, ""), "the result of something else"

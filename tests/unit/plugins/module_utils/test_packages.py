@@ -231,7 +231,10 @@ def test_what_a_change_lets_dpkg_leave_out_comes_back(tmp_path: Path, monkeypatc
 def test_what_is_diverted_by_hand_is_read_and_compared(tmp_path: Path) -> None:
     listed = tmp_path / "diversions"
     listed.write_text("/bin/a\n/bin/a.real\n:\n/bin/sh\n/bin/sh.distrib\ndash\n")
-    assert diversions.look(str(listed)) == {"/bin/a": "/bin/a.real"} and diversions.look(str(tmp_path / "none")) == {}
+    assert (
+        diversions.read_diversions(str(listed)) == {"/bin/a": "/bin/a.real"}
+        and diversions.read_diversions(str(tmp_path / "none")) == {}
+    )
     steps = diversions.compare({"/bin/a": "/bin/a.old", "/bin/b": "/c"}, {"/bin/a": "/bin/a.real", "/bin/b": "/c"})
     assert [(one.action, one.target, one.detail["to"]) for one in steps] == [
         ("undivert", "/bin/a", "/bin/a.real"),
@@ -244,7 +247,7 @@ def test_what_a_change_has_diverted_is_in_its_place_again(tmp_path: Path, monkey
     now: dict[str, str] = {}
     host = Debian([OLD], [OLD])
     store = host.store(tmp_path)
-    monkeypatch.setattr(diversions, "look", lambda: dict(now))
+    monkeypatch.setattr(diversions, "read_diversions", lambda: dict(now))
     here.write_text("of the package")
     checkpoint(store, "before", ALL)
     os.rename(here, away)
@@ -277,7 +280,7 @@ def test_owners_and_modes_that_dpkg_was_told_are_as_they_were(tmp_path: Path) ->
     listed = tmp_path / "statoverride"
     listed.write_bytes(b"root adm 2750 /var/log/a b\xff\nroot #7 4755 /bin/su\n")
     told = {"/var/log/a b\udcff": "root adm 2750", "/bin/su": "root #7 4755"}
-    assert overrides.look(str(listed)) == told and overrides.look(str(tmp_path / "none")) == {}
+    assert overrides.read_overrides(str(listed)) == told and overrides.read_overrides(str(tmp_path / "none")) == {}
     lines = ["overrides", "override /var/log/a%20b%FF root adm 2750", "override /bin/su root #7 4755"]
     assert packages.parse(lines).overrides == told and packages.parse([]).overrides is None
     now = {"/bin/su": "root root 755", "/bin/new": "root root 700"}
@@ -346,9 +349,9 @@ def test_without_dnf_all_packages_of_rpm_count_as_asked_for(monkeypatch: pytest.
 
     system = replace(SYSTEM, run=run)
     monkeypatch.setattr(shutil, "which", lambda _name: None)
-    assert [one.auto for one in rpm.look(system)] == [False]
+    assert [one.auto for one in rpm.read_packages(system)] == [False]
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")  # Its interpreter is gone.
-    assert [one.auto for one in rpm.look(system)] == [None]
+    assert [one.auto for one in rpm.read_packages(system)] == [None]
 
 
 def test_versions_of_rpm_are_a_set() -> None:
@@ -802,7 +805,7 @@ def test_a_key_that_rpm_came_to_trust_goes_and_one_that_went_is_named(tmp_path: 
     assert then is not None and packages.parse(["rpm web:x86_64 0:1-1 manual"]).trusted is None
     other = ["rpm web:x86_64 0:1-1 manual", "rpm * -", "keys", "key gpg-pubkey-1a-2b"]
     assert Packages().keep_here(other, []) == (other[:2], []), "another machine trusts what it trusts"
-    steps = keys.compare(then, keys.look(system))
+    steps = keys.compare(then, keys.read_keys(system))
     assert [f"{one.action} {one.target}" for one in steps] == [
         "remove-key gpg-pubkey-3c-4d",
         "import-key gpg-pubkey-5e-6f",

@@ -164,8 +164,8 @@ def test_the_agent_boots_the_host_once(store: Store, live: Path) -> None:
     begin(store, live)
     asked.clear()
     Path(store.join("reboot")).touch()
-    agent._boot_again(store)
-    agent._boot_again(store)
+    agent._reboot(store)
+    agent._reboot(store)
     assert asked == [["systemctl", "--no-block", "reboot"]]
 
 

@@ -272,15 +272,15 @@ def test_the_login_of_the_controller_is_known_however_it_became_root() -> None:
 
 def test_the_login_of_the_controller_still_becomes_root() -> None:
     here = b"sudo:x:27:ops,dev\nshop:x:1234:ops\n"
-    assert preflight.lost_groups(here, here, "ops") == []
-    (said,) = preflight.lost_groups(b"sudo:x:27:dev\nshop:x:1:\n", here, "ops")
+    assert preflight.missing_groups(here, here, "ops") == []
+    (said,) = preflight.missing_groups(b"sudo:x:27:dev\nshop:x:1:\n", here, "ops")
     assert "is in the group sudo" in said
-    assert preflight.lost_groups(b"sudo:x:27:\n", here, "") == []
+    assert preflight.missing_groups(b"sudo:x:27:\n", here, "") == []
 
 
 def test_a_machine_is_read_from_any_record() -> None:
     assert Machine.read(DEBIAN.record()) == DEBIAN
-    assert Machine.read(machine.look().record()) == machine.look()
+    assert Machine.read(machine.read_machine().record()) == machine.read_machine()
     odd: object
     for odd in (None, 5, "x", [], {"release": 5, "disks": [1], "file_systems": {"a": 1}}, {"file_systems": [5, {}]}):
         assert Machine.read(odd).release == ""
@@ -391,9 +391,9 @@ tmpfs /tmp tmpfs size=1G 0 0
         "/dev/evenkeel-none", str(tmp_path)
     )
     netplan = b"match: {macaddress: 52:54:00:AA:00:01}"
-    assert hardware.lost_cards(netplan, [b"52:54:00:aa:00:01"]) == []
-    assert hardware.lost_cards(netplan, [b"52:54:00:aa:00:02"]) == ["52:54:00:aa:00:01"]
-    assert hardware.lost_cards(b"option 00:11:22:33:44:55:66:77", []) == []
+    assert hardware.missing_cards(netplan, [b"52:54:00:aa:00:01"]) == []
+    assert hardware.missing_cards(netplan, [b"52:54:00:aa:00:02"]) == ["52:54:00:aa:00:01"]
+    assert hardware.missing_cards(b"option 00:11:22:33:44:55:66:77", []) == []
 
 
 @pytest.mark.parametrize(
@@ -554,7 +554,7 @@ def test_no_room_is_a_refusal(store: Store, etc: Path, monkeypatch: pytest.Monke
 
 def test_a_checkpoint_tells_of_its_machine_and_a_rollback_does_not_mind(store: Store, tree_of: Path) -> None:
     made = checkpoint(store, "base", [{"files": {"paths": [str(tree_of)]}}])["id"]
-    assert registry.machine_of(store.manifest(made).sections) == machine.look()
+    assert registry.machine_of(store.manifest(made).sections) == machine.read_machine()
     assert checkpoint(store, "base", [{"files": {"paths": [str(tree_of)]}}])["changed"] is False
     (tree_of / "a").write_text("new")
     assert rollback(store, made)["left"] == []

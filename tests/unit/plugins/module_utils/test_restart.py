@@ -316,7 +316,7 @@ def test_a_unit_that_cannot_be_restarted_is_refused(facts: dict[str, Any], mode:
 
 def test_a_unit_that_systemd_could_not_load_is_refused() -> None:
     host = machine(Unit(WEB))
-    found = target.look_at(SystemdService("web"), host.system())
+    found = target.target_of_service(SystemdService("web"), host.system())
     assert found.unit is not None and found.refusal("cold") == ""
     broken = replace(found, unit=found.unit._replace(load="bad-setting"))
     assert "systemd could not load web.service (bad-setting)" in broken.refusal("cold")

@@ -24,7 +24,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows im
     sealed,
     sealed_record,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.held import held
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.held import copies_for_others
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import openssl
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.copies import Copied
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import foreign
@@ -362,12 +362,12 @@ def test_a_peer_tells_of_encrypted_copies_without_a_key(fleet: Fleet) -> None:
     (fleet.tree / "a").write_text("new")
     newest = fleet.take()
     fleet.send()
-    ids, (one,), left = held(fleet.peer)
+    ids, (one,), left = copies_for_others(fleet.peer)
     assert left == [] and ids.keys() == {"web1"} and set(ids["web1"]) == {first, newest}
     assert (one.id, one.name, one.count, one.damaged) == (newest, "", 2, 0) and one.verified
     for bundle in Path(fleet.peer.join("replicas/web1/sealed")).iterdir():
         bundle.unlink()
-    _ids, (one,), _left = held(fleet.peer)
+    _ids, (one,), _left = copies_for_others(fleet.peer)
     assert (one.id, one.damaged) == ("", 2)
 
 
@@ -380,7 +380,7 @@ def test_retention_frees_room_for_an_encrypted_copy_before_it_comes(
         fleet.receive(fleet.made())
     monkeypatch.setattr(foreign, "room", lambda place: 0)
     making_room.make_room(fleet.peer, "web1", 10, [fleet.peer.root], {"last": 1})
-    assert held(fleet.peer)[0] == {"web1": [newest]}
+    assert copies_for_others(fleet.peer)[0] == {"web1": [newest]}
 
 
 def test_a_peer_tells_of_its_state_after_it_put_an_encrypted_bundle_aside(fleet: Fleet) -> None:
@@ -390,10 +390,10 @@ def test_a_peer_tells_of_its_state_after_it_put_an_encrypted_bundle_aside(fleet:
     bundle.chmod(0o600)
     bundle.write_bytes(b"")
     assert fleet.state(taken) == "damaged" and not bundle.exists()
-    _ids, (one,), left = held(fleet.peer)
+    _ids, (one,), left = copies_for_others(fleet.peer)
     assert (one.id, one.count, one.damaged, left) == ("", 0, 0, [])
     fleet.send()
-    _ids, (one,), left = held(fleet.peer)
+    _ids, (one,), left = copies_for_others(fleet.peer)
     assert (one.id, one.count, one.damaged, left) == (taken, 1, 0, [])
 
 

@@ -901,9 +901,9 @@ def test_what_is_started_anew_is_down_meanwhile_with_all_that_depends_on_it() ->
     down = take_down(steps, here)
     assert down == seen and json.loads(json.dumps(asdict(down))) == asdict(down)
     assert [name for name, unit in host.units.items() if unit.active == "active"] == [WEB, "ssh.service"]
-    done, left = Services().start_again(down, here)
+    done, left = Services().start_stopped(down, here)
     assert [step.target for step in done] == ["db.socket", DB, "app.service"] and left == {}
-    assert Services().start_again(down, here) == ([], {})
+    assert Services().start_stopped(down, here) == ([], {})
 
 
 def test_a_job_that_stops_with_a_service_is_named_and_not_run_once_more() -> None:
@@ -914,7 +914,7 @@ def test_a_job_that_stops_with_a_service_is_named_and_not_run_once_more() -> Non
     assert (down.units, down.ends) == ([DB], [job.name])
     assert down.left == ["job.service: it is stopped in the middle of its work, and not started again: see what it did"]
     older = replace(down, units=[DB, job.name])
-    done, left = Services().start_again(older, here)
+    done, left = Services().start_stopped(older, here)
     assert [step.target for step in done] == [DB] and left == {}
 
 
@@ -940,7 +940,7 @@ def test_what_was_not_active_stays_down_and_what_does_not_start_is_left() -> Non
     here = at(host, "/etc/x")
     down = take_down(Services().plan(captured(Unit(DB), Unit("app.service", active="inactive")), here), here)
     assert (down.units, down.ends) == ([DB], ["app.service"])
-    done, left = Services().start_again(down, here)
+    done, left = Services().start_stopped(down, here)
     assert done == [] and "systemctl start db.service: Job for db.service failed" in left[DB]
     assert host.units["app.service"].active == "inactive"
 

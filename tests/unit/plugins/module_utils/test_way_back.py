@@ -353,7 +353,7 @@ def test_a_part_of_a_section_and_its_lines() -> None:
     assert access.narrowed(Section("files", {"paths": ["/srv"], "exclude": []}, [])) is None
     assert access.narrowed(Section("files", {"paths": ["/etc"], "exclude": ["/etc/*"]}, [])) is None
     known = replace(narrow, lines=[line.replace("/etc/ssh/a 644", "/etc/ssh/a 600") for line in narrow.lines])
-    was = access.as_it_was(section, section, known)
+    was = access.with_former_part(section, section, known)
     assert [line for line in was.lines if line not in lines] == [lines[5].replace("644", "600", 1)]
     assert len(was.lines) == len(lines)
 
@@ -464,7 +464,7 @@ def test_what_was_taken_down_comes_up_whatever_ends_a_rollback(
     def full(_run: Run, _writer: object) -> None:
         raise Refused("there is no room for the undo")
 
-    monkeypatch.setattr(Services, "start_again", start)
+    monkeypatch.setattr(Services, "start_stopped", start)
     monkeypatch.setattr(Run, "_keep", full)
     with pytest.raises(Refused):
         rollback(store, "before")
@@ -485,7 +485,7 @@ def test_a_dependent_that_is_not_declared_is_left_where_it_does_not_come_up(
         asked.append(down.units)
         return [], {"other.service": "it fails"} if fails else {}
 
-    monkeypatch.setattr(Services, "start_again", start)
+    monkeypatch.setattr(Services, "start_stopped", start)
     result = back(store, generation)
     assert result["left"] == (["other.service: it fails"] if fails else [])
     if fails:  # No path differs any more; it is tried again all the same.
@@ -684,7 +684,7 @@ def test_what_a_service_saves_as_it_stops_does_not_stay(
     monkeypatch.setattr(Services, "will_stop", lambda _self, _steps, _at: outage.Down(units=["web.service"]))
     monkeypatch.setattr(outage, "take_down", stop)
     monkeypatch.setattr(
-        Services, "start_again", lambda _self, down, _at: ([Step("services", "start", one) for one in down.units], {})
+        Services, "start_stopped", lambda _self, down, _at: ([Step("services", "start", one) for one in down.units], {})
     )
     undo = rollback(store, "before")["undo"]
     assert (tree / "state").read_text() == "recorded"
@@ -708,7 +708,7 @@ def test_a_service_does_not_start_on_the_lock_of_the_dead(
         found.append((tree / "web.pid").exists())
         return [Step("services", "start", one) for one in down.units], {}
 
-    monkeypatch.setattr(Services, "start_again", start)
+    monkeypatch.setattr(Services, "start_stopped", start)
     assert "its program does not run any more" in str(rollback(store, "before")["notes"])
     assert found == [False]
 
@@ -726,7 +726,7 @@ def test_what_a_service_wrote_as_it_started_again_is_no_later_change(
         (tree / "a").write_text("written at its start")
         return [Step("services", "start", one) for one in down.units], {}
 
-    monkeypatch.setattr(Services, "start_again", start)
+    monkeypatch.setattr(Services, "start_stopped", start)
     assert back(store, generation)["outcome"] == "rolled_back"
     if again:
         (tree / "a").write_text("written by somebody later")

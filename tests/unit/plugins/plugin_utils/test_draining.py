@@ -164,7 +164,7 @@ def test_no_place_is_no_call() -> None:
 
 def test_the_words_of_a_balancer_are_bounded() -> None:
     answer = {"state": "ready", "obstacle": "", "proved": ["\x1b[2J" + "a" * 5000] * 500}
-    (first, _second) = _drain.look(Balancers({("lb1", "look"): answer}), _places(), (), "/s")  # type: ignore[arg-type]
+    (first, _second) = _drain.read_states(Balancers({("lb1", "look"): answer}), _places(), (), "/s")  # type: ignore[arg-type]
     assert len(first.facts) == 20 and len(first.words) < 25_000 and "\x1b" not in first.words
 
 

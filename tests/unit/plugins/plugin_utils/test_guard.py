@@ -111,7 +111,7 @@ def test_an_empty_group_or_wave_is_refused() -> None:
 
 
 def test_a_host_that_this_run_lost_stops_every_later_wave() -> None:
-    assert one_reason(decide(GROUP, ["c"], fleet(), lost=["a"])).startswith("a failed or became unreachable")
+    assert one_reason(decide(GROUP, ["c"], fleet(), failed=["a"])).startswith("a failed or became unreachable")
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_the_next_wave_starts_only_when_the_earlier_ones_are_confirmed(state: Me
 
 
 def test_all_reasons_are_given_at_once() -> None:
-    decision = decide(GROUP, ["a", "b"], fleet(a=AWAY, c=ILL), "4", "1", lost=["a"])
+    decision = decide(GROUP, ["a", "b"], fleet(a=AWAY, c=ILL), "4", "1", failed=["a"])
     assert len(decision.reasons) == 4
     assert (decision.unhealthy, decision.unknown) == (["c"], ["a"])
 

@@ -22,7 +22,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._heal imp
     Known,
     Standing,
     judge,
-    lost_owners,
+    owners_without_task,
     wanted,
 )
 from hypothesis import example, given, settings
@@ -154,9 +154,9 @@ def test_what_the_retention_keeps_is_wanted_and_the_newest_always() -> None:
 
 
 def test_owners_that_no_task_cares_for_are_found() -> None:
-    assert sorted(lost_owners({"a": ["x", "y"], "b": ["y", "z"]}, {"y"})) == ["x", "z"]
+    assert sorted(owners_without_task({"a": ["x", "y"], "b": ["y", "z"]}, {"y"})) == ["x", "z"]
     many = [f"made-up-{number}" for number in range(1000)]
-    assert lost_owners({"a": [*many, *many, "z"], "b": ["z"]}, ())[0] == "z"
+    assert owners_without_task({"a": [*many, *many, "z"], "b": ["z"]}, ())[0] == "z"
     assert _heal.COUNTS == (GOOD, UNREAD)
 
 

@@ -14,8 +14,8 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.op
     COMPENSATABLE,
     IDEMPOTENT,
     ONCE,
-    Asked,
     Decision,
+    Question,
     Record,
     Seen,
 )
@@ -135,7 +135,7 @@ class World:
     def begin(self, action: Action, patient: int) -> Decision:
         if patient:
             self.be_patient()
-        asked = Asked(
+        asked = Question(
             "request",
             self.kind,
             action.kind == _repeat.BEGIN,

@@ -196,7 +196,7 @@ def run(world: World, size: str, resume: bool = False, limit: Sequence[str] = ()
         world.edge()
         measured = {name: world.measured(name) for name in names}
         budget = str(world.most)
-        asked = _guard.Question(names, wave, measured, None, budget, lost=lost, restart=True)
+        asked = _guard.Question(names, wave, measured, None, budget, failed=lost, restart=True)
         if _guard.decide(asked).reasons:
             return False
         assert not lost, "no wave starts after a host that failed (F3)"
