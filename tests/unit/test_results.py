@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ansible.errors import AnsibleError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _errors
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.change import (
     Accepted,
@@ -29,6 +30,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.restart import Drained, Restarted
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.result import Result
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import code_of
 
 from evenkeel.ansible import answers
 
@@ -48,6 +50,8 @@ RESULTS: dict[str, list[type[Result]]] = {
 }
 # Ansible documents these itself. A rollback by ft_settle is documented by ft_rollback.
 ANSIBLES = {"changed", "diff", "warnings"}
+# Values of an argument ``error`` that is no reason.
+NO_CODES = {"True", "False", "None", ""}
 OF_A_ROLLBACK = {one.name for one in fields(RolledBack)}
 
 
@@ -93,6 +97,40 @@ def test_every_error_has_a_code_of_its_own_and_docs_tell_them_all() -> None:
     rows = (ROOT / "docs/errors.md").read_text().partition("|---|")[2]
     table = re.findall(r"^\| `(\w+)` \|", rows, re.MULTILINE)
     assert sorted(table) == sorted(_errors.CODES)
+
+
+def test_the_word_of_an_error_is_its_code_and_never_the_name_of_its_class() -> None:
+    class Renamed(_errors.Damaged):
+        pass
+
+    assert [code_of(error) for error in (Renamed(""), AnsibleError(), ValueError())] == ["Damaged", *["UsageError"] * 2]
+    wrong = []
+    for path in [*(ROOT / "plugins").rglob("*.py"), *(ROOT / "src").rglob("*.py")]:
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef):
+                given = errors_of(function)
+                wrong += [(path.name, ast.unparse(one)) for one in given if "__name__" in ast.unparse(one)]
+                literals = {str(one.value) for one in given if isinstance(one, ast.Constant)} - NO_CODES - _errors.CODES
+                wrong += [(path.name, one) for one in literals]
+    assert wrong == []
+
+
+def errors_of(function: ast.FunctionDef) -> list[ast.expr]:
+    """Each value that a function gives to a key or an argument ``error``; with a name, what the name gets."""
+    given: list[ast.expr] = []
+    named: dict[str, list[ast.expr]] = {}
+    for node in ast.walk(function):
+        if isinstance(node, ast.Dict):
+            keys = [getattr(key, "value", None) for key in node.keys]
+            given += [value for key, value in zip(keys, node.values, strict=True) if key == "error"]
+        elif isinstance(node, ast.Call):
+            given += [one.value for one in node.keywords if one.arg == "error"]
+        elif isinstance(node, ast.Assign):
+            for target in node.targets:
+                place = target.slice if isinstance(target, ast.Subscript) else None
+                given += [node.value] if getattr(place, "value", None) == "error" else []
+                named.setdefault(ast.unparse(target), []).append(node.value)
+    return [*given, *(value for one in given if isinstance(one, ast.Name) for value in named.get(one.id, ()))]
 
 
 def test_no_code_is_written_out_in_the_driver() -> None:
