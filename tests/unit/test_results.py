@@ -9,11 +9,14 @@ import ast
 import re
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from ansible.errors import AnsibleError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _errors
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman.changes import Event
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.restarting.decision import Record
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.change import (
     Accepted,
     Checkpointed,
@@ -55,20 +58,42 @@ NO_CODES = {"True", "False", "None", ""}
 OF_A_ROLLBACK = {one.name for one in fields(RolledBack)}
 
 
-def documented(module: str) -> set[str]:
+# The modules that tell the state of the host, and the key under which they do.
+PLACES = (("ft_health", "host_state"), ("ft_info", ""))
+# Where a module documents the keys of a record of the host, but those that it does not tell or adds.
+RECORDS: list[tuple[str, str, type[Any], set[str]]] = [
+    *((module, f"{place}.{end}", Event, set()) for module, place in PLACES for end in ("last", "doubt")),
+    *((module, f"{place}.restart", Record, {"token", "running"}) for module, place in PLACES),
+    ("ft_accept", ".accepted", Event, set()),
+    ("ft_accept", ".restart", Record, {"token", "running"}),
+]
+
+
+def returned(module: str) -> dict[str, Any]:
     tree = ast.parse((ROOT / f"plugins/modules/{module}.py").read_text())
     text = next(
         ast.literal_eval(node.value)
         for node in tree.body
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "RETURN"
     )
-    return set(yaml.safe_load(text))
+    found: dict[str, Any] = yaml.safe_load(text)
+    return found
+
+
+@pytest.mark.parametrize(("module", "place", "record", "others"), RECORDS)
+def test_a_module_documents_the_keys_of_a_record_of_the_host(
+    module: str, place: str, record: type[Any], others: set[str]
+) -> None:
+    found = returned(module)
+    for name in place.strip(".").split("."):
+        found = found[name]["contains"]
+    assert set(found) ^ {one.name for one in fields(record)} == others
 
 
 @pytest.mark.parametrize("module", RESULTS)
 def test_a_module_documents_the_keys_of_its_result(module: str) -> None:
     keys = {one.name for kind in RESULTS[module] for one in fields(kind)}
-    told = documented(module)
+    told = set(returned(module))
     assert told - keys <= {"msg", "error"}, "documented, and never returned"
     lacking = keys - told - ANSIBLES - (OF_A_ROLLBACK if module == "ft_settle" else set())
     assert not lacking, "returned, and not documented"
