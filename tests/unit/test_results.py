@@ -15,11 +15,17 @@ import pytest
 import yaml
 from ansible.errors import AnsibleError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _errors
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman.changes import Event
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman.changes import _SHOWN, Armed, Event
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import lag
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.restarting.decision import Record
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.probe import ProbeResult
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import Health
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.change import (
     Accepted,
+    ChangedPath,
     Checkpointed,
+    Outside,
+    Owed,
     RolledBack,
     Settled,
     SettledBack,
@@ -27,12 +33,17 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.copies import Offsite
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.host import (
+    Held,
+    HostState,
+    Listed,
     Measured,
     Remembered,
     Scrubbed,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.restart import Drained, Restarted
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.result import Result
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.draining import Place
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import code_of
 
 from evenkeel.ansible import answers
@@ -156,6 +167,84 @@ def errors_of(function: ast.FunctionDef) -> list[ast.expr]:
                 given += [node.value] if getattr(place, "value", None) == "error" else []
                 named.setdefault(ast.unparse(target), []).append(node.value)
     return [*given, *(value for one in given if isinstance(one, ast.Name) for value in named.get(one.id, ()))]
+
+
+# Of the record of a change, a result shows those that ``Armed.shown()`` names.
+SHOWN = {"generation", "checkpoint", "name", "until", "within", *_SHOWN}
+NOT_SHOWN = {one.name for one in fields(Armed)} - SHOWN
+# The types of the driver's forms, which it reads where hosts answer, and those of the classes that hosts write.
+TYPES: dict[int, str] = {
+    id(answers._count): "int",
+    id(answers._number): "float",
+    id(answers._yes_or_no): "bool",
+    **dict.fromkeys(map(id, (answers._text, answers._ident)), "str"),
+    id(answers._step): "Any",
+}
+# Form, class, keys that only the record on the host has, and keys that are added for the answer.
+FORMS: dict[str, tuple[dict[str, Any], type[Any], set[str], dict[str, str]]] = {
+    "Armed": (answers._CHANGE, Armed, NOT_SHOWN, {"remaining": "float", "overdue": "float"}),
+    "Event": (answers._END, Event, set(), {}),
+    "Checkpoint": (answers._CHECKPOINT, Checkpoint, set(), {}),
+    "ProbeResult": (answers._PROBE, ProbeResult, set(), {}),
+    "Health": (answers._HEALTH, Health, set(), {}),
+    "ChangedPath": (answers._CHANGED, ChangedPath, set(), {}),
+    "Outside": (answers._OUTSIDE, Outside, set(), {}),
+    "Owed": (answers._OWED, Owed, set(), {}),
+    "Held": (answers._HELD, Held, set(), {}),
+    "Listed": (answers._LISTED, Listed, set(), {}),
+    "Place": (answers._PLACE, Place, set(), {"words": "str"}),
+    "Record": (answers._RESTART, Record, {"token"}, {"running": "bool"}),
+    "HostState": (answers._HOST, HostState, set(), {}),
+}
+# The words of a class for a mapping or a list.
+SPELLED = {"Drained": "list[Place]", "Mapping[str, object]": "Any"}
+
+
+def type_of(form: Any) -> str:
+    if isinstance(form, list):
+        return f"list[{type_of(form[0])}]"
+    if isinstance(form, dict):
+        if set(form) == {answers._OTHERS}:
+            return f"dict[str, {type_of(form[answers._OTHERS])}]"
+        return next((name for name, (known, *_) in FORMS.items() if known is form), "Any")
+    return TYPES[id(form)]
+
+
+def spelled(one: Any) -> str:
+    text = str(one.type).removesuffix(" | None")
+    return SPELLED.get(text, text)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_the_driver_reads_what_a_host_writes(name: str) -> None:
+    """Key by key, and type by type. Where a class says Any, the form is the one that tells the type."""
+    form, kind, unshown, added = FORMS[name]
+    wanted = {one.name: spelled(one) for one in fields(kind) if one.name not in unshown} | added
+    assert unshown <= {one.name for one in fields(kind)}
+    assert {key: "Any" if wanted.get(key) == "Any" else type_of(value) for key, value in form.items()} == wanted
+
+
+def test_the_driver_reads_a_log_as_a_host_writes_it() -> None:
+    assert set(answers._LOG) == lag._KEYS - {"line"} | {"name", "seconds", "bytes"}
+
+
+def loose(read: str) -> set[str]:
+    """The types of a class that say less than the form."""
+    return {"Any", "list[Any]"} if read.startswith("list[") else {"Any"}
+
+
+def test_the_driver_reads_each_key_of_a_result_with_the_type_that_modules_give_it() -> None:
+    written: dict[str, set[str]] = {}
+    for one in (one for kinds in RESULTS.values() for kind in kinds for one in fields(kind)):
+        written.setdefault(one.name, set()).add(spelled(one))
+    read = {key: type_of(form) for key, form in answers._RESULT.items()}
+    assert set(read) - set(written) == {"msg", "error", "failed", "unreachable"}
+    wrong = {
+        key: (read[key], types)
+        for key, types in written.items()
+        if key in read and types - {read[key], *loose(read[key])}
+    }
+    assert wrong == {}
 
 
 def test_no_code_is_written_out_in_the_driver() -> None:
