@@ -16,7 +16,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.w
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
 from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_guard import ARGUMENTS
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _guard, _holders
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import check_variables, hidden
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import check_variables, code_of, hidden
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._outside import Outside, parted
@@ -51,7 +51,7 @@ class ActionModule(ActionBase):
             params = checked({**ARGUMENTS, "store": STORE}, self._task.args)
             return self._decide(inventory, params, variables)
         except (EvenkeelError, AnsibleError, ValueError) as error:
-            return _result(_guard.Decision([str(error)]), error="UsageError")
+            return _result(_guard.Decision([str(error)]), error=code_of(error))
 
     def _decide(
         self, inventory: Inventory, params: Mapping[str, Any], variables: Mapping[str, Any]

@@ -26,6 +26,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _h
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import (
     check_peers,
     check_variables,
+    code_of,
     refused,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
@@ -67,8 +68,7 @@ class ActionModule(ActionBase):
         except AnsibleConnectionFailure:
             raise
         except (EvenkeelError, AnsibleError, ValueError) as error:
-            code = error.code if isinstance(error, EvenkeelError) else UsageError.code
-            return report({"failed": True, "msg": str(error), "error": code, "copies": []})
+            return report({"failed": True, "msg": str(error), "error": code_of(error), "copies": []})
         return report(healing.result())
 
 

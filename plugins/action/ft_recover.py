@@ -26,6 +26,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _p
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import (
     check_peers,
     check_variables,
+    code_of,
     refused,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
@@ -86,7 +87,7 @@ class ActionModule(ActionBase):
         try:
             recovery = Recovery(Inventory(self, task_vars or {}), params)
         except (EvenkeelError, AnsibleError) as error:
-            return report({"failed": True, "msg": str(error), "error": "UsageError", "candidates": []})
+            return report({"failed": True, "msg": str(error), "error": code_of(error), "candidates": []})
         return report(recovery.run(self._task.check_mode))
 
 

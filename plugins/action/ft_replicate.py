@@ -21,6 +21,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _p
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import (
     check_peers,
     check_variables,
+    code_of,
     refused,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
@@ -73,7 +74,7 @@ class ActionModule(ActionBase):
                 place(inventory, peer)
             keys, seals, made = inventory.keys(owner), inventory.seals(owner), ""
         except (EvenkeelError, AnsibleError, ValueError) as error:
-            return report({"failed": True, "msg": str(error), "error": "UsageError", "copies": []})
+            return report({"failed": True, "msg": str(error), "error": code_of(error), "copies": []})
 
         options = {"checkpoint": params["checkpoint"], "retention": params["retention"]}
         carrier = Carrier("ft_replicate", owner, lambda name: inventory.store(name, params["store"]), **options)
@@ -91,7 +92,7 @@ class ActionModule(ActionBase):
                 keys = inventory.make_key(owner)
                 made = _new_key(keys.where)
         except (EvenkeelError, AnsibleError) as error:
-            return report({"failed": True, "msg": str(error), "error": type(error).__name__, "copies": []})
+            return report({"failed": True, "msg": str(error), "error": code_of(error), "copies": []})
         offered = {**offered, "mac": keys.mac(owner, offered)} if keys else offered
         with scratch_directory() as scratch:
             replication = Replication(

@@ -62,6 +62,68 @@ restart:
   returned: unless it was refused
   type: dict
   sample: {target: nginx.service, mode: cold, stage: failed}
+  contains:
+    generation:
+      description: The number of the restart on this host.
+      type: int
+    target:
+      description: The unit, process or container, V(host), or V(owed).
+      type: str
+    mode:
+      description: How it is restarted.
+      type: str
+    request:
+      description: A hash of the target and the mode.
+      type: str
+    stage:
+      description:
+        - V(begun) before anything was done to the target, V(acting), V(acted) once it is healthy again, or V(failed).
+      type: str
+    drained:
+      description: The places at which a controller drained the host for it, as the controller keeps them.
+      type: list
+      elements: dict
+      contains:
+        host:
+          description: The host at which it was drained, such as a balancer.
+          type: str
+        kind:
+          description: The kind of the drain, as an option of M(evenkeel.fault_tolerance.ft_drain).
+          type: str
+        options:
+          description: The options of that kind.
+          type: dict
+          contains:
+            OPTION:
+              description: An option, as M(evenkeel.fault_tolerance.ft_drain) takes it. Each is a key of its own.
+              type: raw
+        words:
+          description: The place in words.
+          type: str
+    roll:
+      description: The roll of several hosts that it belongs to. Empty for none.
+      type: str
+    hosts:
+      description: The number of hosts of that roll.
+      type: int
+    identity:
+      description: The identity of the target before.
+      type: str
+    boot:
+      description: The boot under which the stage was reached.
+      type: str
+    at:
+      description: The time of the stage, in seconds since the epoch.
+      type: float
+    pid:
+      description: The process that acts on the target. 0 for none.
+      type: int
+    started:
+      description: The clock tick at which that process started.
+      type: int
+    running:
+      description: Whether that process still lives.
+      type: bool
 accepted:
   description: The end in doubt that was accepted, as RV(evenkeel.fault_tolerance.ft_info#module:doubt); null when there
     was none.
@@ -96,11 +158,18 @@ accepted:
     written:
       description: The paths that services wrote as they started again, with their lines of a manifest.
       type: dict
+      contains:
+        PATH:
+          description: The line of this path in a manifest. Each path is a key of its own.
+          type: str
     change:
       description: The change over several hosts that it was part of. Empty where the host changed alone.
       type: str
     hosts:
       description: The number of hosts of that change. 0 where the host changed alone.
+      type: int
+    boots:
+      description: The number of boots that the change planned and that have come.
       type: int
 planned:
   description: The planned steps, in order.

@@ -337,6 +337,11 @@ kept:
   description: With O(retention), for each checkpoint that it keeps the rules that do.
   returned: success
   type: dict
+  contains:
+    ID:
+      description: The rules that keep the checkpoint of this id, each with its period. Each id is a key of its own.
+      type: list
+      elements: str
   sample: {"3fc9b689459d738f8c88a3a48aa9e33542016b7a4052e001aaa536fca74813cb": ["last", "daily 2026-11-25"]}
 planned:
   description: The planned steps, in order.

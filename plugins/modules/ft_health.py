@@ -217,11 +217,18 @@ host_state:
         written:
           description: The paths that services wrote as they started again, with their lines of a manifest.
           type: dict
+          contains:
+            PATH:
+              description: The line of this path in a manifest. Each path is a key of its own.
+              type: str
         change:
           description: The change over several hosts that it was part of. Empty where the host changed alone.
           type: str
         hosts:
           description: The number of hosts of that change. 0 where the host changed alone.
+          type: int
+        boots:
+          description: The number of boots that the change planned and that have come.
           type: int
     doubt:
       description: The end in doubt of a change, until it is resolved; null without doubt.
@@ -256,11 +263,18 @@ host_state:
         written:
           description: The paths that services wrote as they started again, with their lines of a manifest.
           type: dict
+          contains:
+            PATH:
+              description: The line of this path in a manifest. Each path is a key of its own.
+              type: str
         change:
           description: The change over several hosts that it was part of. Empty where the host changed alone.
           type: str
         hosts:
           description: The number of hosts of that change. 0 where the host changed alone.
+          type: int
+        boots:
+          description: The number of boots that the change planned and that have come.
           type: int
     interrupted:
       description: Whether a rollback was interrupted and waits to be finished.
@@ -288,12 +302,32 @@ host_state:
               V(failed).
           type: str
         drained:
-          description: The places that were drained for it, in the words of the controller.
+          description: The places at which a controller drained the host for it, as the controller keeps them.
           type: list
           elements: dict
+          contains:
+            host:
+              description: The host at which it was drained, such as a balancer.
+              type: str
+            kind:
+              description: The kind of the drain, as an option of M(evenkeel.fault_tolerance.ft_drain).
+              type: str
+            options:
+              description: The options of that kind.
+              type: dict
+              contains:
+                OPTION:
+                  description: An option, as M(evenkeel.fault_tolerance.ft_drain) takes it. Each is a key of its own.
+                  type: raw
+            words:
+              description: The place in words.
+              type: str
         roll:
           description: The roll of several hosts that it belongs to. Empty for none.
           type: str
+        hosts:
+          description: The number of hosts of that roll.
+          type: int
         identity:
           description: The identity of the target before.
           type: str

@@ -220,11 +220,18 @@ last:
     written:
       description: The paths that services wrote as they started again, with their lines of a manifest.
       type: dict
+      contains:
+        PATH:
+          description: The line of this path in a manifest. Each path is a key of its own.
+          type: str
     change:
       description: The change over several hosts that it was part of. Empty where the host changed alone.
       type: str
     hosts:
       description: The number of hosts of that change. 0 where the host changed alone.
+      type: int
+    boots:
+      description: The number of boots that the change planned and that have come.
       type: int
 doubt:
   description:
@@ -262,11 +269,18 @@ doubt:
     written:
       description: The paths that services wrote as they started again, with their lines of a manifest.
       type: dict
+      contains:
+        PATH:
+          description: The line of this path in a manifest. Each path is a key of its own.
+          type: str
     change:
       description: The change over several hosts that it was part of. Empty where the host changed alone.
       type: str
     hosts:
       description: The number of hosts of that change. 0 where the host changed alone.
+      type: int
+    boots:
+      description: The number of boots that the change planned and that have come.
       type: int
 outside:
   description:
@@ -353,12 +367,32 @@ restart:
         - V(begun) before anything was done to the target, V(acting), V(acted) once it is healthy again, or V(failed).
       type: str
     drained:
-      description: The places that were drained for it, in the words of the controller.
+      description: The places at which a controller drained the host for it, as the controller keeps them.
       type: list
       elements: dict
+      contains:
+        host:
+          description: The host at which it was drained, such as a balancer.
+          type: str
+        kind:
+          description: The kind of the drain, as an option of M(evenkeel.fault_tolerance.ft_drain).
+          type: str
+        options:
+          description: The options of that kind.
+          type: dict
+          contains:
+            OPTION:
+              description: An option, as M(evenkeel.fault_tolerance.ft_drain) takes it. Each is a key of its own.
+              type: raw
+        words:
+          description: The place in words.
+          type: str
     roll:
       description: The roll of several hosts that it belongs to. Empty for none.
       type: str
+    hosts:
+      description: The number of hosts of that roll.
+      type: int
     identity:
       description: The identity of the target before.
       type: str
@@ -378,9 +412,14 @@ restart:
       description: Whether that process still lives.
       type: bool
 replicas:
-  description: Ids of the checkpoints that this host keeps for others, by host.
+  description: Ids of the checkpoints that this host keeps for others.
   returned: success
   type: dict
+  contains:
+    HOST:
+      description: The ids of the checkpoints of this host. Each host whose copies are kept is a key of its own.
+      type: list
+      elements: str
 holds:
   description:
     - The copies that this host keeps for others, one entry for each of them. Nothing is verified for this answer.

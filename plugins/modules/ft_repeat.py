@@ -256,6 +256,24 @@ result:
       C(shortened) is set.
   returned: unless it was refused
   type: dict
+  contains:
+    KEY:
+      description: Each key that the module returns, as the documentation of the module tells.
+      type: raw
+    results:
+      description: The results of all tasks that were not skipped, in order. Returned for O(tasks).
+      type: list
+      elements: dict
+      contains:
+        task:
+          description: The name of the task.
+          type: str
+        shortened:
+          description: Whether only the outcome of this task was kept. Absent where all was.
+          type: bool
+        KEY:
+          description: Each key that the module of the task returns.
+          type: raw
   sample: {"changed": true, "rc": 0, "stdout": "migrated to 42"}
 verification:
   description: The last verification.

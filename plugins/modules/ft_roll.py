@@ -147,6 +147,10 @@ against:
   description: The reasons of a refusal by host; under an empty name for all.
   returned: always
   type: dict
+  contains:
+    HOST:
+      description: The reason against this host. Each such host is a key of its own.
+      type: str
   sample: {web2: 'web2: unreachable: timed out. Repair that, or leave the host out, and run again.'}
 order:
   description: All hosts that are restarted, in order.
@@ -157,6 +161,10 @@ left_out:
   description: The hosts that are not restarted, each with the reason.
   returned: always
   type: dict
+  contains:
+    HOST:
+      description: The reason why this host is left out. Each such host is a key of its own.
+      type: str
   sample: {web3: nothing is owed}
 notes:
   description: Sentences about the plan, such as a restart that an earlier run left.
@@ -181,11 +189,21 @@ units:
   description: The units of each host that owe a restart, where O(owed) asks for it.
   returned: always
   type: dict
+  contains:
+    HOST:
+      description: The units of this host. Each such host is a key of its own.
+      type: list
+      elements: str
   sample: {web1: [nginx.service]}
 above:
   description: The further debts of hosts, such as a reboot, each a sentence.
   returned: always
   type: dict
+  contains:
+    HOST:
+      description: The sentences on this host. Each such host is a key of its own.
+      type: list
+      elements: str
   sample: {web1: [a reboot (kernel 6.1.0-30 is installed)]}
 planned:
   description: The hosts of each wave, in words.

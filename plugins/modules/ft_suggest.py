@@ -74,6 +74,16 @@ suggested:
   returned: success
   type: list
   elements: dict
+  contains:
+    KIND:
+      description: The options of the resource, under its kind, such as V(files). Each entry has one such key.
+      type: dict
+      contains:
+        OPTION:
+          description:
+            - An option of that kind, as O(evenkeel.fault_tolerance.ft_checkpoint#module:resources) takes it. Each
+              option is a key of its own.
+          type: raw
   sample: [{"files": {"paths": ["/etc/ssh"]}}, {"services": {"names": ["ssh.service"]}}]
 planned:
   description: The planned steps, in order.

@@ -14,7 +14,7 @@ from ansible.plugins.action import ActionBase
 from ansible.plugins.action.normal import ActionModule as Normal
 from ansible.utils.display import Display
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._answering import STORE, reported
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import EvenkeelError, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import REMOVED, Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _arguments, _library, _variables
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer, answer
@@ -58,6 +58,11 @@ def check_peers(action: ActionBase, variables: Mapping[str, Any]) -> None:
 def refused(error: UsageError, **more: Any) -> dict[str, object]:
     """The result of a task whose arguments or variables are wrong. No host was asked anything."""
     return reported({"failed": True, "msg": error.message, "error": "UsageError", **more})
+
+
+def code_of(error: Exception) -> str:
+    """The word of the key ``error``. An error of Ansible, or of a value, comes from what the user has written."""
+    return error.code if isinstance(error, EvenkeelError) else UsageError.code
 
 
 class HostAction(Normal):

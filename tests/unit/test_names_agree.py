@@ -51,6 +51,8 @@ LONGER = {
     ("ft_scrub", "share"): "evenkeel_scrub_share",
     ("ft_settle", "generation"): "evenkeel_generations",
 }
+# Where an option of the command line says less than its variable.
+WORDS = {"host": "recover_host", "time_limit": "scrub_time_limit", "share": "scrub_share"}
 # Read by the action plugins, for every host its own.
 BY_ACTIONS = {"evenkeel_address", "evenkeel_encryption_key", "evenkeel_key", "evenkeel_probes"}
 _USE = re.compile(r"\b(evenkeel_\w+)(?: \| default\(([^()]*)\))?")
@@ -156,14 +158,13 @@ def test_the_role_change_takes_what_the_roles_in_it_take() -> None:
 
 
 def test_options_of_the_command_line_have_the_names_of_the_variables() -> None:
-    words = {"host": "recover_host", "time_limit": "scrub_time_limit", "share": "scrub_share"}
     commands: list[FleetCommand[Any]] = [*PLAYBOOKS.values(), Change()]
     for command in commands:
         parser = argparse.ArgumentParser()
         command.add_own_arguments(parser)
         for option in parser._actions:
             if option.dest not in ("help", "playbook", "onto", "check", "plan"):
-                assert f"evenkeel_{words.get(option.dest, option.dest)}" in VARIABLES.KNOWN, command.name
+                assert f"evenkeel_{WORDS.get(option.dest, option.dest)}" in VARIABLES.KNOWN, command.name
 
 
 def test_the_defaults_of_the_command_line_are_those_of_roles_and_playbooks() -> None:
@@ -171,6 +172,76 @@ def test_the_defaults_of_the_command_line_are_those_of_roles_and_playbooks() -> 
     targets = import_module("ansible_collections.evenkeel.fault_tolerance.plugins.filter.targets")
     assert targets.DEFAULT_WAVES == DEFAULT_WAVES and "batches(" in (ROOT / "playbooks/change.yml").read_text()
     assert f"| `{DEFAULT_WAVES}` |" in (ROOT / "docs/playbooks.md").read_text()
+
+
+def spelled(default: object) -> str:
+    """A default as people write it."""
+    if isinstance(default, list):
+        return ",".join(map(str, default))
+    return str(default).lower() if isinstance(default, bool) else str(default)
+
+
+def defaults(book: str, variable: str) -> set[str]:
+    """The defaults of a variable of a playbook: in its templates, in the role of its name, and in its modules."""
+    path = ROOT / "playbooks" / f"{book}.yml"
+    chain = rf"\b{variable}\)?(?: \| default\(evenkeel_\w+\))* \| default\(('[^']*'|false|true|\d+)\)"
+    literals = re.findall(chain, path.read_text())
+    found = {spelled(yaml.safe_load(literal)) for literal in literals}
+    if variable == "evenkeel_waves" and "fault_tolerance.batches(" in path.read_text():
+        found.add(import_module(f"{PLUGINS}.filter.targets").DEFAULT_WAVES)
+    if book in ROLES and (default := options_of(book).get(variable, {}).get("default")) is not None:
+        found.add(spelled(default))
+    for module, arguments in tasks_of(yaml.safe_load(path.read_text())):
+        spec = {**import_module(f"{PLUGINS}.modules.{module}").ARGUMENTS, "store": {"default": "/var/lib/evenkeel"}}
+        for option, value in arguments.items():
+            if re.search(rf"\b{variable} \| default\(omit", str(value)) and spec[option].get("default") is not None:
+                found.add(spelled(spec[option]["default"]))
+    return found
+
+
+def told_in_pages() -> Iterator[tuple[str, str, str]]:
+    """(playbook, variable, default) of each default that docs/playbooks.md shows."""
+    for section in re.split(r"^## ", (ROOT / "docs/playbooks.md").read_text(), flags=re.MULTILINE)[1:]:
+        for row in re.findall(r"^\| (`evenkeel_.*)$", section, re.MULTILINE):
+            names, default = row.split(" | ")[0], row.rstrip("| ").rpartition(" | ")[2]
+            variables, told = re.findall(r"`(\w+)`", names), re.findall(r"`([^`]+)`", default)
+            if told and re.fullmatch(r"`[^`]+`(, `[^`]+`)*", default):
+                for number, variable in enumerate(variables):
+                    yield section.split()[0].strip(","), variable, told[min(number, len(told) - 1)]
+
+
+def told_in_help() -> Iterator[tuple[str, str, str]]:
+    """(command, variable, default) of each default that the help of the command line tells."""
+    commands: list[FleetCommand[Any]] = [*PLAYBOOKS.values(), Change()]
+    for command in commands:
+        parser = argparse.ArgumentParser()
+        command.add_own_arguments(parser)
+        for option in parser._actions:
+            for told in re.findall(r" \(([\d][^ )]*)\)$|^(\w+) \(the default\)", option.help or ""):
+                yield command.name, f"evenkeel_{WORDS.get(option.dest, option.dest)}", "".join(told).replace("%%", "%")
+
+
+# (playbook, variable): what the page says of hosts, or of a variable that stands for another one.
+NO_DEFAULTS = {("heal", "evenkeel_min_copies"), ("heal", "evenkeel_peers"), ("heal", "evenkeel_group")}
+
+
+def test_the_defaults_in_pages_and_help_are_those_of_playbooks_roles_and_modules() -> None:
+    told = {"docs/playbooks.md": [*told_in_pages()], "--help": [*told_in_help()]}
+    assert len(told["docs/playbooks.md"]) > 25 and len(told["--help"]) > 8
+    wrong = [
+        (place, *one, found)
+        for place, ones in told.items()
+        for one in ones
+        if one[:2] not in NO_DEFAULTS and (found := defaults(*one[:2])) != {one[2]}
+    ]
+    assert wrong == []
+
+
+def test_every_default_of_a_playbook_stands_in_its_page() -> None:
+    told = {one[:2] for one in told_in_pages()}
+    for path in sorted((ROOT / "playbooks").glob("*.yml")):
+        for variable in set(re.findall(r"\b(evenkeel_\w+) \| default\((?:'[^']+'|false|true|\d+)\)", path.read_text())):
+            assert (path.stem, variable) in told, variable
 
 
 def test_arguments_of_roles_are_checked_wherever_playbooks_use_them() -> None:
@@ -184,9 +255,16 @@ def test_the_reasons_that_modules_give_are_documented_in_all_of_them() -> None:
         returned = yaml.safe_load(import_module(f"{PLUGINS}.modules.{path.stem}").RETURN)
         documented = set(re.findall(r"V\((\w+)\)", " ".join(returned["error"]["description"])))
         assert documented == given | {"OSError", "BadAnswer"}, path.stem
-        for name, value in returned.items():
-            if value["type"] == "dict" or value.get("elements") == "dict":
-                assert value.get("contains") or value.get("sample") or "by host" in str(value), f"{path.stem}: {name}"
+        assert [*without_keys(returned)] == [], path.stem
+
+
+def without_keys(returned: dict[str, Any], outer: str = "") -> Iterator[str]:
+    """The mappings whose keys are not documented, at any depth. A key in capitals stands for keys such as hosts."""
+    for name, value in returned.items():
+        within = value.get("contains") or {}
+        if "dict" in (value["type"], value.get("elements")) and not within:
+            yield outer + name
+        yield from without_keys(within, f"{outer}{name}.")
 
 
 def test_no_code_of_ours_uses_an_old_name_of_an_option() -> None:

@@ -182,8 +182,10 @@ _END: dict[str, _Form] = {
     "left": [_text],
     "until": _number,
     "rollback": _count,
+    "written": {_OTHERS: _text},
     "change": _text,
     "hosts": _count,
+    "boots": _count,
 }
 _CHECKPOINT: dict[str, _Form] = {
     "id": _ident,
@@ -192,15 +194,23 @@ _CHECKPOINT: dict[str, _Form] = {
     "kind": _text,
     "created": _text,
     "host": _text,
-    "left": [_text],
+    "resources": [_text],
 }
 _PROBE: dict[str, _Form] = {
-    **dict.fromkeys(("kind", "target", "state", "detail", "severity"), _text),
+    **dict.fromkeys(("kind", "target", "state", "detail", "identity", "severity", "source"), _text),
+    "seconds": _number,
     "restarts": _count,
 }
-_HEALTH: dict[str, _Form] = {"state": _text, "probes": [_PROBE]}
+_HEALTH: dict[str, _Form] = {
+    "state": _text,
+    "probes": [_PROBE],
+    "waited": _number,
+    "soaked": _number,
+    "restarts": _count,
+}
+_CHANGED: dict[str, _Form] = {"path": _text, "what": _text}
 _OUTSIDE: dict[str, _Form] = {
-    "paths": [{"path": _text, "what": _text}],
+    "paths": [_CHANGED],
     "count": _count,
     "complete": _yes_or_no,
 }
@@ -216,17 +226,19 @@ _HELD: dict[str, _Form] = {
     "damaged": _count,
 }
 _LISTED: dict[str, _Form] = {
-    "copies": _number,
+    "copies": _count,
     "variable": _text,
     "domain": _text,
     "hosts": _count,
     "gone": [_text],
 }
+_PLACE: dict[str, _Form] = {**dict.fromkeys(("host", "kind", "words"), _text), "options": {}}
 _RESTART: dict[str, _Form] = {
-    **dict.fromkeys(("target", "mode", "stage"), _text),
+    **dict.fromkeys(("target", "mode", "request", "stage", "roll", "identity", "boot"), _text),
+    **dict.fromkeys(("generation", "hosts", "pid", "started"), _count),
     "at": _number,
     "running": _yes_or_no,
-    "drained": [{"words": _text, "host": _text}],
+    "drained": [_PLACE],
 }
 _LOG: dict[str, _Form] = {
     **dict.fromkeys(("kind", "name", "created"), _text),
@@ -258,7 +270,7 @@ _RESULT: dict[str, _Form] = {
     "state": _text,
     "planned": [_step],
     "done": [_step],
-    "proved": [_step],
+    "proved": [_text],
     "left": [_text],
     "replicas": {_OTHERS: [_ident]},
     "holds": [_HELD],

@@ -51,8 +51,8 @@ class Restart(PlaybookCommand):
         )
         leader = "a command that exits with 0 on the host that leads its group; that host is restarted last"
         parser.add_argument("--last", metavar="COMMAND", help=leader)
-        parser.add_argument("--waves", metavar="N,…", help="hosts that restart at the same time, by default 1")
-        boot = "time that a host that restarts may take to answer again, by default 10m"
+        parser.add_argument("--waves", metavar="N,…", help="hosts that restart at the same time (1)")
+        boot = "time that a host that restarts may take to answer again (10m)"
         parser.add_argument("--boot-within", metavar="TIME", help=boot)
         again = "leave out the hosts that an interrupted run of the same restart has restarted"
         parser.add_argument("--resume", action="store_true", help=again)

@@ -75,6 +75,10 @@ TYPOS: dict[str, tuple[dict[str, Any], str]] = {
         task("ft_replicate", peers=["all"], retention={"dayly": 3}),
         "retention.dayly is no option (did you mean daily?)",
     ),
+    "address": (
+        task("ft_address", addresses=["10.0.0.9/24"], address="10.0.0.1", members=["10.0.0.1"], routr_id=51),
+        "routr_id is no option (did you mean router_id?)",
+    ),
     "role-variable": (
         role("begin", evenkeel_resources=[FILES], evenkeel_confim_within="5m"),
         "no variable is named evenkeel_confim_within (did you mean evenkeel_confirm_within?)",
@@ -130,6 +134,13 @@ def test_each_typo_for_a_role_or_a_playbook_is_refused_before_any_host_is_touche
     found = run(watched, host, play)
     assert not (watched.home / "mark").exists()
     assert found.rc != 0 and words in found.results[host]["msg"]
+
+
+def test_every_module_has_an_action_that_checks_its_arguments() -> None:
+    """``ft_call`` is none that users write."""
+    plugins = Path(__file__).parents[4] / "plugins"
+    modules, actions = ({path.stem for path in (plugins / room).glob("ft_*.py")} for room in ("modules", "action"))
+    assert modules - actions == {"ft_call"} and actions <= modules
 
 
 def test_what_is_right_reaches_the_host(watched: Fleet) -> None:
