@@ -100,7 +100,7 @@ def test_a_python_without_files_in_memory_is_sent_each_module(
     told: dict[str, object] = {}
 
     class Module:
-        params: ClassVar = {"store": store.root, "library": package.digest(), "name": "info"}
+        params: ClassVar = {"store": store.root, "library": package.digest(), "name": "info", "sent": None}
 
         def __init__(self, **_: object) -> None:
             pass
@@ -113,7 +113,7 @@ def test_a_python_without_files_in_memory_is_sent_each_module(
     monkeypatch.delattr(os, "memfd_create")
     with pytest.raises(Ended):
         ft_call.main()
-    assert told == {"absent": True, "invocation": {}}
+    assert told == {"absent": True, "loads": False, "invocation": {}}
 
 
 def test_the_library_is_left_only_where_something_is_kept(store: Store) -> None:
