@@ -85,8 +85,10 @@ options:
         description:
           - The accounts and groups in passwd, shadow, group, gshadow, subuid and subgid,
             as one set.
-          - 'They are read and put back under the lock of useradd and its like. Takes nothing.
-            For example V(users: {}).'
+          - 'They are read and put back under the lock of useradd and its like. So are
+            the owners and modes of the directories that a login passes, such as homes
+            with their C(.ssh), without which sshd lets nobody in. Takes nothing. For example
+            V(users: {}).'
         type: dict
         version_added: 0.2.0
         suboptions: {}
