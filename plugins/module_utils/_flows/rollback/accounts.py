@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Accounts that a rollback takes away. The next account gets a number that is free again, and all files of that number
-with it."""
+"""Accounts that a rollback takes away, or whose home it changes back. The next account gets a number that is free
+again, and all files of that number with it. A home that was moved stays where it is."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ def look() -> dict[int, list[str]]:
 
 
 def orphaned(before: Mapping[int, list[str]]) -> list[str]:
-    """Sentences on the homes that still belong to accounts of ``before`` that are gone."""
+    """Sentences on the homes of ``before`` that still belong to accounts that are gone, or that have another home."""
     now, found = look(), []
-    gone = {number: homes for number, homes in before.items() if number not in now}
+    gone = {number: [one for one in homes if one not in now.get(number, ())] for number, homes in before.items()}
+    gone = {number: homes for number, homes in gone.items() if homes and number}
     points = mount_points() if gone and now else {}
     for number, homes in gone.items() if now else ():
         for home in homes:
@@ -38,7 +39,9 @@ def orphaned(before: Mapping[int, list[str]]) -> list[str]:
             with suppress(OSError):
                 if near and os.lstat(home).st_uid == number:
                     found.append(
-                        f"{home} still belongs to uid {number}, which is no account now, and to the next account that "
-                        "gets this number: remove it, or give it to somebody"
+                        f"{home}, the home of uid {number} until now, is there still: look at what was moved there"
+                        if number in now
+                        else f"{home} still belongs to uid {number}, which is no account now, and to the next account "
+                        "that gets this number: remove it, or give it to somebody"
                     )
     return found[:_SHOWN]

@@ -124,6 +124,23 @@ def test_a_home_that_belongs_to_an_account_that_went_is_named(
     assert note.startswith(f"{homes['deploy']} still belongs to uid {number}, which is no account now")
 
 
+def test_a_home_that_a_change_has_moved_is_named(
+    store: Store, etc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounts, "_FILE", str(etc / "passwd"))
+    monkeypatch.setattr(accounts, "mount_points", lambda: {b"/": "ext4"})
+    number = os.getuid() or 4_001_001
+    line = f"ops:x:{number}:0::{tmp_path}/%s:/bin/sh\n"
+    (etc / "passwd").write_text("root:x:0:0::/root:/bin/sh\n" + line % "old")
+    checkpoint(store, "before", [{"users": {}}])
+    (tmp_path / "moved").mkdir()
+    os.chown(tmp_path / "moved", number, -1)
+    (etc / "passwd").write_text("root:x:0:0::/srv:/bin/sh\n" + line % "moved")
+    (note,) = [one for one in rollback(store, "before")["notes"] if "home" in one]
+    assert note.startswith(f"{tmp_path}/moved, the home of uid {number} until now, is there still")
+    assert not rollback(store, "before")["notes"]
+
+
 def test_it_takes_no_keys(etc: Path) -> None:
     with pytest.raises(UsageError, match="unknown key 'names'"):
         registry.check([{"users": {"names": ["root"]}}])
