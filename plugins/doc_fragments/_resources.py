@@ -85,8 +85,10 @@ options:
         description:
           - The accounts and groups in passwd, shadow, group, gshadow, subuid and subgid,
             as one set.
-          - 'They are read and put back under the lock of useradd and its like. Takes nothing.
-            For example V(users: {}).'
+          - 'They are read and put back under the lock of useradd and its like. So are
+            the owners and modes of the directories that a login passes, such as homes
+            with their C(.ssh), without which sshd lets nobody in. Takes nothing. For example
+            V(users: {}).'
         type: dict
         version_added: 0.2.0
         suboptions: {}
@@ -174,10 +176,10 @@ options:
         description:
           - All that a plain host consists of; the default where nothing is declared.
           - 'It stands for C(files) of C(/etc), C(/usr/local), C(/opt), C(/root/.ssh),
-            C(/var/spool/cron), C(/var/lib/pam) and the C(.ssh/authorized_keys) of the
-            account by which the controller has logged in, and for C(packages), C(users),
-            C(network), C(services), C(sysctl) and C(firewall). Takes nothing. For example
-            V(system: {}).'
+            C(/var/spool/cron), C(/var/lib/pam), C(/var/cache/debconf) and the C(.ssh/authorized_keys)
+            of the account by which the controller has logged in, and for C(packages),
+            C(users), C(network), C(services), C(sysctl) and C(firewall). Takes nothing.
+            For example V(system: {}).'
           - A kind that is declared beside it comes in place of its own part of that kind;
             C(files) are left out of its trees, C(services) and C(sysctl) out of its names.
           - Left out are C(/etc/machine-id), caches, mounts from elsewhere, the data below

@@ -15,7 +15,7 @@ from .._errors import EvenkeelError, RestoreFailed, ServiceFailed, UsageError
 from .._files.step import Step
 from .._host.options import Options, read
 from .._host.system import System
-from .._services import links, outage, process, running, sockets, systemd
+from .._services import environment, links, outage, process, running, sockets, systemd
 from .._services.outage import Down
 from .._services.reload import reload
 from .._services.service import SERVICES
@@ -29,8 +29,9 @@ from .kind import Programs, Restore, Sink, Spec, Suggestion, is_within, names_of
 _SETTABLE = {"enabled": "enable", "disabled": "disable", "masked": "mask"}
 # The directories of the files that an administrator writes for a unit.
 _OF_UNITS = ("/etc/systemd/system", "/run/systemd/system", "/etc/systemd/system.control", "/run/systemd/system.control")
-# Programs write below /run/systemd/system themselves (netplan, Pacemaker): of all units it is not taken back.
+# Programs write below /run/systemd/system themselves (netplan, Pacemaker): of all units it is named, not taken back.
 _OF_ALL = ("/etc/systemd/system", "/etc/systemd/system.control", "/run/systemd/system.control")
+_BY_PROGRAMS = ("/10-netplan.conf", "/50-pacemaker.conf")
 # The first word of a line that declares all units.
 _ALL = "all"
 # The key in such a line where the units that generators make are recorded. At first they were not.
@@ -43,6 +44,8 @@ _BRIEFLY = 2.0
 _ACCESS = ("ssh.service", "sshd.service")
 # Packages come back over the network, by names: this service is restarted at the end, and not down until then.
 _NAMES = ("systemd-resolved.service",)
+# The word of the line with the variables that systemd gives to each service, and the action of a step for one of them.
+_ENVIRONMENT = "environment"
 # The key in a step for the start of the service to which it belongs.
 _IDENTITY = "identity"
 _OF_CLUSTER = "a cluster manager starts and stops it"
@@ -153,7 +156,8 @@ class Services(Programs):
         The drop-ins are for any name of the unit, for its prefixes, and for its type.
         """
         if spec["names"] is None:
-            return list(_OF_ALL)
+            # Nobody but systemctl edit writes there for the units by which people come in.
+            return [*_OF_ALL, *(f"/run/systemd/system/{unit}.d" for unit in LISTENING)]
         found: set[str] = set()
         for unit in spec["names"]:
             known = links.names(unit)
@@ -178,6 +182,9 @@ class Services(Programs):
         if every:
             names = _all_but(spec.get("except", ()), system)
             lines.append(json_line.write(_ALL, {"except": spec.get("except", []), _GENERATED: True, _RUNNING: True}))
+        variables = environment.look(system) if names else {}
+        if variables:
+            lines.append(json_line.write(_ENVIRONMENT, variables))
         for seen, unit in zip(systemd.observe(names, system), systemd.describe(names, system)):
             # Record the state in which the unit settles, not a state on the way.
             limit = _BRIEFLY if every else 30.0
@@ -230,8 +237,7 @@ class Services(Programs):
         pids = running.processes([unit.id for unit in described]) if not at.boot else {}
         # Services that did not run at the checkpoint stop first, so that a port or a lock is free for its former
         # holder.
-        first: list[Step] = []
-        last: list[Step] = []
+        first, last = _variables(lines, at.system), list[Step]()
         reader = links.reader()
         linked = [step for unit in units for step in _links(unit, reader)]
         states = systemd.observe(names, at.system)
@@ -245,7 +251,8 @@ class Services(Programs):
                     last.append(Step(SERVICES, "start", trigger.name, f"it starts {unit['name']}"))
             steps += [] if "links" in unit else _enablement(unit, replace(live, name=known.id or live.name))
             mine = running.since_start(pids.get(known.id, ()), known.main)
-            steps += _with_failed(_activity(live, unit, known, mine, at, {}), live, at)
+            steps += _with_failed(_activity(live, unit, known, mine, _with_variables(at, live, first), {}), live, at)
+            last += _until_boot(known, at) if unit.get("among_all") else []
             if _failed(live) and not (unit["active"] or unit.get("failed") or unit.get("passing")):
                 steps.append(Step(SERVICES, "reset-failed", live.name, "had not failed"))
         for recorded in processes:
@@ -266,8 +273,8 @@ class Services(Programs):
         for steps in (
             first,
             last,
-        ):  # Sockets and paths come first: they must not start units meanwhile.
-            steps.sort(key=lambda step: not step.target.endswith((".socket", ".path")))
+        ):  # Sockets and paths come first, after variables: they must not start units meanwhile.
+            steps.sort(key=lambda step: (step.action != _ENVIRONMENT, not step.target.endswith((".socket", ".path"))))
         return linked + again + first + last
 
     def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
@@ -316,6 +323,8 @@ class Services(Programs):
                 if not trigger.active and not _waits_for_boot(trigger, live):
                     wrong.append(f"{trigger.name}, which starts {live.name}, is {trigger.text}, and was active")
             wrong += [f"{step.target}: {step.action} is still to be done, {step.why}" for step in _links(unit, reader)]
+        then = _recorded_variables(lines)
+        wrong += environment.differences(then, environment.look(system)) if then else []
         came = [one.id for one, spared in _came(lines, system) if not spared]
         wrong += [f"{name} runs, and came with the change" for name in came]
         for one in processes:
@@ -335,11 +344,12 @@ class Services(Programs):
         return {unit["name"] for unit in _recorded(lines)[0] if not unit.get("among_all")}
 
     def carried(self, lines: Sequence[str]) -> list[str]:
-        """A unit without a record may run there, as it did before the recovery, and the disks may be others."""
+        """A unit without a record may run there, as it did before the recovery. The disks may be others, and so may the
+        variables of systemd."""
         found = []
         for line in lines:
             with json_line.read(line) as (word, record):
-                if record.get("among_all") and str(record["name"]).endswith(MOUNTING):
+                if word == _ENVIRONMENT or (record.get("among_all") and str(record["name"]).endswith(MOUNTING)):
                     continue
                 mine = {key: value for key, value in record.items() if word != _ALL or key != _RUNNING}
                 found.append(json_line.write(word, mine))
@@ -496,9 +506,44 @@ def _recorded(lines: Sequence[str]) -> tuple[list[UnitRecord], list[ProcessRecor
                 processes.append(cast(ProcessRecord, record))
             elif word == _ALL:
                 _marks([line])
+            elif word == _ENVIRONMENT:
+                environment.check(record)
             else:
                 raise ValueError(f"{word} is neither a unit nor a process")
     return units, processes
+
+
+def _recorded_variables(lines: Sequence[str]) -> dict[str, str]:
+    """The variables of systemd in the lines; an older record has none."""
+    found: dict[str, str] = {}
+    for line in lines:
+        with json_line.read(line) as (word, record):
+            found.update(environment.check(record) if word == _ENVIRONMENT else {})
+    return found
+
+
+def _variables(lines: Sequence[str], system: System) -> list[Step]:
+    """The steps that bring back the variables which systemd gives to each service."""
+    then = _recorded_variables(lines)
+    found = environment.commands(then, environment.look(system)) if then else {}
+    why = "systemd gives it to every service that starts"
+    return [Step(SERVICES, _ENVIRONMENT, name, why, {"argv": argv}) for name, argv in found.items()]
+
+
+def _with_variables(at: Restore, live: ServiceState, steps: Sequence[Step]) -> Restore:
+    """The circumstances for a service: one that has started since has the variables of the change."""
+    has = (live.started or 0.0) > at.began and any(step.action == _ENVIRONMENT for step in steps)
+    return at._replace(affecting=[*at.affecting, "variables of systemd"]) if has else at
+
+
+def _until_boot(unit: Unit, at: Restore) -> list[Step]:
+    """The step that names a file which somebody has written for the unit until the next boot, and which stays."""
+    mine = [one for one in unit.files if one.startswith("/run/systemd/system/") and not one.endswith(_BY_PROGRAMS)]
+    path = next((one for one in mine if one not in at.changed and running.is_newer(one, at.began)), "")
+    note = (
+        f"{unit.id} keeps {path}, which was written since, until the next boot: remove it, or declare the unit by name"
+    )
+    return [Step(SERVICES, "leave", unit.id, "a file lasts until the next boot", {"note": note})] if path else []
 
 
 def _links(unit: UnitRecord, reader: links.Reader | None = None) -> list[Step]:
@@ -775,6 +820,10 @@ def _carry_out(step: Step, verb: str, at: Restore) -> str:
         links.make(step.target, step.detail["to"])
     elif verb == "unlink":
         links.remove(step.target)
+    elif verb == _ENVIRONMENT:
+        done = at.system.run(step.detail["argv"], 10.0)
+        if done.rc != 0:
+            raise ServiceFailed(f"{step.target} of systemd's variables: {done.words}")
     elif verb == "leave" and "note" in step.detail:
         return ""  # It is named for a restart.
     elif verb == "leave":

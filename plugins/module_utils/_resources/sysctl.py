@@ -199,6 +199,10 @@ class Sysctl(Kind):
         wanted = _recorded(lines)
         return [f"{name} has another value" for name, value in wanted.items() if _read(name, self.root) != value]
 
+    def access_lines(self, lines: Sequence[str]) -> list[str]:
+        """The values of the network: one of them takes away all addresses of IPv6."""
+        return [line for line in lines if line.startswith("value net/")]
+
     def outside(self, spec: Spec, lines: Sequence[str], declared: Sequence[Spec], system: System) -> list[str]:
         if any(one.get("names") is None for one in declared):
             return []

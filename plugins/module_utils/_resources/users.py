@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The kind ``users``: the six files of accounts and groups, as one set, under the lock that useradd takes."""
+"""The kind ``users``: the six files of accounts and groups, as one set, under the lock that useradd takes, and the
+directories that their logins pass."""
 
 from __future__ import annotations
 
@@ -11,33 +12,44 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
-from .._errors import Refused
+from .._errors import EvenkeelError, Refused, RestoreFailed
+from .._files.footprint import MODE, OWNER
 from .._files.step import Step
 from .._host.options import read
 from .._host.system import System
+from . import json_line, passages
 from .kind import Kind, Restore, Sink, Spec, Suggestion
 
 _FILES = ("passwd", "shadow", "group", "gshadow", "subuid", "subgid")
 # struct flock: type, whence, start, length, process, padding.
 _FLOCK = "hhqqi4x"
+# The word of a line.
+_PASSAGE = "passage"
+# Where this file lies, PAM lets nobody in but root. The word of the line that says that it was not there. systemd
+# makes it at the end of a shutdown, and while the host boots; the other file tells that one is planned.
+_NOBODY, _NOLOGIN, _PLANNED = "nologin", "/run/nologin", "/run/systemd/shutdown/scheduled"
 
 
 class Users(Kind):
     """The accounts and groups in passwd, shadow, group, gshadow, subuid and subgid, as one set.
 
-    They are read and put back under the lock of useradd and its like. Takes nothing. For example V(users: {}).
+    They are read and put back under the lock of useradd and its like. So are the owners and modes of the directories
+    that a login passes, such as homes with their C(.ssh), without which sshd lets nobody in. Takes nothing. For example
+    V(users: {}).
     """
 
     name = "users"
     since = "0.2.0"
     order = 30
     lock_guards_access = True
+    read_at_start = False
     on_plain_host: Spec = {}
 
-    def __init__(self, etc: str = "/etc", patience: float = 15.0) -> None:
+    def __init__(self, etc: str = "/etc", patience: float = 15.0, nologin: str = _NOLOGIN) -> None:
         """``patience``: seconds to wait for the lock, by default as long as lckpwdf(3) waits."""
         self.etc = etc
         self.patience = patience
+        self.nologin = nologin
 
     def check(self, spec: Spec) -> dict[str, object]:
         return read(self.options, spec, self.name)
@@ -50,16 +62,55 @@ class Users(Kind):
         return locked(os.path.join(self.etc, ".pwd.lock"), limit, system)
 
     def capture(self, spec: Spec, sink: Sink, system: System) -> list[str]:
-        return []
+        """``passage`` and a record of path, mode, owners, inode and mount point, for each directory that a login
+        passes. ``nologin`` where no file of that name shuts out all users."""
+        found = passages.look(os.path.join(self.etc, _FILES[0]))
+        lines = [json_line.write(_PASSAGE, one._asdict()) for one in found]
+        return lines if os.path.lexists(self.nologin) else [*lines, json_line.write(_NOBODY, {})]
 
     def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
-        return []
+        shut = [] if at.boot or not self._is_shut(lines) else [Step(self.name, "delete", self.nologin, "was not there")]
+        return shut + [
+            Step(self.name, "attributes", one.path, words, one._asdict())
+            for one, words in passages.differing(_recorded(lines))
+            if one.path not in at.changed
+        ]
 
     def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
-        return []
+        done, left = [], []
+        for step in steps:
+            try:
+                if step.action == "delete":
+                    os.unlink(self.nologin)
+                else:
+                    passages.put_back(passages.check(step.detail))
+                done.append(step)
+            except (OSError, EvenkeelError) as error:
+                why = error.message if isinstance(error, EvenkeelError) else error.strerror
+                left.append(f"{step.target} {step.why}: {why}")
+        if left:
+            raise RestoreFailed(
+                f"directories that a login passes are not as they were: {'; '.join(left)}",
+                done=[step.shown() for step in done],
+                left=left,
+            )
+        return done
 
     def verify(self, lines: Sequence[str], system: System) -> list[str]:
-        return []
+        shut = [f"{self.nologin} keeps out all users but root, and was not there"] if self._is_shut(lines) else []
+        return [*(f"{one.path} {words}" for one, words in passages.differing(_recorded(lines))), *shut]
+
+    def _is_shut(self, lines: Sequence[str]) -> bool:
+        """Whether all users but root are kept out since, though no shutdown is planned."""
+        was_open = any(line.startswith(f"{_NOBODY} ") for line in lines)
+        return was_open and os.path.lexists(self.nologin) and not os.path.lexists(_PLANNED)
+
+    def access_lines(self, lines: Sequence[str]) -> list[str]:
+        return list(lines)
+
+    def covers(self, spec: Spec, lines: Sequence[str], changed: Mapping[str, str], at: Restore) -> list[str]:
+        paths = [one.path for one in _recorded(lines)] if changed else []
+        return [path for path in paths if path in changed and set(changed[path].split(", ")) <= {MODE, OWNER}]
 
     def outside(self, spec: Spec, lines: Sequence[str], declared: Sequence[Spec], system: System) -> list[str]:
         return []
@@ -67,6 +118,18 @@ class Users(Kind):
     def suggest(self, changed: Mapping[str, str], taken: Sequence[str], at: Restore) -> Suggestion:
         found = {path for path in self.trees({}) if path in changed}
         return ({} if found else None), found
+
+
+def _recorded(lines: Sequence[str]) -> list[passages.Passage]:
+    """The directories of the lines; Damaged where ``capture`` cannot have written a line."""
+    found = []
+    for line in lines:
+        with json_line.read(line) as (word, record):
+            if word == _PASSAGE:
+                found.append(passages.check(record))
+            elif word != _NOBODY:
+                raise ValueError("no word of ours")
+    return found
 
 
 @contextmanager

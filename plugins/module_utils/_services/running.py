@@ -29,7 +29,7 @@ def replaced(pids: Iterable[int], changed: Sequence[str], since: float, proc: st
     """A program or library that one of the processes runs, and that differs on disk or is put back; empty without one.
     ``since``: replacements before that time do not count."""
     for path, gone in sorted(set().union(*(_mapped(pid, proc) for pid in pids))):
-        if touches([path], changed) or (gone and (f"/{STAGE}" in path or _is_newer(path, since))):
+        if touches([path], changed) or (gone and (f"/{STAGE}" in path or is_newer(path, since))):
             return path
     return ""
 
@@ -37,7 +37,7 @@ def replaced(pids: Iterable[int], changed: Sequence[str], since: float, proc: st
 def newer(files: Iterable[str], than: float) -> str:
     """The first of the files that was moved to its place, or changed, after ``than`` (epoch seconds); or empty. Files
     below /run do not count: they are made at each reload of systemd, or by the service itself."""
-    return next((path for path in files if not path.startswith("/run/") and _is_newer(path, than)), "")
+    return next((path for path in files if not path.startswith("/run/") and is_newer(path, than)), "")
 
 
 def touches(files: Iterable[str], changed: Sequence[str]) -> str:
@@ -105,7 +105,8 @@ def _mapped(pid: int, proc: str) -> set[tuple[str, bool]]:
     return {(path.removesuffix(_GONE), path.endswith(_GONE)) for path in patiently(pid, look, nothing, proc)}
 
 
-def _is_newer(path: str, than: float) -> bool:
+def is_newer(path: str, than: float) -> bool:
+    """Whether the file was moved to its place, or changed, after ``than`` (epoch seconds)."""
     try:
         return max(os.stat(path).st_ctime, os.lstat(path).st_ctime) > than
     except OSError:

@@ -27,12 +27,14 @@ _ETC = (
     *("hosts", "resolv.conf", "network", "netplan", "NetworkManager", "systemd/network", "nftables.conf", "nftables.d"),
     *("systemd/networkd.conf", "systemd/networkd.conf.d", "systemd/resolved.conf", "systemd/resolved.conf.d", "dhcp"),
     *("iproute2", "resolvconf", "resolvconf.conf", "dhcpcd.conf", "dhclient.conf", "sysconfig/network"),
-    "sysconfig/network-scripts",
+    *("sysconfig/network-scripts", "default/ssh", "sysconfig/sshd", "crypto-policies", "ld.so.preload"),
+    *("sssd", "krb5.conf", "krb5.keytab"),
 )
 PATHS = (
     "/root/.ssh",
     *(f"/etc/{one}" for one in _ETC),
     *(f"/etc/systemd/system/{unit}{more}" for unit in LISTENING for more in ("", ".d")),
+    *(f"/run/systemd/system/{unit}.d" for unit in LISTENING),
 )
 
 

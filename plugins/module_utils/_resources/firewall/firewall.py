@@ -71,6 +71,31 @@ class Firewall(Kind):
         """``system`` runs nft when a declaration is checked: the check proves that nft can load the ruleset again."""
         self.system = system or System()
 
+    def for_plain_host(self, beside: Sequence[Spec], taken: Sequence[str]) -> tuple[Spec | None, list[str]]:
+        """Without the tables that nft could not load again: one of them would leave all others unprotected."""
+        if beside:
+            return None, []
+        left = self._unloadable()
+        words = [f"the table {table} is not protected, as nft could not load it again: {why}" for table, why in left]
+        return ({"except": [table for table, _why in left]} if left else {}), words
+
+    def _unloadable(self) -> list[tuple[str, str]]:
+        """(the table in the words of ``except``, why nft could not load it again) of such tables, where not all can be
+        loaded."""
+        done = _list(self.system)
+        found = ruleset.tables(done.out) if done.rc == 0 else {}
+        foreign = _foreign(done, found, Keep())
+        mine = {key: table for key, table in found.items() if key not in foreign}
+        if self._loaded(mine, Keep()).rc == 0:
+            return []
+        alone = [(" ".join(key), self._loaded({key: table}, Keep())) for key, table in mine.items()]
+        return [(table, one.words) for table, one in alone if one.rc != 0 and _PATTERN.fullmatch(table)]
+
+    def _loaded(self, mine: Mapping[Key, Table], keep: Keep) -> Completed:
+        """The answer of nft on whether it could load these tables again."""
+        text = ruleset.transaction(mine, mine, keep, _handles(mine), whole=True)
+        return loading.nft(text, self.system, "--check")
+
     def check(self, spec: Spec) -> dict[str, object]:
         """The declaration; UsageError where nft is missing, or could not load the ruleset again that it lists now."""
         excepts = read(self.options, spec, self.name)["except"]
@@ -88,7 +113,7 @@ class Firewall(Kind):
         found = ruleset.tables(done.out)
         foreign = _foreign(done, found, keep)
         mine = {key: table for key, table in found.items() if key not in foreign}
-        loaded = loading.nft(ruleset.transaction(mine, mine, keep, _handles(mine), whole=True), self.system, "--check")
+        loaded = self._loaded(mine, keep)
         if loaded.rc != 0:
             raise UsageError(
                 f"firewall: nft could not load the ruleset again that it lists now: {loaded.words}; "

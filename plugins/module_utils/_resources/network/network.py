@@ -12,6 +12,7 @@ import ipaddress
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 
 from ..._dataclasses import dataclass, field
 from ..._errors import EvenkeelError, RestoreFailed, UsageError
@@ -43,13 +44,17 @@ _SHOWN = 5
 
 @dataclass
 class Recorded:
-    """The state that the lines record. ``managed``: interface -> (its tool, the tool's name of its configuration)."""
+    """The state that the lines record. ``managed``: interface -> (its tool, the tool's name of its configuration).
+    ``off``: the tools that were told to configure nothing. ``queues``: whether the queues of interfaces are recorded:
+    they were not at first."""
 
     network: State
     only: list[str] = field(default_factory=list)
     excepts: set[str] = field(default_factory=set)
     managed: dict[str, tuple[str, str]] = field(default_factory=dict)
     units: dict[str, dict[str, object]] = field(default_factory=dict)
+    off: list[str] = field(default_factory=list)
+    queues: bool = False
 
 
 class Network(Kind):
@@ -82,10 +87,12 @@ class Network(Kind):
     unseen = ("reload",)
     on_plain_host: Spec = {}
 
-    def __init__(self, system: System | None = None, etc: str = "/etc") -> None:
-        """``system`` runs ip for the check of a declaration. ``etc``: the directory of the files."""
+    def __init__(self, system: System | None = None, etc: str = "/etc", conf: str = "/proc/sys/net/ipv6/conf") -> None:
+        """``system`` runs ip for the check of a declaration. ``etc``: the directory of the files. ``conf``: that of the
+        kernel's values of interfaces."""
         self.system = system or System()
         self.etc = etc
+        self.conf = conf
 
     def check(self, spec: Spec) -> dict[str, object]:
         """The declaration; UsageError where the program ip is missing, or an interface of that name."""
@@ -116,9 +123,10 @@ class Network(Kind):
 
     def capture(self, spec: Spec, sink: Sink, system: System) -> list[str]:
         """A line of a word and a record for each fact: ``link``, ``address``, ``lease`` (a dynamic address exists),
-        ``route``, ``rule``, ``dns``; ``managed`` and ``unit`` for the tools; ``scope`` for the declaration, with the
-        addresses that were known to move between hosts."""
+        ``route``, ``rule``, ``dns``, ``queue``; ``managed``, ``unit`` and ``off`` for the tools; ``queues`` where these
+        are looked at; ``scope`` for the declaration, with the addresses that were known to move between hosts."""
         then = Recorded(running.of(()), spec.get("interfaces", []), {*spec.get("except", []), *running.moved()})
+        then.queues = shutil.which("tc") is not None
         network = self._read_network(then, system)
         lines = []
         if then.only or then.excepts:
@@ -128,10 +136,12 @@ class Network(Kind):
                 about = {"dev": device, "tool": tool, "configuration": configuration}
                 lines.append(json_line.write("managed", about))
         lines += [json_line.write("unit", one) for one in tools.units(system).values()]
+        lines += [json_line.write("off", {"tool": one}) for one in tools.switched_off(system)]
+        lines += [json_line.write("queues", {})] if then.queues else []
         return lines + sorted(network.facts)
 
     def _read_network(self, then: Recorded, system: System) -> State:
-        found = running.read_network(then.only, system, then.excepts)
+        found = running.read_network(then.only, system, then.excepts, then.queues)
         resolver = running.resolver(self._here("/etc/resolv.conf"), _RESOLVED)
         if resolver is None:
             return found
@@ -169,6 +179,8 @@ class Network(Kind):
         steps.sort(key=lambda step: tools.VERBS.index(step.action))
         if at.boot:
             return steps
+        for name in self._switched_off(then, at.system):
+            steps.append(Step(self.name, "switch on", name, "it was told to configure nothing", detail))
         for tool in tools.TOOLS:
             failed = [path for step in at.failed(self.name, tool.name) for path in step.detail.get("paths", ())]
             paths = self._put_back_for(tool, at) or failed
@@ -182,6 +194,9 @@ class Network(Kind):
             tool_name = then.managed.get(target, ("", ""))[0]
             steps.append(Step(self.name, "apply" if tool_name else "set", target, words + more, detail))
         return steps
+
+    def _switched_off(self, then: Recorded, system: System) -> list[str]:
+        return [name for name in tools.switched_off(system) if name not in then.off]
 
     def _put_back_for(self, tool: tools.Tool, at: Restore) -> list[str]:
         """The files of the tool that were put back, and that the tool has not read since."""
@@ -209,21 +224,30 @@ class Network(Kind):
         differences that are left."""
         then = recorded(steps[0].detail["lines"]) if steps else Recorded(running.of(()))
         failed: dict[str, str] = {}
+        programs = running.of(())
+        with suppress(EvenkeelError):  # Units can go back without ip.
+            programs = running.of_programs(self._read_network(then, at.system), at.system) if not at.boot else programs
         for step in steps:
             if step.target in tools.UNITS:
                 try:
                     systemd.act(step.action, step.target, at.system, wait=not at.boot)
                 except EvenkeelError as error:
                     failed[step.target] = error.cause
+            elif step.action == "switch on":
+                words = tools.apply([[*tools.BY_NAME[step.target].switch, "on"]], at.system)
+                failed.update({step.target: words} if words else {})
             elif step.action == "reload":
                 tool = tools.BY_NAME[step.target]
                 words = tools.apply(tool.reload, at.system)
                 words = tools.apply(tool.reapply(step.detail.get("paths", ()), at.system), at.system) or words
                 failed.update({step.target: words} if words else {})
         if not at.boot:
-            self._apply(then, any(step.action in ("reload", "start") for step in steps), failed, at.system)
+            self._apply(then, any(step.action in ("switch on", "reload", "start") for step in steps), failed, at.system)
+        taken = self._give_back(programs, failed, at.system)
         wrong = _grouped(self._differences(then, at.system)) if not at.boot else {}
         left = [f"{target}: {one.shown}{_because(failed, target, then)}" for target in wrong for one in wrong[target]]
+        for one in taken:
+            left.append(f"{one.target}: {one.shown}, which a program had set{_because(failed, one.target, then)}")
         own = {*tools.UNITS, *tools.BY_NAME}
         left += [f"{target}: {words}" for target, words in failed.items() if target in own]
         done = [step for step in steps if step.target not in wrong and step.target not in failed]
@@ -238,8 +262,10 @@ class Network(Kind):
         why."""
         if began:
             self._settled(then, _QUIET, system)
+        running.allow_ipv6(self._differences(then, system), self.conf)
         asked = False
-        for device in _grouped(self._differences(then, system)):
+        found = [one for one in self._differences(then, system) if one.missing or one.word != running.QUEUE]
+        for device in _grouped(found):
             tool, configuration = then.managed.get(device, ("", ""))
             if tool:
                 words = tools.apply(tools.BY_NAME[tool].renew(device, configuration), system)
@@ -257,6 +283,18 @@ class Network(Kind):
             words = tools.apply(tools.BY_NAME["resolved"].reload, system)
             failed.update({running.RESOLVER: words} if words else {})
             self._settled(then, _QUIET, system)
+
+    def _give_back(self, programs: State, failed: dict[str, str], system: System) -> list[Difference]:
+        """Set the routes and rules of programs again that a tool took away, as systemd-networkd does; those that are
+        still missing."""
+        if not programs.facts:
+            return []
+        now = running.of_programs(running.of(()), system)
+        for one, argv in running.commands(running.missing_from(programs, now), now, removing=False):
+            done = system.run(argv, running.TIMEOUT)
+            if done.rc != 0:
+                failed[one.target] = f"{' '.join(argv)}: {done.words}"
+        return running.missing_from(programs, running.of_programs(running.of(()), system))
 
     def _settled(self, then: Recorded, limit: float, system: System) -> None:
         """Wait until the network is as recorded, or until it no longer changes, or for ``limit`` seconds."""
@@ -284,6 +322,7 @@ class Network(Kind):
             for name, unit in then.units.items()
             if name in live and tools.verbs(unit, live[name])
         ]
+        words += [f"{name} was told to configure nothing" for name in self._switched_off(then, system)]
         return words + [f"{one.target}: {one.shown}" for one in self._differences(then, system)]
 
     def access_lines(self, lines: Sequence[str]) -> list[str]:
@@ -343,7 +382,19 @@ def recorded(lines: Sequence[str]) -> Recorded:
                 if record["name"] not in tools.UNITS or not isinstance(record["active"], bool):
                     raise ValueError("no unit of a tool")
                 found.units[record["name"]] = {key: record[key] for key in ("name", "enabled", "active")}
-            elif word in (running.LINK, running.ADDRESS, running.LEASE, running.ROUTE, running.RULE, running.DNS):
+            elif word == "queues":
+                found.queues = True
+            elif word == "off":
+                found.off.append(tools.BY_NAME[str(record["tool"])].name)
+            elif word in (
+                running.LINK,
+                running.ADDRESS,
+                running.LEASE,
+                running.ROUTE,
+                running.RULE,
+                running.DNS,
+                running.QUEUE,
+            ):
                 facts.append(running.checked(word, record))
             else:
                 raise ValueError("no word of ours")

@@ -21,8 +21,8 @@ from ..._host.trust import read_small
 
 TIMEOUT = 20.0
 Record = dict[str, Any]
-# The words of the lines whose records are compared: interface, address, dynamic address, route, rule, resolver.
-LINK, ADDRESS, LEASE, ROUTE, RULE, DNS = "link", "address", "lease", "route", "rule", "dns"
+# The words of the lines whose records are compared: interface, address, dynamic address, route, rule, resolver, queue.
+LINK, ADDRESS, LEASE, ROUTE, RULE, DNS, QUEUE = WORDS = ("link", "address", "lease", "route", "rule", "dns", "queue")
 # The targets of steps that belong to no interface.
 RULES, TABLES, RESOLVER = "rules", "routes", "resolver"
 
@@ -94,13 +94,28 @@ def of(facts: Iterable[tuple[str, Record]]) -> State:
 # -- reading
 
 
-def read_network(only: Sequence[str], system: System, excepts: Collection[str] = ()) -> State:
+def read_network(
+    only: Sequence[str], system: System, excepts: Collection[str] = (), queues: bool = False
+) -> State:
     """The present network. ``only``: patterns of interfaces; without patterns, all interfaces but those of programs.
-    ``excepts``: addresses and networks that are left alone.
+    ``excepts``: addresses and networks that are left alone. ``queues``: with the queues of the interfaces.
 
     Raises Refused where ``ip`` does not answer.
     """
-    return without((fact for fact in _facts(only, system) if _is_fine(*fact)), excepts)
+    found = without((fact for fact in _facts(only, system) if _is_fine(*fact)), excepts)
+    own = [(QUEUE, one) for one in _queues(system) if queues and one["dev"] in found.links]
+    return State({**found.facts, **of(fact for fact in own if _is_fine(*fact)).facts})
+
+
+def _queues(system: System) -> Iterator[Record]:
+    """The queues that somebody gave to interfaces: the kernel's own have no number. ``tc`` may be missing."""
+    done = system.run(["tc", "-json", "qdisc", "show"], TIMEOUT)
+    found: object = None
+    with suppress(ValueError):
+        found = json.loads(done.out.strip() or "[]")
+    for one in found if isinstance(found, list) and done.rc == 0 else ():
+        if isinstance(one, dict) and one.get("root") and str(one.get("handle", "0:")) != "0:":
+            yield {"dev": one.get("dev"), "kind": one.get("kind"), "options": one.get("options", {})}
 
 
 def without(facts: Iterable[tuple[str, Record]], excepts: Collection[str]) -> State:
@@ -162,17 +177,37 @@ def _facts(only: Sequence[str], system: System) -> Iterator[tuple[str, Record]]:
                 lasting |= {str(address["local"]), _network_of(address)}
                 yield ADDRESS, _address(str(link["ifname"]), family, address)
     programs: set[str] = set()
-    families = {one: option for one, option in _FAMILIES.items() if one != "inet6" or os.path.exists(_IF_INET6)}
-    for family, option in families.items():
-        for route in _ask(system, option, "route", "show", "table", "all"):
+    for family, option in _families().items():
+        for route in _routes(system, option):
             devices = _devices(route)
             if devices and not devices & names:
                 programs.add(str(route.get("table", "main")))
             elif _is_ours(route, lasting, leases, family):
                 yield ROUTE, _route(route, family)
     yield from ((LEASE, one) for one in leases.values())
-    for family, option in families.items():
+    for family, option in _families().items():
         yield from ((RULE, {"family": family, **one}) for one in _rules(_ask(system, option, "rule", "show"), programs))
+
+
+def of_programs(compared: State, system: System) -> State:
+    """The routes and rules that running programs keep: nobody compares them, but a tool may take them away as it
+    applies its files. ``compared``: the facts that are compared."""
+    facts: list[tuple[str, Record]] = []
+    for family, option in _families().items():
+        for route in _routes(system, option):
+            if str(route.get("protocol", "boot")) not in (*_BY_HAND, *_FROM_THE_NETWORK):
+                facts.append((ROUTE, _route(route, family)))
+        facts += [(RULE, {"family": family, **_rule(one)}) for one in _ask(system, option, "rule", "show")]
+    return of(fact for fact in facts if _is_fine(*fact) and not of([fact]).facts.keys() & compared.facts.keys())
+
+
+def _families() -> dict[str, str]:
+    """The families of addresses that the kernel has, each with its option of ``ip``."""
+    return {one: option for one, option in _FAMILIES.items() if one != "inet6" or os.path.exists(_IF_INET6)}
+
+
+def _routes(system: System, option: str) -> list[Record]:
+    return _ask(system, option, "route", "show", "table", "all")
 
 
 def _ask(system: System, *words: str) -> list[Record]:
@@ -267,11 +302,15 @@ def _rules(rules: Sequence[Record], programs: set[str]) -> Iterator[Record]:
     for one in kept:
         beside = len(kept) < len(rules) and any(key.startswith("suppress_") for key in one)
         if not beside and str(one.get("protocol", "none")) in _BY_HAND:
-            ranges = {key: one[f"{key}_start"] for key in ("uid", "dport", "sport") if f"{key}_start" in one}
-            found = {key: value for key, value in one.items() if key not in _PASSING_KEYS}
-            for key in ranges:
-                found[f"{key}range"] = f"{one[f'{key}_start']}-{one[f'{key}_end']}"
-            yield found
+            yield _rule(one)
+
+
+def _rule(rule: Record) -> Record:
+    found = {key: value for key, value in rule.items() if key not in _PASSING_KEYS}
+    for key in ("uid", "dport", "sport"):
+        if f"{key}_start" in rule:
+            found[f"{key}range"] = f"{rule[f'{key}_start']}-{rule[f'{key}_end']}"
+    return found
 
 
 def resolver(path: str, system_file: str) -> Record | None:
@@ -300,7 +339,7 @@ def checked(word: str, record: Record) -> tuple[str, Record]:
     for device in (*_devices(record), *(record[key] for key in ("master", "link", "iif", "oif") if record.get(key))):
         if re.fullmatch(_NAME, str(device)) is None:
             raise ValueError("no name of an interface")
-    if word in (LINK, ADDRESS, LEASE) and not record["dev"]:
+    if word in (LINK, ADDRESS, LEASE, QUEUE) and not record["dev"]:
         raise ValueError("no interface")
     if word in (ADDRESS, LEASE, ROUTE, RULE) and record["family"] not in _FAMILIES:
         raise ValueError("no family of addresses")
@@ -361,10 +400,28 @@ def differences(then: State, now: State) -> list[Difference]:
         strangers = _devices(record) - links
         if word == LINK and (not strangers or record["kind"] not in _CONFIGURED):
             continue  # The interface was there, is a card, or belongs to another program.
-        if word in (ADDRESS, LEASE, ROUTE) and strangers:
+        if word in (ADDRESS, LEASE, ROUTE, QUEUE) and strangers:
             continue  # The fact goes with its interface, or stays with it.
         found.append(Difference(_target(word, record), word, record, False))
     return found
+
+
+def missing_from(then: State, now: State) -> list[Difference]:
+    """The facts that are gone."""
+    gone = [fact for line, fact in then.facts.items() if line not in now.facts]
+    return [Difference(_target(word, record), word, record, True) for word, record in gone]
+
+
+def allow_ipv6(found: Sequence[Difference], conf: str) -> None:
+    """Switch IPv6 on for the interfaces that lack an address or a route of it: the kernel takes none while it is off.
+    ``conf``: the directory of the kernel's values of interfaces."""
+    missing = [one.record for one in found if one.missing and one.record.get("family") == "inet6"]
+    for device in sorted({device for record in missing for device in _devices(record)}):
+        path = os.path.join(conf, device, "disable_ipv6")
+        with suppress(OSError):  # Missing addresses are named.
+            if read_small(path, 16)[0].strip() == b"1":
+                with open(path, "w") as stream:
+                    stream.write("0")
 
 
 def _is_had(lease: Record, network: State) -> bool:
@@ -391,6 +448,8 @@ def _shown(word: str, record: Record) -> str:
         return f"a dynamic address ({record['family']})"
     if word == DNS:
         return f"resolver {' '.join(record.get('servers', [])) or '(none)'}"
+    if word == QUEUE:
+        return f"queue {record['kind']}"
     words = " ".join(route_words(record) if word == ROUTE else rule_words(record))
     return f"{word} {words}"
 
@@ -466,6 +525,8 @@ def _removing(one: Difference) -> Iterator[list[str]]:
         yield ["ip", _FAMILIES[record["family"]], "address", "del", address, "dev", record["dev"]]
     elif one.word == LEASE:
         yield ["ip", _FAMILIES[record["family"]], "address", "flush", "dev", record["dev"], "dynamic"]
+    elif one.word == QUEUE:
+        yield ["tc", "qdisc", "del", "dev", record["dev"], "root"]
     elif one.word in (ROUTE, RULE):
         words = route_words(record) if one.word == ROUTE else rule_words(record)
         yield ["ip", _FAMILIES[record["family"]], one.word, "del", *words]

@@ -32,6 +32,8 @@ class Tool(NamedTuple):
     tool's name of the configuration in use. ``renew``: from the names of an interface and of its configuration, the
     commands that apply this configuration. ``reapply``: from the paths that were put back, the commands by which
     interfaces take over their configuration from there once it was read; the tool leaves them as they are otherwise.
+    ``switch``: the command that tells, and with the word on changes, whether the tool configures anything at all. It
+    remembers that over a boot.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Tool(NamedTuple):
     lists: Callable[[System], dict[str, str]] = lambda _system: {}
     renew: Callable[[str, str], list[list[str]]] = lambda _device, _configuration: []
     reapply: Callable[[Sequence[str], System], list[list[str]]] = lambda _paths, _system: []
+    switch: Sequence[str] = ()
 
 
 def _networkd(system: System) -> dict[str, str]:
@@ -109,6 +112,7 @@ TOOLS = (
         _network_manager,
         _up,
         _reapply,
+        ("nmcli", "networking"),
     ),
     Tool("ifupdown", ("/etc/network",), ("networking.service",), "ifup", (), _ifupdown, _down_and_up),
     Tool(
@@ -132,6 +136,12 @@ def managed(system: System) -> dict[str, tuple[str, str]]:
         for device, configuration in tool.lists(system).items() if shutil.which(tool.command) else ():
             found.setdefault(device, (tool.name, configuration))
     return found
+
+
+def switched_off(system: System) -> list[str]:
+    """The tools that were told to configure nothing."""
+    asked = [tool for tool in TOOLS if tool.switch and shutil.which(tool.command)]
+    return [tool.name for tool in asked if system.run(tool.switch, _ASK).out.strip() == "disabled"]
 
 
 def units(system: System) -> dict[str, dict[str, object]]:

@@ -59,6 +59,8 @@ class Machine:
     said: str = ""
     # The programs that hold up a shutdown, as logind tells them.
     inhibitors: str = ""
+    # The variables that it gives to each service.
+    environment: dict[str, str] = field(default_factory=dict)
 
     def system(self) -> System:
         return replace(
@@ -79,7 +81,7 @@ class Machine:
         return [
             call
             for call in self.calls
-            if call.split()[1] not in ("show", "reset-failed", "list-unit-files", "list-units")
+            if call.split()[1] not in ("show", "show-environment", "reset-failed", "list-unit-files", "list-units")
             and not call.startswith(("journalctl", "busctl"))
         ]
 
@@ -99,6 +101,11 @@ class Machine:
             return Completed(words, 0, f"a(ssssuu) 0 {self.inhibitors}\n", "")
         if words[1] == "daemon-reload":
             return Completed(words, 0, "", "")
+        if words[1].endswith("-environment"):
+            for name, sign, value in (word.partition("=") for word in words[2:]):
+                self.environment.pop(name, None)
+                self.environment.update({name: value} if sign else {})
+            return Completed(words, 0, "".join(f"{name}={one}\n" for name, one in self.environment.items()), "")
         if words[1] == "list-unit-files":
             return Completed(words, 0, "".join(f"{one.name} {one.enabled} -\n" for one in self.files()), "")
         if words[1] == "list-units":

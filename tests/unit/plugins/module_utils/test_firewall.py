@@ -296,6 +296,23 @@ def test_what_could_not_be_put_back_is_refused(store: Store, nft: Nft, rules: st
     assert not store.exists
 
 
+def test_a_table_that_nft_could_not_load_again_leaves_no_other_of_a_plain_host_unprotected(
+    store: Store, nft: Nft
+) -> None:
+    strange = "table inet zoo {\n\tchain c {\n\t\tbogus\n\t}\n}\n"
+    kind = registry.KINDS["firewall"]
+    nft.rules = SIMPLE
+    assert kind.for_plain_host([], []) == ({}, []) and kind.for_plain_host([{}], []) == (None, [])
+    nft.rules = SIMPLE + strange
+    spec, left = kind.for_plain_host([], [])
+    assert spec == {"except": ["inet zoo"]} and kind.check(spec) == spec
+    assert left == [
+        "the table inet zoo is not protected, as nft could not load it again: Error: syntax error, bogus",
+    ]
+    nft.broken = "nft: No such file or directory"
+    assert kind.for_plain_host([], []) == ({}, [])
+
+
 NAT = "table ip nat {\n\tchain POSTROUTING {\n\t\tbogus\n\t}\n}\n"
 SAVED = """\
 *nat

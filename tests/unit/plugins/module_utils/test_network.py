@@ -68,6 +68,8 @@ class Host:
         self.rules: list[Facts] = [{"priority": 0, "src": "all", "table": "local"}]
         self.networkd = ""
         self.nmcli = self.connections = ""
+        self.networking = "enabled"
+        self.queues: list[Facts] = []
         self.ifstate = ""
         self.units: dict[str, tuple[str, str]] = {}
         self.ran: list[Argv] = []
@@ -96,6 +98,10 @@ class Host:
             return Completed(words, 0, self.nmcli, "")
         if words[0] == "nmcli" and "show" in words:
             return Completed(words, 0, self.connections, "")
+        if words[:2] == ("tc", "-json"):
+            return Completed(words, 0, json.dumps(self.queues), "")
+        if words == ("nmcli", "networking"):
+            return Completed(words, 0, f"{self.networking}\n", "")
         if words[0] == "ifquery":
             return Completed(words, 0, self.ifstate, "")
         if words[:2] == ("systemctl", "show"):
@@ -672,3 +678,101 @@ def test_a_host_goes_back_with_its_network_after_its_files_and_can_undo_that(
     rollback(mine, "undo")
     assert read == ["10.0.0.2", "10.0.0.3"] and interfaces.read_text() == "10.0.0.3"
     assert other.read_text() == ("new" if whole else "old")
+
+
+def test_a_rule_and_a_route_of_a_program_that_a_tool_takes_away_are_set_again(
+    kind: Network, host: Host, store: Store
+) -> None:
+    """systemd-networkd removes the rules and routes of others as it configures an interface."""
+    host.networkd = "2 eth0 ether routable configured\n"
+    vpn = {"priority": 5210, "src": "all", "fwmark": "0x80000", "table": "52", "protocol": "99"}
+    bird = route("203.0.113.0/24", gateway="10.0.0.1", protocol="bird")
+    host.rules.append(vpn)
+    host.routes.append(bird)
+    lines = lines_of(kind, host)
+    assert "203.0.113" not in str(lines) and "5210" not in str(lines)
+    host.links[1]["addr_info"] = []
+
+    def reconfigure() -> None:
+        host.links[1]["addr_info"].append(address("10.0.0.2"))
+        host.rules.remove(vpn)
+        host.routes.remove(bird)
+
+    host.answers = {
+        ("networkctl", "reconfigure"): reconfigure,
+        ("ip", "-4", "rule", "add"): lambda: host.rules.append(vpn),
+        ("ip", "-4", "route", "replace"): lambda: host.routes.append(bird),
+    }
+    steps = kind.plan(lines, at(host, store))
+    assert kind.apply(steps, at(host, store)) == steps and host.rules[-1] == vpn and host.routes[-1] == bird
+    assert host.changed() == [
+        ("ip", "-4", "route", "replace", "203.0.113.0/24", "via", "10.0.0.1", "dev", "eth0", "proto", "bird"),
+        ("ip", "-4", "rule", "add", "from", "all", "fwmark", "0x80000", "protocol", "99")
+        + ("priority", "5210", "lookup", "52"),
+    ]
+    # Where it cannot be set again it is named.
+    host.links[1]["addr_info"] = []
+    host.answers = {("networkctl", "reconfigure"): reconfigure, ("ip", "-4", "rule"): "not permitted"}
+    with pytest.raises(RestoreFailed) as raised:
+        kind.apply(kind.plan(lines, at(host, store)), at(host, store))
+    assert any("priority 5210" in one and "a program had set" in one for one in raised.value.result["left"])
+
+
+def test_ipv6_is_switched_on_again_where_an_address_of_it_is_missing(
+    kind: Network, host: Host, store: Store, tmp_path: Path
+) -> None:
+    kind.conf = str(tmp_path)
+    for device in ("eth0", "lo"):
+        (tmp_path / device).mkdir()
+        (tmp_path / device / "disable_ipv6").write_text("1\n")
+    six = address("2001:db8::2", 64)
+    host.links[1]["addr_info"].append(six)
+    lines = lines_of(kind, host)
+    host.links[1]["addr_info"].remove(six)
+
+    def refused_while_off() -> None:
+        if (tmp_path / "eth0/disable_ipv6").read_text() == "0":
+            host.links[1]["addr_info"].append(six)
+
+    host.answers = {("ip", "-6", "address", "replace"): refused_while_off}
+    kind.apply(kind.plan(lines, at(host, store)), at(host, store))
+    assert kind.verify(lines, host.system()) == [] and (tmp_path / "lo/disable_ipv6").read_text() == "1\n"
+
+
+def test_a_network_manager_that_was_switched_off_is_switched_on(kind: Network, host: Host, store: Store) -> None:
+    """It remembers that over a boot, after which the host would have no network."""
+    lines = lines_of(kind, host)
+    host.networking = "disabled"
+    assert 'off {"tool": "NetworkManager"}' in lines_of(kind, host)
+    assert kind.plan(lines_of(kind, host), at(host, store)) == []
+    assert kind.verify(lines, host.system()) == ["NetworkManager was told to configure nothing"]
+    host.answers = {("nmcli", "networking", "on"): lambda: setattr(host, "networking", "enabled")}
+    steps = kind.plan(lines, at(host, store))
+    assert [(step.action, step.target) for step in steps] == [("switch on", "NetworkManager")]
+    assert kind.apply(steps, at(host, store)) == steps and kind.verify(lines, host.system()) == []
+    host.networking, host.answers = "disabled", {("nmcli", "networking", "on"): "no permission"}
+    with pytest.raises(RestoreFailed, match="NetworkManager: nmcli networking on: no permission"):
+        kind.apply(kind.plan(lines, at(host, store)), at(host, store))
+
+
+def test_a_queue_that_a_change_gave_to_an_interface_goes_and_one_that_is_gone_is_named(
+    kind: Network, host: Host, store: Store
+) -> None:
+    """netem with a loss of 100 % keeps everybody out."""
+    own = {"kind": "fq_codel", "handle": "0:", "dev": "eth0", "root": True, "options": {"limit": 10240}}
+    loss = {"kind": "netem", "handle": "8001:", "dev": "eth0", "root": True, "options": {"loss-random": {"loss": 1.0}}}
+    host.queues = [own, dict(loss, dev="veth12")]
+    lines = lines_of(kind, host)
+    assert not any(line.startswith("queue {") for line in lines)
+    host.queues = [loss]
+    host.answers = {("tc", "qdisc", "del", "dev", "eth0", "root"): lambda: host.queues.remove(loss)}
+    # A record that has no queues tells nothing of them.
+    assert kind.plan([line for line in lines if line != "queues {}"], at(host, store)) == []
+    steps = kind.plan(lines, at(host, store))
+    assert [step.why for step in steps] == ["queue netem was not there"]
+    assert kind.apply(steps, at(host, store)) == steps and kind.verify(lines, host.system()) == []
+    host.queues = [dict(own, handle="1:")]
+    shaped = lines_of(kind, host)
+    host.queues = []
+    with pytest.raises(RestoreFailed, match="eth0: queue fq_codel is missing"):
+        kind.apply(kind.plan(shaped, at(host, store)), at(host, store))

@@ -23,6 +23,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import Step
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.recovering import derive
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import access
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.registry import KINDS
@@ -35,6 +36,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services
     systemd,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.outage import Down
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.unit import LISTENING
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Section
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher, Objects
 
@@ -132,7 +134,21 @@ def test_properties_that_last_until_the_next_boot_belong_to_all_units() -> None:
         "/etc/systemd/system",
         "/etc/systemd/system.control",
         "/run/systemd/system.control",
+        *(f"/run/systemd/system/{unit}.d" for unit in LISTENING),
     ]
+    # A drop-in there can move sshd to another port.
+    assert {"/run/systemd/system/ssh.service.d", "/run/systemd/system/ssh.socket.d"} < set(access.PATHS)
+
+
+def test_a_drop_in_of_one_of_all_units_that_lasts_until_the_next_boot_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    own, theirs = (f"/run/systemd/system/{WEB}.d/{name}.conf" for name in ("override", "50-pacemaker"))
+    then = all_of(Unit(WEB))
+    monkeypatch.setattr(running, "is_newer", lambda path, than: path in (own, theirs) and than == BOOT + 500.0)
+    host = machine(Unit(WEB, more={"DropInPaths": f"{theirs} {own}"}))
+    (step,) = Services().plan(then, at(host))
+    assert (step.action, step.target) == ("leave", WEB) and own in step.detail["note"] and theirs not in str(step)
+    assert "until the next boot" not in str(Services().plan(then, at(host, own)))
+    assert Services().plan(then, at(machine(Unit(WEB)))) == []
 
 
 def test_equal_states_give_equal_lines_and_others_do_not() -> None:
@@ -505,12 +521,13 @@ def test_what_was_recorded_by_an_alias_is_enabled_by_its_own_name() -> None:
 def test_whatever_is_put_back_concerns_what_runs() -> None:
     then = captured(Unit(WEB))
     quick, slow = Unit(WEB, entered=400.0), Unit(WEB, entered=400.0, can_reload=False)
-    for kind in ("packages", "users", "sysctl", "subvolumes"):
+    for kind in ("packages", "sysctl", "subvolumes"):
         put = [Step(kind, "set", "x")]
         assert plan(then, machine(quick), put=put) == ["daemon-reload systemd", "reload web.service"]
         assert plan(then, machine(slow), put=put) == ["daemon-reload systemd", "restart web.service"]
     # These are read by no service as it starts.
-    assert plan(then, machine(slow), put=[Step("firewall", "replace", "ruleset")]) == ["daemon-reload systemd"]
+    for step in (Step("firewall", "replace", "ruleset"), Step("users", "attributes", "/home/ops")):
+        assert plan(then, machine(slow), put=[step]) == ["daemon-reload systemd"]
     assert plan(then, machine(Unit(WEB, more={"NeedDaemonReload": "yes"}))) == ["daemon-reload systemd"]
 
 
@@ -1292,3 +1309,30 @@ def test_a_reload_that_is_not_enough_for_a_unit_which_is_not_stopped_is_said() -
     assert steps[-1].detail["note"].startswith("wg-quick@wg0.service stays up: files changed, and it has no process")
     before = replace(unit, entered=100.0)
     assert len(Services().plan(captured(before), at(machine(before), "/etc/wireguard/wg0.conf"))) == 2
+
+
+def test_variables_that_a_change_gives_to_each_service_are_taken_away_and_secrets_are_not_recorded() -> None:
+    """A database that was started with --skip-grant-tables would be open to everybody at its next start as well."""
+    host = machine(Unit(WEB), Unit(DB))
+    host.environment = {"LANG": "C.UTF-8", "TOKEN": "secret"}
+    then = Services().capture(spec(WEB, DB), Hasher(), host.system())
+    assert "secret" not in str(then) and "C.UTF-8" in str(then)
+    assert plan(then, host) == []
+    host.environment = {"LANG": "de_DE.UTF-8", "TOKEN": "secret", "MYSQLD_OPTS": "--skip-grant-tables"}
+    host.units[DB].entered = 900.0
+    assert plan(then, host) == ["environment MYSQLD_OPTS", "environment LANG", f"restart {DB}"]
+    assert put_back(then, host) == [] and host.environment == {"LANG": "C.UTF-8", "TOKEN": "secret"}
+    host.environment["TOKEN"] = "other"
+    assert put_back(then, host) == ["TOKEN, which systemd gives to every service that starts, has another value"]
+
+
+def test_variables_of_another_host_are_not_carried_and_an_older_record_has_none() -> None:
+    host = machine(Unit(WEB))
+    older = Services().capture(spec(WEB), Hasher(), host.system())
+    host.environment = {"LANG": "C.UTF-8"}
+    assert plan(older, host) == [] and Services().verify(older, host.system()) == []
+    then = Services().capture(spec(WEB), Hasher(), host.system())
+    assert any(line.startswith("environment ") for line in then) and Services().carried(then) == older
+    for line in ('environment {"A B": "x"}', 'environment {"A": 1}', 'environment {"LANG": "x\\ny"}'):
+        with pytest.raises(Damaged, match="is refused"):
+            Services().plan([line], at(host))

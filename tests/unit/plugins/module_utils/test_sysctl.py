@@ -254,3 +254,10 @@ def test_values_of_a_real_kernel_come_back(tmp_path: Path) -> None:
     done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr
     assert "sysctl: 3 as recorded" in done.stdout
+
+
+def test_values_of_the_network_go_back_with_what_lets_people_in(values: sysctl.Sysctl) -> None:
+    """One of them takes all addresses of IPv6 away, and the network comes back after them."""
+    lines = values.capture(values.check({"names": NAMES}), Hasher(), System())
+    assert [line.split(" ")[1] for line in values.access_lines(lines)] == ["net/ipv4/conf/eth0.5/forwarding"]
+    assert not values.applies_files and registry.KINDS["network"].applies_files

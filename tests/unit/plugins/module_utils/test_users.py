@@ -15,15 +15,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Refused, UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
+    Damaged,
+    Refused,
+    RestoreFailed,
+    UsageError,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import applying, transaction
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.journals import Plan
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import access, accounts
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import mounts
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry, users
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Kind
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import passages, registry, users
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Kind, Restore
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher, Objects
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, info, rollback
 
@@ -250,3 +257,114 @@ def test_files_must_not_exclude_what_belongs_to_it(pattern: str) -> None:
         registry.check(declared)
     registry.check([{"users": {}}, {"files": {"paths": ["/etc"], "exclude": ["*.dpkg-old", "/etc/x/passwd"]}}])
     registry.check([{"users": {}}, {"files": {"paths": ["/srv"], "exclude": [pattern]}}])
+
+
+@pytest.fixture
+def home(etc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The home of an account that can log in, with a directory of keys; nothing else of this machine is looked at."""
+    home = tmp_path / "home"
+    (home / ".ssh").mkdir(parents=True)
+    home.chmod(0o755)
+    (home / ".ssh").chmod(0o700)
+    (etc / "passwd").write_text(f"ops:x:1:1::{home}:/bin/sh\nweb:x:2:2::{etc}:/usr/sbin/nologin\nbad:x:3\n")
+    monkeypatch.setattr(passages, "_OF_ALL", ())
+    monkeypatch.setattr(passages, "_NEAR", {*mounts.mount_points().values()})
+    return home
+
+
+def recorded(etc: Path) -> tuple[users.Users, list[str]]:
+    kind = users.Users(str(etc), nologin=str(etc / "run-nologin"))
+    return kind, kind.capture({}, Hasher(), System())
+
+
+def back(kind: users.Users, lines: list[str], *changed: str, boot: bool = False) -> list[str]:
+    """Plan and apply; the targets."""
+    at = Restore(System(), Objects("/nowhere"), changed, boot=boot)
+    return [step.target for step in kind.apply(kind.plan(lines, at), at)]
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o7777
+
+
+def test_directories_that_a_login_passes_get_their_modes_again(etc: Path, home: Path) -> None:
+    """sshd refuses each key below a home that others can write to."""
+    kind, lines = recorded(etc)
+    assert recorded(etc)[1] == lines and kind.access_lines(lines) == lines
+    assert str(home) in str(lines) and f'"{etc}"' not in str(lines)
+    home.chmod(0o777)
+    (home / ".ssh").chmod(0o2770)
+    assert kind.verify(lines, System()) == [
+        f"{home} has the mode 777, and had 755",
+        f"{home}/.ssh has the mode 2770, and had 700",
+    ]
+    assert kind.covers({}, lines, {str(home): "mode", f"{home}/.ssh": "new"}, Restore(System(), Objects("/n"))) == [
+        str(home)
+    ]
+    # What goes back with the files is not done twice.
+    assert back(kind, lines, f"{home}/.ssh") == [str(home)]
+    assert back(kind, lines) == [f"{home}/.ssh"] and (mode(home), mode(home / ".ssh")) == (0o755, 0o700)
+    assert kind.verify(lines, System()) == [] and back(kind, lines) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives directories away")
+def test_they_get_their_owners_again_but_none_that_a_user_has_put_there(etc: Path, home: Path) -> None:
+    os.chown(home, 4_001_001, 4_001_001)
+    os.chown(home / ".ssh", 4_001_001, 4_001_001)
+    kind, lines = recorded(etc)
+    for path in (home, home / ".ssh"):
+        os.chown(path, 0, 0)
+    assert back(kind, lines) == [str(home), f"{home}/.ssh"] and (home / ".ssh").stat().st_uid == 4_001_001
+    # A directory of root's that the user has moved there stays root's.
+    (home / ".ssh").rename(home / "old")
+    (home / ".ssh").mkdir(mode=0o755)
+    with pytest.raises(RestoreFailed, match=r"\.ssh belongs to 0:0, .*it is another directory now, and the directory"):
+        back(kind, lines)
+    assert (home / ".ssh").stat().st_uid == 0
+
+
+def test_a_link_and_another_file_system_in_the_place_of_a_home_are_left_alone(
+    etc: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, lines = recorded(etc)
+    other = tmp_path / "other"
+    other.mkdir(mode=0o711)
+    home.rename(tmp_path / "moved")
+    home.symlink_to(other)
+    assert kind.verify(lines, System()) == [] and back(kind, lines) == [] and mode(other) == 0o711
+    home.unlink()
+    home.mkdir(mode=0o700)
+    points = {**mounts.mount_points(), os.fsencode(home): next(iter(passages._NEAR))}
+    monkeypatch.setattr(passages, "mount_points", lambda: points)
+    assert kind.verify(lines, System()) == [] and back(kind, lines) == [] and mode(home) == 0o700
+
+
+def test_a_file_that_keeps_all_users_out_goes_unless_the_host_shuts_down(
+    etc: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, lines = recorded(etc)
+    nobody = Path(kind.nologin)
+    nobody.write_text("maintenance")
+    assert back(kind, lines, boot=True) == [] and nobody.exists()
+    assert kind.verify(lines, System()) == [f"{nobody} keeps out all users but root, and was not there"]
+    # Where it was there it stays.
+    assert back(kind, recorded(etc)[1]) == [] and nobody.exists()
+    monkeypatch.setattr(users, "_PLANNED", str(home))
+    assert back(kind, lines) == [] and kind.verify(lines, System()) == [] and nobody.exists()
+    monkeypatch.undo()
+    assert back(users.Users(str(etc), nologin=str(nobody)), lines) == [str(nobody)] and not nobody.exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "passage {}",
+        'passage {"path": "home", "mode": 1, "uid": 0, "gid": 0, "inode": 1, "mount": "/"}',
+        'passage {"path": "/home", "mode": 65536, "uid": 0, "gid": 0, "inode": 1, "mount": "/"}',
+        'passage {"path": "/home", "mode": 1, "uid": -1, "gid": 0, "inode": 1, "mount": "/"}',
+        'strange {"path": "/home"}',
+    ],
+)
+def test_a_line_of_a_directory_that_was_never_written_is_damage(etc: Path, line: str) -> None:
+    with pytest.raises(Damaged, match="is refused"):
+        users.Users(str(etc)).plan([line], Restore(System(), Objects("/nowhere")))

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The directories that a login passes. sshd refuses each key below a home that others could write to or that is
+somebody else's, and nobody passes a directory that is shut, whatever files and accounts say."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import NamedTuple
+
+from .._errors import EvenkeelError
+from .._files.footprint import DISKS
+from .._host.mounts import mount_of, mount_points
+from .._host.paths import DIRECTORY, ancestors, check_path, open_dir
+from .._host.trust import read_small, stranger, trusted
+
+# Directories that each login passes, and the empty directories in which sshd locks up a part of itself.
+_OF_ALL = (
+    *("/", "/etc", "/run", "/tmp", "/usr", "/usr/bin", "/usr/lib", "/usr/sbin", "/var", "/var/tmp"),
+    *("/run/sshd", "/var/empty/sshd", "/usr/share/empty.sshd"),
+)
+# The directory of the keys in a home, and the shells of accounts that do not log in.
+_KEYS = ".ssh"
+_SHUT = ("nologin", "false", "sync", "halt", "shutdown")
+# A server that does not answer is not asked.
+_NEAR = DISKS | {"tmpfs"}
+_LARGEST = 1 << 24
+
+
+class Passage(NamedTuple):
+    """``mount``: the mount point at or above the path."""
+
+    path: str
+    mode: int
+    uid: int
+    gid: int
+    inode: int
+    mount: str
+
+    def differs(self, now: Passage | None) -> str:
+        """The difference to the directory that is there now, in words; None stands for no directory, or for one behind
+        a link. Where there is none, or one of another file system, there is nothing to put back here."""
+        if now is None or now.mount != self.mount:
+            return ""
+        words = []
+        if (now.uid, now.gid) != (self.uid, self.gid):
+            words.append(f"belongs to {now.uid}:{now.gid}, and belonged to {self.uid}:{self.gid}")
+        if now.mode != self.mode:
+            words.append(f"has the mode {now.mode:o}, and had {self.mode:o}")
+        return ", ".join(words)
+
+
+def check(record: dict[str, object]) -> Passage:
+    """The passage of a line. ValueError, KeyError, TypeError or UsageError where ``look`` cannot have found it."""
+    found = Passage(**record)  # type: ignore[arg-type]
+    check_path(os.fsencode(found.path))
+    numbers = (found.mode, found.uid, found.gid, found.inode)
+    if not all(type(one) is int and one >= 0 for one in numbers) or found.mode > 0o7777 or type(found.mount) is not str:
+        raise ValueError("no directory")
+    return found
+
+
+def look(passwd: str) -> list[Passage]:
+    """The directories as they are, by their paths. ``passwd``: the file of the accounts."""
+    places = {os.fsencode(one) for one in _OF_ALL}
+    for home in _homes(passwd):
+        places |= {*ancestors(home), home, home + b"/" + os.fsencode(_KEYS)}
+    points = mount_points()
+    return [one for one in (_seen(path, points) for path in sorted(places)) if one is not None]
+
+
+def differing(then: Iterable[Passage]) -> list[tuple[Passage, str]]:
+    """The directories that are not as they were, each with the difference in words."""
+    points = mount_points()
+    found = ((one, one.differs(_seen(os.fsencode(one.path), points))) for one in then)
+    return [(one, words) for one, words in found if words]
+
+
+def put_back(then: Passage) -> None:
+    """Give the directory its owner and its mode. OSError or EvenkeelError where that is not possible.
+
+    In a directory of a user's, only the directory that was there gets them: the user may have put one of root's there.
+    """
+    fd = open_dir(os.fsencode(then.path))
+    try:
+        info = os.fstat(fd)
+        theirs = stranger(then.path, trusted()) if info.st_ino != then.inode else ""
+        if theirs:
+            raise EvenkeelError(f"it is another directory now, and {theirs}")
+        if (info.st_uid, info.st_gid) != (then.uid, then.gid):
+            os.fchmod(fd, then.mode & stat.S_IMODE(info.st_mode))  # No owner gets more than its own mode.
+            os.fchown(fd, then.uid, then.gid)
+        os.fchmod(fd, then.mode)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _homes(passwd: str) -> Iterator[bytes]:
+    """The homes of the accounts that can log in."""
+    text = b""
+    with suppress(OSError):
+        text = read_small(passwd, _LARGEST)[0]
+    for words in (line.split(b":") for line in text.splitlines()):
+        if len(words) == 7 and os.path.basename(os.fsdecode(words[6].strip())) not in _SHUT:
+            with suppress(EvenkeelError):
+                yield check_path(words[5])
+
+
+def _seen(path: bytes, points: dict[bytes, str]) -> Passage | None:
+    mount = mount_of(path, points)
+    if points.get(mount, "") not in _NEAR:
+        return None
+    with suppress(OSError, EvenkeelError):
+        above = open_dir(os.path.dirname(path))
+        try:
+            fd = os.open(os.path.basename(path) or b"/", DIRECTORY, dir_fd=above)
+        finally:
+            os.close(above)
+        try:
+            info = os.fstat(fd)
+        finally:
+            os.close(fd)
+        mode = stat.S_IMODE(info.st_mode)
+        return Passage(os.fsdecode(path), mode, info.st_uid, info.st_gid, info.st_ino, os.fsdecode(mount))
+    return None
