@@ -311,7 +311,8 @@ class Run(First, Proof):
     def start(self) -> None:
         """Prove the paths, then start services: a file that a service writes as it starts is no difference."""
         self._prove_paths()
-        self._notes += [one for one in alternatives.manual(self._changed) if one not in self._notes]
+        manual = alternatives.manual(self._changed, self._plan.sections)
+        self._notes += [one for one in manual if one not in self._notes]
         self._renew()
         if not self._plan.steps and not self._down.names:
             return
