@@ -140,7 +140,7 @@ class Run(First, Proof):
             if self._still.seconds:  # The programs that stood still run again, and may have changed something.
                 self._put_back_what_programs_changed()
         self._prove_kinds()
-        self._notes += [*accounts.orphaned(known), *credentials.gone_back(self._changed)]
+        self._notes += [*accounts.orphaned(known), *accounts.bereft(known), *credentials.gone_back(self._changed)]
         if self.how.unattended and self._started_programs() and not self._left:
             with self._trying(FILES):
                 self.written = plan.written_since(self.store, self._plan.sections, self.how)
