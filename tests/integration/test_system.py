@@ -61,6 +61,8 @@ BREAK = """
         systemctl daemon-reload && systemctl start ek-new
         echo new > /opt/ek-new
         useradd --system ek-user
+        update-alternatives --install /usr/bin/ek-java ek-java /opt/ek-new 10
+        echo 'ek-plain ek-plain/answer string changed' | debconf-set-selections
       args: {executable: /bin/bash}
     - ansible.builtin.fail: {msg: and now back}
 """
@@ -77,7 +79,8 @@ STATE = """
 dpkg-query -W -f '${Package} ${Version} ${Status}\\n' | grep -v config-files
 find /etc /opt /usr/local /usr/share/ek-plain -xdev ! -path '*evenkeel*' ! -name ld.so.cache ! -name '*-' \
 ! -name boot-complete.target.requires -printf '%p %y %m %u %g %l\\n' | sort
-cat /etc/nginx/nginx.conf /etc/ek-plain.conf /usr/share/ek-plain/data
+cat /etc/nginx/nginx.conf /etc/ek-plain.conf /usr/share/ek-plain/data /var/cache/debconf/config.dat
+update-alternatives --get-selections; ls -l /usr/bin/ek-* 2>&1
 nft list ruleset
 systemctl is-enabled nginx dbus.service dbus.socket ssh
 systemctl is-active nginx dbus.service dbus.socket ssh ek-new

@@ -17,6 +17,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, BinaryIO, Callable, NamedTuple
 
 from .._errors import UsageError
@@ -261,3 +262,20 @@ def _difference(then: bytes | None, now: bytes | None) -> str:
         return REPLACED
     # Entries that came or went change both times of a directory; attributes change the ctime alone.
     return "" if kind == stat.S_IFDIR and old[_MTIME] != new[_MTIME] else CHANGED
+
+
+def was_there(record: str, paths: Sequence[str], since: float) -> dict[str, bool]:
+    """Path -> whether a record that was made at ``since`` or later has it. A path of which the record does not have the
+    directory is left out."""
+    found: dict[str, bool] = {}
+    wanted: dict[bytes, list[str]] = {}
+    for path in paths:
+        wanted.setdefault(os.fsencode(os.path.realpath(os.path.dirname(path))), []).append(path)
+    with suppress(OSError, ValueError, EOFError, KeyError):
+        if os.stat(record).st_mtime < since:
+            return {}
+        with gzip.open(record) as stream:
+            for _number, folder, entries in Recorded(stream).directories():
+                names = _entries(entries) if folder in wanted else {}
+                found.update({path: os.fsencode(os.path.basename(path)) in names for path in wanted.get(folder, ())})
+    return found

@@ -249,9 +249,9 @@ class _Settling:
             login=login,
             outside=outside.told(self.store),
         )
-        result.warnings = [*(back.warnings or []), *(self._warnings() or [])] or None
         result.done = [f"ended a job of Ansible, {one}" for one in jobs.ended] + back.done
         result.left = back.left + jobs.left
+        result.warnings = [*(self._warnings() or []), *flow.beside(result)] or None
         beyond = outside.words(result.outside, outside.why_unknown(self.store))
         said = f"rolled back to {name}: {reason}; {_health_now(again)}; {beyond}"
         return Unhealthy(said, **result.report())
@@ -307,8 +307,8 @@ def _ended(store: Store, generation: int, health: Health | None = None, look: bo
         raise UsageError(f"there is no change of generation {generation} on this host; begin one with ft_checkpoint")
     result = Settled(generation=generation, outcome=event.outcome, by=event.by, health=health)
     result.outside = outside.told(store)
+    result.warnings = event.left or None
     if event.outcome == changes.CONFIRMED:
-        result.warnings = event.left or None
         return result
     result.left = event.left
     if event.outcome == changes.ROLLED_BACK:

@@ -18,8 +18,12 @@ from . import writers
 from .kind import is_within
 
 # Trees of configuration, and of programs that no package has installed. They hold no data of users and of programs.
-# Debian makes files in /etc/pam.d from /var/lib/pam and other files.
-TREES = ("/etc", "/usr/local", "/opt", "/root/.ssh", "/var/spool/cron", "/var/lib/pam")
+# Debian makes files in /etc/pam.d from /var/lib/pam and other files. The files of debconf hold the answers by which
+# packages make their configuration anew.
+TREES = (
+    *("/etc", "/usr/local", "/opt", "/root/.ssh", "/var/spool/cron", "/var/lib/pam"),
+    *(f"/var/cache/debconf/{name}.dat" for name in ("config", "passwords", "templates")),
+)
 # The identity of a host, histories, and files that programs make anew from other files. All are whole paths: a
 # pattern of a name would match in any directory, and a rollback could not remove a new directory with such a file.
 # So are the books that programs keep of what does not go back with them: disks, mounted images, jobs that have run.

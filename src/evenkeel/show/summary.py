@@ -154,12 +154,17 @@ def detail(host: HostResult, told: Told | None = None) -> str:
     if host.state is State.CONFIRMED:
         caught = [f"rescued: {text(one_of)}" for one_of in host.rescued]
         said = told.once(text(host.why)) or ("changed" if host.changed else "nothing to change")
-        warned = [f"warning: {text(one)}" for one in [*warnings(host.probes), *host.warnings]]
+        warned = _warned([*warnings(host.probes), *host.warnings])
         beside = f"also changed, and not protected: {_beside(host.outside)}" if _beside(host.outside) else ""
         return "; ".join(part for part in [said, *caught, *warned, beside, *owed.words(host.owed)] if part)
     if host.state is State.NOT_BEGUN:
         return "its wave never came"
-    return "; ".join(part for part in (by, told.once(text(host.why)), *_stays(host)) if part)
+    warned = _warned(host.warnings if host.state is State.ROLLED_BACK else ())
+    return "; ".join(part for part in (by, told.once(text(host.why)), *_stays(host), *warned) if part)
+
+
+def _warned(said: Iterable[str]) -> list[str]:
+    return [f"warning: {text(one)}" for one in said]
 
 
 def _stays(host: HostResult) -> list[str]:

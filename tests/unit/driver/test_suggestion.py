@@ -94,6 +94,7 @@ def test_a_confirmed_host_says_what_it_keeps_beside() -> None:
 
 def test_nothing_is_said_where_nothing_is_known() -> None:
     assert detail(HostResult("a", 1, State.ROLLED_BACK, "x")) == "x"
+    assert detail(HostResult("a", 1, State.ROLLED_BACK, "x", warnings=["b goes on"])) == "x; warning: b goes on"
 
 
 def test_names_of_paths_cannot_write_to_the_terminal() -> None:

@@ -11,10 +11,14 @@ from contextlib import suppress
 
 from ..._files.step import DELETE, PathStep
 from ..._resources.kind import is_within
+from ..._resources.registry import own_lines
+from ..._store.manifest import Section
 
 _LINKS = "/etc/alternatives"
 # The books of update-alternatives, of Debian and of chkconfig: a file for each group.
 _BOOKS = ("/var/lib/dpkg/alternatives", "/var/lib/alternatives")
+# The line of a section that begins the recorded groups.
+_RECORDED = "alternatives"
 
 
 def needed(steps: Sequence[PathStep], roots: Sequence[str]) -> dict[str, str]:
@@ -34,10 +38,13 @@ def needed(steps: Sequence[PathStep], roots: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def manual(changed: Iterable[str]) -> list[str]:
+def manual(changed: Iterable[str], sections: Sequence[Section]) -> list[str]:
     """Sentences on the links that were put back, and whose groups update-alternatives leaves as they are. A change that
-    has set such a link has taken the group from the mode auto, unless somebody had done so before."""
-    found = []
+    has set such a link has taken the group from the mode auto, unless somebody had done so before. Where the sections
+    record the groups, these are back as well."""
+    found: list[str] = []
+    if any(_RECORDED in own_lines(section) for section in sections):
+        return found
     for path in sorted({path for path in changed if os.path.dirname(path) == _LINKS and os.path.islink(path)}):
         name = os.path.basename(path)
         for folder in _BOOKS:

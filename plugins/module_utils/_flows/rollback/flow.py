@@ -99,12 +99,33 @@ def _ends(change: changes.Armed | None, checkpoint: str, how: Options) -> bool:
 
 
 def _with_warnings(result: RolledBack) -> RolledBack:
-    result.warnings = [
+    result.warnings = _stale(result)
+    return result
+
+
+def _stale(result: RolledBack) -> list[str]:
+    """Sentences on the programs that still work with files that were replaced."""
+    return [
         f"{one['unit'] or ', '.join(one['processes'])} still works with files that were replaced, such as "
         f"{one['paths'][0]}; restart it to use the new files"
         for one in result.restart_needed
     ]
-    return result
+
+
+def beside(result: RolledBack) -> list[str]:
+    """Sentences on everything that is not as before although the protected state is back, for whoever ends a change:
+    work that goes on, programs that go on with the files of the change, and notes. Notes that differ in their first
+    word alone are one sentence."""
+    alike: dict[str, list[str]] = {}
+    for one in result.notes:
+        first, _blank, rest = one.partition(" ")
+        alike.setdefault(rest, []).append(first)
+    notes = []
+    for rest, names in alike.items():
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        each = "each of " if len(names) > 1 else ""
+        notes.append(f"{each}{', '.join(names[:_NAMED])}{more} {rest}".rstrip())
+    return [*result.left, *_stale(result), *notes]
 
 
 def _arming(store: Store, within: float | None) -> Arm | None:
@@ -118,6 +139,8 @@ def _arming(store: Store, within: float | None) -> Arm | None:
     return lambda undo: changes.arm(store, undo, UNDO, changes.Terms(within), agent)
 
 
+# The most first words that a sentence on several of them names.
+_NAMED = 5
 _BEGAN = {
     "deadline": "whose time to confirm was over",
     "boot": "which a boot had ended",

@@ -140,7 +140,7 @@ class Run(First, Proof):
             if self._still.seconds:  # The programs that stood still run again, and may have changed something.
                 self._put_back_what_programs_changed()
         self._prove_kinds()
-        self._notes += [*accounts.orphaned(known), *credentials.gone_back(self._changed)]
+        self._notes += [*accounts.orphaned(known), *accounts.bereft(known), *credentials.gone_back(self._changed)]
         if self.how.unattended and self._started_programs() and not self._left:
             with self._trying(FILES):
                 self.written = plan.written_since(self.store, self._plan.sections, self.how)
@@ -313,7 +313,8 @@ class Run(First, Proof):
     def start(self) -> None:
         """Prove the paths, then start services: a file that a service writes as it starts is no difference."""
         self._prove_paths()
-        self._notes += [one for one in alternatives.manual(self._changed) if one not in self._notes]
+        manual = alternatives.manual(self._changed, self._plan.sections)
+        self._notes += [one for one in manual if one not in self._notes]
         self._renew()
         if not self._plan.steps and not self._down.names:
             return

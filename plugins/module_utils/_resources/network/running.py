@@ -94,9 +94,7 @@ def of(facts: Iterable[tuple[str, Record]]) -> State:
 # -- reading
 
 
-def read_network(
-    only: Sequence[str], system: System, excepts: Collection[str] = (), queues: bool = False
-) -> State:
+def read_network(only: Sequence[str], system: System, excepts: Collection[str] = (), queues: bool = False) -> State:
     """The present network. ``only``: patterns of interfaces; without patterns, all interfaces but those of programs.
     ``excepts``: addresses and networks that are left alone. ``queues``: with the queues of the interfaces.
 

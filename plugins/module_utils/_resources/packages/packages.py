@@ -25,7 +25,7 @@ from ..._host.system import System
 from ..._store.manifest import Manifest
 from ..._store.objects import Hasher, Objects
 from ..kind import Kind, Restore, Sink, Spec, Suggestion, is_within
-from . import apt, architectures, diversions, dpkg, forgetting, kept, keys, overrides, owners, replacing, rpm
+from . import apt, architectures, choices, diversions, dpkg, forgetting, kept, keys, overrides, owners, replacing, rpm
 from .package import INSTALLS, REMOVES, Ident, Package
 
 # The package files that are kept: the files of versions that the change replaces, or all files.
@@ -40,6 +40,9 @@ _FILTERS = "filters"
 # After these words, each line is a diversion or an override that somebody made by hand; only with all packages.
 _DIVERSIONS = "diversions"
 _OVERRIDES = "overrides"
+# After this word, each line is a group of update-alternatives with the text of its book; only with all packages.
+_CHOICES = "alternatives"
+_CHOICE = rf"choices ({choices.NAME}) (\S+)"
 _DIVERSION = r"diversion (/\S*) (/\S*)"
 _OVERRIDE = r"override (/\S*) ([^\s-]\S* [^\s-]\S* [0-7]+)"
 _FILTER = r"filter (path-(?:exclude|include)=[^\n]*)"
@@ -54,6 +57,7 @@ _ARCHITECTURE = r"architecture ([a-z0-9][a-z0-9-]*)"
 # After this word, each line is a key that rpm trusts; only with all packages.
 _KEYS = "keys"
 _KEY = rf"key ({keys.NAME})"
+_WORDS = (_PURGE, _FILTERS, _DIVERSIONS, _OVERRIDES, _CHOICES, _REST, _ARCHITECTURES, _KEYS)
 _DATA = r"data ([A-Za-z0-9][A-Za-z0-9.+_-]*:[a-z0-9][a-z0-9_-]*)"
 _UNKNOWN = (
     "packages: dnf did not answer, so that nobody knows which packages were asked for by name (see what "
@@ -76,7 +80,8 @@ class Recorded(NamedTuple):
     ``filters``: the options by which dpkg left files out of packages. ``diversions``: path -> the path at which dpkg
     put files instead. ``overrides``: path -> owner and mode that dpkg gave. ``rest``: keys of the packages of which
     only configuration and data were there. ``architectures``: those of which dpkg took packages. ``trusted``: the keys
-    that rpm trusted. These six are None where they are not recorded.
+    that rpm trusted. ``choices``: a group of update-alternatives -> the text of its book. These seven are None where
+    they are not recorded.
     """
 
     present: list[Package]
@@ -88,6 +93,7 @@ class Recorded(NamedTuple):
     rest: set[str] | None = None
     architectures: list[str] | None = None
     trusted: list[str] | None = None
+    choices: dict[str, str] | None = None
 
     def covers(self, package: Package) -> bool:
         return not self.absent.isdisjoint({package.key, package.name, _ALL})
@@ -256,6 +262,8 @@ class Packages(Kind):
                 architectures.apply([step for step in steps if step.action in architectures.ACTIONS], at.system)
             )
             left.update(keys.apply([step for step in steps if step.action in keys.ACTIONS], at.system, bool(left)))
+            # Scripts of packages have taken their groups away, or have made them anew.
+            left.update(choices.apply([step for step in steps if step.action in choices.ACTIONS], at))
         except OSError as error:
             raise RestoreFailed(
                 f"packages cannot be put back: {error}; mend the cause, then run the rollback again",
@@ -274,9 +282,9 @@ class Packages(Kind):
         return done
 
     def verify(self, lines: Sequence[str], system: System) -> list[str]:
-        # A package may lose the last of its configuration after its turn.
-        now = read_packages(system)
-        wrong = [f"{step.target}: {step.why}" for step in plan(lines, system, now=now) if step.action != _FORGET]
+        # A package may lose the last of its configuration after its turn, and a group may have to stay.
+        now, open_ = read_packages(system), (_FORGET, choices.TAKE)
+        wrong = [f"{step.target}: {step.why}" for step in plan(lines, system, now=now) if step.action not in open_]
         marked = any(one.auto is not None for one in parse(lines).present)
         return wrong + ([_UNKNOWN] if marked and any(one.auto is None for one in now) else [])
 
@@ -299,6 +307,8 @@ class Packages(Kind):
             yield "with diversions"
         if recorded.overrides is not None:
             yield "with owners and modes of files"
+        if recorded.choices is not None:
+            yield "with choices of alternatives"
 
     def covers(self, spec: Spec, lines: Sequence[str], changed: Mapping[str, str], at: Restore) -> set[str]:
         """The paths of declared packages that came, went or changed their version, without configuration, which a
@@ -317,6 +327,7 @@ class Packages(Kind):
         found |= {path for path, what in changed.items() if what in (REPLACED, CHANGED) and path in back}
         if any(path not in found for path, what in changed.items() if what != NEW):
             found |= owners.paths_in([one for one in then if one.ident not in live], at.objects, at.system)
+        found |= choices.paths(parse(lines).choices)
         return {path for path in found if not is_within(path, "/etc")}
 
     def suggest(self, changed: Mapping[str, str], taken: Sequence[str], at: Restore) -> Suggestion:
@@ -378,6 +389,7 @@ def _captured(spec: Spec, sink: Sink, system: System, fetch: bool) -> list[str]:
         ]
         lines += [_OVERRIDES, *(f"override {_word(at)} {told}" for at, told in overrides.read_overrides().items())]
         lines += [_ARCHITECTURES, *(f"architecture {one}" for one in architectures.read_architectures())]
+        lines += [_CHOICES, *(f"choices {name} {_word(text)}" for name, text in choices.read_choices().items())]
     if manager == "rpm" and names is None:
         lines += [_KEYS, *(f"key {one}" for one in keys.read_keys(system))]
     if manager == "deb":
@@ -436,6 +448,31 @@ def _path(word: str) -> str:
     return os.fsdecode(unquote_to_bytes(word))
 
 
+def _is_taken(into: Recorded, line: str) -> bool:
+    """Whether the line belongs to one of the words ``_WORDS``; then it is taken into the record."""
+    for form, one_by_one in ((_FILTER, into.filters), (_ARCHITECTURE, into.architectures), (_KEY, into.trusted)):
+        found = re.fullmatch(form, line)
+        if found is not None and one_by_one is not None:
+            one_by_one.append(found[1])
+            return True
+    for form, names in ((_RESTS, into.rest), (_DATA, into.data)):
+        found = re.fullmatch(form, line)
+        if found is not None and names is not None:
+            names.add(found[1])
+            return True
+    pairs = (
+        (_DIVERSION, into.diversions, _path),
+        (_OVERRIDE, into.overrides, str),
+        (_CHOICE, into.choices, _path),
+    )
+    for form, told, read_value in pairs:
+        found = re.fullmatch(form, line)
+        if found is not None and told is not None:
+            told[_path(found[1])] = read_value(found[2])
+            return True
+    return False
+
+
 def parse(lines: Sequence[str]) -> Recorded:
     """The record of the lines. Raises Damaged for a line that ``capture`` cannot have written."""
     recorded = Recorded(
@@ -448,39 +485,10 @@ def parse(lines: Sequence[str]) -> Recorded:
         rest=set() if _REST in lines else None,
         architectures=[] if _ARCHITECTURES in lines else None,
         trusted=[] if _KEYS in lines else None,
+        choices={} if _CHOICES in lines else None,
     )
     for line in lines:
-        left, kept_out, diverted = (
-            re.fullmatch(_DATA, line),
-            re.fullmatch(_FILTER, line),
-            re.fullmatch(_DIVERSION, line),
-        )
-        if line in (_PURGE, _FILTERS, _DIVERSIONS, _OVERRIDES, _REST, _ARCHITECTURES, _KEYS):
-            continue
-        trusted = re.fullmatch(_KEY, line)
-        if trusted is not None and recorded.trusted is not None:
-            recorded.trusted.append(trusted[1])
-            continue
-        taken = re.fullmatch(_ARCHITECTURE, line)
-        if taken is not None and recorded.architectures is not None:
-            recorded.architectures.append(taken[1])
-            continue
-        known = re.fullmatch(_RESTS, line)
-        if known is not None and recorded.rest is not None:
-            recorded.rest.add(known[1])
-            continue
-        if diverted is not None and recorded.diversions is not None:
-            recorded.diversions[_path(diverted[1])] = _path(diverted[2])
-            continue
-        told = re.fullmatch(_OVERRIDE, line)
-        if told is not None and recorded.overrides is not None:
-            recorded.overrides[_path(told[1])] = told[2]
-            continue
-        if kept_out is not None and recorded.filters is not None:
-            recorded.filters.append(kept_out[1])
-            continue
-        if left is not None and recorded.data is not None:
-            recorded.data.add(left[1])
+        if line in _WORDS or _is_taken(recorded, line):
             continue
         word, _blank, rest = line.partition(" ")
         name = rest[: -len(" -")]
@@ -631,6 +639,8 @@ def plan(
         steps = overrides.compare(recorded.overrides, overrides.read_overrides()) + steps
     if recorded.architectures is not None:
         steps = architectures.compare(recorded.architectures, architectures.read_architectures()) + steps
+    if recorded.choices is not None:
+        steps = choices.compare(recorded.choices, choices.read_choices()) + steps
     return steps
 
 

@@ -1114,6 +1114,10 @@ def test_a_link_of_alternatives_that_is_back_may_be_one_that_nothing_renews(
         f"{links}/editor is back, and its group is in the mode manual: no checkpoint records whether it was so. "
         "Where it was not, run update-alternatives --auto editor"
     ]
+    # A checkpoint that records the groups brings them back themselves.
+    recorded = [Section("packages", {}, ["alternatives", "choices editor auto"])]
+    assert alternatives.manual([f"{links}/editor"], recorded) == []
+    assert len(alternatives.manual([f"{links}/editor"], [])) == 1
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,10 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Unhealthy, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import footprint, places
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.footprint import Changed
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import footprints
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import footprints, strays
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import accounts, flow
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.suggest import suggest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import background
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
@@ -34,7 +36,12 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resource
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.services import Services
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.sysctl import Sysctl
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.users import Users
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.change import ChangedPath, Outside
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.change import (
+    ChangedPath,
+    Holder,
+    Outside,
+    RolledBack,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import links
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, info, settle
@@ -110,6 +117,32 @@ def test_a_confirmation_warns_of_the_jobs_of_the_change_that_still_run(
     assert told["outcome"] == "confirmed"
     assert told["warnings"] == [
         "a job of Ansible still runs, and may change the host once more: pid 7: python3 async_wrapper.py"
+    ]
+
+
+def test_a_rollback_warns_of_all_that_is_not_as_before(
+    store: Store, host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change(host)
+    monkeypatch.setattr(strays, "found", lambda *_: ["pid 7: sleep"])
+    monkeypatch.setattr(accounts, "orphaned", lambda _known: ["/home/new still belongs to uid 7"])
+    held: list[Holder] = [{"unit": "app.service", "processes": [], "paths": ["/etc/app/conf"]}]
+    monkeypatch.setattr(Run, "_find_stale_programs", lambda *_: held)
+    with pytest.raises(Unhealthy) as failed:
+        settle(store, 1, BAD, *NOW)
+    assert failed.value.result["warnings"] == [
+        "started since the host was armed, and goes on in the background: pid 7: sleep",
+        "app.service still works with files that were replaced, such as /etc/app/conf; restart it to use the new files",
+        "/home/new still belongs to uid 7",
+    ]
+
+
+def test_notes_that_differ_in_their_first_word_are_one_sentence() -> None:
+    notes = [f"{name} was removed; its data stay" for name in "abcdefg"]
+    assert flow.beside(RolledBack(left=["l"], notes=[*notes[:1], "other", *notes[1:]])) == [
+        "l",
+        "each of a, b, c, d, e and 2 more was removed; its data stay",
+        "other",
     ]
 
 

@@ -23,6 +23,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     RestoreFailed,
     UsageError,
 )
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import footprint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import Step
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import commands
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
@@ -32,6 +33,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resource
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.packages import (
     apt,
     architectures,
+    choices,
     diversions,
     dpkg,
     forgetting,
@@ -684,6 +686,7 @@ def _no_real_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(dpkg, "_MARKS", str(tmp_path / "marks"))
     monkeypatch.setattr(apt, "_LOCKS", ())
     monkeypatch.setattr(architectures, "_FILE", str(tmp_path / "arch"))
+    monkeypatch.setattr(choices, "_BOOKS", str(tmp_path / "none"))
     monkeypatch.setattr(dpkg, "INFO", str(tmp_path / "info"))
     monkeypatch.setattr(forgetting, "_UCF", str(tmp_path / "ucf"))
     monkeypatch.setattr(shutil, "which", lambda _name: None)
@@ -1097,3 +1100,88 @@ def test_a_host_without_packages_is_told(tmp_path: Path, monkeypatch: pytest.Mon
     ]
     monkeypatch.setattr(KINDS["packages"], "system", Debian([OLD]).store(tmp_path).system)
     assert [one.kind for one in registry.check([{"system": {}}])] == ["packages", "system"]
+
+
+# -- alternatives
+
+
+@dataclass
+class Alternatives:
+    """The groups of update-alternatives below a directory of a test."""
+
+    root: Path
+
+    def __post_init__(self) -> None:
+        for name in ("books", "links", "bin"):
+            (self.root / name).mkdir()
+
+    def write(self, name: str, mode: str = "auto", *choices: str) -> None:
+        slave = f"{name}c\n{self.root}/bin/{name}c\n"
+        text = "".join(f"{one}\n{at}\n{one}c\n" for at, one in enumerate(choices))
+        (self.root / "books" / name).write_text(f"{mode}\n{self.root}/bin/{name}\n{slave}\n{text}\n")
+        for one in (name, f"{name}c"):
+            for path, to in ((f"links/{one}", choices[0]), (f"bin/{one}", f"{self.root}/links/{one}")):
+                (self.root / path).unlink(missing_ok=True)
+                (self.root / path).symlink_to(to)
+
+    def seen(self) -> dict[str, str]:
+        found = {f"books/{path.name}": path.read_text() for path in (self.root / "books").iterdir()}
+        folders = (self.root / name for name in ("links", "bin"))
+        return {
+            **found,
+            **{str(one.relative_to(self.root)): os.readlink(one) for at in folders for one in at.iterdir()},
+        }
+
+
+@pytest.fixture
+def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Alternatives:
+    (tmp_path / "alternatives").mkdir()
+    made = Alternatives(tmp_path / "alternatives")
+    monkeypatch.setattr(choices, "_BOOKS", str(made.root / "books"))
+    monkeypatch.setattr(choices, "_LINKS", str(made.root / "links"))
+    return made
+
+
+def test_choices_of_alternatives_and_their_modes_are_as_they_were(tmp_path: Path, groups: Alternatives) -> None:
+    for name in ("pager", "editor", "gone"):
+        groups.write(name, "manual" if name == "editor" else "auto", "/usr/bin/less", "/usr/bin/more")
+    (groups.root / "books/x.dpkg-tmp").touch()
+    before = groups.seen()
+    store = Debian([OLD], [OLD]).store(tmp_path)
+    checkpoint(store, "before", ALL)
+    assert rollback(store, "before")["changed"] is False
+    groups.write("pager", "manual", "/usr/bin/less", "/usr/bin/more", "/opt/best")
+    groups.write("editor", "auto", "/usr/bin/less", "/usr/bin/more")
+    (groups.root / "books/gone").unlink()
+    (groups.root / "bin/gone").unlink()
+    result = rollback(store, "before")
+    assert [(one["action"], one["target"], one["why"]) for one in result["done"]] == [
+        ("choose", "editor", "is in the mode auto"),
+        ("choose", "gone", "is no group of alternatives"),
+        ("choose", "pager", "is in the mode manual"),
+    ]
+    assert groups.seen() == before and rollback(store, "before")["changed"] is False
+
+
+@pytest.mark.parametrize("before", ["nothing", "a link", "unknown"])
+def test_a_group_that_came_goes_with_its_links_unless_one_was_there(
+    tmp_path: Path, groups: Alternatives, before: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(footprint, "DISKS", footprint.DISKS | {"tmpfs"})
+    if before == "a link":
+        (groups.root / "bin/java").symlink_to("/usr/bin/java-17")
+    store = Debian([OLD], [OLD]).store(tmp_path)
+    checkpoint(store, "before", ALL)
+    if before != "unknown":
+        walk = footprint.Walk([os.fsencode(groups.root)], lambda _path: False)
+        footprint.record(store.join("before"), {}, walk)
+    groups.write("java", "auto", "/opt/jdk/bin/java")
+    rollback(store, "before")
+    left = {"books/java", "links/java", "links/javac", "bin/java", "bin/javac"}
+    assert groups.seen().keys() == (set() if before == "nothing" else left)
+
+
+@pytest.mark.parametrize("line", ["choices ../x auto", "choices -x auto", "choices x", "choices x auto y"])
+def test_a_line_of_no_group_is_refused(line: str) -> None:
+    with pytest.raises(Damaged, match="cannot be read"):
+        packages.parse(["alternatives", line])

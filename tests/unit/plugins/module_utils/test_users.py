@@ -124,6 +124,45 @@ def test_a_home_that_belongs_to_an_account_that_went_is_named(
     assert note.startswith(f"{homes['deploy']} still belongs to uid {number}, which is no account now")
 
 
+def test_a_home_that_is_not_there_any_more_is_named(
+    store: Store, etc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounts, "_FILE", str(etc / "passwd"))
+    monkeypatch.setattr(accounts, "mount_points", lambda: {b"/": "ext4", bytes(tmp_path / "nfs"): "nfs4"})
+    number = os.getuid() if os.getuid() > 999 else 4_001_001
+    uids = {"gone": 4001, "moved": number, "renumbered": 4003, "nfs": 4004, "service": 99, "same": 4005}
+    lines = {name: f"{name}:x:{uid}:0::{tmp_path / name}:/bin/sh\n" for name, uid in uids.items()}
+    (etc / "passwd").write_text("".join(lines.values()))
+    checkpoint(store, "before", [{"users": {}}])
+    for name in ("elsewhere", "renumbered"):
+        (tmp_path / name).mkdir()
+        os.chown(tmp_path / name, number, -1)
+    lines["moved"] = lines["moved"].replace(f"{tmp_path}/moved", f"{tmp_path}/elsewhere")
+    lines["renumbered"] = lines["renumbered"].replace("4003", str(number))
+    (etc / "passwd").write_text("".join(lines[name] for name in ("moved", "renumbered", "same")))
+    notes = rollback(store, "before")["notes"]
+    assert [one for one in notes if str(tmp_path / "gone") in one] == [
+        f"{tmp_path}/gone, the home of uid 4001, is not there: data of accounts are not protected, and where the "
+        "change has removed them, they are lost"
+    ]
+    assert (
+        f"{tmp_path}/moved, the home of uid {number}, is at {tmp_path}/elsewhere since the change: move it back"
+        in notes
+    )
+    assert not any(name in one for one in notes for name in ("nfs", "service", "same"))
+
+
+def test_a_home_that_has_another_owner_again_is_to_be_given_back(
+    etc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounts, "_FILE", str(etc / "passwd"))
+    monkeypatch.setattr(accounts, "mount_points", lambda: {b"/": "ext4"})
+    home = str(tmp_path)
+    (etc / "passwd").write_text(f"erin:x:4003:0::{home}:/bin/sh\n")
+    (found,) = accounts.orphaned({os.lstat(home).st_uid: [home]})
+    assert found.endswith("it is the home of uid 4003 again: give it back (chown -R)")
+
+
 def test_it_takes_no_keys(etc: Path) -> None:
     with pytest.raises(UsageError, match="unknown key 'names'"):
         registry.check([{"users": {"names": ["root"]}}])
