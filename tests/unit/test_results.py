@@ -33,8 +33,8 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.copies import Offsite
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.host import (
-    Held,
     HostState,
+    KeptCopies,
     Listed,
     Measured,
     Remembered,
@@ -190,7 +190,7 @@ FORMS: dict[str, tuple[dict[str, Any], type[Any], set[str], dict[str, str]]] = {
     "ChangedPath": (answers._CHANGED, ChangedPath, set(), {}),
     "Outside": (answers._OUTSIDE, Outside, set(), {}),
     "Owed": (answers._OWED, Owed, set(), {}),
-    "Held": (answers._HELD, Held, set(), {}),
+    "KeptCopies": (answers._HELD, KeptCopies, set(), {}),
     "Listed": (answers._LISTED, Listed, set(), {}),
     "Place": (answers._PLACE, Place, set(), {"words": "str"}),
     "Record": (answers._RESTART, Record, {"token"}, {"running": "bool"}),

@@ -203,8 +203,8 @@ def test_no_call_sends_more_than_the_modules_of_the_first_version_did() -> None:
         (line,) = (line for line in written.splitlines() if line.startswith(f"| {name} | "))
         known = [int(one) for one in line.strip("| ").split(" | ")[2:7]]
         assert all(abs(one - int(other)) <= 3 + 0.1 * one for one, other in zip(known, sizes, strict=True)), (row, line)
-    first = {row.split("`")[1]: int(row.split(" | ")[1]) for row in rows}
-    assert len(first) == 14 and first["ft_info"] < 150 and first["ft_health"] < 170
+    firsts = {row.split("`")[1]: int(row.split(" | ")[1]) for row in rows}
+    assert len(firsts) == 14 and firsts["ft_info"] < 150 and firsts["ft_health"] < 170
 
 
 def test_errors_and_wrong_arguments_are_those_of_the_module(piped: Fleet) -> None:
