@@ -247,6 +247,23 @@ def test_every_default_of_a_playbook_stands_in_its_page() -> None:
 def test_arguments_of_roles_are_checked_wherever_playbooks_use_them() -> None:
     for path in (ROOT / "playbooks").glob("*.yml"):
         assert "rolespec_validate: false" not in path.read_text(), path.name
+    within = [*(ROOT / "roles").rglob("*.yml"), *(ROOT / "src").rglob("*.py")]
+    unchecked = {path.name: places for path in within if (places := unchecked_places(path.read_text()))}
+    assert set(unchecked) == {"main.yml", "session.py"}
+    assert all(reason.startswith("# Unchecked: the arguments ") for places in unchecked.values() for reason in places)
+    told = " ".join((ROOT / "roles/change/README.md").read_text().split())
+    assert "The arguments of the roles `begin` and `settle` within are checked once, as those of this role" in told
+
+
+def unchecked_places(text: str) -> list[str]:
+    """The comment before each place that switches the check of a role's arguments off."""
+    lines = [line.strip() for line in text.splitlines()]
+    found = []
+    for number, line in enumerate(lines):
+        if "rolespec_validate: false" in line:
+            before = lines[max(0, number - 2) : number]
+            found.append(next((one for one in before if one.startswith("# Unchecked")), ""))
+    return found
 
 
 def test_the_reasons_that_modules_give_are_documented_in_all_of_them() -> None:

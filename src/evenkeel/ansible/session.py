@@ -281,7 +281,8 @@ class Session:
         path = self._beside("callback_plugins" if alone else "") / f".evenkeel-{name}.yml"
         ours = collections_path() / "ansible_collections" / FQCN.replace(".", "/") / "playbooks" / f"{name}.yml"
         text = ours.read_text()
-        if name == "settle":  # a process for each host
+        # Unchecked: the arguments of settle were checked when the change began (0.07 s of CPU for each host).
+        if name == "settle":
             text = text.replace("rolespec_validate: true", "rolespec_validate: false")
         # Another run may read it at the same time.
         os.replace(self._write(path.name, text), path)
