@@ -19,6 +19,7 @@ from .._deadman import command, outside
 from .._files import declaration, footprint, places
 from .._files.declaration import OWN_NAMES, Declaration
 from .._files.footprint import Changed, Recorded, Walk
+from .._host import kernel
 from .._host.durable import remove_file
 from .._host.paths import ancestors
 from .._resources import files, ours, registry
@@ -42,7 +43,9 @@ def remember(store: Store, generation: int, declared: Mapping[str, list[str]]) -
     with suppress(OSError):
         if declared["paths"] and (command.is_host(store) or declared["paths"] != list(places.PATHS)):
             walk = _walk(store, declared, _BEFORE)
-            footprint.record(path, {"generation": generation, **declared}, walk)
+            usual = declared["paths"] == list(places.PATHS)
+            seen = {"kernel": kernel.look()} if usual else {}
+            footprint.record(path, {"generation": generation, **declared, **seen}, walk)
         else:
             remove_file(path)
 
@@ -85,9 +88,19 @@ def _compare_with_record(store: Store, generation: int, manifest: Manifest, seco
         found = list(islice(footprint.differences(then, now, _left_out(store, then.declared)), _MOST))
         complete = then.complete and now.complete and len(found) < _MOST
     at = Restore(store.system, store.objects, since=since)
+    if "kernel" in then.declared:
+        found += _of_kernel(then.declared["kernel"], manifest, at)
     bare = uncovered(found, manifest, at)
     shown = [ChangedPath(os.fsdecode(one.path[: outside.LONGEST]), one.what) for one in bare[: outside.SHOWN]]
     return Outside(shown, len(bare), complete)
+
+
+def _of_kernel(then: Mapping[str, Any], manifest: Manifest, at: Restore) -> list[Changed]:
+    """The state of the running kernel that differs."""
+    found = list(kernel.differences(then, kernel.look()))
+    for section in manifest.sections:
+        found += registry.kind_of(section).beyond(section.spec, registry.own_lines(section), at)
+    return [Changed(os.fsencode(path), what) for path, what in found]
 
 
 def uncovered(found: Iterable[Changed], manifest: Manifest, at: Restore) -> list[Changed]:

@@ -13,6 +13,12 @@ from .paths import ancestors
 
 # The type of a mount of which others are made by themselves.
 AUTOFS = "autofs"
+# Directories below which programs mount and unmount.
+OF_PROGRAMS = (
+    *("/proc", "/sys", "/dev", "/run", "/snap", "/media", "/var/snap", "/var/lib/docker", "/var/lib/containers"),
+    *("/var/lib/containerd", "/var/lib/kubelet", "/var/lib/rancher", "/var/lib/lxcfs", "/var/lib/lxd"),
+    *("/var/lib/incus", "/var/lib/machines", "/var/lib/libvirt", "/var/lib/nfs"),
+)
 
 
 class Mount(NamedTuple):

@@ -17,6 +17,7 @@ from .._files.entry import Entry, Tree, path_of
 from .._files.footprint import NEW
 from .._files.scanning import Scan
 from .._files.step import FILES, Step
+from .._host.kernel import OF_MOUNTS, VALUE
 from .._host.mounts import mount_points
 from .._host.options import Options, read
 from .._host.paths import check_path
@@ -194,7 +195,7 @@ class Files(Kind):
     def suggest(self, changed: Mapping[str, str], taken: Sequence[str], at: Restore) -> Suggestion:
         """A declaration of the changed paths; for configuration, of the directory of its program."""
         found = set()
-        for path in changed:
+        for path in (one for one, what in changed.items() if what not in (*OF_MOUNTS, VALUE)):
             together = _directory_of(path)
             path = path if any(is_within(one, together) for one in taken) else together
             overlaps = any(is_within(path, one) or is_within(one, path) for one in taken)

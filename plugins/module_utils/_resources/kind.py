@@ -260,6 +260,11 @@ class Kind:
         needs to cover then). ``taken``: paths that are declared already, which no other declaration may overlap."""
         return None, set()
 
+    def beyond(self, spec: Spec, lines: Sequence[str], at: Restore) -> Iterable[tuple[str, str]]:
+        """(path, the difference in words) of the state that differs from the lines, that a rollback to them does not
+        bring back, and that no walk over files shows."""
+        return ()
+
     # -- another host
 
     def carried(self, lines: Sequence[str]) -> list[str]:

@@ -20,6 +20,7 @@ from .._dataclasses import dataclass, field
 from .._errors import EvenkeelError, RestoreFailed, UsageError
 from .._files.mounts import PSEUDO
 from .._files.step import Step
+from .._host import kernel
 from .._host import mounts as table
 from .._host.mounts import Mount
 from .._host.options import Options, read
@@ -40,12 +41,6 @@ _APART = {
     *("pstore", "bpf", "configfs", "fusectl", "hugetlbfs", "efivarfs", "autofs", "binfmt_misc", "nsfs", "rpc_pipefs"),
     *("selinuxfs", "ramfs", "overlay", "squashfs", "fuse", "fuseblk", "rootfs"),
 }
-# Directories below which programs mount and unmount.
-_PLACES = (
-    *("/proc", "/sys", "/dev", "/run", "/snap", "/media", "/var/snap", "/var/lib/docker", "/var/lib/containers"),
-    *("/var/lib/containerd", "/var/lib/kubelet", "/var/lib/rancher", "/var/lib/lxcfs", "/var/lib/lxd"),
-    *("/var/lib/incus", "/var/lib/machines", "/var/lib/libvirt", "/var/lib/nfs"),
-)
 # File systems of other hosts. To mount them needs more than the kernel shows, such as a password, and may take long.
 _REMOTE = r"nfs\d*|cifs|smb3|ceph|glusterfs|afs|9p|ncpfs|lustre|beegfs|orangefs|gfs2|ocfs2"
 # Options that the kernel shows although nobody has given them, or whose values may differ at each mount.
@@ -371,16 +366,26 @@ class Mounts(Kind):
             if patterns and all(_is_excepted(point, one) for one in patterns):
                 yield f"at {point}"
 
+    def covers(self, spec: Spec, lines: Sequence[str], changed: Mapping[str, str], at: Restore) -> set[str]:
+        """The mounts and swap that differ, but for those that are left alone."""
+        return {path for path in _of_kernel(changed) if not _is_excepted(path, spec.get("except", ()))}
+
     def suggest(self, changed: Mapping[str, str], taken: Sequence[str], at: Restore) -> Suggestion:
-        found = {self.fstab} & set(changed)
+        found = ({self.fstab} & set(changed)) | _of_kernel(changed)
         return ({} if found else None), found
+
+
+def _of_kernel(changed: Mapping[str, str]) -> set[str]:
+    """The paths among these that are mounts or swap, and that this kind brings back."""
+    mine = {path for path, what in changed.items() if what in kernel.OF_MOUNTS}
+    return {path for path in mine if not any(is_within(path, one) for one in table.OF_PROGRAMS)}
 
 
 def _is_ours(mount: Mount, point: str) -> bool:
     if point == "/":
         return True
     fuse = mount.kind.startswith("fuse.")
-    return mount.kind not in _APART and not fuse and not any(is_within(point, one) for one in _PLACES)
+    return mount.kind not in _APART and not fuse and not any(is_within(point, one) for one in table.OF_PROGRAMS)
 
 
 def _is_excepted(point: str, patterns: Sequence[str]) -> bool:

@@ -17,6 +17,7 @@ from .._errors import Damaged, RestoreFailed, UsageError
 from .._files.entry import quote
 from .._files.step import Step
 from .._host.durable import write_all
+from .._host.kernel import VALUE
 from .._host.options import Options, read
 from .._host.system import System
 from .._host.trust import open_regular
@@ -157,9 +158,13 @@ class Sysctl(Kind):
         names = [line.partition("sha256=")[2] for line in lines if line.startswith(_OTHERS)]
         if not names or not any(fnmatch.fnmatchcase(path, one) for path in at.changed for one in places):
             return {}
-        kernel, *others = b"".join(at.objects.read(names[0])).decode("ascii", "replace").split("\n")
-        found = _recorded(others) if kernel == _kernel() else {}
+        found = self._others_then(names[0], at)
         return {name: value for name, value in found.items() if _read(name, self.root) not in (None, value)}
+
+    def _others_then(self, name: str, at: Restore) -> dict[str, bytes]:
+        """The other values at the checkpoint, from a content; nothing where another kernel runs."""
+        kernel, *others = b"".join(at.objects.read(name)).decode("ascii", "replace").split("\n")
+        return _recorded(others) if kernel == _kernel() else {}
 
     def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
         """Set the values that differ, in several passes; RestoreFailed names the keys that could not be set."""
@@ -210,6 +215,17 @@ class Sysctl(Kind):
         every = ["without a limit"] if any(line.startswith(_OTHERS) for line in lines) else []
         return every + sorted({*spec["names"], *_recorded(lines)} - known)
 
+    def covers(self, spec: Spec, lines: Sequence[str], changed: Mapping[str, str], at: Restore) -> set[str]:
+        return {f"{self.root}/{name}" for name in _recorded(lines)} & set(changed)
+
+    def beyond(self, spec: Spec, lines: Sequence[str], at: Restore) -> Iterator[tuple[str, str]]:
+        """The other values that differ, and that no file sets: a file that has come goes, and its values with it."""
+        names = [line.partition("sha256=")[2] for line in lines if line.startswith(_OTHERS)]
+        mine = set(self._set_by_files()) if names else set()
+        for name, value in (self._others_then(names[0], at) if names else {}).items():
+            if name not in mine and _read(name, self.root) not in (None, value):
+                yield f"{self.root}/{name}", VALUE
+
     def keep_here(self, lines: Sequence[str], now: Sequence[str]) -> tuple[list[str], list[str]]:
         """The name of the host, and the values that no file sets, are those of one machine."""
         others = [line for line in lines if not line.startswith((f"value {_HOSTNAME} ", _OTHERS))]
@@ -218,8 +234,9 @@ class Sysctl(Kind):
     def suggest(self, changed: Mapping[str, str], taken: Sequence[str], at: Restore) -> Suggestion:
         """The keys that the changed files set and this kernel has. Another kind has to cover the files themselves."""
         keys = {key for path in changed if re.fullmatch(_SETS, path) for key in _keys_in(path)}
-        found = self._known(keys)
-        return ({"names": found} if found else None), set()
+        mine = {path for path, what in changed.items() if what == VALUE and path.startswith(f"{self.root}/")}
+        found = self._known([*keys, *(path[len(self.root) + 1 :] for path in mine)])
+        return ({"names": found} if found else None), mine
 
 
 def _keys_in(path: str) -> list[str]:

@@ -84,7 +84,7 @@ class RolledBack(Result):
 @dataclass
 class ChangedPath:
     """A path and its difference: ``new``, ``removed``, ``replaced``, ``changed``, or a list of ``content``,
-    ``content or time``, ``mode`` and ``owner`` with commas."""
+    ``content or time``, ``mode`` and ``owner`` with commas. Of the running kernel: see ``_host/kernel.py``."""
 
     path: str
     what: str

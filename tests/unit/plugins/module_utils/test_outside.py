@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.ro
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.suggest import suggest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import background
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import background, kernel
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
@@ -135,6 +136,32 @@ def test_a_rollback_warns_of_all_that_is_not_as_before(
         "app.service still works with files that were replaced, such as /etc/app/conf; restart it to use the new files",
         "/home/new still belongs to uid 7",
     ]
+
+
+def test_what_stays_changed_in_the_kernel_is_told_by_its_path(
+    store: Store, host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {"mounted": {"/data": ["xfs", "rw"]}, "swaps": [], "settings": {"/sys/pages": "always"}}
+    monkeypatch.setattr(kernel, "look", lambda: seen)
+    monkeypatch.setattr(footprints, "command", SimpleNamespace(is_host=lambda _store: True))
+    monkeypatch.setattr(places, "PATHS", (str(host),))
+    settle(store, 1, GOOD, *NOW)
+    arm(store, host)
+    seen = {
+        "mounted": {"/data": ["xfs", "ro"], "/new": ["tmpfs", "rw"]},
+        "swaps": ["/swap"],
+        "settings": {"/sys/pages": "never"},
+    }
+    with pytest.raises(Unhealthy) as failed:
+        settle(store, 2, BAD, *NOW)
+    assert paths(host, failed.value.result["outside"]) == {
+        "/data": "mount options",
+        "/new": "mounted",
+        "/swap": "swap on",
+        "/sys/pages": "value",
+    }
+    told = suggest(store).suggested
+    assert told == [{"mounts": {}}], "a setting below /sys is no file"
 
 
 def test_notes_that_differ_in_their_first_word_are_one_sentence() -> None:

@@ -98,6 +98,36 @@ def test_what_a_file_of_the_change_has_set_comes_back_with_the_file(
     ]
 
 
+def test_a_value_that_no_file_sets_is_told_and_not_put_back(
+    store: Store, values: sysctl.Sysctl, root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "10.conf").write_text("vm.swappiness = 10\n")
+    values.configured = [f"{tmp_path}/*.conf"]
+    at = Restore(System(), store.objects)
+
+    def told() -> dict[str, str]:
+        section = store.manifest(taken["id"]).sections[0]
+        lines = registry.own_lines(section)
+        found = dict(values.beyond(section.spec, lines, at))
+        swap = f"{root}/vm/swappiness"
+        assert values.covers(section.spec, lines, {**found, swap: "value"}, at) == {swap}
+        return found
+
+    taken = checkpoint(store, "before", [{"sysctl": {}}])
+    assert told() == {}
+    core = f"{root}/kernel/core_pattern"
+    (root / "kernel/core_pattern").write_text("core\n")
+    (root / "vm/swappiness").write_text("1\n")
+    assert told() == {core: "value"}
+    assert rollback(store, "before")["left"] == [] and told() == {core: "value"}
+    assert (root / "kernel/core_pattern").read_text() == "core\n"
+    assert values.suggest({core: "value", "/x": "value"}, [], at) == ({"names": ["kernel/core_pattern"]}, {core})
+    # A file that sets it comes with the change, and goes with it.
+    (tmp_path / "20.conf").write_text("kernel.core_pattern = core\n")
+    assert told() == {}
+    assert list(values.beyond({"names": []}, ["value vm/swappiness =60"], at)) == []
+
+
 def test_another_value_that_cannot_be_set_is_named(
     store: Store, values: sysctl.Sysctl, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

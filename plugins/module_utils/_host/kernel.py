@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The state of the running kernel that no walk over a disk shows: mounts, swap, and settings below /sys."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from . import mounts as table
+from .mounts import OF_PROGRAMS, Mount
+from .paths import ancestors
+
+# The differences, in words.
+MOUNTED, UNMOUNTED, OTHER_MOUNT, OPTIONS = "mounted", "unmounted", "another mount", "mount options"
+SWAP_ON, SWAP_OFF, VALUE = "swap on", "swap off", "value"
+OF_MOUNTS = (MOUNTED, UNMOUNTED, OTHER_MOUNT, OPTIONS, SWAP_ON, SWAP_OFF)
+_SWAPS = "/proc/swaps"
+# Settings that nothing but a boot puts back, and that no program changes by itself.
+_SETTINGS = (
+    *("/sys/kernel/mm/transparent_hugepage/*", "/sys/kernel/mm/ksm/run", "/sys/module/zswap/parameters/enabled"),
+    *(f"/sys/block/*/queue/{name}" for name in ("scheduler", "read_ahead_kb", "nr_requests")),
+    "/sys/fs/selinux/enforce",
+)
+# File systems that programs mount, or that come and go by themselves.
+_PASSING = ("autofs", "overlay", "squashfs", "nsfs", "fuse", "fuseblk", "ramfs", "binfmt_misc")
+# File systems of which the options are those that somebody has given.
+_TOLD = ("proc", "tmpfs", "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "vfat")
+# Mount points among those of programs whose options an administrator sets.
+_OF_ALL = ("/proc", "/dev", "/dev/shm", "/run")
+_LARGEST = 4096
+
+
+def look() -> dict[str, Any]:
+    """``mounted``: point -> the file system and its options. ``swaps``: paths. ``settings``: path -> value. Plain
+    JSON."""
+    swaps: list[str] = []
+    with suppress(OSError), open(_SWAPS, encoding="utf-8", errors="surrogateescape") as stream:
+        paths = [line.split()[0] for line in stream.readlines()[1:]]
+        # A container sees the swap of its machine, and compressed memory belongs to the program that makes it.
+        swaps = [one for one in paths if os.path.exists(one) and not one.startswith("/dev/zram")]
+    settings = {}
+    for path in (path for one in _SETTINGS for path in glob.glob(one)):
+        with suppress(OSError), open(path, encoding="utf-8", errors="replace") as stream:
+            settings[path] = stream.read(_LARGEST).strip()
+    found = {}
+    with suppress(OSError):
+        found = mounted(table.mounts("1" if table.is_apart() else "self"))
+    return {"mounted": found, "swaps": swaps, "settings": settings}
+
+
+def mounted(every: list[Mount]) -> dict[str, list[str]]:
+    """Mount point -> the file system there, and its options. Pure."""
+    automatic = {one.point for one in every if one.kind == table.AUTOFS}
+    found = {}
+    for one in table.visible(every):
+        by_itself = one.kind in _PASSING or one.kind.startswith("fuse.") or _is_of_program(os.fsdecode(one.point))
+        if by_itself or not automatic.isdisjoint({*ancestors(one.point), one.point}):
+            continue
+        own = one.own.split(",") if one.kind in _TOLD else []
+        options = ",".join(sorted({*one.options.split(","), *own}))
+        found[os.fsdecode(one.point)] = [f"{one.kind} {os.fsdecode(one.source)} {os.fsdecode(one.root)}", options]
+    return found
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(path, the difference in words). Pure."""
+    yield from _of_mounts(then.get("mounted", {}), now["mounted"])
+    before, after = set(then.get("swaps", ())), set(now["swaps"])
+    yield from ((path, SWAP_ON if path in after else SWAP_OFF) for path in sorted(before ^ after))
+    was = then.get("settings", {})
+    yield from ((path, VALUE) for path, value in sorted(now["settings"].items()) if was.get(path, value) != value)
+
+
+def _of_mounts(then: Mapping[str, list[str]], now: Mapping[str, list[str]]) -> Iterator[tuple[str, str]]:
+    for point in sorted(then.keys() | now.keys()):
+        was, live = then.get(point), now.get(point)
+        if was is None or live is None:
+            yield point, UNMOUNTED if live is None else MOUNTED
+        elif was != live:
+            yield point, OPTIONS if was[0] == live[0] else OTHER_MOUNT
+
+
+def _is_of_program(point: str) -> bool:
+    return point not in _OF_ALL and any(f"{point}/".startswith(f"{one}/") for one in OF_PROGRAMS)

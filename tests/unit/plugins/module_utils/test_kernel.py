@@ -1,0 +1,85 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The state of the running kernel that a change leaves changed: mounts, swap, and settings, each told by its path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import kernel
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.mounts import Mount
+
+
+def mount(number: int, point: str, kind: str, options: str = "rw", own: str = "rw", parent: int = 1) -> Mount:
+    return Mount(point.encode(), b"/", b"8:1", kind, number, parent, options, b"/dev/" + kind.encode(), own)
+
+
+BEFORE = [
+    mount(2, "/", "ext4"),
+    mount(3, "/proc", "proc", parent=2),
+    mount(4, "/dev/shm", "tmpfs", "rw,nosuid", "rw,size=1k", parent=2),
+    mount(5, "/data", "xfs", parent=2),
+    mount(6, "/gone", "xfs", parent=2),
+    mount(7, "/home", "autofs", own="rw,indirect", parent=2),
+]
+
+
+def told(after: list[Mount]) -> dict[str, str]:
+    def seen(every: list[Mount]) -> dict[str, Any]:
+        return {"mounted": kernel.mounted(every), "swaps": [], "settings": {}}
+
+    return dict(kernel.differences(seen(BEFORE), seen(after)))
+
+
+def test_what_a_change_leaves_mounted_otherwise_is_told_by_its_place() -> None:
+    after = [
+        BEFORE[0],
+        mount(3, "/proc", "proc", own="rw,hidepid=invisible", parent=2),
+        mount(4, "/dev/shm", "tmpfs", "rw,nosuid,noexec", "rw,size=1k", parent=2),
+        mount(5, "/data", "ext4", parent=2),
+        BEFORE[5],
+        mount(8, "/srv/new", "tmpfs", parent=2),
+    ]
+    assert told(after) == {
+        "/proc": "mount options",
+        "/dev/shm": "mount options",
+        "/data": "another mount",
+        "/gone": "unmounted",
+        "/srv/new": "mounted",
+    }
+    assert told(BEFORE) == {}
+
+
+@pytest.mark.parametrize(
+    ("point", "kind"),
+    [
+        ("/run/user/0", "tmpfs"),
+        ("/var/lib/docker/overlay2/x/merged", "overlay"),
+        ("/snap/core/1", "squashfs"),
+        ("/mnt/key", "fuse.sshfs"),
+        ("/home/ops", "nfs4"),
+    ],
+)
+def test_what_programs_mount_by_themselves_is_not_told(point: str, kind: str) -> None:
+    assert told([*BEFORE, mount(9, point, kind, parent=7 if point.startswith("/home") else 2)]) == {}
+    assert told([*BEFORE[:2], *BEFORE[2:], mount(9, point, kind, parent=2)]) == {}
+
+
+def test_swap_and_settings_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    swaps, pages, swap = tmp_path / "swaps", tmp_path / "enabled", tmp_path / "swapfile"
+    swap.touch()
+    monkeypatch.setattr(kernel, "_SWAPS", str(swaps))
+    monkeypatch.setattr(kernel, "_SETTINGS", (f"{tmp_path}/enabled*",))
+    pages.write_text("always [madvise] never\n")
+    swaps.write_text("Filename\tType\n/dev/zram0 partition 1 0 5\n/none file 1 0 -2\n")
+    before = kernel.look()
+    assert list(kernel.differences(before, kernel.look())) == []
+    pages.write_text("always madvise [never]\n")
+    (tmp_path / "enabled2").write_text("new with a device")
+    swaps.write_text(f"Filename\tType\n{swap} file 1 0 -2\n")
+    assert list(kernel.differences(before, kernel.look())) == [(str(swap), "swap on"), (str(pages), "value")]
+    assert list(kernel.differences(kernel.look(), before))[:1] == [(str(swap), "swap off")]
+    assert list(kernel.differences({}, {"mounted": {}, "swaps": [], "settings": {"/x": "1"}})) == []
