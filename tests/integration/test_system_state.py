@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 
 import pytest
 
@@ -45,6 +46,34 @@ def test_accounts_come_back_and_go_on_working(fleet: Fleet) -> None:
     assert fleet.on(HOST, "id kept; id new; pwck -rq; grpck -r; echo $?", check=False).split()[-1] == "0"
     assert not fleet.module(HOST, "ft_rollback", checkpoint="before")["changed"]
     fleet.on(HOST, "userdel kept && useradd --no-create-home new && userdel new")
+
+
+def comes_in(fleet: Fleet, user: str) -> bool:
+    options = ["-o", "BatchMode=yes", "-o", "ControlPath=none", "-o", "ConnectTimeout=3"]
+    words = ["ssh", "-F", str(fleet.lab.ssh_config), *options, "-l", user, HOST, "true"]
+    return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+
+def test_people_come_in_again_where_no_file_of_a_login_has_changed(fleet: Fleet) -> None:
+    """sshd looks at directories, and starts with drop-ins that last until the next boot; PAM looks for a file."""
+    seen = (
+        "stat -c '%n %a %u' / /home /home/ops /home/ops/.ssh /root /run/sshd; ls /run/nologin /run/systemd/system/ssh*"
+    )
+    before = fleet.on(HOST, seen, check=False)
+    assert comes_in(fleet, "ops")
+    resources = [{"users": {}}, {"services": {}}]
+    begun = fleet.module(HOST, "ft_checkpoint", name="before", resources=resources, confirm_within="12s")
+    assert not begun["failed"], begun
+    fleet.on(
+        HOST,
+        """chmod 777 /home/ops; chown root /home/ops/.ssh; chown sshd /run/sshd; chmod 700 /home; touch /run/nologin
+        mkdir -p /run/systemd/system/ssh.service.d
+        printf '[Service]\nExecStart=\nExecStart=/usr/sbin/sshd -D -p 2222\n' > /run/systemd/system/ssh.service.d/o.conf
+        systemctl daemon-reload; systemctl restart ssh""",
+    )
+    assert not comes_in(fleet, "ops") and not comes_in(fleet, "root")
+    assert fleet.disarmed(HOST, 60) and comes_in(fleet, "ops") and comes_in(fleet, "root")
+    assert fleet.on(HOST, seen, check=False) == before and fleet.state(HOST)["left"] == []
 
 
 def test_a_firewall_that_locks_us_out_is_taken_back_unless_we_confirm_it(fleet: Fleet) -> None:
