@@ -85,7 +85,7 @@ def sources() -> dict[str, str]:
 
 
 def sources_of_call(name: str) -> dict[str, str]:
-    """Of ``sources``, those with which the call ``ft_NAME`` is answered; all, where that call can leave them."""
+    """The ``sources`` with which the call ``ft_NAME`` is answered; all sources, where that call can leave them."""
     found = _with_imports({f"{_PACKAGE}/__init__.py": ""}, [f"{_base()}.{one}" for one in ("_adapter", "_direct")])
     found = _with_imports(found, [f"{_base()}.{_CALLS}.{name}"])
     return sources() if f"{_PACKAGE}/_deadman/package.py" in found else found

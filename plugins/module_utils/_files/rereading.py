@@ -39,7 +39,7 @@ class _Rereading:
         self.found = found
         self.inodes = inodes
         # The contents that were the same both times, and the files that were not: each may have thousands of names.
-        self.same_again: set[tuple[int, int, int, str]] = set()
+        self.unchanged: set[tuple[int, int, int, str]] = set()
         self.changed: set[tuple[int, int]] = set()
 
     def run(self) -> None:
@@ -80,7 +80,7 @@ class _Rereading:
             if longer or (os.path.samestat(now, one.info) and moment(now) == moment(one.info)):
                 if time.monotonic() - one.read < _APART and may_be_written(fd):
                     return False
-                if self.is_same_again(one, fd) and (longer or moment(now) == moment(os.fstat(fd))):
+                if self.has_same_content(one, fd) and (longer or moment(now) == moment(os.fstat(fd))):
                     return True
         finally:
             os.close(fd)
@@ -97,16 +97,16 @@ class _Rereading:
             self.found.share(info, one.place)
         return True
 
-    def is_same_again(self, one: Fresh, fd: int) -> bool:
+    def has_same_content(self, one: Fresh, fd: int) -> bool:
         """Whether the open file has the same content up to its former end. A content is read for one name of its
         file; a tolerant look asks no further name of a file that was not the same."""
         inode = one.info.st_dev, one.info.st_ino
         content = (*inode, one.info.st_size, one.sha)
-        if content in self.same_again or (self.reader.tolerant and inode in self.changed):
-            return content in self.same_again
+        if content in self.unchanged or (self.reader.tolerant and inode in self.changed):
+            return content in self.unchanged
         is_same = hash_of(chunks(fd, one.info.st_size))[0] == one.sha
         if one.info.st_nlink > 1 and is_same:
-            self.same_again.add(content)
+            self.unchanged.add(content)
         elif one.info.st_nlink > 1:
             self.changed.add(inode)
         return is_same

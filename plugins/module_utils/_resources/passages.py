@@ -54,7 +54,7 @@ class Passage(NamedTuple):
 
 
 def check(record: dict[str, object]) -> Passage:
-    """The passage of a line. ValueError, KeyError, TypeError or UsageError where ``look`` cannot have found it."""
+    """The passage of a line. ValueError, KeyError, TypeError or UsageError where ``read_passages`` cannot have found it."""
     found = Passage(**record)  # type: ignore[arg-type]
     check_path(os.fsencode(found.path))
     numbers = (found.mode, found.uid, found.gid, found.inode)
@@ -63,7 +63,7 @@ def check(record: dict[str, object]) -> Passage:
     return found
 
 
-def look(passwd: str) -> list[Passage]:
+def read_passages(passwd: str) -> list[Passage]:
     """The directories as they are, by their paths. ``passwd``: the file of the accounts."""
     places = {os.fsencode(one) for one in _OF_ALL}
     for home in _homes(passwd):

@@ -182,7 +182,7 @@ class Services(Programs):
         if every:
             names = _all_but(spec.get("except", ()), system)
             lines.append(json_line.write(_ALL, {"except": spec.get("except", []), _GENERATED: True, _RUNNING: True}))
-        variables = environment.look(system) if names else {}
+        variables = environment.read_variables(system) if names else {}
         if variables:
             lines.append(json_line.write(_ENVIRONMENT, variables))
         for seen, unit in zip(systemd.observe(names, system), systemd.describe(names, system)):
@@ -324,7 +324,7 @@ class Services(Programs):
                     wrong.append(f"{trigger.name}, which starts {live.name}, is {trigger.text}, and was active")
             wrong += [f"{step.target}: {step.action} is still to be done, {step.why}" for step in _links(unit, reader)]
         then = _recorded_variables(lines)
-        wrong += environment.differences(then, environment.look(system)) if then else []
+        wrong += environment.differences(then, environment.read_variables(system)) if then else []
         came = [one.id for one, spared in _came(lines, system) if not spared]
         wrong += [f"{name} runs, and came with the change" for name in came]
         for one in processes:
@@ -525,7 +525,7 @@ def _recorded_variables(lines: Sequence[str]) -> dict[str, str]:
 def _variables(lines: Sequence[str], system: System) -> list[Step]:
     """The steps that bring back the variables which systemd gives to each service."""
     then = _recorded_variables(lines)
-    found = environment.commands(then, environment.look(system)) if then else {}
+    found = environment.commands(then, environment.read_variables(system)) if then else {}
     why = "systemd gives it to every service that starts"
     return [Step(SERVICES, _ENVIRONMENT, name, why, {"argv": argv}) for name, argv in found.items()]
 

@@ -64,7 +64,7 @@ class Users(Kind):
     def capture(self, spec: Spec, sink: Sink, system: System) -> list[str]:
         """``passage`` and a record of path, mode, owners, inode and mount point, for each directory that a login
         passes. ``nologin`` where no file of that name shuts out all users."""
-        found = passages.look(os.path.join(self.etc, _FILES[0]))
+        found = passages.read_passages(os.path.join(self.etc, _FILES[0]))
         lines = [json_line.write(_PASSAGE, one._asdict()) for one in found]
         return lines if os.path.lexists(self.nologin) else [*lines, json_line.write(_NOBODY, {})]
 

@@ -17,7 +17,7 @@ _PASSING = ("_WSREP_START_POSITION",)
 _HASH = "sha256="
 
 
-def look(system: System) -> dict[str, str]:
+def read_variables(system: System) -> dict[str, str]:
     """Variable -> its value where it belongs to the locale, else a hash: it may be a secret. Empty where systemd does
     not answer."""
     done = system.run(["systemctl", "show-environment"], 10.0) if system.has_systemd() else None
@@ -31,7 +31,7 @@ def look(system: System) -> dict[str, str]:
 
 
 def check(variables: Mapping[str, object]) -> dict[str, str]:
-    """The variables of a line. ValueError where ``look`` cannot have found them."""
+    """The variables of a line. ValueError where ``read_variables`` cannot have found them."""
     for name, value in variables.items():
         if re.fullmatch(_NAME, name) is None or type(value) is not str or not value.isprintable():
             raise ValueError("no variables")

@@ -98,11 +98,11 @@ def _mapped(pid: int, proc: str) -> set[tuple[str, bool]]:
     """(path, whether the file has lost this name) of the program and the libraries that the process has mapped; none
     where the process holds us up."""
 
-    def look() -> set[str]:
+    def read() -> set[str]:
         return {os.fsdecode(one.path) for one in mapped(pid, proc) if one.is_code and one.path.startswith(b"/")}
 
     nothing: set[str] = set()
-    return {(path.removesuffix(_GONE), path.endswith(_GONE)) for path in patiently(pid, look, nothing, proc)}
+    return {(path.removesuffix(_GONE), path.endswith(_GONE)) for path in patiently(pid, read, nothing, proc)}
 
 
 def is_newer(path: str, than: float) -> bool:
