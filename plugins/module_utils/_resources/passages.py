@@ -54,7 +54,8 @@ class Passage(NamedTuple):
 
 
 def check(record: dict[str, object]) -> Passage:
-    """The passage of a line. ValueError, KeyError, TypeError or UsageError where ``read_passages`` cannot have found it."""
+    """The passage of a line. ValueError, KeyError, TypeError or UsageError where ``read_passages`` cannot have found
+    it."""
     found = Passage(**record)  # type: ignore[arg-type]
     check_path(os.fsencode(found.path))
     numbers = (found.mode, found.uid, found.gid, found.inode)
