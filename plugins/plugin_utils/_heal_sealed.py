@@ -23,6 +23,7 @@ from functools import partial
 from typing import Any
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.hashing import chunks, hash_of
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import retention
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.foreign import check_created
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.proof import TRAILER_SIZE, trailer_of
@@ -40,7 +41,6 @@ Record = Mapping[str, Any]
 Chain = Sequence[tuple[str, Record]]
 # A copy is worth as much as the worst bundle of its chain.
 _WORST_FIRST = (_heal.DAMAGED, _heal.FALSE, _heal.DISPUTED, _heal.UNREAD, _heal.GOOD)
-_CHUNK = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -443,19 +443,13 @@ def _proof(path: str, size: int, nonce: str) -> str:
     """The proof that a holder of this bundle gives."""
     made = hmac.new(bytes.fromhex(nonce), b"", hashlib.sha256)
     with open(path, "rb") as stream:
-        while size > 0 and (chunk := stream.read(min(_CHUNK, size))):
-            made.update(chunk)
-            size -= len(chunk)
-    return made.hexdigest()
+        return hash_of(chunks(stream.fileno(), size), made)[0]
 
 
 def _is_whole(path: str, record: Record) -> bool:
     """Whether the file is the ciphertext of the record, and its trailer."""
-    digest, left = hashlib.sha256(), int(record["size"])
-    with open(path, "rb") as stream:
-        while left > 0 and (chunk := stream.read(min(_CHUNK, left))):
-            digest.update(chunk)
-            left -= len(chunk)
+    with open(path, "rb", buffering=0) as stream:
+        digest, _size = hash_of(chunks(stream.fileno(), int(record["size"])))
         trailer = stream.read(TRAILER_SIZE + 1)
     expected = trailer_of(record["sha256"], record["base"], record["tag"])
-    return digest.hexdigest() == record["sha256"] and trailer == expected
+    return digest == record["sha256"] and trailer == expected

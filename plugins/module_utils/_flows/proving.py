@@ -183,8 +183,7 @@ class _Reading:
         for _attempt in range(0 if problem else 2):
             mac = self._keyed(b"")
             try:
-                for chunk in self.source.objects.read(sha):
-                    mac.update(chunk)
+                hash_of(self.source.objects.read(sha), mac)
             except Damaged as error:
                 cause = error.__cause__
                 problem = f"cannot be read ({cause.strerror})" if isinstance(cause, OSError) else "is damaged"

@@ -7,6 +7,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import hmac
 
 # It fits into the cache of the CPU, from one hand to the next.
 CHUNK = 256 * 1024
@@ -14,9 +18,9 @@ CHUNK = 256 * 1024
 _LARGE = 64 * CHUNK
 
 
-def hash_of(chunks: Iterable[bytes | memoryview]) -> tuple[str, int]:
-    """The hash of all chunks together, and their size."""
-    digest, size = hashlib.sha256(), 0
+def hash_of(chunks: Iterable[bytes | memoryview], digest: hashlib._Hash | hmac.HMAC | None = None) -> tuple[str, int]:
+    """The hash of all chunks together, and their size. ``digest``: instead of a SHA-256, such as one with a key."""
+    digest, size = digest or hashlib.sha256(), 0
     for chunk in chunks:
         digest.update(chunk)
         size += len(chunk)
