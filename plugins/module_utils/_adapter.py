@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -13,9 +13,6 @@ from ._answering import STORE, answer, shown
 from ._host.background import mark_as_ours
 from ._host.options import Options, Params
 from ._results.result import Result
-
-if TYPE_CHECKING:  # Each module that is sent whole can leave the library on the host, and this is a part of it.
-    from . import _direct  # noqa: F401
 
 
 class _Module(AnsibleModule):

@@ -37,6 +37,11 @@ def load(store: str, digest: str, sent: bytes = b"") -> bool:
     return True
 
 
+def loads() -> bool:
+    """Whether the Python of this host can load a library that is sent."""
+    return "bz2" in globals() and hasattr(os, "memfd_create")
+
+
 def library(store: str, digest: str) -> bytes:
     """The library of these sources, as the dead-man of this Python has it; empty where there is none to be trusted."""
     start = f"evenkeel-{hashlib.sha256(MAGIC_NUMBER + digest.encode()).hexdigest()[:12]}"

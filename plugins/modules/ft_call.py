@@ -8,12 +8,13 @@ DOCUMENTATION = r"""
 module: ft_call
 short_description: Answer the call of another module from the library that lies on the host
 description:
-  - Not for playbooks. Where the connection has no pipelining, or a call holds a secret, each module that works on one
-    host has this small module tried first; else the library on the host is asked directly. A checkpoint leaves the
-    whole library on the host, where there is ample room or a dead-man is armed. Where that is the library of exactly
-    this collection, it answers the call, and is not sent again.
+  - Not for playbooks. Where a call holds a secret, each module that works on one host has this small module tried
+    first; else the library on the host is asked directly. A checkpoint leaves the whole library on the host, where
+    there is ample room or a dead-man is armed. Where that is the library of exactly this collection, it answers the
+    call, and is not sent again.
   - The library is taken only if no user other than root and the one that runs this module could have written it, and
-    if it has the hash that its name holds. Otherwise nothing is done, and the module that was called is sent whole.
+    if it has the hash that its name holds. Otherwise nothing is done. Then the library is sent with this module,
+    compressed. A Python that cannot load such a library gets the module that was called.
 version_added: 0.2.0
 author:
   - The Evenkeel Authors (@evenkeel)
@@ -47,6 +48,9 @@ options:
     description: The arguments of the module that is called.
     type: dict
     required: true
+  sent:
+    description: A file on the host with the sources that answer this call, as the controller has sent them.
+    type: path
 attributes:
   check_mode:
     support: full
@@ -78,6 +82,10 @@ absent:
   description: Whether the library is not there, so that nothing was done. Otherwise the result is that of the module.
   returned: where the library is not there
   type: bool
+loads:
+  description: Whether the Python of the host can load a library that is sent (O(sent)).
+  returned: where the library is not there
+  type: bool
 error:
   description:
     - The reason in one word, for programs. The exit code of the command C(evenkeel) follows from it.
@@ -99,7 +107,7 @@ msg:
 from importlib import import_module
 
 from ansible.module_utils.basic import AnsibleModule, _load_params
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._found import load
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._found import load, loads
 
 CALLS = [
     "accept",
@@ -122,14 +130,20 @@ ARGUMENTS = {
     "library": {"type": "str", "required": True},
     "arguments": {"type": "dict", "required": True},
     "store": {"type": "path", "default": "/var/lib/evenkeel"},
+    "sent": {"type": "path"},
 }
 
 
 def main() -> None:
     # Without its log, which would show the arguments as one text: the module that is called logs its own.
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True, no_log=True)
-    if not load(module.params["store"], module.params["library"]):
-        module.exit_json(absent=True, invocation={})  # Secrets among the arguments are not for the log of a connection.
+    sent = b""
+    if module.params["sent"]:
+        with open(module.params["sent"], "rb") as stream:
+            sent = stream.read()
+    if not load(module.params["store"], module.params["library"], sent):
+        # Secrets among the arguments are not for the log of a connection.
+        module.exit_json(absent=True, loads=loads(), invocation={})
     name = module.params["name"]
     ours = {key: value for key, value in _load_params().items() if key.startswith("_ansible_")}
     call = {**ours, "_ansible_module_name": f"evenkeel.fault_tolerance.ft_{name}", **module.params["arguments"]}

@@ -383,14 +383,11 @@ msg:
 
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.every import call
-
-_CALL = call("checkpoint")
-ARGUMENTS = _CALL[0]
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.checkpoint import ARGUMENTS, work
 
 
 def main() -> None:
-    run_module(*_CALL)
+    run_module(ARGUMENTS, work)
 
 
 if __name__ == "__main__":

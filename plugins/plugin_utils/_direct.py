@@ -4,7 +4,8 @@
 """A call of the library on a host, by a program of a hundred lines and not by a module of Ansible. The library follows
 that program where it does not lie there.
 
-The connection is Ansible's, with its privileges and its interpreter. A module that does no more than ping takes longer
+The connection is Ansible's, with its privileges and its interpreter. Without pipelining the program is put there as a
+file first. A module that does no more than ping takes longer
 on the host than most of our calls: its payload brings the code of Ansible's modules, which is compiled anew each time.
 """
 
@@ -18,6 +19,7 @@ import json
 import os
 import secrets
 import shlex
+import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,9 +31,9 @@ from ansible.utils.display import Display
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _found
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._answering import STORE
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.every import call
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman.package import sources
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman.package import sources_of_call
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer, answer
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import ROOM, Answer, answer, bounded
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
 
 # No library answers on the host, and nothing was done.
@@ -67,11 +69,9 @@ tell(_direct.run(asked))
 
 
 def is_possible(action: ActionBase) -> bool:
-    """Whether the connection takes a program on standard input, and its shell is one of Unix."""
+    """Whether the task waits for its answer, on its own host, and the shell there is one of Unix."""
     task, connection = action._task, action._connection
-    if task.delegate_to or task.async_val or getattr(connection._shell, "SHELL_FAMILY", "") != "sh":
-        return False
-    return bool(connection.is_pipelining_enabled(False))
+    return not (task.delegate_to or task.async_val) and getattr(connection._shell, "SHELL_FAMILY", "") == "sh"
 
 
 def ask(
@@ -99,42 +99,70 @@ def ask(
         "log": not (task.no_log or quiet),
         "mark": secrets.token_hex(16),
     }
-    program = _PROGRAM.format(asked=ascii(json.dumps(asked)), absent=ABSENT, started=_STARTED, found=ascii(_FOUND))
-    program = f"{len(program)}\n{program}"
+    sent = program(asked)
     Display().vvv(f"ft_{name} is asked of the library on the host")
 
     def execute() -> Answer:
         command = _command(action, variables)
         if not command:
             return {}
-        done = action._low_level_execute_command(command, in_data=program.encode())
-        result = _result(done, str(asked["mark"]))
+        result = _result(_run(action, command, sent), str(asked["mark"]))
         if result != ABSENT:
             return result
         Display().vvv(f"the library is sent with ft_{name}")
-        done = action._low_level_execute_command(command, in_data=program.encode() + packed())
-        return _result(done, str(asked["mark"]))
+        return _result(_run(action, command, sent + packed(name)), str(asked["mark"]))
 
     return answer(action._connection, execute) or None
 
 
-def packed() -> bytes:
-    """The sources of the library, as an archive that Python imports from, compressed by bzip2.
+def program(asked: Mapping[str, Any]) -> bytes:
+    """The program that asks the library on a host, after its length."""
+    text = _PROGRAM.format(asked=ascii(json.dumps(asked)), absent=ABSENT, started=_STARTED, found=ascii(_FOUND))
+    return f"{len(text)}\n{text}".encode()
 
-    The archive is made once in a run of Ansible: the other processes of that run read it.
-    """
-    with open(os.path.join(C.DEFAULT_LOCAL_TMP, "evenkeel-library"), "a+b") as stream:
+
+def _run(action: ActionBase, command: str, data: bytes) -> Mapping[str, Any]:
+    """The end of a command on the host with these bytes on its standard input: a file there, where the connection
+    takes none (without pipelining)."""
+    if action._connection.is_pipelining_enabled(False):
+        found: Mapping[str, Any] = action._low_level_execute_command(command, in_data=data)
+    else:
+        found = action._low_level_execute_command(f"{command} < {shlex.quote(put(action, data))}")
+    return found
+
+
+def put(action: ActionBase, data: bytes) -> str:
+    """A new file on the host with these bytes, beside the modules of the task: it goes when they go."""
+    connection = action._connection
+    with tempfile.NamedTemporaryFile(dir=C.DEFAULT_LOCAL_TMP) as local, bounded(connection, ROOM + 3 * len(data)):
+        local.write(data)
+        local.flush()
+        directory = connection._shell.tmpdir or action._make_tmp_path()
+        remote = str(connection._shell.join_path(directory, f"evenkeel-{secrets.token_hex(4)}"))
+        connection.put_file(local.name, remote)
+        action._fixup_perms2([directory, remote], execute=False)
+    return remote
+
+
+def packed(name: str) -> bytes:
+    """The bytes of ``archive``. They are made once in a run of Ansible: the other processes of that run read them."""
+    with open(os.path.join(C.DEFAULT_LOCAL_TMP, f"evenkeel-{name}"), "a+b") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         stream.seek(0)
         data = stream.read()
         if not data:
-            archive = io.BytesIO()
-            with zipfile.ZipFile(archive, "w") as whole:
-                for path, text in sorted(sources().items()):
-                    whole.writestr(zipfile.ZipInfo(path), text)
-            data = bz2.compress(archive.getvalue())
+            data = archive(name)
             stream.write(data)
     return data
+
+
+def archive(name: str) -> bytes:
+    """The sources with which a host answers ``ft_NAME``: an archive that Python imports from, compressed by bzip2."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as whole:
+        for path, text in sorted(sources_of_call(name).items()):
+            whole.writestr(zipfile.ZipInfo(path), text)
+    return bz2.compress(data.getvalue())
 
 
 def _command(action: ActionBase, variables: Mapping[str, Any]) -> str:

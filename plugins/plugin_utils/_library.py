@@ -24,7 +24,8 @@ Send = Callable[[str, Mapping[str, Any]], Answer]
 def call(
     module: str, arguments: Mapping[str, Any], send: Send, action: ActionBase, variables: Mapping[str, Any]
 ) -> Answer:
-    """The result of ``module``, sent whole only where no library of this version answers it on the host.
+    """The result of ``module``, from the library of this version on the host, or from one that is sent there. The
+    module itself is sent only where the Python of the host cannot load such a library.
 
     send: sends a module of this collection with arguments, and returns its result. action: has the connection to the
     host. variables: those of that host.
@@ -37,5 +38,8 @@ def call(
         found = _direct.ask(action, variables, name, arguments, _DIGEST)
     if found is None:
         store = arguments.get("store", STORE["default"])
-        found = send("ft_call", {"name": name, "library": _DIGEST, "store": store, "arguments": dict(arguments)})
+        asked = {"name": name, "library": _DIGEST, "store": store, "arguments": dict(arguments)}
+        found = send("ft_call", asked)
+        if found.get("absent") is True and found.get("loads") is True:
+            found = send("ft_call", {**asked, "sent": _direct.put(action, _direct.packed(name))})
     return found if found.get("absent") is not True else send(module, arguments)

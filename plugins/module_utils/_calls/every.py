@@ -9,28 +9,9 @@ takes longer than most calls.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Callable
+from typing import Any, Callable
 
 from .._host.options import Options, Params
-
-if TYPE_CHECKING:  # These are for all that pack the library, for a host or for its agent.
-    from . import (  # noqa: F401
-        accept,
-        checkpoint,
-        drain,
-        heal,
-        health,
-        info,
-        offsite,
-        recover,
-        repeat,
-        replicate,
-        restart,
-        rollback,
-        scrub,
-        settle,
-        suggest,
-    )
 
 
 def call(name: str) -> tuple[Options, Callable[[Params, bool], Any]]:

@@ -22,7 +22,7 @@ ARGUMENTS: Options = {
 def work(params: Params, check_mode: bool) -> RolledBack:
     # Here, as the controller imports this file for ARGUMENTS alone.
     # The agent that is armed holds it, so that Ansible has to send it.
-    from .._flows import console  # noqa: F401
+    from .._flows import console, keeping  # noqa: F401
     from .._flows.rollback.flow import Request, rollback
     from .._host.durations import seconds_or_none
     from .._host.system import System

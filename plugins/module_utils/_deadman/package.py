@@ -30,7 +30,8 @@ _AMPLE = 256 << 20
 _CONSOLE = "_flows.console"
 _KEEPING = "_flows.keeping"
 _WAY_BACK = ("_flows.rollback.flow", "finish")
-_ANSWERS = ("_adapter", "_direct", "_calls.every")
+_CALLS = "_calls"
+_ANSWERS = ("_adapter", "_direct", f"{_CALLS}.packed")
 # Units and watchers of every version start this module: an armed host keeps the agent with which it was armed.
 _START = f"{_PACKAGE}/_agent.py"
 # The digest of the sources in an archive.
@@ -69,6 +70,8 @@ def leave(store: Store, finish: Callable[..., list[str]]) -> None:
     ignored."""
     if _kept_digest():
         return  # The library that was left here answers this call.
+    if _loaded(f"{_base()}.{_CALLS}.packed") is None:
+        return  # Ansible has sent one module with its own call alone.
     with suppress(OSError, EvenkeelError):
         room = os.statvfs(store.root)  # It fails where nothing is kept on this host.
         if room.f_bavail * room.f_frsize > _AMPLE:
@@ -79,6 +82,13 @@ def leave(store: Store, finish: Callable[..., list[str]]) -> None:
 def sources() -> dict[str, str]:
     """Path in the archive -> source, of this library."""
     return _sources(f"{_base()}.{_WAY_BACK[0]}", _WAY_BACK[1])
+
+
+def sources_of_call(name: str) -> dict[str, str]:
+    """The part of ``sources`` that answers the call ``ft_NAME``; all of them, where that call can leave them."""
+    found = _with_imports({f"{_PACKAGE}/__init__.py": ""}, [f"{_base()}.{one}" for one in ("_adapter", "_direct")])
+    found = _with_imports(found, [f"{_base()}.{_CALLS}.{name}"])
+    return sources() if f"{_PACKAGE}/_deadman/package.py" in found else found
 
 
 def digest() -> str:

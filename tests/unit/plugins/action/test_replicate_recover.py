@@ -343,12 +343,14 @@ def test_what_a_run_at_work_has_stays(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def turns(fleet: Fleet, peer: str, module: str, answer: Any) -> None:
-    """From now on the peer answers this instead of running the module, also where it has the library."""
+    """From now on the peer answers this instead of running the module or its call, also where it has the library."""
     said, script = fleet.home / f"{peer}.json", fleet.home / f"{peer}.sh"
     said.write_text(answer if isinstance(answer, str) else json.dumps(answer))
-    absent = "*ft_call*) echo '{\"absent\": true}';;"
+    # A call is a file on standard input; opened anew, it is read from its start.
+    mark = f"""sed -n 's/.*"name": "{module.removeprefix("ft_")}".*"mark": "\\([0-9a-f]*\\)".*/\\1/p' /proc/self/fd/0"""
     script.write_text(
-        f'#!/bin/sh\ncase "$*" in *{module}*) cat {said};; {absent} *) exec {sys.executable} "$@";; esac\n'
+        f'#!/bin/sh\ncase "$*" in *{module}*) cat {said}; exit;; *-X\\ utf8*) mark=$({mark});; esac\n'
+        f'[ -z "$mark" ] || {{ echo "$mark$(cat {said})"; exit; }}\nexec {sys.executable} "$@"\n'
     )
     script.chmod(0o755)
     fleet.hosts[peer] |= {"ansible_python_interpreter": str(script), "ansible_pipelining": False}

@@ -100,7 +100,7 @@ def test_a_python_without_files_in_memory_is_sent_each_module(
     told: dict[str, object] = {}
 
     class Module:
-        params: ClassVar = {"store": store.root, "library": package.digest(), "name": "info"}
+        params: ClassVar = {"store": store.root, "library": package.digest(), "name": "info", "sent": None}
 
         def __init__(self, **_: object) -> None:
             pass
@@ -113,7 +113,7 @@ def test_a_python_without_files_in_memory_is_sent_each_module(
     monkeypatch.delattr(os, "memfd_create")
     with pytest.raises(Ended):
         ft_call.main()
-    assert told == {"absent": True, "invocation": {}}
+    assert told == {"absent": True, "loads": False, "invocation": {}}
 
 
 def test_the_library_is_left_only_where_something_is_kept(store: Store) -> None:
@@ -122,6 +122,13 @@ def test_the_library_is_left_only_where_something_is_kept(store: Store) -> None:
     Path(store.root).mkdir(mode=0o700)
     package.leave(store, finish)
     assert library(store.root, package.digest())
+
+
+def test_a_module_that_brought_its_own_call_alone_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(store.root).mkdir(mode=0o700)
+    monkeypatch.setattr(package, "_loaded", lambda name: None)
+    package.leave(store, finish)
+    assert not Path(store.root, "agent").exists()
 
 
 @pytest.mark.parametrize("sent", [b"no archive", bz2.compress(b"a library")[:-1]])
