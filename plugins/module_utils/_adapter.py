@@ -15,7 +15,7 @@ from ._host.options import Options, Params
 from ._results.result import Result
 
 
-class _Module(AnsibleModule):
+class _Module(AnsibleModule):  # type: ignore[misc]  # Ansible has no types
     """A module that shows no declaration, neither in the log of the host nor in its result."""
 
     params: dict[str, Any]

@@ -46,7 +46,7 @@ def answer(
     return {**report(result), **failure, "warnings": warnings}
 
 
-def shown(params: Params) -> dict[str, Any]:
+def shown(params: Params) -> dict[str, object]:
     """The arguments for a log: without declarations and lists of them, as a command of ``quiesce``, a probe or a
     service may hold a secret, and without the passwords of addresses."""
 
@@ -62,7 +62,7 @@ def _given(spec: Options, params: Params) -> Params:
     return {key: given(value) if spec.get(key, {}).get("options") else value for key, value in params.items()}
 
 
-def report(result: Mapping[str, Any]) -> dict[str, Any]:
+def report(result: Mapping[str, Any]) -> dict[str, object]:
     """The result with the keys that every module promises, bounded, and with every name as printable text."""
     return _whole(escaped(result))
 

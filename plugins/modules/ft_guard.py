@@ -172,10 +172,10 @@ msg:
   type: str
 """
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options, renamed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options, Params, renamed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.result import Result
 
 ARGUMENTS: Options = {

@@ -243,10 +243,10 @@ msg:
   type: str
 """
 
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import Params, run_module
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls import restart
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options, Params
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.result import Result
 
 # The options that say what is restarted, each with the variable that the role restart takes for it.

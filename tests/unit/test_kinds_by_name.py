@@ -60,6 +60,30 @@ def test_no_string_outside_its_own_file_names_a_kind() -> None:
     assert wrong == [], "give the base class Kind an attribute or a method for what is known by name here"
 
 
+def test_no_constant_names_a_kind_outside_its_own_file() -> None:
+    """A constant with the name of a kind is for the kind's own files, like the name itself."""
+    constants = {
+        (Path(path).stem, target.id): str(node.value.value)
+        for path, tree in sources()
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and node.value.value in registry.KINDS
+        for target in node.targets
+        if isinstance(target, ast.Name) and node.value.value not in OTHERS.get(path, ())
+    }
+    assert {("step", "FILES"), ("service", "SERVICES")} <= constants.keys()
+    wrong = []
+    for path, tree in sources():
+        for node in ast.walk(tree):
+            used, line = [], getattr(node, "lineno", 0)
+            if isinstance(node, ast.ImportFrom):
+                used = [((node.module or "").rpartition(".")[2], alias.name) for alias in node.names]
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                used = [(node.value.id, node.attr)]
+            kinds = [constants[one] for one in used if one in constants]
+            wrong += [f"{path}:{line}: {kind}" for kind in kinds if not path.startswith(own(kind))]
+    assert wrong == [], "ask the registry for the kind of which a fact is true"
+
+
 def test_no_file_but_the_table_imports_a_kind() -> None:
     """Trees of files are the common ground of all kinds: their functions are imported by others."""
     wrong = []

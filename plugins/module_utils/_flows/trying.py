@@ -16,7 +16,6 @@ from typing import Any
 
 from .._deadman import changes, watcher
 from .._errors import EvenkeelError
-from .._files.step import FILES
 from .._host.durations import seconds
 from .._host.system import System
 from .._resources import registry
@@ -38,7 +37,11 @@ _HELP = "Type confirm, rollback, extend 10m, or status."
 
 def try_out(store: Store, within: float, paths: Sequence[str] | None) -> int:
     """Take a checkpoint, arm, and wait for the end of the try; its exit code."""
-    resources = [{FILES: {"paths": [os.path.abspath(path) for path in paths]}}] if paths else _last_declared(store)
+    resources = (
+        [{registry.trees().name: {"paths": [os.path.abspath(path) for path in paths]}}]
+        if paths
+        else _last_declared(store)
+    )
     request = Request(NAME, resources, confirm_within=within, at_most=max(within, _AT_MOST))
     # From here on a lost terminal is noticed: the host may be armed at any moment.
     with _Losses() as losses:

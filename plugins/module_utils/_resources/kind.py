@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, Callable, NamedTuple, Optional, Union
 
 from .._files.step import Step
 from .._host.options import Options
@@ -112,9 +112,11 @@ class Kind:
     exchanges_trees = False
     # The kind keeps data outside of the store, which ``forget`` deletes.
     keeps_data_outside = False
-    # The state has a log of its own: a checkpoint of it is cheap, however large the state is. The kind stands in the
-    # table of ``logs.py`` as well.
+    # The state has a log of its own: a checkpoint of it is cheap, however large the state is.
     has_log = False
+    # For such a kind: how far the state is ahead of the first line of a checkpoint, ``seconds`` and ``bytes``. The
+    # function is called ``behind``, in a file that loads no kind: ``make options`` writes the table ``logs.py``.
+    behind: Callable[[Sequence[str], System], Mapping[str, object]] | None = None
     # Programs apply the kind's files: when the state that gives access goes back, the kind comes after the files.
     applies_files = False
     # Its steps change files, or change which files are seen: paths are put back once more after the kind.
@@ -138,6 +140,10 @@ class Kind:
     on_plain_host: Spec | None = None
 
     # -- the declaration
+
+    def step(self, action: str, target: str) -> Step:
+        """A step of this kind for a result."""
+        return Step(self.name, action, target)
 
     def check(self, spec: Spec) -> dict[str, object]:
         """The declaration with all its keys. Raises UsageError that names the bad key."""

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
+# Written by make options.
 
 """The kinds whose state has a log of its own (``Kind.has_log``), for code that every wave sends to each host: it does
 not carry all kinds."""
@@ -14,5 +15,5 @@ from .postgresql import restore_point
 # The kind -> how far its state is ahead of the first line of a checkpoint: ``seconds``, and ``bytes`` (None where that
 # is not known).
 BEHIND: dict[str, Callable[[Sequence[str], System], Mapping[str, object]]] = {
-    restore_point.KIND: restore_point.behind,
+    "postgresql": restore_point.behind,
 }

@@ -99,6 +99,12 @@ def programs() -> Programs:
     return cast(Programs, KINDS[name])
 
 
+def trees() -> Kind:
+    """The kind whose state is trees of files alone. Each step that changes a path is of this kind."""
+    (name,) = KINDS.where("only_paths")
+    return KINDS[name]
+
+
 def of_steps(steps: Iterable[Step]) -> list[Kind]:
     """The kinds of the steps, in their order."""
     names = {step.resource for step in steps}

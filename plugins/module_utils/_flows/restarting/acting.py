@@ -11,12 +11,12 @@ from ..._health.downtime import Downtime
 from ..._health.probe import PASS, Probe, ProbeResult
 from ..._health.wait import CRASH_LOOP, Health, Times, wait
 from ..._host.system import System
+from ..._resources import registry
 from ..._results.restart import Restarted
 from ..._services import systemd
 from ..._services.container import ContainerService
 from ..._services.process import ProcessService
 from ..._services.reload import reload
-from ..._services.service import SERVICES
 from ..._services.state import ServiceState
 from ..._services.stopping import was_killed
 from .target import WARM, Target
@@ -25,14 +25,17 @@ from .target import WARM, Target
 _EXITED = "active (exited)"
 
 
+def deed(action: str, target: str) -> dict[str, str]:
+    """A step of a restart, as the result shows it."""
+    return registry.programs().step(action, target).shown()
+
+
 def planned(target: Target, mode: str) -> Restarted:
     """The result of a restart that has not been done."""
     verb = target.verb(mode)
     along = [*(one.id for one in target.along), *target.dependents] if verb != "reload" else []
     names = [target.name, *along]
-    steps = [
-        {"resource": SERVICES, "action": verb if name == target.name else "restart", "target": name} for name in names
-    ]
+    steps = [deed(verb if name == target.name else "restart", name) for name in names]
     warnings = target.warnings() or None
     return Restarted(
         changed=True, planned=steps, mode=mode, before=target.before, after=target.before, warnings=warnings

@@ -15,13 +15,12 @@ from ..._host.system import System
 from ..._results.restart import Restarted
 from ..._services import systemd
 from ..._services.owed import BY_NAME, BY_NAME_WHY, SERVICE, owed
-from ..._services.service import SERVICES
 from ..._services.state import ServiceState
 from ..._services.systemd import SystemdService
-from .acting import Act, planned
+from .acting import Act, deed, planned
 from .target import COLD, OWED, Request, refuse, target_of_request, target_of_service
 
-_READ_AGAIN = {"resource": SERVICES, "action": "daemon-reload", "target": "systemd"}
+_READ_AGAIN = ("daemon-reload", "systemd")
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ class Every:
             elif one.level == BY_NAME:
                 self.left.append(f"{one.unit}: {BY_NAME_WHY}")
         if self.outdated:
-            self.result.planned.insert(0, _READ_AGAIN)
+            self.result.planned.insert(0, deed(*_READ_AGAIN))
         self.result.changed = bool(self.names)
 
     def _plan(self, unit: str) -> None:
@@ -134,7 +133,7 @@ class Every:
         result, system = self.result, self.system
         if self.outdated:  # A restart goes by the unit files that systemd has read.
             systemd.daemon_reload(system, self.names)
-            result.done = [_READ_AGAIN]
+            result.done = [deed(*_READ_AGAIN)]
         for name in self.names:
             target = target_of_service(SystemdService(name), system)
             if target.refusal(COLD) or not target.before.active:

@@ -14,9 +14,8 @@ from ..._health.downtime import Downtime
 from ..._health.probe import Probe
 from ..._reliability import ladder as best_order
 from ..._results.restart import Restarted, Rung
-from ..._services.service import SERVICES
 from ..._store.store import UNDO, Store
-from .acting import Act, planned
+from .acting import Act, deed, planned
 from .job import Tried
 from .record import Entry, history
 from .target import COLD, HOST, REBOOT, ROLLBACK, WARM, Request, refuse, target_of_request
@@ -77,7 +76,7 @@ class Climb:
 
     def _step(self, rung: str) -> dict[str, str]:
         action = rung if rung in (ROLLBACK, REBOOT) else self.target.verb(rung)
-        return {"resource": SERVICES, "action": action, "target": HOST if rung == REBOOT else self.name}
+        return deed(action, HOST if rung == REBOOT else self.name)
 
     def predicted(self) -> Restarted:
         return self.result

@@ -12,12 +12,11 @@ from typing import Any
 from ..._dataclasses import replace
 from ..._files.declaration import left_out
 from ..._files.entry import ABOVE, ABSENT, Entry, path_of, place_of
-from ..._files.step import FILES
 from ..._host.paths import ancestors
 from ..._resources import files
 from ..._resources.kind import is_within
 from ..._resources.plain import KEYS
-from ..._resources.registry import kind_of, own_lines, path_lines, tree_spec
+from ..._resources.registry import kind_of, own_lines, path_lines, tree_spec, trees
 from ..._services.unit import LISTENING
 from ..._store.manifest import Section
 
@@ -55,7 +54,7 @@ def narrowed(section: Section) -> Section | None:
     if not roots:
         return None
     narrow: dict[str, Any] = dict(spec, paths=roots)
-    return replace(section, kind=FILES, spec=narrow, lines=lines_at(path_lines(section), roots))
+    return replace(section, kind=trees().name, spec=narrow, lines=lines_at(path_lines(section), roots))
 
 
 def lines_at(lines: Sequence[str], roots: Sequence[str]) -> list[str]:
@@ -116,7 +115,7 @@ def with_former_part(now: Section, then: Section, known: Section) -> Section:
     """
     if not is_of(now, then):
         return now
-    if known.kind != FILES:
+    if not kind_of(known).only_paths:
         return replace(now, lines=[*(path_lines(known) or path_lines(now)), *own_lines(known)])
     return replace(now, lines=sorted(_merged(now.lines, known), key=_order))
 

@@ -11,7 +11,6 @@ from contextlib import suppress
 from ..._dataclasses import replace
 from ..._errors import EvenkeelError
 from ..._files import comparison
-from ..._files.step import FILES
 from ..._host.trust import trusted
 from ..._resources import files, ours, registry
 from ..._resources.registry import KINDS, locked
@@ -43,7 +42,7 @@ class First(Record):
             self.done += error.result.get("done", []) if isinstance(error, EvenkeelError) else []
         self.done = first.done + self.done
         # The whole rollback measures everything else again that was left.
-        self._left += [one for one in first._left if one.startswith(NOT_DURABLE)]
+        self._left += [one for one in first._left if NOT_DURABLE in one]
         self._down, self._undone = first._down, first._undone
         self._restart_needed = first._restart_needed
         self._notes += [
@@ -73,7 +72,10 @@ class First(Record):
             kinds = dict.fromkeys(part.kind for part in first)
             for kind in (one for one in kinds if not KINDS[one].applies_files):
                 self._put_back(kind, first)
-            with self._trying(FILES), locked(KINDS.where("lock_guards_access"), self.store.system, unattended=True):
+            with (
+                self._trying(registry.trees().name),
+                locked(KINDS.where("lock_guards_access"), self.store.system, unattended=True),
+            ):
                 self._access_files(writer)
             for kind in (one for one in kinds if KINDS[one].applies_files):
                 self._put_back(kind, first)

@@ -19,7 +19,7 @@ from ..._files import comparison
 from ..._files.entry import SOCKET, Entry, Tree, path_of
 from ..._files.mounts import remounted
 from ..._files.scanning import Scan
-from ..._files.step import FILES, PUT, PathStep, Step
+from ..._files.step import PUT, PathStep, Step
 from ..._host.mounts import mount_points
 from ..._host.paths import ancestors, check_path
 from ..._resources import files, ours, registry
@@ -66,7 +66,7 @@ class Options:
     def __post_init__(self) -> None:
         # A request for paths means files.
         if self.paths and not self.kinds:
-            object.__setattr__(self, "kinds", [FILES])
+            object.__setattr__(self, "kinds", [registry.trees().name])
 
     def wants(self, path: str) -> bool:
         """Whether this path is to be put back."""

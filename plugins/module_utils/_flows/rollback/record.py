@@ -16,7 +16,7 @@ from ..._errors import EvenkeelError
 from ..._files import transaction
 from ..._files.entry import Entry
 from ..._files.journals import Note
-from ..._files.step import FILES, PathStep, Step
+from ..._files.step import PathStep, Step
 from ..._resources import registry
 from ..._resources.kind import Kind, Restore
 from ..._resources.registry import KINDS
@@ -30,7 +30,7 @@ from .renewal import Renewal
 from .wanted import Wanted
 
 # Everything may look as recorded, and still be lost in a power cut (I7).
-NOT_DURABLE = f"{FILES}: what was put back may not be durable"
+NOT_DURABLE = "what was put back may not be durable"
 
 
 class Record:
@@ -146,7 +146,7 @@ class Record:
         try:
             return paths.commit()
         except OSError as error:
-            self._left.append(f"{NOT_DURABLE}: {error}")
+            self._left.append(f"{registry.trees().name}: {NOT_DURABLE}: {error}")
             raise
 
     def _undo_of(self, sections: Sequence[Section]) -> list[Section]:
@@ -170,7 +170,7 @@ class Record:
         restarts = {one.target: one for one in self._plan.late if (one.resource, one.action) == (running, "restart")}
         for step in steps:
             self.done.append((restarts.get(step.target, step) if step.action == "start" else step).shown())
-            if step.resource != FILES:
+            if step.resource != registry.trees().name:
                 self._others.append(step)
             if step.detail.get("note", "") not in ("", *self._notes):
                 self._notes.append(str(step.detail["note"]))

@@ -27,7 +27,7 @@ from ..._errors import Damaged, EvenkeelError, Refused, RestoreFailed, ServiceFa
 from ..._files import transaction
 from ..._files.preflight import NO_ROOM, preflight
 from ..._files.staging import check_contents
-from ..._files.step import DELETE, FILES
+from ..._files.step import DELETE
 from ..._resources import registry
 from ..._resources.kind import is_within
 from ..._resources.registry import KINDS, locked, own_lines
@@ -51,7 +51,7 @@ class Run(First, Proof):
         Raises Refused, UsageError or Damaged with nothing changed, and RestoreFailed, which names everything left.
         """
         try:
-            with self._trying(FILES):
+            with self._trying(registry.trees().name):
                 self._beside_crowds()
             self._carry_out()
         except OSError as error:
@@ -142,7 +142,7 @@ class Run(First, Proof):
         self._prove_kinds()
         self._notes += [*accounts.orphaned(known), *accounts.bereft(known), *credentials.gone_back(self._changed)]
         if self.how.unattended and self._started_programs() and not self._left:
-            with self._trying(FILES):
+            with self._trying(registry.trees().name):
                 self.written = plan.written_since(self.store, self._plan.sections, self.how)
         self._need_restart(self._find_stale_programs(os.path.basename(paths.journal)))
 
@@ -275,7 +275,7 @@ class Run(First, Proof):
             self._no_undo(error, writer)
 
     def put_back_files(self, paths: transaction.Transaction) -> None:
-        with self._trying(FILES), locked(self._kinds(), self.store.system, self.how.unattended):
+        with self._trying(registry.trees().name), locked(self._kinds(), self.store.system, self.how.unattended):
             self._note_paths(self._plan.files, self._committed(paths))
         self._write_wanted()
         self._renew()
@@ -293,10 +293,9 @@ class Run(First, Proof):
     def _repeat_files(self) -> None:
         """Put back once more the paths that something else has written to, or that are seen only now."""
         now, hasher = Plan(self.manifest, self._plan.sections), Hasher(self.store.objects)
-        with self._trying(FILES), locked(self._kinds(), self.store.system, unattended=True):
-            plan.add_state_and_steps(
-                self.store, now, replace(self.how, swap=False), Reading(hasher, hasher, undo=False)
-            )
+        with self._trying(registry.trees().name), locked(self._kinds(), self.store.system, unattended=True):
+            reading = Reading(hasher, hasher, undo=False)
+            plan.add_state_and_steps(self.store, now, replace(self.how, swap=False), reading)
             self._commit(now.files, now.directories, now.away)
 
     def put_back_rest(self) -> None:

@@ -58,7 +58,7 @@ class PostgreSQL(Kind):
     it. For example V(/srv/archive/main).
     """
 
-    name = restore_point.KIND
+    name = "postgresql"
     since = "0.2.0"
     order = 70
     options = restore_point.OPTIONS
@@ -68,6 +68,7 @@ class PostgreSQL(Kind):
     keeps_data_outside = True
     unseen = ("restart",)
     has_log = True
+    behind = staticmethod(restore_point.behind)
 
     def check(self, spec: Spec) -> dict[str, object]:
         return dict(restore_point.check(spec))

@@ -27,7 +27,6 @@ OPTIONS: Options = {
     "unit": {"type": "str"},
     "archive": {"type": "str"},
 }
-KIND = "postgresql"
 _KEYS = tuple(OPTIONS)
 _PATH = r"(/[A-Za-z0-9_@+][A-Za-z0-9_.@+-]*)+"
 _CLUSTER = r"([0-9]+)/([A-Za-z0-9_][A-Za-z0-9_.-]*)"

@@ -12,11 +12,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _answering
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _direct
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _direct, _library
 
 from .conftest import Fleet, Run
 
@@ -162,33 +162,31 @@ def test_a_host_that_cannot_load_the_library_from_memory_is_sent_the_module(pipe
     assert run.rc == 0 and sent(run) == ["ft_info"] and ran(piped) == [DIRECT, DIRECT, "[]"]
 
 
-SECRET = [{"prometheus": {"url": "http://127.0.0.1:9/", "query": "up", "token": "s3cret", "min": 1}}]
+def test_a_call_with_a_secret_goes_by_a_module_that_brings_the_library(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ansible masks the secrets in its result."""
+    monkeypatch.setattr(_direct, "is_possible", lambda action: False)
+    monkeypatch.setattr(_direct, "packed", lambda name: name.encode())
+    monkeypatch.setattr(_direct, "put", lambda action, data: f"/remote/{data.decode()}")
+    calls: list[tuple[str, Any]] = []
 
+    def answers(*found: dict[str, Any]) -> list[tuple[str, Any]]:
+        calls.clear()
+        left = list(found)
 
-def test_a_call_with_a_secret_is_sent_the_library_once(bare_fleet: Fleet) -> None:
-    run = bare_fleet.play([task("ft_health", probes=SECRET)], "h1", "-vvv")
-    assert sent(run) == ["ft_call"] * 2 and run.results["h1"]["state"] == "unknown", "the second brings the library"
-    assert "s3cret" not in run.output
-    bare_fleet.play([CHECKPOINT, SETTLE], "h1")
-    run = bare_fleet.play([task("ft_health", probes=SECRET)], "h1", "-vvv")
-    assert sent(run) == ["ft_call"] and run.results["h1"]["state"] == "unknown"
+        def send(module: str, arguments: Any) -> dict[str, Any]:
+            calls.append((module, arguments.get("sent")))
+            return left.pop(0)
 
+        assert _library.call("ft_info", {}, send, cast(Any, None), {}) == found[-1]
+        return calls
 
-@pytest.mark.parametrize("lacks", ["memfd_create", "bz2"])
-def test_a_python_that_cannot_load_the_library_is_sent_the_module(bare_fleet: Fleet, lacks: str) -> None:
-    python, site = bare_fleet.home / "python", bare_fleet.home / "site"
-    site.mkdir()
-    without = {"memfd_create": "import os; del os.memfd_create", "bz2": "import sys; sys.modules['bz2'] = None"}
-    (site / "sitecustomize.py").write_text(without[lacks])
-    python.write_text(f'#!/bin/sh\nPYTHONPATH={site} exec {sys.executable} "$@"\n')
-    python.chmod(0o755)
-    bare_fleet.hosts["h1"]["ansible_python_interpreter"] = str(python)
-    run = bare_fleet.play([task("ft_checkpoint", name="n", resources="{{ evenkeel_resources }}")], "h1", "-vvv")
-    assert run.rc == 0 and sent(run) == ["ft_checkpoint"] and run.results["h1"]["changed"]
-    run = bare_fleet.play([task("ft_health", probes=SECRET)], "h1", "-vvv")
-    assert run.results["h1"]["state"] == "unknown" and sent(run) == ["ft_call", "ft_health"]
-    left = bare_fleet.directory("h1") / "store/agent"
-    assert not left.exists(), "a module brings its own call alone, and no library"
+    absent = {"absent": True, "loads": True}
+    assert answers({"changed": False}) == [("ft_call", None)]
+    assert answers(absent, {"changed": False}) == [("ft_call", None), ("ft_call", "/remote/info")]
+    assert answers({"absent": True, "loads": False}, {"changed": True}) == [("ft_call", None), ("ft_info", None)]
+    assert answers(absent, absent, {"changed": True})[-1] == ("ft_info", None)
 
 
 def test_no_call_sends_more_than_the_modules_of_the_first_version_did() -> None:

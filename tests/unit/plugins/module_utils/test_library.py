@@ -124,6 +124,13 @@ def test_the_library_is_left_only_where_something_is_kept(store: Store) -> None:
     assert library(store.root, package.digest())
 
 
+def test_a_module_that_brought_its_own_call_alone_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(store.root).mkdir(mode=0o700)
+    monkeypatch.setattr(package, "_loaded", lambda name: None)
+    package.leave(store, finish)
+    assert not Path(store.root, "agent").exists()
+
+
 @pytest.mark.parametrize("sent", [b"no archive", bz2.compress(b"a library")[:-1]])
 def test_a_library_that_came_damaged_is_not_loaded(store: Store, agent: Path, sent: bytes) -> None:
     assert not load(store.root, package.digest(), sent)

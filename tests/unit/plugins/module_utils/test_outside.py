@@ -326,7 +326,7 @@ def test_hostile_names_are_escaped_and_bounded(store: Store, host: Path, name: b
         pass
     with pytest.raises(Unhealthy) as failed:
         settle(store, 2, BAD, *NOW)
-    told = report({**failed.value.result, "msg": failed.value.message})
+    told: Any = report({**failed.value.result, "msg": failed.value.message})
     text = json.dumps(told, ensure_ascii=False)
     text.encode("utf-8")
     said = outside.some(Outside([ChangedPath(os.fsdecode(folder + b"/" + name)[:500], "new")], 1, True))
