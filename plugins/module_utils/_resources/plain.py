@@ -20,7 +20,10 @@ from .kind import is_within
 # Trees of configuration, and of programs that no package has installed. They hold no data of users and of programs.
 # Of /var/lib/pam and other files Debian makes files in /etc/pam.d. With the answers that debconf keeps the scripts of
 # packages write their configuration at each upgrade.
-TREES = ("/etc", "/usr/local", "/opt", "/root/.ssh", "/var/spool/cron", "/var/lib/pam", "/var/cache/debconf")
+TREES = (
+    *("/etc", "/usr/local", "/opt", "/root/.ssh", "/var/spool/cron", "/var/lib/pam"),
+    *("/var/cache/debconf/config.dat", "/var/cache/debconf/passwords.dat"),
+)
 # The identity of a host, histories, and files that programs make anew from other files. All are whole paths: a
 # pattern of a name would match in any directory, and a rollback could not remove a new directory with such a file.
 # So are the books that programs keep of what does not go back with them: disks, mounted images, jobs that have run.
@@ -33,7 +36,6 @@ EXCLUDE = (
     *(f"/etc/systemd/{name}" for name in ("system/snap-*.mount", "system/*.wants/snap-*.mount", "system/snap.*")),
     *("/etc/systemd/user/snap.*", "/etc/udev/rules.d/70-snap.*"),
     *("/var/spool/cron/atjobs", "/var/spool/cron/atspool", "/var/spool/cron/lastrun"),
-    *(f"/var/cache/debconf/{name}.dat-old" for name in ("config", "passwords", "templates")),
 )
 # The keys by which an account can be reached, below its home; the largest file of them that is kept.
 KEYS = ("/.ssh/authorized_keys", "/.ssh/authorized_keys2")

@@ -16,7 +16,7 @@ class WholeSystem(Kind):
     """All that a plain host consists of; the default where nothing is declared.
 
     It stands for C(files) of C(/etc), C(/usr/local), C(/opt), C(/root/.ssh), C(/var/spool/cron), C(/var/lib/pam),
-    C(/var/cache/debconf) and the C(.ssh/authorized_keys) of the account by which the controller has logged in, and for
+    the answers of debconf and the C(.ssh/authorized_keys) of the account by which the controller has logged in, and for
     C(packages), C(users), C(network), C(services), C(sysctl) and C(firewall). Takes nothing. For example V(system: {}).
 
     A kind that is declared beside it comes in place of its own part of that kind; C(files) are left out of its trees,
