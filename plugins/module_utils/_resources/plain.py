@@ -18,11 +18,11 @@ from . import writers
 from .kind import is_within
 
 # Trees of configuration, and of programs that no package has installed. They hold no data of users and of programs.
-# Debian makes files in /etc/pam.d from /var/lib/pam and other files. The files of debconf hold the answers by which
-# packages make their configuration anew.
+# Debian makes files in /etc/pam.d from /var/lib/pam and other files. With the answers that debconf keeps, the scripts
+# of packages write their configuration at each upgrade.
 TREES = (
     *("/etc", "/usr/local", "/opt", "/root/.ssh", "/var/spool/cron", "/var/lib/pam"),
-    *(f"/var/cache/debconf/{name}.dat" for name in ("config", "passwords", "templates")),
+    *("/var/cache/debconf/config.dat", "/var/cache/debconf/passwords.dat"),
 )
 # The identity of a host, histories, and files that programs make anew from other files. All are whole paths: a
 # pattern of a name would match in any directory, and a rollback could not remove a new directory with such a file.
