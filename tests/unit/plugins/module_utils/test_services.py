@@ -1292,3 +1292,24 @@ def test_a_reload_that_is_not_enough_for_a_unit_which_is_not_stopped_is_said() -
     assert steps[-1].detail["note"].startswith("wg-quick@wg0.service stays up: files changed, and it has no process")
     before = replace(unit, entered=100.0)
     assert len(Services().plan(captured(before), at(machine(before), "/etc/wireguard/wg0.conf"))) == 2
+
+
+def test_a_unit_that_came_and_failed_as_it_went_is_forgotten() -> None:
+    units = [
+        Unit(name, file=name == "stays.service", active="failed", sub="failed", more={_TOUCHED: moment})
+        for name, moment in (
+            ("came.timer", "600000000"),
+            ("before.service", "400000000"),
+            ("stays.service", "600000000"),
+        )
+    ]
+    host = machine(Unit(WEB), *units)
+    again = Step("services", "daemon-reload", "systemd", "something was put back", {"units": [WEB]})
+    Services().apply([again], at(host, since=BOOT + 500.0))
+    assert {unit.name for unit in units if unit.active == "failed"} == {"before.service", "stays.service"}
+    host.units["came.timer"].active = "failed"
+    Services().apply([], at(host, since=BOOT + 500.0))
+    assert host.units["came.timer"].active == "failed", "nothing was put back"
+
+
+_TOUCHED = "StateChangeTimestampMonotonic"
