@@ -1108,7 +1108,12 @@ def test_no_note_speaks_of_an_owner_of_a_file_that_went_with_its_package(
     checkpoint(store, "before", ALL)
     (tmp_path / "there").touch()
     monkeypatch.setattr(overrides, "look", lambda: dict(told))
-    monkeypatch.setattr(overrides, "apply", lambda *_: told.clear() or {})
+
+    def apply(*_words: object) -> dict[str, str]:
+        told.clear()
+        return {}
+
+    monkeypatch.setattr(overrides, "apply", apply)
     notes = rollback(store, "before")["notes"]
     assert [one.partition(" ")[0] for one in notes] == [f"{tmp_path}/there"]
 
