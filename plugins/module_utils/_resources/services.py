@@ -48,6 +48,7 @@ _NAMES = ("systemd-resolved.service",)
 _ENVIRONMENT = "environment"
 # The key in a step for the start of the service to which it belongs.
 _IDENTITY = "identity"
+_FAILURES = ("systemctl", "list-units", "--state=failed")
 _OF_CLUSTER = "a cluster manager starts and stops it"
 # States of the unit files of services that start at the boot.
 _BY_ITSELF = ("enabled", "enabled-runtime", "generated")
@@ -297,6 +298,8 @@ class Services(Programs):
                     done.append(replace(step, action="restart", why=f"reload failed: {error.message}"))
             except EvenkeelError as error:
                 left.append(f"{step.target}: {error.message}")
+        if not at.boot and any(step.action == "daemon-reload" for step in done):
+            _forget_failures(at)
         if left:
             raise RestoreFailed(
                 f"services are not as they were: {'; '.join(left)}",
@@ -777,6 +780,17 @@ def _came(lines: Sequence[str], system: System, at: Restore | None = None) -> li
             spared = _FOR_ALL if outage.stays_up(unit) else _ON_DEMAND if is_shared else ""
             found.append((unit._replace(id=live.name), spared))
     return found
+
+
+def _forget_failures(at: Restore) -> None:
+    """Have systemd forget the units that failed since the change began and have no file any more, as they end without
+    their program: the host would count as degraded."""
+    listed = at.system.run([*_FAILURES, "--plain", "--full", "--no-legend", "--no-pager"], 30.0).out.splitlines()
+    names = [words[0] for words in map(str.split, listed) if words[1:2] == ["not-found"]]
+    with suppress(ServiceFailed):
+        gone = [one.name for one in systemd.observe(names, at.system) if one.touched > at.began]
+        for name in gone:
+            systemd.act("reset-failed", name, at.system)
 
 
 def _was_down(live: ServiceState, unit: Unit, system: System, at: Restore | None) -> bool:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 
 from ..._files.step import Step
@@ -54,3 +55,10 @@ def apply(steps: Sequence[Step], system: System) -> dict[str, str]:
                 left[at] = done.words
                 break
     return left
+
+
+def without_gone(steps: Sequence[Step]) -> None:
+    """Take the notes from the steps whose path has gone with its package: nothing stays there."""
+    for step in steps:
+        if step.action == "unoverride" and not os.path.lexists(step.target):
+            step.detail.pop("note", None)

@@ -264,6 +264,7 @@ class Packages(Kind):
             left.update(keys.apply([step for step in steps if step.action in keys.ACTIONS], at.system, bool(left)))
             # Scripts of packages have taken their groups away, or have made them anew.
             left.update(choices.apply([step for step in steps if step.action in choices.ACTIONS], at))
+            overrides.without_gone(steps)
         except OSError as error:
             raise RestoreFailed(
                 f"packages cannot be put back: {error}; mend the cause, then run the rollback again",

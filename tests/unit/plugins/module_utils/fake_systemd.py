@@ -111,7 +111,7 @@ class Machine:
         if words[1] == "list-units":
             states = next(word for word in words if word.startswith("--state=")).partition("=")[2].split(",")
             listed = [one for one in self.units.values() if one.active in states]
-            return Completed(words, 0, "".join(f"{one.name} loaded {one.active}\n" for one in listed), "")
+            return Completed(words, 0, "".join(f"{one.name} {one.load} {one.active}\n" for one in listed), "")
         names = words[words.index("--") + 1 :]
         if words[1] == "show" and words[2].startswith("--property=RequiredBy"):
             return Completed(words, 0, " ".join(self.unit(names[0]).takes) + "\n", "")

@@ -1102,6 +1102,25 @@ def test_a_host_without_packages_is_told(tmp_path: Path, monkeypatch: pytest.Mon
     assert [one.kind for one in registry.check([{"system": {}}])] == ["packages", "system"]
 
 
+def test_no_note_speaks_of_an_owner_of_a_file_that_went_with_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {str(tmp_path / name): "root postdrop 2555" for name in ("gone", "there")}
+    monkeypatch.setattr(overrides, "look", dict)
+    store = Debian([OLD], [OLD]).store(tmp_path)
+    checkpoint(store, "before", ALL)
+    (tmp_path / "there").touch()
+    monkeypatch.setattr(overrides, "look", lambda: dict(told))
+
+    def apply(*_words: object) -> dict[str, str]:
+        told.clear()
+        return {}
+
+    monkeypatch.setattr(overrides, "apply", apply)
+    notes = rollback(store, "before")["notes"]
+    assert [one.partition(" ")[0] for one in notes] == [f"{tmp_path}/there"]
+
+
 # -- alternatives
 
 

@@ -1336,3 +1336,24 @@ def test_variables_of_another_host_are_not_carried_and_an_older_record_has_none(
     for line in ('environment {"A B": "x"}', 'environment {"A": 1}', 'environment {"LANG": "x\\ny"}'):
         with pytest.raises(Damaged, match="is refused"):
             Services().plan([line], at(host))
+
+
+def test_a_unit_that_came_and_failed_as_it_went_is_forgotten() -> None:
+    units = [
+        Unit(name, file=name == "stays.service", active="failed", sub="failed", more={_TOUCHED: moment})
+        for name, moment in (
+            ("came.timer", "600000000"),
+            ("before.service", "400000000"),
+            ("stays.service", "600000000"),
+        )
+    ]
+    host = machine(Unit(WEB), *units)
+    again = Step("services", "daemon-reload", "systemd", "something was put back", {"units": [WEB]})
+    Services().apply([again], at(host, since=BOOT + 500.0))
+    assert {unit.name for unit in units if unit.active == "failed"} == {"before.service", "stays.service"}
+    host.units["came.timer"].active = "failed"
+    Services().apply([], at(host, since=BOOT + 500.0))
+    assert host.units["came.timer"].active == "failed", "nothing was put back"
+
+
+_TOUCHED = "StateChangeTimestampMonotonic"
