@@ -61,7 +61,7 @@ def test_people_come_in_again_where_no_file_of_a_login_has_changed(fleet: Fleet)
     )
     before = fleet.on(HOST, seen, check=False)
     assert comes_in(fleet, "ops")
-    resources: list[dict[str, dict[str, object]]] = [{"users": {}}, {"services": {}}]
+    resources: list[dict[str, dict[str, str]]] = [{"users": {}}, {"services": {}}]
     begun = fleet.module(HOST, "ft_checkpoint", name="before", resources=resources, confirm_within="12s")
     assert not begun["failed"], begun
     fleet.on(
