@@ -303,7 +303,7 @@ outside:
             - The difference, V(new), V(removed), V(replaced) by another file, or one or more of V(content),
               V(content or time), V(mode) and V(owner) with commas between them. V(changed) stands for what these words
               do not tell, such as capabilities.
-            - Of the running kernel V(mounted), V(unmounted), V(another mount) or V(mount options) of a mount,
+            - For the running kernel, V(mounted), V(unmounted), V(another mount) or V(mount options) of a mount,
               V(swap on) or V(swap off), or V(value) of a setting below C(/proc/sys) or C(/sys).
           type: str
     count:

@@ -96,13 +96,14 @@ def test_the_table_of_the_rooms_is_current() -> None:
     between = sum(place[one] != place[other] for one, others in imports().items() for other in others)
     lines = {path: len(path.read_text().splitlines()) for path in LIBRARY.rglob("*.py") if path.name != "__init__.py"}
     sizes = {room: sum(count for path, count in lines.items() if LIBRARY / room in path.parents) for room in rooms}
-    largest, longest = max(sizes, key=sizes.__getitem__), max(lines, key=lines.__getitem__)
-    many = sum(room == largest and bool(dot) for room, dot, _ in files)
+    longest = max(lines, key=lines.__getitem__)
     table = (LIBRARY.parents[1] / "docs/design.md").read_text().partition("| | before | now |")[2]
     now = [line.strip("| ").split(" | ")[2] for line in table.splitlines()[2:8]]
+    (largest,) = re.findall(r"`(\w+)`", now[4])
+    many = sum(room == largest and bool(dot) for room, dot, _ in files)
     said = [[int(one.replace(",", "")) for one in re.findall(r"[\d,]*\d", cell)] for cell in now]
     assert said[0] == [len(rooms), len(shelf), len(tops - shelf)] and said[2:4] == [[0], [0]]
-    assert f"`{largest}`" in now[4] and f"`{longest.name}`" in now[5]
+    assert sizes[largest] > 0.95 * max(sizes.values()) and f"`{longest.name}`" in now[5]
     for one, other in zip([*said[1], *said[4], *said[5]], [between, many, sizes[largest], lines[longest]], strict=True):
         assert abs(one - other) <= 0.05 * other, (one, other)
 

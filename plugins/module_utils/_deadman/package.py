@@ -32,6 +32,8 @@ _KEEPING = "_flows.keeping"
 _WAY_BACK = ("_flows.rollback.flow", "finish")
 _CALLS = "_calls"
 _ANSWERS = ("_adapter", "_direct", f"{_CALLS}.packed")
+# The answers that each change needs.
+_OFTEN = ("_direct", *(f"{_CALLS}.{name}" for name in ("checkpoint", "health", "info", "rollback", "settle")))
 # Units and watchers of every version start this module: an armed host keeps the agent with which it was armed.
 _START = f"{_PACKAGE}/_agent.py"
 # The digest of the sources in an archive.
@@ -126,16 +128,19 @@ def _is_whole(path: str) -> bool:
 
 def _zipapp(sources: dict[str, str]) -> bytes:
     """The sources, each also compiled for this Python, so that the agent starts quickly. Another Python compiles them
-    anew: they are seldom read, and compressed."""
+    anew: they are seldom read, and compressed. So is the code that no change loads."""
     import zipfile  # Few calls write an agent.
 
+    often = _with_imports({}, [agent.__name__, *(f"{_base()}.{name}" for name in (_WAY_BACK[0], *_OFTEN))])
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for path, text in sorted(sources.items()):
             archive.writestr(zipfile.ZipInfo(path), text, zipfile.ZIP_DEFLATED)
             # Python never compares such a .pyc with its source (PEP 552). Docstrings would take a tenth of the room.
             code = marshal.dumps(compile(text, path, "exec", dont_inherit=True, optimize=2))
-            archive.writestr(zipfile.ZipInfo(path + "c"), MAGIC_NUMBER + b"\1\0\0\0" + bytes(8) + code)
+            code = MAGIC_NUMBER + b"\1\0\0\0" + bytes(8) + code
+            how = zipfile.ZIP_STORED if path in often else zipfile.ZIP_DEFLATED
+            archive.writestr(zipfile.ZipInfo(path + "c"), code, how)
         archive.writestr(zipfile.ZipInfo(_DIGEST), _digest(sources))
     return buffer.getvalue()
 

@@ -44,7 +44,7 @@ def remember(store: Store, generation: int, declared: Mapping[str, list[str]]) -
         if declared["paths"] and (command.is_host(store) or declared["paths"] != list(places.PATHS)):
             walk = _walk(store, declared, _BEFORE)
             usual = declared["paths"] == list(places.PATHS)
-            seen = {"kernel": kernel.look()} if usual else {}
+            seen = {"kernel": kernel.read_settings()} if usual else {}
             footprint.record(path, {"generation": generation, **declared, **seen}, walk)
         else:
             remove_file(path)
@@ -97,7 +97,7 @@ def _compare_with_record(store: Store, generation: int, manifest: Manifest, seco
 
 def _of_kernel(then: Mapping[str, Any], manifest: Manifest, at: Restore) -> list[Changed]:
     """The state of the running kernel that differs."""
-    found = list(kernel.differences(then, kernel.look()))
+    found = list(kernel.differences(then, kernel.read_settings()))
     for section in manifest.sections:
         found += registry.kind_of(section).beyond(section.spec, registry.own_lines(section), at)
     return [Changed(os.fsencode(path), what) for path, what in found]

@@ -34,7 +34,7 @@ _OF_ALL = ("/proc", "/dev", "/dev/shm", "/run")
 _LARGEST = 4096
 
 
-def look() -> dict[str, Any]:
+def read_settings() -> dict[str, object]:
     """``mounted``: point -> the file system and its options. ``swaps``: paths. ``settings``: path -> value. Plain
     JSON."""
     swaps: list[str] = []

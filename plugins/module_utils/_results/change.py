@@ -84,7 +84,8 @@ class RolledBack(Result):
 @dataclass
 class ChangedPath:
     """A path and its difference: ``new``, ``removed``, ``replaced``, ``changed``, or a list of ``content``,
-    ``content or time``, ``mode`` and ``owner`` with commas. Of the running kernel: see ``_host/kernel.py``."""
+    ``content or time``, ``mode`` and ``owner`` with commas. ``_host/kernel.py`` has the words for
+    the running kernel."""
 
     path: str
     what: str

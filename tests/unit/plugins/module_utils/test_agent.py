@@ -185,6 +185,16 @@ print(*[kind.name for kind in registry.KINDS.values()])
     assert late - set(loaded) <= {"argparse", "dataclasses", "difflib", "zipfile", "__future__"}
 
 
+def test_the_code_that_no_change_loads_is_compressed(tmp_path: Path) -> None:
+    path = tmp_path / "agent.pyz"
+    path.write_bytes(package._zipapp(package.sources()))
+    with zipfile.ZipFile(path) as archive:
+        stored = {one.filename for one in archive.infolist() if one.compress_type == zipfile.ZIP_STORED}
+    for often in ("_deadman/agent", "_direct", "_calls/settle", "_flows/rollback/run", "_resources/users"):
+        assert f"evenkeel_agent/{often}.pyc" in stored
+    assert not stored & {f"evenkeel_agent/{seldom}.pyc" for seldom in ("_calls/recover", "_calls/offsite")}
+
+
 def test_another_python_takes_the_source(tmp_path: Path) -> None:
     """What this Python was made into is for it alone; a broken one is passed over."""
     sources = package._sources(finish.__module__, finish.__name__)

@@ -75,11 +75,11 @@ def test_swap_and_settings_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(kernel, "_SETTINGS", (f"{tmp_path}/enabled*",))
     pages.write_text("always [madvise] never\n")
     swaps.write_text("Filename\tType\n/dev/zram0 partition 1 0 5\n/none file 1 0 -2\n")
-    before = kernel.look()
-    assert list(kernel.differences(before, kernel.look())) == []
+    before = kernel.read_settings()
+    assert list(kernel.differences(before, kernel.read_settings())) == []
     pages.write_text("always madvise [never]\n")
     (tmp_path / "enabled2").write_text("new with a device")
     swaps.write_text(f"Filename\tType\n{swap} file 1 0 -2\n")
-    assert list(kernel.differences(before, kernel.look())) == [(str(swap), "swap on"), (str(pages), "value")]
-    assert list(kernel.differences(kernel.look(), before))[:1] == [(str(swap), "swap off")]
+    assert list(kernel.differences(before, kernel.read_settings())) == [(str(swap), "swap on"), (str(pages), "value")]
+    assert list(kernel.differences(kernel.read_settings(), before))[:1] == [(str(swap), "swap off")]
     assert list(kernel.differences({}, {"mounted": {}, "swaps": [], "settings": {"/x": "1"}})) == []
