@@ -18,11 +18,11 @@ from . import writers
 from .kind import is_within
 
 # Trees of configuration, and of programs that no package has installed. They hold no data of users and of programs.
-# Of /var/lib/pam and other files Debian makes files in /etc/pam.d; in the files of debconf are the answers by which the
-# packages of Debian make their configuration anew.
+# Of /var/lib/pam and other files Debian makes files in /etc/pam.d; these of debconf hold the answers by which packages
+# make their configuration anew. (Its templates are large, and come anew with each package.)
 TREES = (
     *("/etc", "/usr/local", "/opt", "/root/.ssh", "/var/spool/cron", "/var/lib/pam"),
-    *(f"/var/cache/debconf/{name}.dat" for name in ("config", "passwords", "templates")),
+    *(f"/var/cache/debconf/{name}.dat" for name in ("config", "passwords")),
 )
 # The identity of a host, histories, and files that programs make anew from other files. All are whole paths: a
 # pattern of a name would match in any directory, and a rollback could not remove a new directory with such a file.
