@@ -119,7 +119,7 @@ def test_nor_one_of_ansible_cfg_and_nor_in_the_role(fleet: Fleet, sockets: str, 
 def test_a_host_tells_a_new_login_from_a_session_in_an_old_one(fleet: Fleet, sockets: str, become: str) -> None:
     """As the module does it: from below, whoever it has become."""
     library = "".join(Path(str(one.__file__)).read_text() for one in (processes, logins))
-    library = re.sub(r"(?m)^from (__future__|\.processes) import .*$", "", library)
+    library = re.sub(r"(?m)^from (__future__|\.\w+) import .*$", "", library)
     source = f"from __future__ import annotations\n{library}\nprint(age(4.0), age(600.0))\n"
     python = "'python3 -'" if become.endswith("-c ") else "python3 -"
     ssh = ["ssh", "-F", str(fleet.lab.ssh_config), "-l", "ops"]
