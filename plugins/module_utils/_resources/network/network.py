@@ -43,10 +43,19 @@ _SHOWN = 5
 
 
 @dataclass
+class _ProgramFacts:
+    """The routes and rules of programs as they were before systemd-networkd acted, if it did. ``is_open``: they are to
+    be read before it acts."""
+
+    is_open: bool
+    state: State = field(default_factory=lambda: running.of(()))
+
+
+@dataclass
 class Recorded:
     """The state that the lines record. ``managed``: interface -> (its tool, the tool's name of its configuration).
-    ``off``: the tools that were told to configure nothing. ``queues``: whether the queues of interfaces are recorded:
-    they were not at first."""
+    ``off``: the tools that were told to configure nothing. ``queues`` and ``switches``: whether the queues of
+    interfaces, and ``off``, are recorded: they were not at first."""
 
     network: State
     only: list[str] = field(default_factory=list)
@@ -55,6 +64,7 @@ class Recorded:
     units: dict[str, dict[str, object]] = field(default_factory=dict)
     off: list[str] = field(default_factory=list)
     queues: bool = False
+    switches: bool = False
 
 
 class Network(Kind):
@@ -123,8 +133,9 @@ class Network(Kind):
 
     def capture(self, spec: Spec, sink: Sink, system: System) -> list[str]:
         """A line of a word and a record for each fact: ``link``, ``address``, ``lease`` (a dynamic address exists),
-        ``route``, ``rule``, ``dns``, ``queue``; ``managed``, ``unit`` and ``off`` for the tools; ``queues`` where these
-        are looked at; ``scope`` for the declaration, with the addresses that were known to move between hosts."""
+        ``route``, ``rule``, ``dns``, ``queue``; ``managed``, ``unit`` and ``off`` for the tools; ``queues`` and
+        ``switches`` (for ``off``) where these are looked at; ``scope`` for the declaration, with the addresses that
+        were known to move between hosts."""
         then = Recorded(running.of(()), spec.get("interfaces", []), {*spec.get("except", []), *running.moved()})
         then.queues = shutil.which("tc") is not None
         network = self._read_network(then, system)
@@ -136,7 +147,9 @@ class Network(Kind):
                 about = {"dev": device, "tool": tool, "configuration": configuration}
                 lines.append(json_line.write("managed", about))
         lines += [json_line.write("unit", one) for one in tools.units(system).values()]
-        lines += [json_line.write("off", {"tool": one}) for one in tools.switched_off(system)]
+        switches = tools.switches(system)
+        lines += [json_line.write("off", {"tool": one}) for one, is_on in switches.items() if not is_on]
+        lines += [json_line.write("switches", {})] if switches else []
         lines += [json_line.write("queues", {})] if then.queues else []
         return lines + sorted(network.facts)
 
@@ -156,6 +169,10 @@ class Network(Kind):
         words = [
             f"network: no known tool manages {device}: it is set as it was while it is there, and not made anew"
             for device in sorted(set(bare) - set(then.managed))
+        ]
+        words += [
+            f"network: {one['dev']} has the queue {one['kind']}, which is not made again with its classes and filters"
+            for one in then.network.records(running.QUEUE)
         ]
         mounted = mount_points()
         for path in ("/etc/hosts", "/etc/resolv.conf"):
@@ -187,16 +204,23 @@ class Network(Kind):
             if paths and _is_in_use(tool, then):
                 why = f"{paths[0]} was put back" + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
                 steps.append(Step(self.name, "reload", tool.name, why, {**detail, "paths": paths}))
-        found = running.differences(then.network, self._read_network(then, at.system))
+        now = self._read_network(then, at.system)
+        found = running.differences(then.network, now)
         for target, group in _grouped(found).items():
             words = "; ".join(one.shown for one in group[:_SHOWN])
             more = f" and {len(group) - _SHOWN} more" if len(group) > _SHOWN else ""
-            tool_name = then.managed.get(target, ("", ""))[0]
-            steps.append(Step(self.name, "apply" if tool_name else "set", target, words + more, detail))
-        return steps
+            by_tool = target in then.managed and any(one.word != running.QUEUE for one in group)
+            steps.append(Step(self.name, "apply" if by_tool else "set", target, words + more, detail))
+        return steps + [self._leaving(one, detail=detail) for one in running.missing_queues(then.network, now)]
 
     def _switched_off(self, then: Recorded, system: System) -> list[str]:
-        return [name for name in tools.switched_off(system) if name not in then.off]
+        found = tools.switches(system) if then.switches else {}
+        return [name for name, is_on in found.items() if not is_on and name not in then.off]
+
+    def _leaving(self, one: Difference, because: str = "", detail: Mapping[str, object] | None = None) -> Step:
+        """The step that names what nobody sets again."""
+        note = f"network: {one.target}: {one.shown}{because}"
+        return Step(self.name, "leave", one.target, one.shown, {**(detail or {}), "note": note})
 
     def _put_back_for(self, tool: tools.Tool, at: Restore) -> list[str]:
         """The files of the tool that were put back, and that the tool has not read since."""
@@ -224,10 +248,10 @@ class Network(Kind):
         differences that are left."""
         then = recorded(steps[0].detail["lines"]) if steps else Recorded(running.of(()))
         failed: dict[str, str] = {}
-        programs = running.of(())
-        with suppress(EvenkeelError):  # Units can go back without ip.
-            programs = running.of_programs(self._read_network(then, at.system), at.system) if not at.boot else programs
+        programs = _ProgramFacts(not at.boot)
         for step in steps:
+            if step.target in tools.NETWORKD and step.action in ("start", "reload"):
+                self._read_programs(programs, then, at.system)
             if step.target in tools.UNITS:
                 try:
                     systemd.act(step.action, step.target, at.system, wait=not at.boot)
@@ -242,32 +266,39 @@ class Network(Kind):
                 words = tools.apply(tool.reapply(step.detail.get("paths", ()), at.system), at.system) or words
                 failed.update({step.target: words} if words else {})
         if not at.boot:
-            self._apply(then, any(step.action in ("switch on", "reload", "start") for step in steps), failed, at.system)
-        taken = self._give_back(programs, failed, at.system)
+            if any(step.action in ("switch on", "reload", "start") for step in steps):
+                self._settled(then, _QUIET, at.system)
+            self._apply(then, programs, failed, at.system)
+        notes = self._give_back(programs, at.system)
+        if not at.boot:
+            gone = running.missing_queues(then.network, self._read_network(then, at.system))
+            notes += [self._leaving(one) for one in gone]
+        steps = [step for step in steps if step.action != "leave"]
         wrong = _grouped(self._differences(then, at.system)) if not at.boot else {}
         left = [f"{target}: {one.shown}{_because(failed, target, then)}" for target in wrong for one in wrong[target]]
-        for one in taken:
-            left.append(f"{one.target}: {one.shown}, which a program had set{_because(failed, one.target, then)}")
         own = {*tools.UNITS, *tools.BY_NAME}
         left += [f"{target}: {words}" for target, words in failed.items() if target in own]
         done = [step for step in steps if step.target not in wrong and step.target not in failed]
         if left:
             raise RestoreFailed(
-                f"the network is not as recorded: {'; '.join(left[:20])}", done=[one.shown() for one in done], left=left
+                f"the network is not as recorded: {'; '.join(left[:20])}",
+                done=[one.shown() for one in [*done, *notes]],
+                left=left,
             )
-        return [step for step in steps if step.target not in wrong]
+        return [*(step for step in steps if step.target not in wrong), *notes]
 
-    def _apply(self, then: Recorded, began: bool, failed: dict[str, str], system: System) -> None:
+    def _apply(self, then: Recorded, programs: _ProgramFacts, failed: dict[str, str], system: System) -> None:
         """Have tools apply their configuration, then set the remaining differences with ip. ``failed`` gets target ->
         why."""
-        if began:
-            self._settled(then, _QUIET, system)
         running.allow_ipv6(self._differences(then, system), self.conf)
         asked = False
-        found = [one for one in self._differences(then, system) if one.missing or one.word != running.QUEUE]
+        # No tool removes a queue that it did not set.
+        found = [one for one in self._differences(then, system) if one.word != running.QUEUE]
         for device in _grouped(found):
             tool, configuration = then.managed.get(device, ("", ""))
             if tool:
+                if tool in tools.NETWORKD:
+                    self._read_programs(programs, then, system)
                 words = tools.apply(tools.BY_NAME[tool].renew(device, configuration), system)
                 failed.update({device: words} if words else {})
                 asked = True
@@ -284,17 +315,27 @@ class Network(Kind):
             failed.update({running.RESOLVER: words} if words else {})
             self._settled(then, _QUIET, system)
 
-    def _give_back(self, programs: State, failed: dict[str, str], system: System) -> list[Difference]:
-        """Set the routes and rules of programs again that a tool took away, as systemd-networkd does; those that are
-        still missing."""
-        if not programs.facts:
+    def _read_programs(self, programs: _ProgramFacts, then: Recorded, system: System) -> None:
+        """Read the routes and rules of programs before systemd-networkd acts for the first time."""
+        if programs.is_open:
+            programs.is_open = False
+            with suppress(EvenkeelError):  # Units can go back without ip.
+                programs.state = running.of_programs(self._read_network(then, system), system)
+
+    def _give_back(self, programs: _ProgramFacts, system: System) -> list[Step]:
+        """Set the routes and rules of programs again that systemd-networkd took away; a step that names each of those
+        that are still missing."""
+        if not programs.state.facts:
             return []
         now = running.of_programs(running.of(()), system)
-        for one, argv in running.commands(running.missing_from(programs, now), now, removing=False):
-            done = system.run(argv, running.TIMEOUT)
-            if done.rc != 0:
-                failed[one.target] = f"{' '.join(argv)}: {done.words}"
-        return running.missing_from(programs, running.of_programs(running.of(()), system))
+        missing = running.can_be_set(running.missing_from(programs.state, now), system)
+        failed: dict[str, str] = {}
+        for one, argv in running.commands(missing, now, removing=False):
+            # A route that a program sets in this moment is not replaced.
+            done = system.run(["add" if word == "replace" else word for word in argv], running.TIMEOUT)
+            failed.update({one.shown: f" ({done.words})"} if done.rc != 0 else {})
+        still = running.missing_from(programs.state, running.of_programs(running.of(()), system))
+        return [self._leaving(one, f", which a program had set{failed.get(one.shown, '')}") for one in still]
 
     def _settled(self, then: Recorded, limit: float, system: System) -> None:
         """Wait until the network is as recorded, or until it no longer changes, or for ``limit`` seconds."""
@@ -382,8 +423,10 @@ def recorded(lines: Sequence[str]) -> Recorded:
                 if record["name"] not in tools.UNITS or not isinstance(record["active"], bool):
                     raise ValueError("no unit of a tool")
                 found.units[record["name"]] = {key: record[key] for key in ("name", "enabled", "active")}
-            elif word == "queues":
-                found.queues = True
+            elif word in ("queues", "switches"):
+                setattr(found, word, True)
+            elif word == running.QUEUE:
+                facts.append(running.checked(word, running.queue(record)))
             elif word == "off":
                 found.off.append(tools.BY_NAME[str(record["tool"])].name)
             elif word in (
@@ -393,7 +436,6 @@ def recorded(lines: Sequence[str]) -> Recorded:
                 running.ROUTE,
                 running.RULE,
                 running.DNS,
-                running.QUEUE,
             ):
                 facts.append(running.checked(word, record))
             else:

@@ -44,6 +44,12 @@ MADE_ANEW = ("bridge", "dummy", "vlan")
 _FROM_THE_NETWORK = ("dhcp", "ra", "redirect")
 _BY_HAND = ("boot", "static", "kernel", "unspec", "none")
 _KEEPALIVED = ("keepalived", "18")
+# Protocols of programs that take their routes away and set them as the network changes. Nobody else may set these.
+_OF_DAEMONS = (
+    *("gated", "mrt", "zebra", "bird", "dnrouted", "xorp", "ntk", "babel", "ovn", "openr", "bgp", "isis", "ospf"),
+    *("rip", "ripng", "nhrp", "eigrp", "ldp", "sharp", "pbr", "zstatic", "openfabric", "srte", *_KEEPALIVED),
+    *map(str, (8, *range(10, 16), 42, 84, 99, *range(186, 199))),
+)
 _PASSING_FLAGS = ("dead", "linkdown", "pervasive", "offload", "offload_failed", "trap", "rt_offload", "rt_trap")
 _PASSING_KEYS = (
     *("pref", "flags", "expires", "cacheinfo", "age", "error", "nhid", "iif_detached", "oif_detached"),
@@ -113,7 +119,12 @@ def _queues(system: System) -> Iterator[Record]:
         found = json.loads(done.out.strip() or "[]")
     for one in found if isinstance(found, list) and done.rc == 0 else ():
         if isinstance(one, dict) and one.get("root") and str(one.get("handle", "0:")) != "0:":
-            yield {"dev": one.get("dev"), "kind": one.get("kind"), "options": one.get("options", {})}
+            yield queue(one)
+
+
+def queue(shown: Record) -> Record:
+    """The record of a queue. It has no options: counters are among them, and nothing tells of classes and filters."""
+    return {"dev": shown.get("dev"), "kind": shown.get("kind")}
 
 
 def without(facts: Iterable[tuple[str, Record]], excepts: Collection[str]) -> State:
@@ -188,14 +199,16 @@ def _facts(only: Sequence[str], system: System) -> Iterator[tuple[str, Record]]:
 
 
 def of_programs(compared: State, system: System) -> State:
-    """The routes and rules that running programs keep: nobody compares them, but a tool may take them away as it
-    applies its files. ``compared``: the facts that are compared."""
+    """The routes and rules that running programs set once: nobody compares them, but a tool may take them away as it
+    applies its files. Routing daemons set theirs by themselves. ``compared``: the facts that are compared."""
     facts: list[tuple[str, Record]] = []
     for family, option in _families().items():
         for route in _routes(system, option):
-            if str(route.get("protocol", "boot")) not in (*_BY_HAND, *_FROM_THE_NETWORK):
+            if str(route.get("protocol", "boot")) not in (*_BY_HAND, *_FROM_THE_NETWORK, *_OF_DAEMONS):
                 facts.append((ROUTE, _route(route, family)))
-        facts += [(RULE, {"family": family, **_rule(one)}) for one in _ask(system, option, "rule", "show")]
+        rules = _ask(system, option, "rule", "show")
+        rules = [one for one in rules if str(one.get("protocol", "none")) not in _OF_DAEMONS]
+        facts += [(RULE, {"family": family, **_rule(one)}) for one in rules]
     return of(fact for fact in facts if _is_fine(*fact) and not of([fact]).facts.keys() & compared.facts.keys())
 
 
@@ -385,11 +398,12 @@ class Difference(NamedTuple):
 
 
 def differences(then: State, now: State) -> list[Difference]:
-    """The facts that differ. A new interface counts only where it is of a kind that exists by configuration alone."""
+    """The facts that differ. A new interface counts only where it is of a kind that exists by configuration alone. A
+    queue that is missing does not count: see ``missing_queues``."""
     found = []
-    links = set(then.links)
+    links, queues = set(then.links), {one["dev"] for one in then.records(QUEUE)}
     for line, (word, record) in then.facts.items():
-        if line not in now.facts and not (word == LEASE and _is_had(record, now)):
+        if word != QUEUE and line not in now.facts and not (word == LEASE and _is_had(record, now)):
             found.append(Difference(_target(word, record), word, record, True))
     for line, (word, record) in now.facts.items():
         had = (record.get("dev"), record.get("family")) in then.leases
@@ -400,14 +414,37 @@ def differences(then: State, now: State) -> list[Difference]:
             continue  # The interface was there, is a card, or belongs to another program.
         if word in (ADDRESS, LEASE, ROUTE, QUEUE) and strangers:
             continue  # The fact goes with its interface, or stays with it.
+        if word == QUEUE and record["dev"] in queues:
+            continue  # To remove it would take its classes and filters along.
         found.append(Difference(_target(word, record), word, record, False))
     return found
+
+
+def missing_queues(then: State, now: State) -> list[Difference]:
+    """The queues that are gone, or gave way to others. Nothing here makes one with its classes and filters."""
+    return [one for one in missing_from(then, now) if one.word == QUEUE]
 
 
 def missing_from(then: State, now: State) -> list[Difference]:
     """The facts that are gone."""
     gone = [fact for line, fact in then.facts.items() if line not in now.facts]
     return [Difference(_target(word, record), word, record, True) for word, record in gone]
+
+
+def can_be_set(missing: Sequence[Difference], system: System) -> list[Difference]:
+    """The missing facts that a command may set: their interfaces are there, and their destinations have no route."""
+    names = {str(one.get("ifname", "")) for one in _ask(system, "address", "show")}
+    taken = {_destination(one, family) for family, word in _families().items() for one in _routes(system, word)}
+    return [
+        one
+        for one in missing
+        if one.word != ROUTE
+        or (_devices(one.record) <= names and _destination(one.record, one.record["family"]) not in taken)
+    ]
+
+
+def _destination(route: Record, family: str) -> tuple[str, str, str]:
+    return family, str(route.get("table", "main")), str(route.get("dst"))
 
 
 def allow_ipv6(found: Sequence[Difference], conf: str) -> None:

@@ -124,6 +124,8 @@ TOOLS = (
     ),
 )
 BY_NAME = {tool.name: tool for tool in TOOLS}
+# The tools and units whose commands have systemd-networkd act: it takes away rules and routes that it did not set.
+NETWORKD = ("networkd", "networkd.conf", "netplan", "systemd-networkd.socket", "systemd-networkd.service")
 UNITS = tuple(unit for tool in TOOLS for unit in tool.units)
 # Units whose work is done once they have started: it means nothing where they are not active.
 _ONCE = ("networking.service",)
@@ -138,10 +140,14 @@ def managed(system: System) -> dict[str, tuple[str, str]]:
     return found
 
 
-def switched_off(system: System) -> list[str]:
-    """The tools that were told to configure nothing."""
-    asked = [tool for tool in TOOLS if tool.switch and shutil.which(tool.command)]
-    return [tool.name for tool in asked if system.run(tool.switch, _ASK).out.strip() == "disabled"]
+def switches(system: System) -> dict[str, bool]:
+    """Tool -> whether it configures anything at all, for the tools that tell: a tool that does not run does not."""
+    found = {}
+    for tool in TOOLS:
+        if tool.switch and shutil.which(tool.command):
+            words = system.run(tool.switch, _ASK).out.strip()
+            found.update({tool.name: words == "enabled"} if words in ("enabled", "disabled") else {})
+    return found
 
 
 def units(system: System) -> dict[str, dict[str, object]]:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flows
 import pytest
@@ -680,42 +680,89 @@ def test_a_host_goes_back_with_its_network_after_its_files_and_can_undo_that(
     assert other.read_text() == ("new" if whole else "old")
 
 
-def test_a_rule_and_a_route_of_a_program_that_a_tool_takes_away_are_set_again(
-    kind: Network, host: Host, store: Store
-) -> None:
+class Reconfigured(NamedTuple):
+    """A host whose rules and routes systemd-networkd has taken away, with their record."""
+
+    lines: list[str]
+    rule: Facts
+    route: Facts
+    daemons: list[Facts]
+
+
+@pytest.fixture
+def reconfigured(kind: Network, host: Host) -> Reconfigured:
     """systemd-networkd removes the rules and routes of others as it configures an interface."""
     host.networkd = "2 eth0 ether routable configured\n"
-    vpn = {"priority": 5210, "src": "all", "fwmark": "0x80000", "table": "52", "protocol": "99"}
-    bird = route("203.0.113.0/24", gateway="10.0.0.1", protocol="bird")
-    host.rules.append(vpn)
-    host.routes.append(bird)
+    vpn = {"priority": 5210, "src": "all", "fwmark": "0x80000", "table": "52", "protocol": "77"}
+    mesh = route("203.0.113.0/24", gateway="10.0.0.1", protocol="77")
+    protocols = ("bird", "zebra", "bgp", "188", "babel", "keepalived", "18", "99")
+    daemons = [route(f"198.51.{at}.0/24", gateway="10.0.0.1", protocol=one) for at, one in enumerate(protocols)]
+    host.rules += [vpn, dict(vpn, priority=7, protocol="keepalived")]
+    host.routes += [mesh, *daemons]
     lines = lines_of(kind, host)
     assert "203.0.113" not in str(lines) and "5210" not in str(lines)
     host.links[1]["addr_info"] = []
 
     def reconfigure() -> None:
         host.links[1]["addr_info"].append(address("10.0.0.2"))
-        host.rules.remove(vpn)
-        host.routes.remove(bird)
+        del host.rules[1:], host.routes[1:]
 
     host.answers = {
         ("networkctl", "reconfigure"): reconfigure,
         ("ip", "-4", "rule", "add"): lambda: host.rules.append(vpn),
-        ("ip", "-4", "route", "replace"): lambda: host.routes.append(bird),
+        ("ip", "-4", "route", "add"): lambda: host.routes.append(mesh),
     }
-    steps = kind.plan(lines, at(host, store))
-    assert kind.apply(steps, at(host, store)) == steps and host.rules[-1] == vpn and host.routes[-1] == bird
+    return Reconfigured(lines, vpn, mesh, daemons)
+
+
+def test_a_rule_and_a_route_of_a_program_that_networkd_takes_away_are_set_again(
+    kind: Network, host: Host, store: Store, reconfigured: Reconfigured
+) -> None:
+    """A routing daemon sets its own, and may have others by now."""
+    steps = kind.plan(reconfigured.lines, at(host, store))
+    assert kind.apply(steps, at(host, store)) == steps
+    assert host.rules[1:] == [reconfigured.rule] and host.routes[1:] == [reconfigured.route]
     assert host.changed() == [
-        ("ip", "-4", "route", "replace", "203.0.113.0/24", "via", "10.0.0.1", "dev", "eth0", "proto", "bird"),
-        ("ip", "-4", "rule", "add", "from", "all", "fwmark", "0x80000", "protocol", "99")
+        ("ip", "-4", "route", "add", "203.0.113.0/24", "via", "10.0.0.1", "dev", "eth0", "proto", "77"),
+        ("ip", "-4", "rule", "add", "from", "all", "fwmark", "0x80000", "protocol", "77")
         + ("priority", "5210", "lookup", "52"),
     ]
-    # Where it cannot be set again it is named.
-    host.links[1]["addr_info"] = []
-    host.answers = {("networkctl", "reconfigure"): reconfigure, ("ip", "-4", "rule"): "not permitted"}
-    with pytest.raises(RestoreFailed) as raised:
-        kind.apply(kind.plan(lines, at(host, store)), at(host, store))
-    assert any("priority 5210" in one and "a program had set" in one for one in raised.value.result["left"])
+
+
+@pytest.mark.parametrize("why", ["not permitted", "another route", "no device"])
+def test_what_a_program_had_set_and_cannot_be_set_again_is_a_note(
+    kind: Network, host: Host, store: Store, reconfigured: Reconfigured, why: str
+) -> None:
+    networkd = host.answers["networkctl", "reconfigure"]
+    if why == "no device":
+        reconfigured.route["dev"] = "wg0"
+        host.links.append(link("wg0"))
+
+    def reconfigure() -> None:
+        assert callable(networkd)
+        networkd()
+        host.routes += [dict(reconfigured.route, gateway="10.0.0.9", protocol="bird")] if why == "another route" else []
+        host.links = [one for one in host.links if one["ifname"] != "wg0"]
+
+    host.answers["networkctl", "reconfigure"] = reconfigure
+    if why == "not permitted":
+        host.answers["ip", "-4", "route", "add"] = why
+    steps = kind.plan(reconfigured.lines, at(host, store))
+    done = kind.apply(steps, at(host, store))
+    notes = [one.detail["note"] for one in done if one.action == "leave"]
+    assert len(notes) == 1 and "route 203.0.113.0/24" in notes[0] and "which a program had set" in notes[0]
+    assert ("(not permitted)" in notes[0]) == (why == "not permitted")
+    assert any(argv[2:4] == ("route", "add") for argv in host.changed()) == (why == "not permitted")
+
+
+def test_routes_of_programs_are_not_read_where_networkd_does_not_act(
+    kind: Network, host: Host, store: Store, reconfigured: Reconfigured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "of_programs", lambda *_words: pytest.fail("read"))
+    lines = [line for line in reconfigured.lines if not line.startswith("managed ")]
+    host.answers = {("ip", "-4", "address"): lambda: host.links[1]["addr_info"].append(address("10.0.0.2"))}
+    kind.apply(kind.plan(lines, at(host, store)), at(host, store))
+    assert kind.verify(lines, host.system()) == []
 
 
 def test_ipv6_is_switched_on_again_where_an_address_of_it_is_missing(
@@ -755,9 +802,7 @@ def test_a_network_manager_that_was_switched_off_is_switched_on(kind: Network, h
         kind.apply(kind.plan(lines, at(host, store)), at(host, store))
 
 
-def test_a_queue_that_a_change_gave_to_an_interface_goes_and_one_that_is_gone_is_named(
-    kind: Network, host: Host, store: Store
-) -> None:
+def test_a_queue_that_a_change_gave_to_an_interface_goes(kind: Network, host: Host, store: Store) -> None:
     """netem with a loss of 100 % keeps everybody out."""
     own = {"kind": "fq_codel", "handle": "0:", "dev": "eth0", "root": True, "options": {"limit": 10240}}
     loss = {"kind": "netem", "handle": "8001:", "dev": "eth0", "root": True, "options": {"loss-random": {"loss": 1.0}}}
@@ -771,8 +816,61 @@ def test_a_queue_that_a_change_gave_to_an_interface_goes_and_one_that_is_gone_is
     steps = kind.plan(lines, at(host, store))
     assert [step.why for step in steps] == ["queue netem was not there"]
     assert kind.apply(steps, at(host, store)) == steps and kind.verify(lines, host.system()) == []
-    host.queues = [dict(own, handle="1:")]
-    shaped = lines_of(kind, host)
+
+
+def test_a_host_keeps_its_shaping_and_is_not_reconfigured_for_it(kind: Network, host: Host, store: Store) -> None:
+    """``tc`` prints a counter among the options, and a queue that is removed takes classes and filters along."""
+    host.networkd = "2 eth0 ether routable configured\n"
+    shaping = {"kind": "htb", "handle": "1:", "dev": "eth0", "root": True, "options": {"direct_packets_stat": 3}}
+    host.queues = [shaping]
+    lines = lines_of(kind, host)
+    assert [one for one in kind.not_restorable({}, lines) if "queue" in one] == [
+        "network: eth0 has the queue htb, which is not made again with its classes and filters"
+    ]
+    host.queues = [dict(shaping, options={"direct_packets_stat": 4})]
+    assert lines_of(kind, host) == lines and kind.plan(lines, at(host, store)) == []
+    # A record of an earlier version has the options.
+    old = [line.replace('"kind": "htb"', '"kind": "htb", "options": {"direct_packets_stat": 2}') for line in lines]
+    assert old != lines and kind.plan(old, at(host, store)) == [] and kind.verify(old, host.system()) == []
+    for queues in ([], [dict(shaping, kind="fq")]):
+        host.queues = queues
+        steps = kind.plan(lines, at(host, store))
+        assert [(one.action, one.target, one.why) for one in steps] == [("leave", "eth0", "queue htb is missing")]
+        done = kind.apply(steps, at(host, store))
+        assert [one.detail["note"] for one in done] == ["network: eth0: queue htb is missing"]
+        assert host.ran == [] and kind.verify(lines, host.system()) == []
+
+
+def test_a_rollback_without_a_queue_ends_well_and_names_it(kind: Network, host: Host, store: Store) -> None:
+    """A host that lost it at a boot does not try for an hour."""
+    mine = Store(store.root, replace(host.system(), monotonic=time.monotonic))
+    host.queues = [{"kind": "htb", "handle": "1:", "dev": "eth0", "root": True}]
+    report = checkpoint(mine, "before", [{"network": {}}])
+    assert any("eth0 has the queue htb" in one for one in report["left"])
     host.queues = []
-    with pytest.raises(RestoreFailed, match="eth0: queue fq_codel is missing"):
-        kind.apply(kind.plan(shaped, at(host, store)), at(host, store))
+    result = rollback(mine, "before")
+    assert result["left"] == [] and "network: eth0: queue htb is missing" in result["notes"]
+    assert [one["action"] for one in result["done"]] == ["leave"] and host.changed() == []
+
+
+def test_a_queue_that_cannot_be_removed_has_no_tool_apply_anything(kind: Network, host: Host, store: Store) -> None:
+    host.networkd = "2 eth0 ether routable configured\n"
+    lines = lines_of(kind, host)
+    host.queues = [{"kind": "netem", "handle": "8001:", "dev": "eth0", "root": True}]
+    host.answers = {("tc", "qdisc", "del"): "not permitted"}
+    steps = kind.plan(lines, at(host, store))
+    assert [one.action for one in steps] == ["set"]
+    with pytest.raises(RestoreFailed, match="queue netem was not there .*not permitted"):
+        kind.apply(steps, at(host, store))
+    assert not any(argv[0] == "networkctl" for argv in host.ran)
+
+
+def test_a_record_that_tells_nothing_of_switches_leaves_them(kind: Network, host: Host, store: Store) -> None:
+    """Nor does a record of a host whose NetworkManager did not run, and did not tell."""
+    old = [line for line in lines_of(kind, host) if line != "switches {}"]
+    host.networking = ""
+    silent = lines_of(kind, host)
+    host.networking = "disabled"
+    for lines in (old, silent):
+        assert kind.plan(lines, at(host, store)) == [] and kind.verify(lines, host.system()) == []
+    assert "switches {}" in lines_of(kind, host)
