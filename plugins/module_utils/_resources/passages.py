@@ -30,6 +30,10 @@ _NEAR = DISKS | {"tmpfs"}
 _LARGEST = 1 << 24
 
 
+class Exchanged(EvenkeelError):
+    """A directory of a user's is another one now, so that it gets nothing."""
+
+
 class Passage(NamedTuple):
     """``mount``: the mount point at or above the path."""
 
@@ -51,6 +55,17 @@ class Passage(NamedTuple):
         if now.mode != self.mode:
             words.append(f"has the mode {now.mode:o}, and had {self.mode:o}")
         return ", ".join(words)
+
+    def is_theirs(self) -> bool:
+        """Whether a user other than root may change the directory, or put another one in its place."""
+        return self.uid not in trusted() or bool(_stranger(self.path))
+
+    def is_up_to_them(self, now: Passage | None) -> bool:
+        """Whether a user may have made the difference, and may make it anew after each rollback: the owner sets the
+        mode, and nobody but root gives the directory away."""
+        if now is None or now.inode != self.inode:
+            return self.is_theirs()
+        return self.uid not in trusted() and now.uid == self.uid
 
 
 def check(record: dict[str, object]) -> Passage:
@@ -80,17 +95,30 @@ def differing(then: Iterable[Passage]) -> list[tuple[Passage, str]]:
     return [(one, words) for one, words in found if words]
 
 
+def wrong(then: Iterable[Passage]) -> list[str]:
+    """The directories that are not as they were, in words, without those whose users decide that."""
+    points = mount_points()
+    found = ((one, _seen(os.fsencode(one.path), points)) for one in then)
+    return [f"{one.path} {one.differs(now)}" for one, now in found if one.differs(now) and not one.is_up_to_them(now)]
+
+
 def put_back(then: Passage) -> None:
     """Give the directory its owner and its mode. OSError or EvenkeelError where that is not possible.
 
     In a directory of a user's, only the directory that was there gets them: the user may have put one of root's there.
+    Exchanged tells that.
     """
-    fd = open_dir(os.fsencode(then.path))
+    try:
+        fd = open_dir(os.fsencode(then.path))
+    except (OSError, EvenkeelError) as error:
+        if not then.is_theirs():
+            raise
+        raise Exchanged("no directory is there now, in a place of a user's") from error
     try:
         info = os.fstat(fd)
-        theirs = stranger(then.path, trusted()) if info.st_ino != then.inode else ""
+        theirs = _stranger(then.path) if info.st_ino != then.inode else ""
         if theirs:
-            raise EvenkeelError(f"it is another directory now, and {theirs}")
+            raise Exchanged(f"it is another directory now, and {theirs}")
         if (info.st_uid, info.st_gid) != (then.uid, then.gid):
             os.fchmod(fd, then.mode & stat.S_IMODE(info.st_mode))  # No owner gets more than its own mode.
             os.fchown(fd, then.uid, then.gid)
@@ -98,6 +126,14 @@ def put_back(then: Passage) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _stranger(path: str) -> str:
+    """The reason why another user could put another directory at the path, in words; or empty."""
+    try:
+        return stranger(path, trusted())
+    except OSError as error:  # Somebody changes the way just now.
+        return f"the way to it cannot be followed: {error.strerror}"
 
 
 def _homes(passwd: str) -> Iterator[bytes]:

@@ -32,6 +32,8 @@ _OF_UNITS = ("/etc/systemd/system", "/run/systemd/system", "/etc/systemd/system.
 # Programs write below /run/systemd/system themselves (netplan, Pacemaker): of all units it is named, not taken back.
 _OF_ALL = ("/etc/systemd/system", "/etc/systemd/system.control", "/run/systemd/system.control")
 _BY_PROGRAMS = ("/10-netplan.conf", "/50-pacemaker.conf")
+# netplan writes these units anew at each reload of systemd.
+_OF_NETPLAN = "netplan-"
 # The first word of a line that declares all units.
 _ALL = "all"
 # The key in such a line where the units that generators make are recorded. At first they were not.
@@ -185,7 +187,7 @@ class Services(Programs):
             lines.append(json_line.write(_ALL, {"except": spec.get("except", []), _GENERATED: True, _RUNNING: True}))
         variables = environment.read_variables(system) if names else {}
         if variables:
-            lines.append(json_line.write(_ENVIRONMENT, variables))
+            lines.append(json_line.write(_ENVIRONMENT, environment.record(variables, system)))
         for seen, unit in zip(systemd.observe(names, system), systemd.describe(names, system)):
             # Record the state in which the unit settles, not a state on the way.
             limit = _BRIEFLY if every else 30.0
@@ -326,8 +328,6 @@ class Services(Programs):
                 if not trigger.active and not _waits_for_boot(trigger, live):
                     wrong.append(f"{trigger.name}, which starts {live.name}, is {trigger.text}, and was active")
             wrong += [f"{step.target}: {step.action} is still to be done, {step.why}" for step in _links(unit, reader)]
-        then = _recorded_variables(lines)
-        wrong += environment.differences(then, environment.read_variables(system)) if then else []
         came = [one.id for one, spared in _came(lines, system) if not spared]
         wrong += [f"{name} runs, and came with the change" for name in came]
         for one in processes:
@@ -516,21 +516,27 @@ def _recorded(lines: Sequence[str]) -> tuple[list[UnitRecord], list[ProcessRecor
     return units, processes
 
 
-def _recorded_variables(lines: Sequence[str]) -> dict[str, str]:
-    """The variables of systemd in the lines; an older record has none."""
+def _recorded_variables(lines: Sequence[str], system: System) -> dict[str, str]:
+    """The variables of systemd in the lines; an older record has none, and that of another boot counts for nothing."""
     found: dict[str, str] = {}
     for line in lines:
         with json_line.read(line) as (word, record):
-            found.update(environment.check(record) if word == _ENVIRONMENT else {})
+            boot, variables = environment.check(record) if word == _ENVIRONMENT else ("", {})
+            found.update(variables if boot == system.boot_id() else {})
     return found
 
 
 def _variables(lines: Sequence[str], system: System) -> list[Step]:
-    """The steps that bring back the variables which systemd gives to each service."""
-    then = _recorded_variables(lines)
-    found = environment.commands(then, environment.read_variables(system)) if then else {}
+    """The steps that take away new variables which systemd gives to each service, and name those that differ."""
+    then = _recorded_variables(lines, system)
+    now = environment.read_variables(system) if then else {}
+    if not now:
+        return []
     why = "systemd gives it to every service that starts"
-    return [Step(SERVICES, _ENVIRONMENT, name, why, {"argv": argv}) for name, argv in found.items()]
+    return [
+        *(Step(SERVICES, _ENVIRONMENT, name, why) for name in now if name not in then),
+        *(Step(SERVICES, "leave", name, why, {"note": note}) for name, note in environment.notes(then, now).items()),
+    ]
 
 
 def _with_variables(at: Restore, live: ServiceState, steps: Sequence[Step]) -> Restore:
@@ -541,7 +547,12 @@ def _with_variables(at: Restore, live: ServiceState, steps: Sequence[Step]) -> R
 
 def _until_boot(unit: Unit, at: Restore) -> list[Step]:
     """The step that names a file which somebody has written for the unit until the next boot, and which stays."""
-    mine = [one for one in unit.files if one.startswith("/run/systemd/system/") and not one.endswith(_BY_PROGRAMS)]
+    mine = [
+        one
+        for one in unit.files
+        if one.startswith("/run/systemd/system/")
+        and not (one.endswith(_BY_PROGRAMS) or os.path.basename(one).startswith(_OF_NETPLAN))
+    ]
     path = next((one for one in mine if one not in at.changed and running.is_newer(one, at.began)), "")
     note = (
         f"{unit.id} keeps {path}, which was written since, until the next boot: remove it, or declare the unit by name"
@@ -835,9 +846,9 @@ def _carry_out(step: Step, verb: str, at: Restore) -> str:
     elif verb == "unlink":
         links.remove(step.target)
     elif verb == _ENVIRONMENT:
-        done = at.system.run(step.detail["argv"], 10.0)
-        if done.rc != 0:
-            raise ServiceFailed(f"{step.target} of systemd's variables: {done.words}")
+        words, note = environment.take_away(step.target, at.system)
+        step.detail.update({"note": note} if note else {})
+        return words
     elif verb == "leave" and "note" in step.detail:
         return ""  # It is named for a restart.
     elif verb == "leave":

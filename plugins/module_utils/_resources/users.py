@@ -10,15 +10,16 @@ import fcntl
 import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 
+from .._dataclasses import replace
 from .._errors import EvenkeelError, Refused, RestoreFailed
 from .._files.footprint import MODE, OWNER
 from .._files.step import Step
 from .._host.options import read
 from .._host.system import System
 from . import json_line, passages
-from .kind import Kind, Restore, Sink, Spec, Suggestion
+from .kind import Kind, Restore, Sink, Spec, Suggestion, is_within
 
 _FILES = ("passwd", "shadow", "group", "gshadow", "subuid", "subgid")
 # struct flock: type, whence, start, length, process, padding.
@@ -26,8 +27,10 @@ _FLOCK = "hhqqi4x"
 # The word of a line.
 _PASSAGE = "passage"
 # Where this file lies, PAM lets nobody in but root. The word of the line that says that it was not there. systemd
-# makes it at the end of a shutdown, and while the host boots; the other file tells that one is planned.
+# makes it at the end of a shutdown, and while the host boots; the other file tells that one is planned, and the states
+# that the host still boots.
 _NOBODY, _NOLOGIN, _PLANNED = "nologin", "/run/nologin", "/run/systemd/shutdown/scheduled"
+_BOOTING = ("initializing", "starting")
 
 
 class Users(Kind):
@@ -69,7 +72,8 @@ class Users(Kind):
         return lines if os.path.lexists(self.nologin) else [*lines, json_line.write(_NOBODY, {})]
 
     def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
-        shut = [] if at.boot or not self._is_shut(lines) else [Step(self.name, "delete", self.nologin, "was not there")]
+        is_shut = not at.boot and self._is_shut(lines, at.system)
+        shut = [Step(self.name, "delete", self.nologin, "was not there")] if is_shut else []
         return shut + [
             Step(self.name, "attributes", one.path, words, one._asdict())
             for one, words in passages.differing(_recorded(lines))
@@ -81,10 +85,14 @@ class Users(Kind):
         for step in steps:
             try:
                 if step.action == "delete":
-                    os.unlink(self.nologin)
+                    with suppress(FileNotFoundError):
+                        os.unlink(self.nologin)
                 else:
                     passages.put_back(passages.check(step.detail))
                 done.append(step)
+            except passages.Exchanged as error:
+                note = f"{step.target} stays as it is: it {step.why}, but {error.message}"
+                done.append(replace(step, action="leave", detail={**step.detail, "note": note}))
             except (OSError, EvenkeelError) as error:
                 why = error.message if isinstance(error, EvenkeelError) else error.strerror
                 left.append(f"{step.target} {step.why}: {why}")
@@ -97,13 +105,27 @@ class Users(Kind):
         return done
 
     def verify(self, lines: Sequence[str], system: System) -> list[str]:
-        shut = [f"{self.nologin} keeps out all users but root, and was not there"] if self._is_shut(lines) else []
-        return [*(f"{one.path} {words}" for one, words in passages.differing(_recorded(lines))), *shut]
+        found = passages.wrong(_recorded(lines))
+        if self._is_shut(lines, system):
+            found.append(f"{self.nologin} keeps out all users but root, and was not there")
+        return found
 
-    def _is_shut(self, lines: Sequence[str]) -> bool:
-        """Whether all users but root are kept out since, though no shutdown is planned."""
+    def _is_shut(self, lines: Sequence[str], system: System) -> bool:
+        """Whether all users but root are kept out since, though no shutdown is planned and the host has booted."""
         was_open = any(line.startswith(f"{_NOBODY} ") for line in lines)
-        return was_open and os.path.lexists(self.nologin) and not os.path.lexists(_PLANNED)
+        if not was_open or not os.path.lexists(self.nologin) or os.path.lexists(_PLANNED):
+            return False
+        if not system.has_systemd():
+            return True
+        return system.run(["systemctl", "is-system-running"], 10.0).out.strip() not in _BOOTING
+
+    def carried(self, lines: Sequence[str]) -> list[str]:
+        """On the host that gets them, homes and what lies in them are other directories, and it may shut its users
+        out."""
+        found = {one.path: one for one in _recorded(lines)}
+        theirs = [path for path, one in found.items() if one.uid != 0]
+        stay = [one for path, one in found.items() if not any(is_within(path, other) for other in theirs)]
+        return [json_line.write(_PASSAGE, one._asdict()) for one in stay]
 
     def access_lines(self, lines: Sequence[str]) -> list[str]:
         return list(lines)

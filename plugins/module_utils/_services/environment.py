@@ -8,53 +8,66 @@ import hashlib
 import re
 from collections.abc import Mapping
 
+from .._errors import ServiceFailed
 from .._host.system import System
 
+# systemd reads the locale anew from files at each of its reloads.
 _LOCALE = r"LANG|LANGUAGE|LC_[A-Z]+"
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
-# MariaDB sets and removes this variable each time it starts.
-_PASSING = ("_WSREP_START_POSITION",)
+# MariaDB sets and removes this variable each time it starts, with the name of an instance at the end.
+_PASSING = "_WSREP_START_POSITION"
 _HASH = "sha256="
+_GIVEN = "which systemd gives to every service that starts"
 
 
 def read_variables(system: System) -> dict[str, str]:
-    """Variable -> its value where it belongs to the locale, else a hash: it may be a secret. Empty where systemd does
-    not answer."""
+    """Variable -> a hash of its value, which may be a secret. Empty where systemd does not answer."""
     done = system.run(["systemctl", "show-environment"], 10.0) if system.has_systemd() else None
     if done is None or done.rc != 0:
         return {}
     found = {}
     for name, sign, value in (line.partition("=") for line in done.out.splitlines()):
-        if sign and re.fullmatch(_NAME, name) and name not in _PASSING:
-            found[name] = value if re.fullmatch(_LOCALE, name) else _hashed(value)
+        if sign and re.fullmatch(_NAME, name) and not (name.startswith(_PASSING) or re.fullmatch(_LOCALE, name)):
+            found[name] = _hashed(value)
     return found
 
 
-def check(variables: Mapping[str, object]) -> dict[str, str]:
-    """The variables of a line. ValueError where ``read_variables`` cannot have found them."""
+def record(variables: Mapping[str, str], system: System) -> dict[str, object]:
+    """The record in a line: a variable that is set by hand lasts until the next boot."""
+    return {"boot": system.boot_id(), "variables": dict(variables)}
+
+
+def check(recorded: Mapping[str, object]) -> tuple[str, dict[str, str]]:
+    """(boot, variables) of a line. ValueError where ``record`` cannot have written it."""
+    boot, variables = recorded.get("boot"), recorded.get("variables")
+    if len(recorded) != 2 or type(boot) is not str or not isinstance(variables, Mapping):
+        raise ValueError("no variables")
     for name, value in variables.items():
-        if re.fullmatch(_NAME, name) is None or type(value) is not str or not value.isprintable():
+        if re.fullmatch(_NAME, name) is None or type(value) is not str or not value.startswith(_HASH):
             raise ValueError("no variables")
-    return {name: str(value) for name, value in variables.items()}
+    return boot, dict(variables)
 
 
-def commands(then: Mapping[str, str], now: Mapping[str, str]) -> dict[str, list[str]]:
-    """Variable -> the command that takes it away, or sets the value of a variable of the locale. Pure."""
-    found = {name: ["systemctl", "unset-environment", name] for name in now if name not in then}
-    for name, value in then.items():
-        if now.get(name) != value and not value.startswith(_HASH):
-            found[name] = ["systemctl", "set-environment", f"{name}={value}"]
+def take_away(name: str, system: System) -> tuple[str, str]:
+    """Take a variable away, if it is still there: systemd has reloaded its files before. (words on what was done, a
+    note where the variable stays). ServiceFailed where systemctl fails."""
+    if name not in read_variables(system):
+        return "it went with the files", ""
+    done = system.run(["systemctl", "unset-environment", name], 10.0)
+    if done.rc != 0:
+        raise ServiceFailed(f"{name} of systemd's variables: {done.words}")
+    stays = name in read_variables(system)
+    return "", f"{name}, {_GIVEN}, is new, and systemd keeps it: remove it where it is set" if stays else ""
+
+
+def notes(then: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """Variable -> the sentence on it, for those that nobody can set again without their values. Pure."""
+    found = {}
+    for name in sorted(then):
+        if now.get(name) != then[name]:
+            how = "has another value" if name in now else "is gone"
+            found[name] = f"{name}, {_GIVEN}, {how}: set it again where services need it"
     return found
-
-
-def differences(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Sentences on the variables that differ, without their values. Pure."""
-    words = []
-    for name in sorted({*then, *now}):
-        if then.get(name) != now.get(name):
-            how = "is new" if name not in then else "is gone" if name not in now else "has another value"
-            words.append(f"{name}, which systemd gives to every service that starts, {how}")
-    return words
 
 
 def _hashed(value: str) -> str:

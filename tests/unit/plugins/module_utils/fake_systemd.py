@@ -61,6 +61,9 @@ class Machine:
     inhibitors: str = ""
     # The variables that it gives to each service.
     environment: dict[str, str] = field(default_factory=dict)
+    # Those that it has from files, and has anew after a reload: nobody can unset them.
+    from_files: dict[str, str] = field(default_factory=dict)
+    boot: str = "this boot"
 
     def system(self) -> System:
         return replace(
@@ -71,6 +74,7 @@ class Machine:
             monotonic=lambda: self.clock,
             sleep=self.sleep,
             has_systemd=lambda: True,
+            boot_id=lambda: self.boot,
         )
 
     def sleep(self, seconds: float) -> None:
@@ -105,7 +109,8 @@ class Machine:
             for name, sign, value in (word.partition("=") for word in words[2:]):
                 self.environment.pop(name, None)
                 self.environment.update({name: value} if sign else {})
-            return Completed(words, 0, "".join(f"{name}={one}\n" for name, one in self.environment.items()), "")
+            shown = {**self.from_files, **self.environment}
+            return Completed(words, 0, "".join(f"{name}={one}\n" for name, one in shown.items()), "")
         if words[1] == "list-unit-files":
             return Completed(words, 0, "".join(f"{one.name} {one.enabled} -\n" for one in self.files()), "")
         if words[1] == "list-units":

@@ -151,6 +151,13 @@ def test_a_drop_in_of_one_of_all_units_that_lasts_until_the_next_boot_is_named(m
     assert Services().plan(then, at(machine(Unit(WEB)))) == []
 
 
+def test_a_unit_that_netplan_writes_at_each_reload_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "is_newer", lambda _path, _than: True)
+    for name, is_named in (("netplan-ovs-cleanup.service", False), ("own.service", True)):
+        host = machine(Unit(name, more={"FragmentPath": f"/run/systemd/system/{name}"}))
+        assert ("until the next boot" in str(Services().plan(all_of(Unit(name)), at(host)))) == is_named
+
+
 def test_equal_states_give_equal_lines_and_others_do_not() -> None:
     first = captured(Unit(WEB), Unit(DB))
     later = captured(Unit(DB, entered=900.0, restarts=4, identity="new"), Unit(WEB, sub="exited", log="x"))
@@ -1316,26 +1323,70 @@ def test_variables_that_a_change_gives_to_each_service_are_taken_away_and_secret
     host = machine(Unit(WEB), Unit(DB))
     host.environment = {"LANG": "C.UTF-8", "TOKEN": "secret"}
     then = Services().capture(spec(WEB, DB), Hasher(), host.system())
-    assert "secret" not in str(then) and "C.UTF-8" in str(then)
+    assert "secret" not in str(then) and "LANG" not in str(then)
     assert plan(then, host) == []
-    host.environment = {"LANG": "de_DE.UTF-8", "TOKEN": "secret", "MYSQLD_OPTS": "--skip-grant-tables"}
+    host.environment = {"TOKEN": "secret", "MYSQLD_OPTS": "--skip-grant-tables", "_WSREP_START_POSITIONone": "1"}
     host.units[DB].entered = 900.0
-    assert plan(then, host) == ["environment MYSQLD_OPTS", "environment LANG", f"restart {DB}"]
-    assert put_back(then, host) == [] and host.environment == {"LANG": "C.UTF-8", "TOKEN": "secret"}
-    host.environment["TOKEN"] = "other"
-    assert put_back(then, host) == ["TOKEN, which systemd gives to every service that starts, has another value"]
+    assert plan(then, host) == ["environment MYSQLD_OPTS", f"restart {DB}"]
+    assert put_back(then, host) == []
+    assert host.environment == {"TOKEN": "secret", "_WSREP_START_POSITIONone": "1"}
+
+
+def test_variables_that_cannot_be_brought_back_are_named_and_fail_nothing() -> None:
+    """Without their values nobody sets them, and those of files come with each reload of systemd."""
+    host = machine(Unit(WEB))
+    host.environment = {"TOKEN": "secret", "KEY": "secret"}
+    then = Services().capture(spec(WEB), Hasher(), host.system())
+    host.environment = {"TOKEN": "other"}
+    host.from_files = {"PROXY": "here", "LC_ALL": "C"}
+    here = at(host)
+    notes = [step.detail["note"] for step in Services().apply(Services().plan(then, here), here)]
+    assert [note.partition(",")[0] for note in notes] == ["PROXY", "KEY", "TOKEN"]
+    assert "systemd keeps it" in notes[0] and "is gone" in notes[1] and "has another value" in notes[2]
+    assert Services().verify(then, host.system()) == [] and host.environment == {"TOKEN": "other"}
+    host.boot = "the next boot"
+    assert plan(then, host) == []
+
+
+def test_a_variable_that_goes_with_the_files_is_not_unset() -> None:
+    """Steps are planned before systemd reloads its files."""
+    host = machine(Unit(WEB))
+    host.environment = {"TOKEN": "secret"}
+    then = Services().capture(spec(WEB), Hasher(), host.system())
+    host.from_files = {"PROXY": "here"}
+    here = at(host, "/etc/systemd/system.conf")
+    steps = Services().plan(then, here)
+    assert [step.action for step in steps[:2]] == ["daemon-reload", "environment"]
+    host.from_files = {}
+    done = Services().apply(steps, here)
+    assert done[1].why.endswith("; it went with the files")
+    assert not any("unset-environment" in call for call in host.calls)
+
+
+def test_a_variable_that_systemctl_does_not_take_away_is_left() -> None:
+    host = machine(Unit(WEB))
+    host.environment = {"TOKEN": "secret"}
+    then = Services().capture(spec(WEB), Hasher(), host.system())
+    host.environment["NEW"] = "x"
+    steps, run = Services().plan(then, at(host)), host.run
+
+    def refuse(argv: Sequence[str], timeout: float) -> Completed:
+        return Completed(tuple(argv), 1, "", "no") if argv[1] == "unset-environment" else run(argv, timeout)
+
+    with pytest.raises(RestoreFailed, match="NEW of systemd's variables: no"):
+        Services().apply(steps, at(host)._replace(system=replace(host.system(), run=refuse)))
 
 
 def test_variables_of_another_host_are_not_carried_and_an_older_record_has_none() -> None:
     host = machine(Unit(WEB))
     older = Services().capture(spec(WEB), Hasher(), host.system())
-    host.environment = {"LANG": "C.UTF-8"}
+    host.environment = {"TOKEN": "secret"}
     assert plan(older, host) == [] and Services().verify(older, host.system()) == []
     then = Services().capture(spec(WEB), Hasher(), host.system())
     assert any(line.startswith("environment ") for line in then) and Services().carried(then) == older
-    for line in ('environment {"A B": "x"}', 'environment {"A": 1}', 'environment {"LANG": "x\\ny"}'):
+    for variables in ('{"A B": "sha256=x"}', '{"A": 1}', '{"TOKEN": "x"}', "1"):
         with pytest.raises(Damaged, match="is refused"):
-            Services().plan([line], at(host))
+            Services().plan([f'environment {{"boot": "x", "variables": {variables}}}'], at(host))
 
 
 def test_a_unit_that_came_and_failed_as_it_went_is_forgotten() -> None:

@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +20,6 @@ import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import (
     Damaged,
     Refused,
-    RestoreFailed,
     UsageError,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import applying, transaction
@@ -27,8 +28,14 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.ro
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import mounts
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import passages, registry, users
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import (
+    json_line,
+    passages,
+    registry,
+    users,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Kind, Restore
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher, Objects
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
@@ -357,9 +364,74 @@ def test_they_get_their_owners_again_but_none_that_a_user_has_put_there(etc: Pat
     # A directory of root's that the user has moved there stays root's.
     (home / ".ssh").rename(home / "old")
     (home / ".ssh").mkdir(mode=0o755)
-    with pytest.raises(RestoreFailed, match=r"\.ssh belongs to 0:0, .*it is another directory now, and the directory"):
-        back(kind, lines)
-    assert (home / ".ssh").stat().st_uid == 0
+    at = Restore(System(), Objects("/nowhere"))
+    (step,) = kind.apply(kind.plan(lines, at), at)
+    assert step.action == "leave" and "belongs to 0:0" in step.detail["note"]
+    assert "but it is another directory now, and the directory" in step.detail["note"]
+    assert (home / ".ssh").stat().st_uid == 0 and kind.verify(lines, System()) == []
+
+
+def seen_by_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """We count as a user, and the way to the homes of this test as root's."""
+    monkeypatch.setattr(passages, "trusted", lambda: {4_001_009})
+    monkeypatch.setattr(passages, "stranger", lambda path, _owners: "it is theirs" if path.endswith("/.ssh") else "")
+
+
+def test_a_user_cannot_keep_a_host_in_doubt(etc: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By another directory in the place of the keys, or by a mode that the user sets anew all the time."""
+    kind, lines = recorded(etc)
+    (home / ".ssh").rename(home / "old")
+    (home / ".ssh").mkdir(mode=0o755)
+    home.chmod(0o750)
+    assert len(kind.verify(lines, System())) == 2, "root has changed its own directories"
+    seen_by_root(monkeypatch)
+    assert kind.verify(lines, System()) == []
+    at = Restore(System(), Objects("/nowhere"))
+    done = kind.apply(kind.plan(lines, at), at)
+    assert [(step.action, step.target) for step in done] == [("attributes", str(home)), ("leave", f"{home}/.ssh")]
+    assert done[1].detail["note"].startswith(f"{home}/.ssh stays as it is: it has the mode 755, and had 700, but it is")
+    assert (mode(home), mode(home / ".ssh")) == (0o755, 0o755)
+    # A link that comes between plan and apply.
+    steps = kind.plan(lines, at)
+    (home / ".ssh").rmdir()
+    (home / ".ssh").symlink_to(home / "old")
+    (step,) = kind.apply(steps, at)
+    assert "no directory is there now" in step.detail["note"]
+
+
+def test_what_others_could_reach_meanwhile_is_still_roots(etc: Path, home: Path) -> None:
+    """The mode of a directory that is still the one of root, though the way to it was open."""
+    kind, lines = recorded(etc)
+    (home / ".ssh").chmod(0o777)
+    home.chmod(0o777)
+    assert len(kind.verify(lines, System())) == 2
+
+
+def test_the_owner_of_a_home_is_not_up_to_its_user(etc: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen_by_root(monkeypatch)
+    then = passages.check(json.loads(next(line for line in recorded(etc)[1] if ".ssh" not in line).partition(" ")[2]))
+    assert then.is_up_to_them(then._replace(mode=0o777)) and then.is_up_to_them(then._replace(inode=1, uid=5))
+    assert then.differs(None) == "" and then.is_up_to_them(None)
+    assert not then.is_up_to_them(then._replace(uid=then.uid + 1))
+    mine = then._replace(uid=4_001_009)
+    assert not mine.is_up_to_them(mine._replace(mode=0o777))
+
+
+def test_a_way_that_somebody_changes_meanwhile_is_not_roots(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_path: str, _owners: object) -> str:
+        raise OSError(errno.ELOOP, "a loop")
+
+    monkeypatch.setattr(passages, "stranger", fail)
+    assert passages.Passage(str(home), 0o755, os.geteuid(), 0, 1, "/").is_theirs()
+
+
+def test_homes_of_another_host_and_its_file_that_keeps_users_out_are_not_carried(etc: Path) -> None:
+    def line(path: str, uid: int) -> str:
+        return json_line.write("passage", passages.Passage(path, 0o755, uid, 0, 1, "/")._asdict())
+
+    stay = [line("/home", 0), line("/home/opsy", 0), line("/root/.ssh", 0)]
+    theirs = [line("/home/ops", 1000), line("/home/ops/.ssh", 0)]
+    assert users.Users(str(etc)).carried([*stay, *theirs, json_line.write("nologin", {})]) == stay
 
 
 def test_a_link_and_another_file_system_in_the_place_of_a_home_are_left_alone(
@@ -378,6 +450,15 @@ def test_a_link_and_another_file_system_in_the_place_of_a_home_are_left_alone(
     assert kind.verify(lines, System()) == [] and back(kind, lines) == [] and mode(home) == 0o700
 
 
+def telling(state: str) -> System:
+    """A system of which systemd tells this state."""
+
+    def run(argv: Sequence[str], _limit: float) -> Completed:
+        return Completed(tuple(argv), 1, f"{state}\n", "")
+
+    return replace(System(), has_systemd=lambda: True, run=run)
+
+
 def test_a_file_that_keeps_all_users_out_goes_unless_the_host_shuts_down(
     etc: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -391,6 +472,13 @@ def test_a_file_that_keeps_all_users_out_goes_unless_the_host_shuts_down(
     monkeypatch.setattr(users, "_PLANNED", str(home))
     assert back(kind, lines) == [] and kind.verify(lines, System()) == [] and nobody.exists()
     monkeypatch.undo()
+    # While the host boots, systemd takes it away itself.
+    for state, words in (("initializing", 0), ("starting", 0), ("degraded", 1), ("running", 1)):
+        system = telling(state)
+        assert len(kind.verify(lines, system)) == words
+        assert (
+            len([step for step in kind.plan(lines, Restore(system, Objects("/n"))) if step.action == "delete"]) == words
+        )
     assert back(users.Users(str(etc), nologin=str(nobody)), lines) == [str(nobody)] and not nobody.exists()
 
 
