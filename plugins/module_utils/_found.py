@@ -14,18 +14,23 @@ import sys
 from contextlib import suppress
 from importlib.util import MAGIC_NUMBER
 
-with suppress(ImportError):  # Some builds of Python lack it.
+# Some builds of Python lack one of these.
+with suppress(ImportError):
     import bz2
+with suppress(ImportError):
+    import zlib
 
 # The bytes of the largest library.
 _LARGEST = 1 << 26
+# The beginning of data that are compressed by bzip2.
+_BZIP2 = b"BZh"
 
 
 def load(store: str, digest: str, sent: bytes = b"") -> bool:
     """Have Python import ``evenkeel_agent`` from the library of these sources, or from the one that was ``sent``,
-    compressed by bzip2. Return False where there is none to be trusted, or this host does not allow files in memory."""
+    compressed. Return False where there is none to be trusted, or this host does not allow files in memory."""
     try:
-        data = bz2.decompress(sent) if sent else library(store, digest)
+        data = _unpacked(sent) if sent else library(store, digest)
         memory = os.memfd_create("evenkeel") if data else -1
     except (AttributeError, NameError, OSError, ValueError):  # Some builds of Python lack these, and some sandboxes.
         return False
@@ -37,9 +42,22 @@ def load(store: str, digest: str, sent: bytes = b"") -> bool:
     return True
 
 
-def loads() -> bool:
-    """Whether the Python of this host can load a library that is sent."""
-    return "bz2" in globals() and hasattr(os, "memfd_create")
+def loads() -> str:
+    """The compression (bz2 or zlib) of a library that can be sent to the Python of this host; empty where it cannot
+    load any."""
+    with suppress(AttributeError, OSError):
+        os.close(os.memfd_create("evenkeel"))
+        return next((name for name in ("bz2", "zlib") if name in globals()), "")
+    return ""
+
+
+def _unpacked(sent: bytes) -> bytes:
+    if sent.startswith(_BZIP2):
+        return bz2.decompress(sent)
+    try:
+        return zlib.decompress(sent)
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
 
 
 def library(store: str, digest: str) -> bytes:

@@ -14,7 +14,8 @@ description:
     call, and is not sent again.
   - The library is taken only if no user other than root and the one that runs this module could have written it, and
     if it has the hash that its name holds. Otherwise nothing is done. Then the library is sent with this module,
-    compressed. A Python that cannot load such a library gets the module that was called.
+    compressed. The module that was called is sent where Python cannot load such a library, or where no file can be put
+    for this module.
 version_added: 0.2.0
 author:
   - The Evenkeel Authors (@evenkeel)
@@ -83,9 +84,12 @@ absent:
   returned: where the library is not there
   type: bool
 loads:
-  description: Whether the Python of the host can load a library that is sent (O(sent)).
+  description:
+    - The compression of a library (O(sent)) that can be sent to the Python of the host, V(bz2) or V(zlib). It is empty
+      where none can be loaded, or the one that was sent cannot be read.
   returned: where the library is not there
-  type: bool
+  type: str
+  sample: bz2
 error:
   description:
     - The reason in one word, for programs. The exit code of the command C(evenkeel) follows from it.
@@ -139,8 +143,11 @@ def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True, no_log=True)
     sent = b""
     if module.params["sent"]:
-        with open(module.params["sent"], "rb") as stream:
-            sent = stream.read()
+        try:
+            with open(module.params["sent"], "rb") as stream:
+                sent = stream.read()
+        except OSError:  # Over NFS the root of this host may not read the files of the login.
+            module.exit_json(absent=True, loads="", invocation={})
     if not load(module.params["store"], module.params["library"], sent):
         # Secrets among the arguments are not for the log of a connection.
         module.exit_json(absent=True, loads=loads(), invocation={})

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A call of the library on a host, by a program of a hundred lines and not by a module of Ansible. The library follows
-that program where it does not lie there.
+that program where it does not lie there, and the Python of the host can load it.
 
 The connection is Ansible's, with its privileges and its interpreter. Without pipelining the program is put there as a
 file first. A module that does no more than ping takes longer
@@ -21,6 +21,7 @@ import secrets
 import shlex
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,13 +56,14 @@ def tell(answer):
     sys.stdout.write("\\n" + asked["mark"] + json.dumps(answer) + "\\n")
     sys.stdout.flush()
 tell({started})
+sent = sys.stdin.buffer.read()  # To its end: the sender would fail if nobody read it.
 if sys.version_info < (3, 9):
     tell({absent})
     sys.exit()
 found = {{"__name__": "evenkeel_found"}}
 exec(compile({found}, "evenkeel_found", "exec"), found)
-if not found["load"](asked["arguments"]["store"], asked["library"], sys.stdin.buffer.read()):
-    tell({absent})
+if not found["load"](asked["arguments"]["store"], asked["library"], sent):
+    tell({{"absent": True, "loads": found["loads"]()}})
     sys.exit()
 from evenkeel_agent import _direct
 tell(_direct.run(asked))
@@ -77,9 +79,9 @@ def is_possible(action: ActionBase) -> bool:
 def ask(
     action: ActionBase, variables: Mapping[str, Any], name: str, arguments: Mapping[str, Any], library: str
 ) -> Answer | None:
-    """The result of a call of ``ft_NAME`` on the host of the action's connection; ``ABSENT`` where the host has no
-    library of these sources and cannot load the one that is sent. None, and nothing was asked, where a value of the
-    call is a secret, which Ansible's own module masks, or where the user of the login finds no Python.
+    """The result of a call of ``ft_NAME`` on the host of the action's connection; ``absent`` is true where the
+    host has no library of these sources and cannot load the one that is sent. None, and nothing was asked, where a
+    value of the call is a secret, which Ansible's own module masks, or where the user of the login finds no Python.
 
     variables: those of that host. library: the SHA-256 of the sources. Raises AnsibleConnectionFailure where the host
     is unreachable, and UsageError for wrong arguments.
@@ -107,10 +109,11 @@ def ask(
         if not command:
             return {}
         result = _result(_run(action, command, sent), str(asked["mark"]))
-        if result != ABSENT:
+        how = packing(result)
+        if not how:
             return result
         Display().vvv(f"the library is sent with ft_{name}")
-        return _result(_run(action, command, sent + packed(name)), str(asked["mark"]))
+        return _result(_run(action, command, sent + packed(name, how)), str(asked["mark"]))
 
     return answer(action._connection, execute) or None
 
@@ -144,25 +147,35 @@ def put(action: ActionBase, data: bytes) -> str:
     return remote
 
 
-def packed(name: str) -> bytes:
-    """The bytes of ``archive``. They are made once in a run of Ansible: the other processes of that run read them."""
-    with open(os.path.join(C.DEFAULT_LOCAL_TMP, f"evenkeel-{name}"), "a+b") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        stream.seek(0)
-        data = stream.read()
-        if not data:
-            data = archive(name)
-            stream.write(data)
-    return data
+def packing(found: Answer) -> str:
+    """The compression in which the library is sent after this answer of a host; empty where it is not to be sent."""
+    told = found.get("loads") if found.get("absent") is True else ""
+    return str(told) if told in ("bz2", "zlib") else ""
 
 
-def archive(name: str) -> bytes:
-    """The sources with which a host answers ``ft_NAME``: an archive that Python imports from, compressed by bzip2."""
+def packed(name: str, how: str) -> bytes:
+    """The bytes of ``archive``. They are made once in a run of Ansible, where its temporary directory takes them: the
+    other processes of that run read them."""
+    path = Path(C.DEFAULT_LOCAL_TMP, f"evenkeel-{name}.{how}")
+    data = b""
+    with contextlib.suppress(OSError), open(f"{path}.lock", "wb") as lock:  # NFS may have no locks.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            return path.read_bytes()
+        data = archive(name, how)
+        Path(f"{path}.new").write_bytes(data)
+        os.replace(f"{path}.new", path)
+    return data or archive(name, how)
+
+
+def archive(name: str, how: str) -> bytes:
+    """The sources with which a host answers ``ft_NAME``: an archive that Python imports from, compressed as ``how``
+    tells (bz2 or zlib)."""
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as whole:
         for path, text in sorted(sources_of_call(name).items()):
             whole.writestr(zipfile.ZipInfo(path), text)
-    return bz2.compress(data.getvalue())
+    return zlib.compress(data.getvalue(), 9) if how == "zlib" else bz2.compress(data.getvalue())
 
 
 def _command(action: ActionBase, variables: Mapping[str, Any]) -> str:

@@ -41,7 +41,7 @@ def sizes(collections: Path, name: str) -> tuple[int, int, int, int, int]:
     from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _direct
 
     program, small = len(_direct.program({"name": name, "arguments": {}})), whole(collections, "ft_call")
-    library = len(_direct.archive(name))
+    library = len(_direct.archive(name, "bz2"))
     return 2 * program + library, program, 2 * small + library, small, whole(collections, f"ft_{name}")
 
 

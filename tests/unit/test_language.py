@@ -31,7 +31,7 @@ EMPTY_NAME = re.compile(
     r"_*(?:look|looks|looked|look_at|look_again|lost|held|one|ones|asked|was|again|insist|lacks)|\w+_again"
 )
 # Fields of results that playbooks and the controller know by these names.
-IN_RESULTS = {"Offsite.held", "Offered.held", "Audited.held", "Surveyed.held"}
+IN_RESULTS = {"Offsite.held", "Offered.held", "Audited.held", "Surveyed.held", "Verdict.asked"}
 # In prose a question may begin so, and a number may count hosts; a clause in the place of the subject may not.
 SUBJECT = r"(?:What|Who|Whom|Whose|Whoever|Whatever|Of|Ones|Those)\b"
 IN_PROSE = re.compile(rf"(?:^|(?<=[.!:] )){SUBJECT}[^.!?]*[.!:]")

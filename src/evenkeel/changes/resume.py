@@ -8,6 +8,7 @@ from __future__ import annotations
 import calendar
 import contextlib
 import math
+import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -94,14 +95,14 @@ class Found:
         return kept if self.total else []
 
     def is_old(self, now: float) -> bool:
-        """Whether a host has kept it for long, and none waits. Another one may have gone back late, as one that was
-        off, or says so only because it was taken over. The clock of a host may be slow, but it did not end before
-        it began."""
+        """Whether half of the hosts that kept it have done so for long, and none waits. Another one may have gone back
+        late, as one that was off, or says so only because it was taken over. The clock of a host may be wrong, or the
+        host may lie: the median counts, and nothing ended before it began."""
         began = 0.0
         with contextlib.suppress(ValueError, OverflowError):  # the beginning of the id, by the clock of a controller
             began = calendar.timegm(time.strptime(self.ident.partition("-")[0], "%Y%m%dT%H%M%S"))
-        ends = [max(one.at, began) for one in self.members if one.host in self.kept]
-        return not self.hosts(State.HELD) and min(ends, default=now) < now - _OLD
+        ends = [max(began, one.at) for one in self.members if one.host in self.kept]
+        return bool(ends) and not self.hosts(State.HELD) and statistics.median_low(ends) < now - _OLD
 
     @property
     def runs(self) -> bool:

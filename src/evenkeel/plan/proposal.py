@@ -26,10 +26,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A target. wanted, reached: its value, and the value of the proposal. remedies: each alone would meet it."""
+    """A target. asked, reached: its value, and the value of the proposal. remedies: each alone would meet it."""
 
     target: str
-    wanted: str
+    asked: str
     reached: str
     met: bool
     remedies: tuple[str, ...] = ()

@@ -51,7 +51,7 @@ def show(proposal: Proposal, console: Console) -> None:
         answer = Text("met", style="green")
         if not verdict.met:
             answer = Text("NOT MET. It would take " + ", or ".join(verdict.remedies) + ".", style="bold red")
-        table.add_row(Text(verdict.target), Text(verdict.wanted), Text(verdict.reached), answer)
+        table.add_row(Text(verdict.target), Text(verdict.asked), Text(verdict.reached), answer)
     console.print(table)
     console.print()
     table = _table("instead", "option", "gives", "costs")

@@ -225,6 +225,10 @@ def test_a_change_that_hosts_ended_differently_is_to_be_resumed() -> None:
     split = {"web1": row("confirmed"), "web2": row("rolled_back")}
     args = parsed(command(shown(split), "left in the middle"))
     assert (args.command, args.limit, args.change) == ("resume", ["web1,web2"], "c")
+    for one in split.values():  # It ended long ago, so that only its name has it brought to one end.
+        one["last"]["at"] = 2.0
+    old = advice.after_status(split, Options(), resume.split(split, 1e9))
+    assert parsed(command(old, "left in the middle")).change == "c"
     assert not shown({"web1": row("confirmed"), "web2": row("confirmed")})
     assert not shown({name: {**one, "last": {**one["last"], "hosts": 0}} for name, one in split.items()})
     # A person has decided for the host: nothing is taken back for it, and no resumption would do anything.

@@ -319,6 +319,16 @@ def test_a_change_that_ended_long_ago_is_taken_back_only_where_it_is_named() -> 
     assert resume.chosen(resume.found({**old, "web3": now}, 0.0), "", 190_000.0)[0] == []
 
 
+@pytest.mark.parametrize("liar", [0.0, float("nan")])
+def test_the_clock_of_one_host_makes_no_change_old(liar: float) -> None:
+    told = {f"web{number}": info("", outcome="confirmed", total=4) for number in (1, 2, 3)}
+    for one, at in zip(told.values(), (liar, 190_000.0, 190_001.0), strict=True):
+        one["last"]["at"] = at
+    undone = by(info(outcome="rolled_back", total=4), at=190_000.0)
+    change = resume.found({**told, "web4": undone}, 0.0)
+    assert len(change) == 1 and resume.chosen(change, "", 200_000.0) == (change, [])
+
+
 WAVED = {"last": {"generation": 3, "change": "c.1", "hosts": 0, "outcome": "confirmed", "at": time.time()}}
 
 

@@ -755,6 +755,21 @@ def test_json_is_one_document_without_infinities(capsys: pytest.CaptureFixture[s
     assert document["groups"][0]["variables"]["evenkeel_copies"] == 1
 
 
+def test_json_has_the_keys_that_programs_read(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", str(SAMPLE), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document.keys() == {"command", "exit_code", "groups"}
+    group = {"group", "summary", "choices", "verdicts", "alternatives", "placement", "variables", "numbers"}
+    assert {frozenset(one) for one in document["groups"]} == {frozenset(group | {"assumed", "measured"})}
+    inner = {
+        "choices": {"what", "value", "why"},
+        "verdicts": {"target", "asked", "reached", "met", "remedies"},
+        "alternatives": {"choice", "option", "effect", "cost", "chosen"},
+    }
+    for name, keys in inner.items():
+        assert {frozenset(one) for whole in document["groups"] for one in whole[name]} == {frozenset(keys)}
+
+
 def test_variables_are_an_inventory_in_the_words_of_the_roles(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

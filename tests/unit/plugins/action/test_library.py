@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shlex
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from ansible.errors import AnsibleConnectionFailure
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _answering
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _direct, _library
 
@@ -152,14 +154,75 @@ def test_a_host_without_the_library_is_sent_it_once(piped: Fleet) -> None:
     assert run.rc == 0 and run.output.count("the library is sent") == 1, "the damaged one is replaced"
 
 
-@pytest.mark.parametrize("lacks", ["memfd_create", "bz2.decompress"])
-def test_a_host_that_cannot_load_the_library_from_memory_is_sent_the_module(piped: Fleet, lacks: str) -> None:
-    shutil.rmtree(piped.directory("h1") / "store/agent")
-    python = piped.home / "python"
-    without = f'[ "$1" != -I ] || exec 0< <(LC_ALL=C sed s/{lacks}/{"x" * len(lacks)}/)'
-    python.write_text(f'#!/bin/bash\necho "[$*]" >>{piped.home}/ran\n{without}\nexec {sys.executable} "$@"\n')
+def lacking(fleet: Fleet, words: str) -> None:
+    """Have h1 lose the library, and its Python read every direct program with other words in place of these."""
+    shutil.rmtree(fleet.directory("h1") / "store/agent")
+    other = words[:-3] + "nil"
+    without = f"[ \"$1\" != -I ] || exec 0< <(LC_ALL=C sed 's/{words}/{other}/g')"
+    script = f'#!/bin/bash\necho "[$*]" >>{fleet.home}/ran\n{without}\nexec {sys.executable} "$@"\n'
+    (fleet.home / "python").write_text(script)
+
+
+def test_a_host_that_cannot_load_the_library_from_memory_is_sent_the_module_alone(piped: Fleet) -> None:
+    lacking(piped, "memfd_create")
     run = piped.play([task("ft_info")], "h1", "-vvv")
-    assert run.rc == 0 and sent(run) == ["ft_info"] and ran(piped) == [DIRECT, DIRECT, "[]"]
+    assert run.rc == 0 and sent(run) == ["ft_info"] and ran(piped) == [DIRECT, "[]"]
+
+
+def test_a_python_without_bz2_is_sent_the_library_and_keeps_it(piped: Fleet) -> None:
+    lacking(piped, "import bz2")
+    run = piped.play([CHECKPOINT, SETTLE], "h1", "-vvv")
+    assert run.rc == 0 and not sent(run) and told(run) == [True, False]
+
+
+def test_a_host_that_cannot_load_the_library_is_not_sent_it() -> None:
+    assert _direct.packing({"absent": True, "loads": "zlib"}) == "zlib"
+    assert {_direct.packing({"absent": True, "loads": loads}) for loads in ("", "xz", True, None)} == {""}
+    assert _direct.packing(_direct.ABSENT) == _direct.packing({"loads": "bz2"}) == ""
+
+
+def test_a_program_that_ends_early_reads_all_that_is_sent() -> None:
+    """The sender, ssh, would fail with a broken pipe, and the host count as unreachable."""
+    asked = {"mark": "m", "library": "0" * 64, "arguments": {"store": "/nowhere"}}
+    program = _direct.program(asked).replace(b"(3, 9)", b"(9, 9)")
+    command = [sys.executable, *shlex.split(_direct._OPTIONS)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as run:
+        assert run.stdin and run.stdout
+        run.stdin.write(program + bytes(1 << 20))
+        run.stdin.close()
+        assert _direct._result({"stdout": run.stdout.read().decode(), "rc": 0}, "m") == _direct.ABSENT
+
+
+def test_the_library_is_packed_once_and_without_a_place_for_it_each_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made: list[str] = []
+
+    def archive(name: str, how: str) -> bytes:
+        made.append(how)
+        return f"{name} by {how}".encode()
+
+    monkeypatch.setattr(_direct, "archive", archive)
+    monkeypatch.setattr(_direct.C, "DEFAULT_LOCAL_TMP", str(tmp_path))
+    (tmp_path / "evenkeel-info.bz2.new").write_bytes(b"torn")
+    assert _direct.packed("info", "bz2") == _direct.packed("info", "bz2") == b"info by bz2" and made == ["bz2"]
+    assert _direct.packed("info", "zlib") == b"info by zlib"
+    made.clear()
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(_direct.fcntl, "flock", no_locks)
+    assert _direct.packed("info", "bz2") == b"info by bz2" and made == ["bz2"]
+    monkeypatch.undo()
+    monkeypatch.setattr(_direct, "archive", archive)
+    monkeypatch.setattr(_direct.C, "DEFAULT_LOCAL_TMP", str(tmp_path))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(_direct.os, "replace", full)
+    assert _direct.packed("heal", "bz2") == b"heal by bz2" and not (tmp_path / "evenkeel-heal.bz2").exists()
 
 
 def test_a_call_with_a_secret_goes_by_a_module_that_brings_the_library(
@@ -167,7 +230,7 @@ def test_a_call_with_a_secret_goes_by_a_module_that_brings_the_library(
 ) -> None:
     """Ansible masks the secrets in its result."""
     monkeypatch.setattr(_direct, "is_possible", lambda action: False)
-    monkeypatch.setattr(_direct, "packed", lambda name: name.encode())
+    monkeypatch.setattr(_direct, "packed", lambda name, how: f"{name}.{how}".encode())
     monkeypatch.setattr(_direct, "put", lambda action, data: f"/remote/{data.decode()}")
     calls: list[tuple[str, Any]] = []
 
@@ -182,11 +245,17 @@ def test_a_call_with_a_secret_goes_by_a_module_that_brings_the_library(
         assert _library.call("ft_info", {}, send, cast(Any, None), {}) == found[-1]
         return calls
 
-    absent = {"absent": True, "loads": True}
+    absent = {"absent": True, "loads": "bz2"}
     assert answers({"changed": False}) == [("ft_call", None)]
-    assert answers(absent, {"changed": False}) == [("ft_call", None), ("ft_call", "/remote/info")]
-    assert answers({"absent": True, "loads": False}, {"changed": True}) == [("ft_call", None), ("ft_info", None)]
+    assert answers(absent, {"changed": False}) == [("ft_call", None), ("ft_call", "/remote/info.bz2")]
+    assert answers({"absent": True, "loads": ""}, {"changed": True}) == [("ft_call", None), ("ft_info", None)]
     assert answers(absent, absent, {"changed": True})[-1] == ("ft_info", None)
+
+    def full(*_: object) -> str:
+        raise AnsibleConnectionFailure("Failed to create temporary directory.")
+
+    monkeypatch.setattr(_direct, "put", full)
+    assert answers(absent, {"changed": True}) == [("ft_call", None), ("ft_info", None)], "it needs no file there"
 
 
 def test_no_call_sends_more_than_the_modules_of_the_first_version_did() -> None:

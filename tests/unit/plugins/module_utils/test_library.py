@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import bz2
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _found
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import package
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._found import library, load
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._found import library, load, loads
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.modules import ft_call
 
@@ -113,7 +115,44 @@ def test_a_python_without_files_in_memory_is_sent_each_module(
     monkeypatch.delattr(os, "memfd_create")
     with pytest.raises(Ended):
         ft_call.main()
-    assert told == {"absent": True, "loads": False, "invocation": {}}
+    assert told == {"absent": True, "loads": "", "invocation": {}}
+
+
+def test_a_library_that_cannot_be_read_is_none(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The home of the login may lie on NFS, where the root of this host reads nothing of it."""
+    told: list[dict[str, object]] = []
+
+    class Module:
+        params: ClassVar = {"store": store.root, "library": "0", "name": "info", "sent": str(tmp_path / "gone")}
+
+        def __init__(self, **_: object) -> None:
+            pass
+
+        def exit_json(self, **result: object) -> None:
+            told.append(result)
+            raise Ended
+
+    monkeypatch.setattr(ft_call, "AnsibleModule", Module)
+    with pytest.raises(Ended):
+        ft_call.main()
+    assert told == [{"absent": True, "loads": "", "invocation": {}}]
+
+
+def test_a_python_tells_what_it_can_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert loads() == "bz2"
+    monkeypatch.delattr(_found, "bz2")
+    assert loads() == "zlib"
+
+    def forbidden(_name: str) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "memfd_create", forbidden)
+    assert loads() == "", "in a sandbox"
+
+
+@pytest.mark.parametrize("compress", [bz2.compress, zlib.compress])
+def test_what_is_sent_is_unpacked(compress: Callable[[bytes], bytes]) -> None:
+    assert _found._unpacked(compress(b"a library")) == b"a library"
 
 
 def test_the_library_is_left_only_where_something_is_kept(store: Store) -> None:
@@ -131,6 +170,6 @@ def test_a_module_that_brought_its_own_call_alone_leaves_nothing(store: Store, m
     assert not Path(store.root, "agent").exists()
 
 
-@pytest.mark.parametrize("sent", [b"no archive", bz2.compress(b"a library")[:-1]])
+@pytest.mark.parametrize("sent", [b"no archive", bz2.compress(b"a library")[:-1], zlib.compress(b"a library")[:-1]])
 def test_a_library_that_came_damaged_is_not_loaded(store: Store, agent: Path, sent: bytes) -> None:
     assert not load(store.root, package.digest(), sent)
