@@ -759,9 +759,11 @@ def test_routes_of_programs_are_not_read_where_networkd_does_not_act(
     kind: Network, host: Host, store: Store, reconfigured: Reconfigured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(running, "of_programs", lambda *_words: pytest.fail("read"))
-    lines = [line for line in reconfigured.lines if not line.startswith("managed ")]
-    host.answers = {("ip", "-4", "address"): lambda: host.links[1]["addr_info"].append(address("10.0.0.2"))}
+    about = json.dumps({"dev": "eth0", "tool": "NetworkManager", "configuration": "aa-bb"})
+    lines = [line for line in reconfigured.lines if not line.startswith("managed ")] + [f"managed {about}"]
+    host.answers = {("nmcli",): lambda: host.links[1]["addr_info"].append(address("10.0.0.2"))}
     kind.apply(kind.plan(lines, at(host, store)), at(host, store))
+    assert [argv[:5] for argv in host.ran] == [("nmcli", "--wait", "30", "connection", "up")]
     assert kind.verify(lines, host.system()) == []
 
 
@@ -867,9 +869,11 @@ def test_a_queue_that_cannot_be_removed_has_no_tool_apply_anything(kind: Network
 
 def test_a_record_that_tells_nothing_of_switches_leaves_them(kind: Network, host: Host, store: Store) -> None:
     """Nor does a record of a host whose NetworkManager did not run, and did not tell."""
-    old = [line for line in lines_of(kind, host) if line != "switches {}"]
+    told = lines_of(kind, host)
+    old = [line for line in told if line != "switches {}"]
     host.networking = ""
     silent = lines_of(kind, host)
+    assert silent == old != told and kind.plan(told, at(host, store)) == []
     host.networking = "disabled"
     for lines in (old, silent):
         assert kind.plan(lines, at(host, store)) == [] and kind.verify(lines, host.system()) == []
