@@ -307,8 +307,8 @@ def _ended(store: Store, generation: int, health: Health | None = None, look: bo
         raise UsageError(f"there is no change of generation {generation} on this host; begin one with ft_checkpoint")
     result = Settled(generation=generation, outcome=event.outcome, by=event.by, health=health)
     result.outside = outside.told(store)
-    result.warnings = event.left or None
     if event.outcome == changes.CONFIRMED:
+        result.warnings = event.left or None
         return result
     result.left = event.left
     if event.outcome == changes.ROLLED_BACK:

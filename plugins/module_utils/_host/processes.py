@@ -8,17 +8,17 @@ import errno
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Callable, NamedTuple, TypeVar
 
-from .patience import within
+from .patience import steadily
 from .trust import trusted
 
 # The most bytes that are read of an entry whose length its process decides. One argument has at most half of that.
 _LONGEST = 1 << 18
-# Seconds for a look at the memory of one process.
-_PATIENCE = 1.0
+# Seconds for one read of what lies in the memory of a process, and for all reads of it.
+_PATIENCE, _WHOLE = 1.0, 10.0
 # The users one of whose processes has held us up.
 _held_up_by: set[int] = set()
 _Seen = TypeVar("_Seen")
@@ -92,21 +92,30 @@ def program_name(pid: int) -> str:
         return ""
 
 
-def patiently(pid: int | str, look: Callable[[], _Seen], otherwise: _Seen, proc: str = "/proc") -> _Seen:
-    """The result of ``look`` at what lies in the memory of the process: its command line, its mappings. ``otherwise``
-    where the process holds us up.
+def patiently(
+    pid: int | str, read: Callable[[], Iterable[_Seen]], proc: str = "/proc", alone: bool = False
+) -> tuple[set[_Seen], bool]:
+    """(The results of ``read``, which reads what lies in the memory of the process: its command line, its mappings;
+    whether that is all). It is not all where the process holds us up: a read takes longer than ``_PATIENCE``.
 
     Any process can do so for ever, by a file system of its own (FUSE), and one that waits for a server of files does so
-    without meaning to. A user can start thousands: after the first one no further process of that user is looked at.
+    without meaning to. A user can start thousands: after the first one no further process of that user is read, unless
+    the caller reads this one ``alone``.
     """
     users = user_ids(pid, proc)
-    if users & _held_up_by:
-        return otherwise
-    found: list[_Seen] = []
-    if not within(_PATIENCE, lambda: found.append(look())):
-        _held_up_by.update(users - trusted())
-        return otherwise
-    return found[0] if found else otherwise
+    found: set[_Seen] = set()
+    if users & _held_up_by and not alone:
+        return found, False
+
+    def steps() -> Iterator[None]:
+        for one in read():
+            found.add(one)
+            yield
+
+    if steadily(_PATIENCE, _WHOLE, steps):
+        return found, True
+    _held_up_by.update(users - trusted())
+    return set(found), False
 
 
 def read_entry(pid: int | str, name: str, proc: str = "/proc") -> bytes:
@@ -122,8 +131,20 @@ def read_entry(pid: int | str, name: str, proc: str = "/proc") -> bytes:
 def arguments(pid: int | str, proc: str = "/proc") -> list[bytes]:
     """The command line of the process, as the process shows it now; empty where there is none, and where the process
     holds us up."""
-    text = patiently(pid, lambda: read_entry(pid, "cmdline", proc), b"", proc)
-    return text.removesuffix(b"\0").split(b"\0") if text else []
+    return _words(pid, proc)[0]
+
+
+def arguments_of_one(pid: int) -> list[bytes] | None:
+    """``arguments`` of a process on which something depends; None where the process holds us up. It is read even where
+    another process of its user has held us up."""
+    words, is_all = _words(pid, alone=True)
+    return words if is_all else None
+
+
+def _words(pid: int | str, proc: str = "/proc", alone: bool = False) -> tuple[list[bytes], bool]:
+    found, is_all = patiently(pid, lambda: [read_entry(pid, "cmdline", proc)], proc, alone)
+    text = b"".join(found)
+    return text.removesuffix(b"\0").split(b"\0") if text else [], is_all
 
 
 class Mapped(NamedTuple):
@@ -137,13 +158,20 @@ class Mapped(NamedTuple):
 def mapped(pid: int | str, proc: str = "/proc") -> Iterator[Mapped]:
     """The files that the process has mapped, one by one: a process can map one file tens of thousands of times. They
     are read ``patiently``."""
+    return (one for one in mappings(pid, proc) if one is not None)
+
+
+def mappings(pid: int | str, proc: str = "/proc") -> Iterator[Mapped | None]:
+    """``mapped``, with None for each mapping of no file: it shows that the reading goes on."""
     try:
         with open(f"{proc}/{pid}/maps", "rb") as stream:
             while line := stream.readline(_LONGEST):
                 fields = line.rstrip(b"\n").split(None, 5)
                 if not line.endswith(b"\n"):  # A path of that length belongs to nobody whom we know.
                     return
-                if len(fields) == 6:
+                if len(fields) < 6:
+                    yield None
+                else:
                     major, _colon, minor = fields[3].partition(b":")
                     number = (os.makedev(int(major, 16), int(minor, 16)), int(fields[4]))
                     yield Mapped(fields[5], number, b"x" in fields[1])

@@ -260,7 +260,10 @@ class Services(Programs):
                 steps.append(Step(SERVICES, "reset-failed", live.name, "had not failed"))
         for recorded in processes:
             definition = recorded["definition"]
-            live = process.observe(definition, at.system)
+            try:
+                live = process.observe(definition, at.system)
+            except ServiceFailed:  # The proof tells it.
+                continue
             steps = last if recorded["active"] else first
             known = Unit(live.name, files=tuple(definition["argv"][:2]), reloads=live.can_reload)
             steps += _with_failed(_activity(live, recorded, known, (), at, {"process": definition}), live, at)
@@ -331,7 +334,11 @@ class Services(Programs):
         came = [one.id for one, spared in _came(lines, system) if not spared]
         wrong += [f"{name} runs, and came with the change" for name in came]
         for one in processes:
-            state = process.observe(one["definition"], system)
+            try:
+                state = process.observe(one["definition"], system)
+            except ServiceFailed as error:
+                wrong.append(f"{one['definition']['name']}: {error.message}")
+                continue
             if one["active"] != state.active:
                 wrong.append(f"{state.name} is {state.text}, and was {'running' if one['active'] else 'not running'}")
         return wrong

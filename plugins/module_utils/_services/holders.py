@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from itertools import takewhile
 
-from .._host.processes import mapped, patiently, read_entry, start_time
+from .._host.processes import mappings, patiently, read_entry, start_time
 from .._results.change import Holder
 from .places import Places
 
@@ -23,6 +23,7 @@ def holders(
     former: Mapping[str, Mapping[int, int]] | None = None,
     proc: str = "/proc",
     goes_on: Callable[[], bool] = lambda: True,
+    skip: Callable[[str], object] = lambda _process: None,
 ) -> list[Holder]:
     """Units, and processes without a unit, that have a replaced file open, mapped, or as their directory.
 
@@ -30,27 +31,33 @@ def holders(
     ``moved``: the original path of a file, for the path at which the kernel shows it, with a name or without.
     ``former``: path -> the processes, as id -> start time, that used it and do not show it any more.
     ``goes_on``: whether there is still time; processes of root come first, then those of users while there is time.
-    Processes that we may not read, or that hold us up, are missing.
+    ``skip``: is called with each process that holds us up, as ``name[pid]``; some of its mappings may be missing.
+    Processes that we may not read are missing.
     """
     found: dict[str, tuple[set[str], set[str]]] = {}
-    nothing: set[bytes | None] = set()
     places = Places(proc)
     for pid in sorted(filter(str.isdigit, os.listdir(proc)), key=lambda pid: (_is_of_user(proc, pid), int(pid))):
 
-        def used(pid: str = pid) -> set[bytes | None]:
-            found = takewhile(lambda _path: goes_on(), _used(pid, proc))
-            return {
-                (replaced(path[: -len(_DELETED)]) if path.endswith(_DELETED) else None) or moved(path) for path in found
-            }
+        def original(path: bytes) -> bytes | None:
+            return (replaced(path[: -len(_DELETED)]) if path.endswith(_DELETED) else None) or moved(path)
 
-        known = patiently(pid, used, nothing, proc) - {None}
+        def used(pid: str = pid) -> Iterator[bytes | None]:
+            for one in takewhile(lambda _one: goes_on(), mappings(pid, proc)):
+                yield original(one.path) if one is not None else None
+
+        seen, is_all = patiently(pid, used, proc)
+        if not is_all:
+            skip(_shown(pid, proc))
+        # Nobody can hold up whoever reads these, however many there are.
+        seen |= {original(path) for path in takewhile(lambda _path: goes_on(), _open(pid, proc))}
+        known = seen - {None}
         known |= {
             os.fsencode(path)
             for path, users in (former or {}).items()
             if start_time(int(pid)) == users.get(int(pid), -1)
         }
         if known:
-            name = f"{read_entry(pid, 'comm', proc).strip().decode(errors='replace')}[{pid}]"
+            name = _shown(pid, proc)
             names, paths = found.setdefault(places.service(pid) or name, (set(), set()))
             names.add(name)
             paths.update(os.fsdecode(path) for path in known if path is not None)
@@ -58,6 +65,10 @@ def holders(
         {"unit": "" if {key} == processes else key, "processes": sorted(processes), "paths": sorted(paths)}
         for key, (processes, paths) in sorted(found.items())
     ]
+
+
+def _shown(pid: str, proc: str) -> str:
+    return f"{read_entry(pid, 'comm', proc).strip().decode(errors='replace')}[{pid}]"
 
 
 def _is_of_user(proc: str, pid: str) -> bool:
@@ -68,10 +79,8 @@ def _is_of_user(proc: str, pid: str) -> bool:
         return True
 
 
-def _used(pid: str, proc: str) -> Iterator[bytes]:
-    """The paths that the process has mapped (its program and libraries too), open, and as its directory."""
-    for one in mapped(pid, proc):
-        yield one.path
+def _open(pid: str, proc: str) -> Iterator[bytes]:
+    """The paths that the process has open, and as its directory."""
     for link in _links(os.path.join(proc, pid)):
         with suppress(OSError):
             yield os.readlink(os.fsencode(link))

@@ -101,9 +101,15 @@ def foresee(names: Sequence[str], processes: Sequence[Definition], ends: Collect
     left += [
         f"{name}: it is stopped in the middle of its work, and not started again: see what it did" for name in jobs
     ]
+    running = []
+    for service in map(ProcessService, processes):
+        try:
+            running += [service.definition] if service.observe(system).active else []
+        except ServiceFailed as error:
+            left.append(f"{service.name}: {error.message}")
     return Down(
         units=[name for name in units if name not in (*ends, *jobs)],
-        processes=[definition for definition in processes if ProcessService(definition).observe(system).active],
+        processes=running,
         ends=[name for name in units if name in (*ends, *jobs)],
         left=left,
     )

@@ -28,7 +28,7 @@ from .._host.commands import detached
 from .._host.durable import ensure_dir, write_all, write_file
 from .._host.options import Options, read
 from .._host.paths import make_dirs, open_dir
-from .._host.processes import arguments, program_name, read_stat, send_signal, start_time, user_ids
+from .._host.processes import arguments_of_one, program_name, read_stat, send_signal, start_time, user_ids
 from .._host.system import System
 from .._host.trust import open_regular, owners, read_small, stranger, trusted
 from .state import ServiceState
@@ -185,16 +185,28 @@ def _runs(pid: int, argv: Sequence[str], started: int, written: float) -> bool:
         return False
     if _has(pid, argv):
         return True
-    title = (arguments(pid) or [b""])[0]
+    title = _words(pid)[0]
     return b" " in title and title != os.fsencode(argv[0]) and _age(started) >= time.time() - written
 
 
 def _has(pid: int, argv: Sequence[str]) -> bool:
     """Whether the process shows these arguments. Its program may be another one since a link to it was switched."""
-    wanted, words = [os.fsencode(word) for word in argv], arguments(pid) or [b""]
+    wanted, words = [os.fsencode(word) for word in argv], _words(pid)
     # The kernel puts the interpreter of a script, and at most one option of it, before the arguments.
     places = (0, 1, 2) if _interpreter(argv[0]) else (0,)
     return any(words[at : at + len(wanted)] == wanted for at in places)
+
+
+def _words(pid: int) -> list[bytes]:
+    """The arguments that the process shows; one empty word where there are none. A process that holds us up may be the
+    service: that is an error, so that nothing is started beside it."""
+    words = arguments_of_one(pid)
+    if words is None:
+        raise ServiceFailed(
+            f"process {pid} ({program_name(pid)}), which the pid file names, holds up whoever reads its command line: "
+            "whether it is the service is not known. Look at it, and end it by hand where it hangs"
+        )
+    return words or [b""]
 
 
 def _interpreter(program: str) -> str:

@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from .._files.declaration import STAGE
-from .._host.processes import mapped, patiently, read_entry, read_stat, start_time
+from .._host.processes import mappings, patiently, read_entry, read_stat, start_time
 from .places import Places
 
 _GONE = " (deleted)"
@@ -95,14 +95,15 @@ def since_start(pids: Iterable[int], main: int) -> list[int]:
 
 
 def _mapped(pid: int, proc: str) -> set[tuple[str, bool]]:
-    """(path, whether the file has lost this name) of the program and the libraries that the process has mapped; none
-    where the process holds us up."""
+    """(path, whether the file has lost this name) of the program and the libraries that the process has mapped; some
+    may be missing where the process holds us up, which a rollback tells by its note on ``restart_needed``."""
 
-    def read() -> set[str]:
-        return {os.fsdecode(one.path) for one in mapped(pid, proc) if one.is_code and one.path.startswith(b"/")}
+    def read() -> Iterator[str]:
+        for one in mappings(pid, proc):
+            is_code = one is not None and one.is_code and one.path.startswith(b"/")
+            yield os.fsdecode(one.path) if one is not None and is_code else ""
 
-    nothing: set[str] = set()
-    return {(path.removesuffix(_GONE), path.endswith(_GONE)) for path in patiently(pid, read, nothing, proc)}
+    return {(path.removesuffix(_GONE), path.endswith(_GONE)) for path in patiently(pid, read, proc)[0] if path}
 
 
 def is_newer(path: str, than: float) -> bool:

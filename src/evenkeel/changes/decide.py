@@ -204,7 +204,8 @@ def settled(record: Record, host: str) -> Settled | None:
         why = "" if told.outcome == State.CONFIRMED else message(found)
         beside, due = _outside(told.outside), read_owed(told.owed)
         known = tuple(f"{probe.get('kind')} {probe.get('target')}" for probe in probes)  # Their results are shown.
-        more = [one for one in told.warnings or [] if not one.startswith(known)]
+        left = told.left or [] if told.outcome == State.ROLLED_BACK else []  # In doubt, the message names it.
+        more = [one for one in dict.fromkeys([*left, *(told.warnings or [])]) if not one.startswith(known)]
         return Settled(State(told.outcome), told.by, why, probes, told.login or "", beside, due, more)
     if found.get("error") in (REFUSED, USAGE, BAD):
         # Another run has changed the host since, the host forgot, or its answer is malformed: asking again is useless.

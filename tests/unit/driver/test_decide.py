@@ -238,6 +238,17 @@ def test_warnings_of_a_host_that_no_probe_shows_are_kept() -> None:
     assert answer is not None and answer.warnings == said[1:]
 
 
+def test_what_a_host_that_went_back_has_left_is_told_once() -> None:
+    told = {
+        "outcome": "rolled_back",
+        "by": "settle",
+        "left": ["pid 7 goes on"],
+        "warnings": ["pid 7 goes on", "a note"],
+    }
+    answer = decide.settled(record(("w", "ft_settle", "failed", told)), "w")
+    assert answer is not None and answer.warnings == ["pid 7 goes on", "a note"]
+
+
 def test_the_restarts_that_a_confirmed_host_owes_are_kept() -> None:
     due = {"level": "service", "unit": "app.service", "why": ["/usr/lib/libz.so.1"], "processes": ["app[812]"]}
     told = {"outcome": "confirmed", "by": "settle", "owed": [due, {"level": None}]}

@@ -61,7 +61,8 @@ IDENTITY = (
     Part(
         "boot",
         ("/boot", "/etc/default/grub", "/etc/default/grub.d", "/etc/kernel/cmdline", "/etc/kernel/entry-token")
-        + ("/etc/initramfs-tools/conf.d/resume",),
+        + ("/etc/initramfs-tools/conf.d/resume", "/var/cache/debconf/config.dat")
+        + ("/var/cache/debconf/passwords.dat",),
         at_boot=True,
     ),
 )

@@ -113,9 +113,9 @@ def _stale(result: RolledBack) -> list[str]:
 
 
 def beside(result: RolledBack) -> list[str]:
-    """Sentences on everything that is not as before although the protected state is back, for whoever ends a change:
-    work that goes on, programs that go on with the files of the change, and notes. Notes that differ in their first
-    word alone are one sentence."""
+    """Sentences on what is not as before although the protected state is back, for whoever ends a change: programs that
+    go on with the files of the change, and notes. Notes that differ in their
+    first word alone are one sentence."""
     alike: dict[str, list[str]] = {}
     for one in result.notes:
         first, _blank, rest = one.partition(" ")
@@ -125,7 +125,7 @@ def beside(result: RolledBack) -> list[str]:
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         each = "each of " if len(names) > 1 else ""
         notes.append(f"{each}{', '.join(names[:_NAMED])}{more} {rest}".rstrip())
-    return [*result.left, *_stale(result), *notes]
+    return [*_stale(result), *notes]
 
 
 def _arming(store: Store, within: float | None) -> Arm | None:

@@ -21,6 +21,8 @@ from .record import Record
 _PROGRAMS = (b"/usr/", b"/opt/", b"/lib", b"/bin/", b"/sbin/")
 # Seconds for a look at the programs that still use replaced files: users can have millions of files open.
 _LOOK = 10.0
+# The number of processes that a note names.
+_NAMED = 5
 
 
 class Proof(Record):
@@ -73,7 +75,11 @@ class Proof(Record):
             former = (kind.former_path(shown, exchanged) for kind in kinds if kind.exchanges_trees)
             return next((path for path in former if path is not None), None)
 
-        found = holders(was, moved, exchanged, goes_on=goes_on)
+        skipped: list[str] = []
+        found = holders(was, moved, exchanged, goes_on=goes_on, skip=skipped.append)
+        if skipped:
+            some = ", ".join(skipped[:_NAMED]) + (f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else "")
+            self._notes.append(f"restart_needed is not whole: {some} hold up whoever reads what they have mapped")
         if not goes_on():
             self._notes.append(f"restart_needed is not whole: in {_LOOK:.0f} s not all open files could be looked at")
         return found

@@ -57,23 +57,30 @@ def _why(then: str, now: str) -> str:
     return f"is in the mode {mode[:20]}" if mode != then.partition("\n")[0] else "has other choices"
 
 
-def apply(steps: Sequence[Step], at: Restore) -> dict[str, str]:
-    """Carry out the steps; return (name of a group -> why) for the steps that failed. A group stays where one of its
-    links has, or may have, taken the place of another link: its name would lead nowhere."""
+def apply(steps: Sequence[Step], at: Restore) -> tuple[dict[str, str], set[str]]:
+    """Carry out the steps; return (name of a group -> why, for the steps that failed; the groups that stay)."""
     left = {}
     now = read_choices()
-    came = {step.target: links(step.target, now[step.target]) for step in steps if step.target in now}
-    outer = [link for step in steps if step.action == TAKE for link in came.get(step.target, {})]
-    was = footprint.was_there(os.path.join(at.objects.root, "before"), outer, at.since) if outer else {}
+    came = {step.target: now[step.target] for step in steps if step.action == TAKE and step.target in now}
+    stay = staying(came, at)
     for step in steps:
         try:
             if step.action == _SET:
                 _set(step.target, str(step.detail["book"]))
-            elif step.target in came:
-                _take(step.target, came[step.target], was)
+            elif step.target in came and step.target not in stay:
+                _take(step.target, links(step.target, came[step.target]))
         except OSError as error:
             left[step.target] = str(error)
-    return left
+    return left, stay
+
+
+def staying(came: Mapping[str, str], at: Restore) -> set[str]:
+    """The groups, of those that came (name -> book), that stay: one of their links has, or may have, taken the place of
+    another link, and its name would lead nowhere."""
+    mine = {name: [link for link, to in links(name, book).items() if _leads(link, to)] for name, book in came.items()}
+    outer = [link for found in mine.values() for link in found]
+    was = footprint.was_there(os.path.join(at.objects.root, "before"), outer, at.since) if outer else {}
+    return {name for name, found in mine.items() if any(was.get(link, True) for link in found)}
 
 
 def links(name: str, book: str) -> dict[str, str]:
@@ -83,9 +90,14 @@ def links(name: str, book: str) -> dict[str, str]:
     return {link: f"{_LINKS}/{one}" for one, link in zip([name, *lines[1::2]], lines[::2])}
 
 
-def paths(then: Mapping[str, str] | None) -> set[str]:
-    """The paths by which programs of all groups are found, recorded or not: they come and go with their groups."""
-    every = [*(then or {}).items(), *read_choices().items()] if then is not None else []
+def paths(then: Mapping[str, str] | None, at: Restore) -> set[str]:
+    """The paths by which programs of groups are found, recorded or not: they come and go with their groups. A
+    group that came and stays does not count."""
+    if then is None:
+        return set()
+    now = read_choices()
+    stay = staying({name: book for name, book in now.items() if name not in then}, at)
+    every = [*then.items(), *((name, book) for name, book in now.items() if name not in stay)]
     return {link for name, book in every for link in links(name, book)}
 
 
@@ -95,10 +107,8 @@ def _leads(link: str, to: str) -> bool:
     return False
 
 
-def _take(name: str, found: Mapping[str, str], was: Mapping[str, bool]) -> None:
+def _take(name: str, found: Mapping[str, str]) -> None:
     mine = [link for link, to in found.items() if _leads(link, to)]
-    if any(was.get(link, True) for link in mine):
-        return
     for path in (*mine, *found.values(), f"{_BOOKS}/{name}"):
         with suppress(FileNotFoundError):
             os.unlink(path)

@@ -217,7 +217,11 @@ class Packages(Kind):
         kept.forget(store, {one.ident for one in found if one is not None})
 
     def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
-        return plan(lines, at.system, kept.every(at.objects.root))
+        steps = plan(lines, at.system, kept.every(at.objects.root))
+        came = {step.target for step in steps if step.action == choices.TAKE}
+        books = choices.read_choices() if came else {}
+        stay = choices.staying({name: book for name, book in books.items() if name in came}, at)
+        return [step for step in steps if step.action != choices.TAKE or step.target not in stay]
 
     def obstacles(self, lines: Sequence[str], at: Restore) -> list[str]:
         changes = _changes(plan(lines, at.system))
@@ -263,7 +267,8 @@ class Packages(Kind):
             )
             left.update(keys.apply([step for step in steps if step.action in keys.ACTIONS], at.system, bool(left)))
             # Scripts of packages have taken their groups away, or have made them anew.
-            left.update(choices.apply([step for step in steps if step.action in choices.ACTIONS], at))
+            failed, stay = choices.apply([step for step in steps if step.action in choices.ACTIONS], at)
+            left.update(failed)
             overrides.without_gone(steps)
         except OSError as error:
             raise RestoreFailed(
@@ -271,6 +276,7 @@ class Packages(Kind):
                 done=[],
                 left=[f"packages: {error}"],
             ) from error
+        steps = [step for step in steps if step.action != choices.TAKE or step.target not in stay]
         done = [step for step in steps if _key(step) not in left]
         if left:
             words = [f"{key}: {why}" for key, why in left.items()]
@@ -328,7 +334,7 @@ class Packages(Kind):
         found |= {path for path, what in changed.items() if what in (REPLACED, CHANGED) and path in back}
         if any(path not in found for path, what in changed.items() if what != NEW):
             found |= owners.paths_in([one for one in then if one.ident not in live], at.objects, at.system)
-        found |= choices.paths(parse(lines).choices)
+        found |= choices.paths(parse(lines).choices, at)
         return {path for path in found if not is_within(path, "/etc")}
 
     def suggest(self, changed: Mapping[str, str], taken: Sequence[str], at: Restore) -> Suggestion:

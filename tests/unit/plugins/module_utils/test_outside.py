@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +21,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import footprint, places
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.footprint import Changed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import footprints, strays
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import accounts, flow
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import accounts, flow, proof
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.suggest import suggest
@@ -131,11 +131,29 @@ def test_a_rollback_warns_of_all_that_is_not_as_before(
     monkeypatch.setattr(Run, "_find_stale_programs", lambda *_: held)
     with pytest.raises(Unhealthy) as failed:
         settle(store, 1, BAD, *NOW)
+    assert failed.value.result["left"] == [
+        "started since the host was armed, and goes on in the background: pid 7: sleep"
+    ]
     assert failed.value.result["warnings"] == [
-        "started since the host was armed, and goes on in the background: pid 7: sleep",
         "app.service still works with files that were replaced, such as /etc/app/conf; restart it to use the new files",
         "/home/new still belongs to uid 7",
     ]
+
+
+def test_a_rollback_says_which_processes_it_could_not_look_at(
+    store: Store, host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def holders(*_words: object, skip: Callable[[str], object], **_more: object) -> list[Holder]:
+        for pid in range(7):
+            skip(f"app[{pid}]")
+        return []
+
+    change(host)
+    monkeypatch.setattr(proof, "holders", holders)
+    with pytest.raises(Unhealthy) as failed:
+        settle(store, 1, BAD, *NOW)
+    told = "app[0], app[1], app[2], app[3], app[4] and 2 more hold up whoever reads what they have mapped"
+    assert failed.value.result["warnings"] == [f"restart_needed is not whole: {told}"]
 
 
 def test_what_stays_changed_in_the_kernel_is_told_by_its_path(
@@ -167,7 +185,6 @@ def test_what_stays_changed_in_the_kernel_is_told_by_its_path(
 def test_notes_that_differ_in_their_first_word_are_one_sentence() -> None:
     notes = [f"{name} was removed; its data stay" for name in "abcdefg"]
     assert flow.beside(RolledBack(left=["l"], notes=[*notes[:1], "other", *notes[1:]])) == [
-        "l",
         "each of a, b, c, d, e and 2 more was removed; its data stay",
         "other",
     ]

@@ -1106,11 +1106,11 @@ def test_no_note_speaks_of_an_owner_of_a_file_that_went_with_its_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = {str(tmp_path / name): "root postdrop 2555" for name in ("gone", "there")}
-    monkeypatch.setattr(overrides, "look", dict)
+    monkeypatch.setattr(overrides, "read_overrides", dict)
     store = Debian([OLD], [OLD]).store(tmp_path)
     checkpoint(store, "before", ALL)
     (tmp_path / "there").touch()
-    monkeypatch.setattr(overrides, "look", lambda: dict(told))
+    monkeypatch.setattr(overrides, "read_overrides", lambda: dict(told))
 
     def apply(*_words: object) -> dict[str, str]:
         told.clear()
@@ -1195,9 +1195,15 @@ def test_a_group_that_came_goes_with_its_links_unless_one_was_there(
         walk = footprint.Walk([os.fsencode(groups.root)], lambda _path: False)
         footprint.record(store.join("before"), {}, walk)
     groups.write("java", "auto", "/opt/jdk/bin/java")
-    rollback(store, "before")
+    goes = before == "nothing"
+    found = {f"{groups.root}/bin/{name}" for name in ("java", "javac")}
+    assert choices.paths({}, Restore(store.system, store.objects)) == (found if goes else set())
+    told = [("take-group", "java")] if goes else []
+    predicted = rollback(store, "before", check_mode=True)["planned"]
+    assert [(one["action"], one["target"]) for one in predicted] == told
+    assert [(one["action"], one["target"]) for one in rollback(store, "before")["done"]] == told
     left = {"books/java", "links/java", "links/javac", "bin/java", "bin/javac"}
-    assert groups.seen().keys() == (set() if before == "nothing" else left)
+    assert groups.seen().keys() == (set() if goes else left)
 
 
 @pytest.mark.parametrize("line", ["choices ../x auto", "choices -x auto", "choices x", "choices x auto y"])

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import ServiceFailed, UsageError
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import processes
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.processes import send_signal, start_time
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process
@@ -91,6 +92,24 @@ def test_start_runs_it_once_and_says_since_when(service: process.Definition) -> 
     assert state.active and state.identity == identity and state.can_reload
     assert state.started is not None and abs(state.started - began) < 2
     assert process.act("start", service, SYSTEM).identity == identity
+
+
+def test_a_process_that_holds_up_its_reader_is_neither_another_one_nor_down(
+    service: process.Definition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(service)
+    pid = pid_of(service)
+    Path(service["pidfile"]).write_text(f"{pid}\n")
+    without = replace(SYSTEM, memory="")
+    assert process.observe(service, without).active
+    monkeypatch.setattr(process, "arguments_of_one", lambda _pid: None)
+    for verb in ("start", "stop", "restart"):
+        with pytest.raises(ServiceFailed, match=f"process {pid} .* holds up whoever reads its command line"):
+            process.act(verb, service, without)
+    assert pid_of(service) == pid and start_time(pid) is not None
+    monkeypatch.undo()
+    monkeypatch.setattr(processes, "_held_up_by", {os.getuid()})
+    assert process.observe(service, without).active, "another process of its user has held us up"
 
 
 def test_stop_ends_it_by_its_own_signal(service: process.Definition) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import background, processes
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import background, patience, processes
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import plain
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.postgresql import cluster
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import running
@@ -106,6 +106,61 @@ def test_a_process_that_holds_up_its_reader_is_given_up_and_all_of_its_user(
     began = time.monotonic()
     assert look(held) == seen
     assert 0.3 <= time.monotonic() - began < 0.6
+
+
+def test_what_was_found_before_a_process_held_up_its_reader_counts(held: str) -> None:
+    """What it has mapped up to there, and all that it has open; whoever asked learns which processes are not whole."""
+    Path(held, "8/fd/3").symlink_to("/srv/data (deleted)")
+    line = "7f00-7f01 r-xp 0 08:01 1   /srv/lib (deleted)\n"
+    fifo = os.open(Path(held, "7/maps"), os.O_RDWR)
+    os.write(fifo, line.encode())
+    skipped: list[str] = []
+    found = holders(lambda path: path, proc=held, skip=skipped.append)
+    os.close(fifo)
+    paths = {name: one["paths"] for one in found for name in one["processes"]}
+    assert paths == {"daemon[7]": ["/srv/lib"], "daemon[8]": ["/srv/data"], "daemon[9]": ["/srv/lib"]}
+    assert skipped == ["daemon[7]", "daemon[8]"]
+
+
+@pytest.mark.parametrize("slow", ["its open files", "its mappings"])
+def test_a_process_with_very_many_files_holds_nobody_up(held: str, monkeypatch: pytest.MonkeyPatch, slow: str) -> None:
+    monkeypatch.setattr(processes, "_PATIENCE", 0.2)
+    for number in range(20):
+        Path(held, f"9/fd/{number}").symlink_to(f"/srv/{number} (deleted)")
+    Path(held, "9/maps").write_text("7f00-7f01 r-xp 0 08:01 1   /srv/lib (deleted)\n7f02-7f03 rw-p 0 00:00 0\n" * 20)
+
+    def replaced(path: bytes) -> bytes:
+        if (path == b"/srv/lib") == (slow == "its mappings"):
+            time.sleep(0.02)
+        return path
+
+    for pid in "78":
+        os.rename(Path(held, pid), Path(held, f"x{pid}"))
+    skipped: list[str] = []
+    (found,) = holders(replaced, proc=held, skip=skipped.append)
+    for pid in "78":
+        os.rename(Path(held, f"x{pid}"), Path(held, pid))
+    assert len(found["paths"]) == 21 and not skipped
+
+
+def test_a_process_that_goes_on_for_ever_is_given_up_all_the_same() -> None:
+    def steps() -> Iterator[None]:
+        while True:
+            time.sleep(0.01)
+            yield
+
+    began = time.monotonic()
+    assert not patience.steadily(0.1, 0.4, steps) and 0.4 <= time.monotonic() - began < 1
+
+
+def test_an_error_of_work_that_nobody_waits_for_long_is_raised_where_somebody_waits() -> None:
+    def work() -> list[None]:
+        raise ValueError("bad")
+
+    with pytest.raises(ValueError, match="bad"):
+        patience.within(5, work)
+    with pytest.raises(ValueError, match="bad"):
+        processes.patiently("self", work)
 
 
 def test_a_process_of_root_that_is_held_up_takes_no_other_with_it(held: str) -> None:

@@ -101,6 +101,11 @@ def test_a_root_in_which_identity_can_lie_is_looked_through(root: str) -> None:
     assert identity.concerns(root) and not identity.concerns("/srv/www") and not identity.concerns("/etc/nginx")
 
 
+def test_the_disks_that_debconf_names_belong_to_the_boot_of_this_host() -> None:
+    (boot,) = [part for part in identity.IDENTITY if part.name == "boot"]
+    assert {f"/var/cache/debconf/{name}.dat" for name in ("config", "passwords")} <= set(boot.paths)
+
+
 def test_the_page_shows_every_path_of_the_identity() -> None:
     page = (ROOT / "docs/recovery.md").read_text()
     for part in identity.IDENTITY:

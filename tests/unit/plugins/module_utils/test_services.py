@@ -32,6 +32,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services
     cluster,
     links,
     outage,
+    process,
     running,
     systemd,
 )
@@ -382,6 +383,27 @@ def test_processes_are_captured_put_back_and_verified(tmp_path: Path) -> None:
     finally:
         Services().apply(Services().plan(down, here()), here())
     assert Services().verify(down, real) == []
+
+
+def test_a_process_that_cannot_be_seen_is_said_and_hinders_no_other_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = machine(Unit(WEB, active="inactive"))
+    made = {"name": "p", "pidfile": str(tmp_path / "pid"), "argv": ["/bin/sleep", "600"]}
+    declared = Services(host.system()).check({"names": ["web"], "processes": [made]})
+    then = [
+        line.replace('"active": false', '"active": true')
+        for line in Services().capture(declared, Hasher(), host.system())
+    ]
+
+    def observe(*_words: object) -> None:
+        raise ServiceFailed("it holds us up")
+
+    monkeypatch.setattr(process, "observe", observe)
+    down = outage.foresee([], [process.check(made)], (), host.system())
+    assert (down.processes, down.left) == ([], ["p: it holds us up"])
+    Services().apply(Services().plan(then, at(host, since=0.0)), at(host))
+    assert host.units[WEB].active == "active" and Services().verify(then, host.system()) == ["p: it holds us up"]
 
 
 def test_a_process_that_cannot_be_started_does_not_keep_the_others_down(tmp_path: Path) -> None:
