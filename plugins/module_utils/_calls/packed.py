@@ -5,7 +5,25 @@ brings its own call alone."""
 
 from __future__ import annotations
 
-from . import (  # noqa: F401
+from . import (
+    accept,
+    checkpoint,
+    drain,
+    heal,
+    health,
+    info,
+    offsite,
+    recover,
+    repeat,
+    replicate,
+    restart,
+    rollback,
+    scrub,
+    settle,
+    suggest,
+)
+
+ALL = (
     accept,
     checkpoint,
     drain,

@@ -74,9 +74,13 @@ def check(record: dict[str, object]) -> Passage:
     found = Passage(**record)  # type: ignore[arg-type]
     check_path(os.fsencode(found.path))
     numbers = (found.mode, found.uid, found.gid, found.inode)
-    if not all(type(one) is int and one >= 0 for one in numbers) or found.mode > 0o7777 or type(found.mount) is not str:
+    if not all(map(_is_number, numbers)) or found.mode > 0o7777 or not isinstance(found.mount, str):
         raise ValueError("no directory")
     return found
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def read_passages(passwd: str) -> list[Passage]:

@@ -40,10 +40,10 @@ def record(variables: Mapping[str, str], system: System) -> dict[str, object]:
 def check(recorded: Mapping[str, object]) -> tuple[str, dict[str, str]]:
     """(boot, variables) of a line. ValueError where ``record`` cannot have written it."""
     boot, variables = recorded.get("boot"), recorded.get("variables")
-    if len(recorded) != 2 or type(boot) is not str or not isinstance(variables, Mapping):
+    if len(recorded) != 2 or not isinstance(boot, str) or not isinstance(variables, Mapping):
         raise ValueError("no variables")
     for name, value in variables.items():
-        if re.fullmatch(_NAME, name) is None or type(value) is not str or not value.startswith(_HASH):
+        if re.fullmatch(_NAME, name) is None or not isinstance(value, str) or not value.startswith(_HASH):
             raise ValueError("no variables")
     return boot, dict(variables)
 
