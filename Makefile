@@ -21,7 +21,7 @@ TEST_TOOLS = missing=; [ "$(LAB)" != yes ] || \
 	getfattr:attr setfacl:acl bsdtar:libarchive-tools restic:restic pg_createcluster:postgresql; do \
 	command -v $${tool%:*} >/dev/null || missing="$$missing $${tool\#*:}"; done; \
 	[ -z "$$missing" ] || { apt-get update -qq; apt-get install --yes -qq $$missing; }
-# So many labs stand side by side in the tests of the flows: these mostly wait.
+# So many labs stand side by side in the tests of the flows, and so many processes run unit tests.
 LABS ?= 2
 # The newest ansible-core needs Python 3.12; empty where there is none.
 NEWER = $(shell .ci/python 3.12 3.14 2>/dev/null)
@@ -58,7 +58,7 @@ types: .venv/test.stamp $(COLLECTION) ## mypy
 	$(BIN)/mypy $(COLLECTION)/plugins src tests
 
 unit: .venv/test.stamp ## pytest on ansible-core 2.19
-	$(BIN)/python -m pytest -m 'not long'
+	$(BIN)/python -m pytest -m 'not long' --numprocesses=$(LABS) --dist=loadfile
 
 # What runs on hosts knows nothing of ansible-core, nor do most tests of the driver, and those of names, pages and rooms.
 # Of the actions and of the roles' plays, which take long, some are enough: make test-long runs all of them on that Python
