@@ -160,7 +160,7 @@ def test_what_stays_changed_in_the_kernel_is_told_by_its_path(
     store: Store, host: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = {"mounted": {"/data": ["xfs", "rw"]}, "swaps": [], "settings": {"/sys/pages": "always"}}
-    monkeypatch.setattr(kernel, "look", lambda: seen)
+    monkeypatch.setattr(kernel, "read_settings", lambda: seen)
     monkeypatch.setattr(footprints, "command", SimpleNamespace(is_host=lambda _store: True))
     monkeypatch.setattr(places, "PATHS", (str(host),))
     settle(store, 1, GOOD, *NOW)

@@ -116,7 +116,7 @@ def test_nobody_takes_over_while_a_process_acts(store: Store, host: Machine) -> 
 
     def meanwhile(seconds: float) -> None:
         host.clock += seconds
-        assert host_state(store.root)["restart"]["running"]
+        assert host_state(store.root, host.system())["restart"]["running"]
         for name in ("begin", "act", "end", ""):
             with pytest.raises(Busy) as error:
                 phase(store, name, {"token": token})
