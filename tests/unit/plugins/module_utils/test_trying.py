@@ -136,7 +136,7 @@ def last(store: Store) -> tuple[str, str]:
 
 def test_a_person_keeps_it_by_confirm(store: Store, live: Path, tried: Callable[..., Try]) -> None:
     one = tried("10m", login="console")
-    assert "protected: files" in one.out and "back in 0:" in one.sees("back in 0:")
+    assert "Protected: files" in one.out and "back in 0:" in one.sees("back in 0:")
     one.types("confirm\n")
     one.sees("Confirmed: try")
     assert one.ends() == 0 and live.read_text() == KEPT and last(store) == ("confirmed", "operator")
