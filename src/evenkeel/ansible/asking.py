@@ -22,6 +22,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
@@ -41,6 +42,18 @@ QUIET = {
     "ANSIBLE_DEPRECATION_WARNINGS": "False",
     "ANSIBLE_HOST_PATTERN_MISMATCH": "warning",
     "ANSIBLE_INVENTORY_EXPORT": "False",  # else the variables of groups are missing at the hosts
+}
+# Settings that our own playbooks rely on, whatever the user's configuration says about their playbooks.
+OWN = {
+    **QUIET,
+    "ANSIBLE_ANY_ERRORS_FATAL": "False",
+    "ANSIBLE_STRATEGY": "linear",
+    "ANSIBLE_TASK_TIMEOUT": "0",
+    "ANSIBLE_NO_LOG": "False",
+    "ANSIBLE_GATHERING": "explicit",
+    "ANSIBLE_SSH_RETRIES": "0",
+    "ANSIBLE_RUN_TAGS": "all",
+    "ANSIBLE_SKIP_TAGS": "evenkeel-earlier",  # tasks of our roles for the playbook around them, a process for each host
 }
 # Seconds between two looks whether the caller stops.
 _LOOK = 0.2
@@ -122,6 +135,14 @@ class Ready:
             done = start(argv, cwd, env, vault, self.asked_to_stop)
         return done
 
+    def take_runs(self, path: Path) -> bool:
+        """Let the process that is ready take over runs of our playbooks, which come through a socket at ``path``, in a
+        private directory. Returns whether there is such a process. It lasts as long as this object then."""
+        with self._turn:
+            process = self._process
+            python = interpreter(program("ansible-playbook"))
+            return bool(process and process.runs() and process.python == python and process.take_runs(path))
+
     def _ask(self, argv: Sequence[str], cwd: str, env: Mapping[str, str], vault: Mapping[str, str]) -> Answered:
         python = interpreter(argv[0])
         if self._process is None or not self._process.runs():
@@ -149,9 +170,12 @@ class _Process:
         self._requests, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [*python, answering.__file__, str(theirs.fileno()), str(IDLE), str(collections_path()), program],
+                [
+                    *(*python, answering.__file__, str(theirs.fileno()), str(IDLE), str(collections_path()), program),
+                    *(_callbacks(), json.dumps(OWN)),
+                ],
                 cwd=cwd,
-                env=env,
+                env={**env, answering.MARK: answering.NO_MARK},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -184,6 +208,21 @@ class _Process:
             return Done(list(argv), int(code), output, errors) if code.strip() else None
 
         return read
+
+    def take_runs(self, path: Path) -> bool:
+        with socket.socket(socket.AF_UNIX) as listening, contextlib.suppress(OSError):
+            listening.bind(str(path))
+            listening.listen()
+            socket.send_fds(self._requests, [b'{"runs": true}\n'], [listening.fileno()])
+            return True
+        return False
+
+
+def _callbacks() -> str:
+    """The directory of the callback plugin of ansible-runner, which nobody needs to load for it."""
+    found = find_spec("ansible_runner")
+    package = next(iter(found.submodule_search_locations or ()), "") if found else ""
+    return os.path.join(package, "display_callback", "callback")
 
 
 def start_ahead() -> None:

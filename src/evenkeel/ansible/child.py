@@ -27,7 +27,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from evenkeel.ansible import clock
+from evenkeel.ansible import clock, handing
 from evenkeel.ansible.event import Event, mapping
 from evenkeel.ansible.processes import DIE_WITH_PARENT, end_all
 
@@ -99,8 +99,11 @@ def _run(order: Mapping[str, Any], events: queue.SimpleQueue[Event | None]) -> i
             (Path(runner_config.artifact_dir) / "command").unlink(missing_ok=True)
 
     argv = list(order["argv"])
+    # A run with passwords is asked for them at a terminal of its own.
     if sys.platform == "linux":
-        argv = [sys.executable, "-IS", "-c", DIE_WITH_PARENT, str(os.getpid()), *argv]
+        takes = order["ready"] and not order["passwords"]
+        how = [handing.__file__, order["ready"]] if takes else ["-c", DIE_WITH_PARENT]
+        argv = [sys.executable, "-IS", *how, str(os.getpid()), *argv]
     run = ansible_runner.run(
         private_data_dir=str(scratch),
         project_dir=order["cwd"],  # where Ansible runs: the user's own directory, for their ansible.cfg

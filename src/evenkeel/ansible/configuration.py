@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evenkeel.ansible.asking import QUIET, Done, Ready, program, quiet
+from evenkeel.ansible.asking import OWN, Done, Ready, program, quiet
 from evenkeel.ansible.options import prompts_for
 from evenkeel.collection import collections_path
 from evenkeel.outcome import UsageError
@@ -25,18 +25,6 @@ KEEP_ALIVE = "-o ServerAliveInterval=5 -o ServerAliveCountMax=3"
 # Settings of a program that is asked for variables. A host can claim any fact of itself, a cache keeps it, and as a
 # variable it would take precedence over the inventory. Groups that the inventory makes from facts stay.
 NO_FACTS = {"ANSIBLE_INJECT_FACT_VARS": "False"}
-# Settings that our own playbooks rely on, whatever the user's configuration says about their playbooks.
-_OWN = {
-    **QUIET,
-    "ANSIBLE_ANY_ERRORS_FATAL": "False",
-    "ANSIBLE_STRATEGY": "linear",
-    "ANSIBLE_TASK_TIMEOUT": "0",
-    "ANSIBLE_NO_LOG": "False",
-    "ANSIBLE_GATHERING": "explicit",
-    "ANSIBLE_SSH_RETRIES": "0",
-    "ANSIBLE_RUN_TAGS": "all",
-    "ANSIBLE_SKIP_TAGS": "evenkeel-earlier",  # tasks of our roles for the playbook around them, a process for each host
-}
 # The message of sudo where sudoers has requiretty: it needs a terminal, and pipelining has no room for one.
 NO_TERMINAL = re.compile(r"sudo: .{0,80}\b(tty|terminal)\b", re.IGNORECASE)
 
@@ -82,7 +70,7 @@ class Ansible:
 
     def own(self, *, pipelining: bool = True) -> dict[str, str]:
         """Further variables for our own playbooks; ``pipelining`` counts where the user's configuration is silent."""
-        return _OWN if self.pipelining is not None else {**_OWN, "ANSIBLE_PIPELINING": str(pipelining)}
+        return OWN if self.pipelining is not None else {**OWN, "ANSIBLE_PIPELINING": str(pipelining)}
 
     def collections(self) -> str:
         """The paths of collections: ours first, so that driver and collection fit, then those of the user."""

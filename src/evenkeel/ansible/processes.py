@@ -16,7 +16,8 @@ import time
 
 import psutil
 
-MARK = "EVENKEEL_RUN"
+from evenkeel.ansible.answering import MARK
+
 # Seconds for the environment of a process of another user, and the users one of whose processes has taken longer.
 _PATIENCE = 1.0
 _held_up_by: set[int] = set()

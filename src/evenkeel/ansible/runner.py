@@ -24,9 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evenkeel.ansible import clock
+from evenkeel.ansible.answering import MARK
 from evenkeel.ansible.child import LONGEST_RESULT, SEAL
 from evenkeel.ansible.event import Event
-from evenkeel.ansible.processes import MARK, end_all
+from evenkeel.ansible.processes import end_all
 
 # Seconds that the child may take, after Ansible was ended, to hand over the last events.
 _LAST_WORDS = 3.0
@@ -39,6 +40,7 @@ class Job:
     env: set in addition to this process's environment. passwords: prompts (regular expressions) and answers.
     scratch: a private directory (0700); the run makes and removes a directory of its own in it. until: the end of its
     time (see clock.py), asked several times a second. The child ends the run then, also while this process is stopped.
+    ready: the socket of the process that has loaded Ansible, which takes over the run where it can; or nothing.
     """
 
     argv: Sequence[str]
@@ -47,6 +49,7 @@ class Job:
     passwords: Mapping[str, str]
     scratch: Path
     until: Callable[[], float] | None = None
+    ready: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,7 @@ class _Child:
             "cwd": job.cwd,
             "passwords": dict(job.passwords),
             "scratch": str(self.scratch),
+            "ready": job.ready,
             "session": str(job.scratch),
             "seal": self.seal,
         }

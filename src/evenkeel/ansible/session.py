@@ -106,7 +106,8 @@ class Seen:
 class Session:
     """scratch: private (0700), in memory where there is such a file system. base: the directory of the user's
     playbook, whose variables, plugins and collections count besides those of the inventory; None where no such
-    directory counts. start: runs a job. prepare: is told that another job follows.
+    directory counts. start: runs a job. prepare: is told that another job follows. ready: the socket of a process that
+    takes over runs of our own playbooks (see ``Job``).
     """
 
     ansible: Ansible
@@ -116,6 +117,7 @@ class Session:
     base: Path | None
     start: Callable[[Job, OnEvent, Stop], Ended]
     prepare: Callable[[], None]
+    ready: str = ""
     # Two runs may go on at the same time, and share no file.
     _numbers: Iterator[int] = field(default_factory=itertools.count)
     _pipelining: bool = field(default=True)
@@ -126,7 +128,7 @@ class Session:
         argv += ["-e", f"@{self._write('vars.json', json.dumps(run.variables))}"]
         argv += ["--timeout", str(run.timeout)] if run.timeout else []
         argv += ["--forks", str(self._forks(len(run.hosts)))] if run.wide else []
-        argv += [*self._limit(run.hosts), str(self._own(run.name, alone=run.unseen))]
+        argv += [*self._limit(run.hosts), str(self._own(run.name, self._answer_within(run), alone=run.unseen))]
         progress = _Progress()
 
         def watch(event: Event) -> None:
@@ -134,16 +136,16 @@ class Session:
             on_event(event)
 
         more = {**(self._facts() if run.facts else {}), **(_UNSEEN if run.unseen else {})}
-        more["ANSIBLE_TASK_TIMEOUT"] = str(self._answer_within(run))
         env = self.ansible.own(pipelining=self._pipelining) | more
         followed = run.name == "begin"
-        ended = self._execute(argv, env, self._preparing(watch) if followed else watch, stop, fresh=run.fresh)
+        watching = self._preparing(watch) if followed else watch
+        ended = self._execute(argv, env, watching, stop, fresh=run.fresh, ready=self.ready)
         if self._pipelining and self.ansible.pipelining is None and progress.wants_terminal and not progress.did:
             # sudo demands a terminal here (requiretty). Nothing has run yet, so the playbook is run once more.
             self._pipelining = False
             on_event({"event": AGAIN})
             env = self.ansible.own(pipelining=False) | more
-            ended = self._execute(argv, env, on_event, stop, fresh=run.fresh)
+            ended = self._execute(argv, env, on_event, stop, fresh=run.fresh, ready=self.ready)
         if run.facts:
             self._refuse_facts(on_event)
         return ended
@@ -237,6 +239,7 @@ class Session:
         *,
         fresh: bool = False,
         until: Until | None = None,
+        ready: str = "",
     ) -> Ended:
         sockets = self.scratch / (f"c{next(self._numbers)}" if fresh else "c")
         enabled = [*(self.ansible.settings.get("CALLBACKS_ENABLED") or []), WITNESS]
@@ -248,7 +251,7 @@ class Session:
             sockets.mkdir(mode=0o700, exist_ok=True)
             env["ANSIBLE_SSH_CONTROL_PATH_DIR"] = str(sockets)
             env["EVENKEEL_SOCKETS"] = str(sockets) if fresh else ""
-        job = Job(argv, self.ansible.cwd, env, self.secrets.answers(), self.scratch, until)
+        job = Job(argv, self.ansible.cwd, env, self.secrets.answers(), self.scratch, until, ready)
         try:
             return self.start(job, on_event, stop)
         finally:
@@ -274,13 +277,13 @@ class Session:
             stream.write(text.encode("utf-8", "surrogateescape"))
         return path
 
-    def _own(self, name: str, *, alone: bool = False) -> Path:
+    def _own(self, name: str, timeout: int = 0, *, alone: bool = False) -> Path:
         """Our playbook ``name``, where it sees the group_vars, host_vars and plugins beside the user's playbook; with
-        ``alone`` no callbacks. The arguments of ``settle`` were checked when the change began, and its module checks
-        them itself."""
+        ``alone`` no callbacks. timeout: the seconds that a task of it may take on a host; 0 for no limit. The
+        arguments of ``settle`` were checked when the change began, and its module checks them itself."""
         path = self._beside("callback_plugins" if alone else "") / f".evenkeel-{name}.yml"
         ours = collections_path() / "ansible_collections" / FQCN.replace(".", "/") / "playbooks" / f"{name}.yml"
-        text = ours.read_text()
+        text = re.sub(r"^  hosts: ", f"  timeout: {timeout}\n\\g<0>", ours.read_text(), flags=re.MULTILINE)
         # Unchecked: the arguments of settle were checked when the change began (0.07 s of CPU for each host).
         if name == "settle":
             text = text.replace("rolespec_validate: true", "rolespec_validate: false")
@@ -326,6 +329,8 @@ def open_session(ansible: Ansible, options: Options, secrets: Secrets, base: Pat
     with scratch_directory(ansible.settings.get("DEFAULT_LOCAL_TMP")) as scratch:
         runner = Runner(ansible.cwd, scratch)
         try:
-            yield Session(ansible, options, secrets, scratch, base, runner.execute, runner.prepare)
+            ready = scratch / "ready"
+            path = str(ready) if ansible.ready.take_runs(ready) else ""
+            yield Session(ansible, options, secrets, scratch, base, runner.execute, runner.prepare, path)
         finally:
             runner.close()

@@ -23,10 +23,11 @@ import pytest
 
 import evenkeel
 from evenkeel.ansible import processes, runner, scratch
+from evenkeel.ansible.answering import MARK
 from evenkeel.ansible.child import close_at_once, event_line
 from evenkeel.ansible.event import Event, about
 from evenkeel.ansible.events import Record, feed
-from evenkeel.ansible.processes import MARK, end_all, marked
+from evenkeel.ansible.processes import end_all, marked
 from evenkeel.ansible.runner import Ended, Job, Runner
 
 pytest.importorskip("ansible_runner")

@@ -1,0 +1,218 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A copy of a process that has loaded Ansible carries out a run of our own playbook, as a process of its own would."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import psutil
+import pytest
+
+import evenkeel
+from evenkeel.ansible.answering import MARK
+from evenkeel.ansible.asking import OWN, Ready, program, quiet
+from evenkeel.ansible.configuration import ask_ansible
+from evenkeel.ansible.event import Event, about
+from evenkeel.ansible.runner import Ended, Job, Runner
+
+pytest.importorskip("ansible_runner")
+# Prints its settings, and the defaults that Ansible's classes have taken from them.
+SETTINGS = """
+import json, os
+from ansible import constants
+from ansible.playbook import block, play, task
+from ansible.plugins.loader import callback_loader
+from ansible.utils import color
+kinds = (block.Block, play.Play, task.Task)
+found = {name: value for name, value in vars(constants).items() if name.isupper()}
+found |= {f"{kind.__name__}.{name}": one.default for kind in kinds for name, one in kind.fattributes.items()}
+found = {name: sorted(map(repr, one)) if isinstance(one, (set, frozenset)) else repr(one) for name, one in found.items()
+         if not callable(one)}
+found |= {"callbacks": callback_loader.config, "color": color.ANSIBLE_COLOR}
+open(os.environ["EK_TEST"], "w").write(json.dumps(found))
+"""
+# A program whose worker has a session of its own, as Ansible's workers have.
+WORKER = "import os,sys,time\nif not os.fork():\n    os.setsid()\n    time.sleep(600)\n"
+
+
+@pytest.fixture
+def ready(tmp_path: Path) -> Iterator[Path]:
+    """The socket of a process that takes over runs."""
+    ansible = ask_ansible(str(tmp_path))
+    path = tmp_path / "ready"
+    assert ansible.ready.take_runs(path)
+    yield path
+
+
+def processes() -> list[psutil.Process]:
+    """The processes that have loaded Ansible, without their copies."""
+    return [one for one in psutil.Process().children() if any("answering.py" in word for word in one.cmdline())]
+
+
+def job(tmp_path: Path, code: str, ready: Path | str, env: Mapping[str, str] | None = None, **more: object) -> Job:
+    script = tmp_path / "ansible-playbook"
+    script.write_text(f"#!{sys.executable}\n{code}")
+    script.chmod(0o755)
+    settings = {**quiet({}), **ask_ansible(str(tmp_path)).environment(), **OWN, "EK_TEST": str(tmp_path / "found")}
+    settings.pop("ANSIBLE_LOG_PATH")
+    settings |= env or {}
+    return Job([str(script)], str(tmp_path), settings, more.get("passwords", {}), tmp_path, ready=str(ready))  # type: ignore[arg-type]
+
+
+def execute(job: Job, stop: Callable[[], str] = str, on_event: Callable[[Event], None] = lambda _event: None) -> Ended:
+    return Runner(job.cwd, job.scratch).execute(job, on_event, stop)
+
+
+def carried_out_by(tmp_path: Path) -> int:
+    """The parent of the program."""
+    return int((tmp_path / "found").read_text())
+
+
+PARENT = "import os\nopen(os.environ['EK_TEST'], 'w').write(str(os.getppid()))\n"
+
+
+def test_the_settings_are_those_of_a_process_of_its_own(tmp_path: Path, ready: Path) -> None:
+    found = []
+    for path in (ready, ""):
+        code = f"{SETTINGS}raise SystemExit(3)"
+        assert execute(job(tmp_path, code, path)) == Ended(3)
+        found.append(json.loads((tmp_path / "found").read_text()))
+    copy, alone = found
+    # The directory of each run; the log of the process leads to nowhere.
+    theirs = {"DEFAULT_LOCAL_TMP", "COLLECTIONS_PATHS", "DEFAULT_CALLBACK_PLUGIN_PATH", "callbacks"}
+    assert {name for name in alone if copy.get(name) != alone[name]} <= theirs
+    for name in theirs - {"DEFAULT_LOCAL_TMP"}:
+        assert copy[name] == alone[name], name
+    assert copy["DEFAULT_LOCAL_TMP"] != alone["DEFAULT_LOCAL_TMP"]
+
+
+def test_a_copy_takes_over_what_it_can_and_nothing_else(tmp_path: Path, ready: Path) -> None:
+    (process,) = processes()
+    execute(job(tmp_path, PARENT, ready))
+    assert carried_out_by(tmp_path) == process.pid
+    for env in (
+        {"ANSIBLE_NO_LOG": "True"},  # Ansible has read it when it was loaded.
+        {"ANSIBLE_STRATEGY": "free"},
+        {"ANSIBLE_LOG_PATH": str(tmp_path / "log")},
+        {"ANSIBLE_CALLBACK_PLUGINS": str(tmp_path)},
+    ):
+        execute(job(tmp_path, PARENT, ready, env))
+        assert carried_out_by(tmp_path) != process.pid, env
+    execute(job(tmp_path, PARENT, ready, {"ANSIBLE_GATHERING": "smart"}))  # This one is read by each run.
+    assert carried_out_by(tmp_path) == process.pid
+    execute(job(tmp_path, PARENT, ready, passwords={"^Password:": "x"}))
+    assert carried_out_by(tmp_path) != process.pid
+    process.kill()
+    process.wait()
+    assert execute(job(tmp_path, PARENT, ready)) == Ended(0)
+
+
+def test_it_takes_no_run_over_when_ansible_was_replaced(tmp_path: Path) -> None:
+    package = tmp_path / "other" / "ansible"
+    package.parent.mkdir()
+    found = subprocess.run(
+        [sys.executable, "-c", "import ansible, os; print(os.path.dirname(ansible.__file__))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    package.mkdir()
+    for name in os.listdir(found):
+        (package / name).symlink_to(Path(found, name))
+    (package / "constants.py").unlink()
+    (package / "constants.py").write_bytes(Path(found, "constants.py").read_bytes())
+    env = {**quiet(os.environ), "PYTHONPATH": str(package.parent)}
+    ready, path = Ready(), tmp_path / "ready"
+    ready.run([program("ansible-inventory"), "--list", "-i", "web1,"], str(tmp_path), env, {})
+    (process,) = processes()
+    assert ready.take_runs(path)
+    more = {"PYTHONPATH": env["PYTHONPATH"]}
+    execute(job(tmp_path, PARENT, path, more))
+    assert carried_out_by(tmp_path) == process.pid
+    text = (package / "constants.py").read_bytes()
+    (package / "constants.py").unlink()
+    (package / "constants.py").write_bytes(text)
+    execute(job(tmp_path, PARENT, path, more))
+    assert carried_out_by(tmp_path) != process.pid
+
+
+def test_a_playbook_runs_as_in_a_process_of_its_own(tmp_path: Path, ready: Path) -> None:
+    (tmp_path / "play.yml").write_text(
+        "- hosts: all\n  gather_facts: false\n  connection: local\n  tasks:\n"
+        '  - ansible.builtin.debug: {msg: \'{{ inventory_hostname }} {{ lookup("env", "EK_TEST") | basename }}\'}\n'
+        "  - ansible.builtin.fail: {msg: no}\n    when: inventory_hostname == 'web2'\n"
+    )
+    found = []
+    for path in (ready, ""):
+        events: list[Event] = []
+        this = job(tmp_path, "", path)
+        this = Job([program("ansible-playbook"), "-i", "web1,web2,", "play.yml"], *list(vars(this).values())[1:])
+        ended = execute(this, on_event=events.append)
+        assert ended.rc == 2 and not ended.errors
+        found.append(sorted((str(one["event"]), str(about(one)[1].get("msg"))) for one in events))
+    assert found[0] == found[1] and ("runner_on_ok", "web1 found") in found[0]
+
+
+def test_a_run_that_ends_before_its_time_leaves_no_process_behind(tmp_path: Path, ready: Path) -> None:
+    events: list[Event] = []
+    code = f"{WORKER}print('up', flush=True)\ntime.sleep(600)"
+    ended = execute(job(tmp_path, code, ready), lambda: "too late" if events else "", events.append)
+    assert ended.stopped == "too late" and not _ours(tmp_path)
+    assert execute(job(tmp_path, f"{WORKER}os.kill(os.getpid(), 9)", ready)).rc is None
+    assert not _ours(tmp_path)
+    assert execute(job(tmp_path, PARENT, ready)) == Ended(0)  # The process still takes runs over.
+    assert carried_out_by(tmp_path) == processes()[0].pid
+
+
+@pytest.mark.parametrize("victim", ["driver", "child", "stand-in"])
+def test_a_run_ends_with_each_process_that_it_needs(victim: str, tmp_path: Path) -> None:
+    code = f"{WORKER}print('up', flush=True)\ntime.sleep(600)"
+    (tmp_path / "ansible-playbook").write_text(f"#!{sys.executable}\n{code}")
+    (tmp_path / "ansible-playbook").chmod(0o755)
+    driver = (
+        "import sys\nfrom pathlib import Path\nfrom evenkeel.ansible.asking import OWN, quiet\n"
+        "from evenkeel.ansible.configuration import ask_ansible\nfrom evenkeel.ansible.runner import Job, Runner\n"
+        f"here={str(tmp_path)!r}\nansible=ask_ansible(here)\nassert ansible.ready.take_runs(Path(here,'ready'))\n"
+        "env={**quiet({}),**ansible.environment(),**OWN,'EK_TEST':'x'}\n"
+        "job=Job([here+'/ansible-playbook'],here,env,{},Path(here),ready=here+'/ready')\n"
+        "runner=Runner(here,Path(here))\n"
+        "print(runner.execute(job,lambda event: print(event.get('stdout',''),flush=True),lambda: ''),flush=True)\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(evenkeel.__file__).parents[1])}
+    with subprocess.Popen([sys.executable, "-c", driver], stdout=subprocess.PIPE, text=True, env=env) as process:
+        assert process.stdout is not None
+        assert any("up" in line for line in process.stdout)
+        whole = psutil.Process(process.pid).children(recursive=True)
+        words = {"driver": driver, "child": "evenkeel.ansible.child", "stand-in": "handing.py"}
+        known = [psutil.Process(process.pid), *whole]
+        next(one for one in known if any(words[victim] in word for word in one.cmdline())).kill()
+        rest = process.stdout.read()
+    assert "rc=None" in rest or victim == "driver"
+    _, alive = psutil.wait_procs(whole, timeout=30)
+    assert len(whole) >= 4 and not alive
+
+
+def _ours(tmp_path: Path) -> list[psutil.Process]:
+    """The processes of runs in this directory, after a moment."""
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        found = []
+        for one in psutil.process_iter():
+            try:
+                mark = one.environ().get(MARK, "")
+                if one.cwd() == str(tmp_path) and mark.strip("0") and one.status() != psutil.STATUS_ZOMBIE:
+                    found.append(one)
+            except psutil.Error:
+                pass
+        if not found:
+            return []
+        time.sleep(0.1)
+    return found
