@@ -53,8 +53,8 @@ _PARTS = (
     *("ansible.executor.module_common", "ansible.plugins.strategy.linear", "ansible.plugins.filter.core"),
     "ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action",
 )
-# Ansible's own plugins of these types. Each run reads their options from their documentation, whether it uses them or
-# not, which takes longer than to load them.
+# Plugins of these types. Each run reads the options of all from their documentation, which takes longer than to load
+# them.
 _PLUGINS = {
     "become": ("runas", "su", "sudo"),
     "cache": ("memory",),
@@ -137,9 +137,20 @@ def _load_for_runs() -> None:
     for kind, names in _PLUGINS.items():
         for name in names:
             with suppress(Exception):
-                getattr(loader, f"{kind}_loader").get(f"ansible.builtin.{name}", class_only=True)
+                getattr(loader, f"{kind}_loader").get(name, class_only=True)
     gc.collect()
     gc.freeze()  # A collection would write to all that the copies share.
+
+
+def _has_others(argv: list[str]) -> bool:
+    """Whether plugins beside a playbook take the place of those that this process has loaded."""
+    places = {word if os.path.isdir(word) else os.path.dirname(word) for word in argv if os.path.exists(word)}
+    return any(
+        os.path.exists(os.path.join(place, f"{kind}_plugins", f"{name}.py"))
+        for place in places
+        for kind, names in _PLUGINS.items()
+        for name in names
+    )
 
 
 def _adopt(env: dict[str, str]) -> set[str]:
@@ -191,7 +202,7 @@ def _carry_out(
         constants = import_module("ansible.constants")
         if not constants.DEFAULT_LOG_PATH:  # The log of this process leads to nowhere.
             changed.discard("DEFAULT_LOG_PATH")
-        if changed - _READ_LATE or cwd != os.getcwd() or len(env[MARK]) != len(NO_MARK):
+        if changed - _READ_LATE or cwd != os.getcwd() or len(env[MARK]) != len(NO_MARK) or _has_others(argv):
             os._exit(0)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
@@ -230,6 +241,8 @@ def _answer(found: list[int], argv: list[str], env: dict[str, str], vault: list[
     """Run a program as if it had been started; never returns."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     atexit._clear()  # what the first process removes at its end
+    if _has_others(argv):
+        os._exit(0)
     output, errors, ended, *pipes = found
     os.dup2(output, 1)
     os.dup2(errors, 2)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -110,6 +111,14 @@ def test_a_copy_takes_over_what_it_can_and_nothing_else(tmp_path: Path, ready: P
     assert carried_out_by(tmp_path) == process.pid
     execute(job(tmp_path, PARENT, ready, passwords={"^Password:": "x"}))
     assert carried_out_by(tmp_path) != process.pid
+    playbook, plugin = tmp_path / "beside" / "play.yml", tmp_path / "beside" / "connection_plugins" / "ssh.py"
+    plugin.parent.mkdir(parents=True)
+    playbook.write_text("[]")
+    for expected in (True, False):
+        this = job(tmp_path, PARENT, ready)
+        execute(replace(this, argv=[*this.argv, str(playbook)]))
+        assert (carried_out_by(tmp_path) == process.pid) is expected
+        plugin.write_text("")
     process.kill()
     process.wait()
     assert execute(job(tmp_path, PARENT, ready)) == Ended(0)
@@ -154,7 +163,7 @@ def test_a_playbook_runs_as_in_a_process_of_its_own(tmp_path: Path, ready: Path)
     for path in (ready, ""):
         events: list[Event] = []
         this = job(tmp_path, "", path)
-        this = Job([program("ansible-playbook"), "-i", "web1,web2,", "play.yml"], *list(vars(this).values())[1:])
+        this = replace(this, argv=[program("ansible-playbook"), "-i", "web1,web2,", "play.yml"])
         ended = execute(this, on_event=events.append)
         assert ended.rc == 2 and not ended.errors
         found.append(sorted((str(one["event"]), str(about(one)[1].get("msg"))) for one in events))

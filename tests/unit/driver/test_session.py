@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import pwd
+import re
 import shutil
 import stat
 import subprocess
