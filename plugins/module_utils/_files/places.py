@@ -22,9 +22,12 @@ PATHS = (
     *("/var/spool/cron", "/var/spool/at", "/var/lib/systemd/linger"),
     *("/var/lib/gems", "/var/lib/flatpak/exports", "/opt", "/root"),
 )
-# Data of users and of programs, and files that programs make anew from other files.
+# Directories that hold data, of which only what lies right in them is looked at, beside PATHS.
+FLAT = ("/", "/home", "/srv", "/var", "/var/lib", "/var/spool")
+# Data of users and of programs, where a person names a path around them.
+_DATA = ("/dev", "/home", "/lost+found", "/media", "/mnt", "/proc", "/run", "/srv", "/sys", "/tmp", "/var")
+# Files that programs make anew from other files, and what passes.
 EXCLUDE = (
-    *("/dev", "/home", "/lost+found", "/media", "/mnt", "/proc", "/run", "/srv", "/sys", "/tmp", "/var"),
     *("/etc/.pwd.lock", "/etc/.updated", "/etc/adjtime", "/etc/ld.so.cache", "/etc/lvm/archive", "/etc/lvm/backup"),
     *(f"/etc/{name}-" for name in ("passwd", "shadow", "group", "gshadow", "subuid", "subgid")),
     *("/etc/udev/hwdb.bin", "/usr/lib/udev/hwdb.bin", "/usr/lib/locale/locale-archive", "/usr/share/info/dir"),
@@ -36,7 +39,8 @@ EXCLUDE = (
 def check(spec: Any) -> dict[str, list[str]]:
     """The declaration of the places that are looked at, with all its keys; UsageError names the fault."""
     found = read(OPTIONS, spec or {}, "outside")
-    paths = list(PATHS) if found["paths"] is None else found["paths"]
+    usual = found["paths"] is None
+    paths = list(PATHS) if usual else found["paths"]
     try:
         paths = [os.fsdecode(check_path(os.fsencode(one.rstrip("/") or "/"))) for one in paths]
     except UsageError as error:
@@ -44,4 +48,4 @@ def check(spec: Any) -> dict[str, list[str]]:
     if not all(found["exclude"]):
         raise UsageError("outside: exclude must be a list of names or paths, with * and ? for what may vary")
     exclude = check_patterns(found["exclude"], "outside: exclude")
-    return {"paths": list(dict.fromkeys(paths)), "exclude": [*EXCLUDE, *exclude]}
+    return {"paths": list(dict.fromkeys(paths)), "exclude": [*(() if usual else _DATA), *EXCLUDE, *exclude]}

@@ -42,10 +42,10 @@ def remember(store: Store, generation: int, declared: Mapping[str, list[str]]) -
     path = store.join("before")
     with suppress(OSError):
         if declared["paths"] and (command.is_host(store) or declared["paths"] != list(places.PATHS)):
-            walk = _walk(store, declared, _BEFORE)
             usual = declared["paths"] == list(places.PATHS)
-            seen = {"kernel": kernel.read_settings()} if usual else {}
-            footprint.record(path, {"generation": generation, **declared, **seen}, walk)
+            seen = {"kernel": kernel.read_settings(), "flat": places.FLAT} if usual else {}
+            every = {"generation": generation, **declared, **seen}
+            footprint.record(path, every, _walk(store, every, _BEFORE))
         else:
             remove_file(path)
 
@@ -65,10 +65,11 @@ def find_changed(store: Store, generation: int, checkpoint: str, back: bool, sec
         return None
 
 
-def _walk(store: Store, declared: Mapping[str, Sequence[str]], seconds: float) -> Walk:
+def _walk(store: Store, declared: Mapping[str, Any], seconds: float) -> Walk:
+    """``flat`` is not there in what older versions recorded."""
     end = store.system.monotonic() + seconds
-    paths = [os.fsencode(one) for one in declared["paths"]]
-    return Walk(paths, _left_out(store, declared), lambda: store.system.monotonic() < end)
+    paths, flat = ([os.fsencode(one) for one in declared.get(key, ())] for key in ("paths", "flat"))
+    return Walk(paths, _left_out(store, declared), lambda: store.system.monotonic() < end, flat)
 
 
 def _left_out(store: Store, declared: Mapping[str, Sequence[str]]) -> Callable[[bytes], bool]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The directories that a login passes. sshd refuses each key below a home that others could write to or that is
-somebody else's, and nobody passes a directory that is shut, whatever files and accounts say."""
+"""The directories that a login or any program passes. sshd refuses each key below a home that others could write to or
+that is somebody else's, and nobody passes a directory that is shut, whatever files and accounts say."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ from .._host.mounts import mount_of, mount_points
 from .._host.paths import DIRECTORY, ancestors, check_path, open_dir
 from .._host.trust import read_small, stranger, trusted
 
-# Directories that each login passes, and the empty directories in which sshd locks up a part of itself.
+# Directories that each login or the programs of all users pass, and the empty directories in which sshd locks up a part
+# of itself.
 _OF_ALL = (
-    *("/", "/etc", "/run", "/tmp", "/usr", "/usr/bin", "/usr/lib", "/usr/sbin", "/var", "/var/tmp"),
+    *("/", "/etc", "/run", "/tmp", "/usr", "/usr/bin", "/usr/lib", "/usr/sbin", "/var", "/var/tmp", "/root", "/home"),
+    *("/opt", "/srv", "/mnt", "/media", "/boot", "/usr/local", "/usr/local/bin", "/usr/local/lib", "/usr/local/sbin"),
+    *("/usr/libexec", "/usr/share", "/var/cache", "/var/lib", "/var/log", "/var/spool", "/var/spool/cron"),
     *("/run/sshd", "/var/empty/sshd", "/usr/share/empty.sshd"),
 )
 # The directory of the keys in a home, and the shells of accounts that do not log in.

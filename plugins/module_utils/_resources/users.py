@@ -37,8 +37,8 @@ class Users(Kind):
     """The accounts and groups in passwd, shadow, group, gshadow, subuid and subgid, as one set.
 
     They are read and put back under the lock of useradd and its like. So are the owners and modes of the directories
-    that a login passes, such as homes with their C(.ssh), without which sshd lets nobody in. Takes nothing. For example
-    V(users: {}).
+    that a login passes, such as homes with their C(.ssh), without which sshd lets nobody in, and of those that programs
+    of all users pass, such as C(/srv) and C(/var/lib). Takes nothing. For example V(users: {}).
     """
 
     name = "users"

@@ -386,10 +386,32 @@ def test_the_usual_places_are_programs_and_configuration_and_no_data() -> None:
     left_out = footprints._left_out(Store("/var/lib/evenkeel", System()), found)
     jobs = {"/var/spool/at", "/var/lib/systemd/linger", "/var/lib/gems", "/var/lib/flatpak/exports"}
     assert jobs < set(found["paths"]) and not any(left_out(os.fsencode(f"{path}/x")) for path in jobs)
-    for path in (b"/home", b"/var", b"/tmp", b"/srv", b"/root/.ansible", b"/usr/lib/x/__pycache__", b"/etc/passwd-"):
+    for path in (b"/root/.ansible", b"/usr/lib/x/__pycache__", b"/etc/passwd-"):
         assert left_out(path), path
     for path in (b"/usr", b"/etc", b"/opt", b"/etc/passwd", b"/root/.ssh", b"/boot/vmlinuz", b"/var/spool/cron/root"):
         assert not left_out(path), path
+    data = (b"/home", b"/var", b"/tmp", b"/srv")
+    assert not any(map(left_out, data)), "they themselves are looked at, and their own entries"
+    around = footprints._left_out(Store("/var/lib/evenkeel", System()), places.check({"paths": ["/"]}))
+    assert all(map(around, data)), "nobody asked for data who asked for all of a host"
+
+
+def test_of_the_usual_places_those_with_data_are_looked_at_by_their_own_entries(
+    store: Store, host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(footprints, "command", SimpleNamespace(is_host=lambda _store: True))
+    monkeypatch.setattr(places, "PATHS", (str(host / "etc"),))
+    monkeypatch.setattr(places, "FLAT", (str(host / "var"),))
+    (host / "var/lib").mkdir()
+    settle(store, 1, GOOD, *NOW)
+    arm(store, host, paths=None, exclude=[])
+    (host / "var/lib").chmod(0o700)
+    (host / "var/lib/deep").mkdir()
+    (host / "var/new").mkdir()
+    (host / "etc").chmod(0o700)
+    with pytest.raises(Unhealthy) as failed:
+        settle(store, 2, BAD, *NOW)
+    assert paths(host, failed.value.result["outside"]) == {"var/lib": "mode", "var/new": "new", "etc": "mode"}
 
 
 # -- what kinds cover

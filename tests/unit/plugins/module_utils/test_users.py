@@ -305,6 +305,13 @@ def test_files_must_not_exclude_what_belongs_to_it(pattern: str) -> None:
     registry.check([{"users": {}}, {"files": {"paths": ["/srv"], "exclude": [pattern]}}])
 
 
+def test_the_directories_that_programs_of_all_users_pass_are_recorded(etc: Path) -> None:
+    found = {one.path for one in passages.read_passages(str(etc / "passwd"))}
+    wanted = ("/", "/etc", "/home", "/opt", "/root", "/srv", "/usr/local", "/usr/share", "/var/lib", "/var/log")
+    near = [one for one in wanted if os.path.isdir(one) and mounts.file_system_of(one) in passages._NEAR]
+    assert near and set(near) <= found
+
+
 @pytest.fixture
 def home(etc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The home of an account that can log in, with a directory of keys; nothing else of this machine is looked at."""
