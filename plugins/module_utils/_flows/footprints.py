@@ -43,7 +43,7 @@ def remember(store: Store, generation: int, declared: Mapping[str, list[str]]) -
     with suppress(OSError):
         if declared["paths"] and (command.is_host(store) or declared["paths"] != list(places.PATHS)):
             usual = declared["paths"] == list(places.PATHS)
-            seen = {"kernel": kernel.read_settings(), "flat": places.FLAT} if usual else {}
+            seen = {"kernel": _read_kernel(store), "flat": places.FLAT} if usual else {}
             every = {"generation": generation, **declared, **seen}
             footprint.record(path, every, _walk(store, every, _BEFORE))
         else:
@@ -90,15 +90,21 @@ def _compare_with_record(store: Store, generation: int, manifest: Manifest, seco
         complete = then.complete and now.complete and len(found) < _MOST
     at = Restore(store.system, store.objects, since=since)
     if "kernel" in then.declared:
-        found += _of_kernel(then.declared["kernel"], manifest, at)
+        found += _of_kernel(then.declared["kernel"], _read_kernel(store), manifest, at)
     bare = uncovered(found, manifest, at)
     shown = [ChangedPath(os.fsdecode(one.path[: outside.LONGEST]), one.what) for one in bare[: outside.SHOWN]]
     return Outside(shown, len(bare), complete)
 
 
-def _of_kernel(then: Mapping[str, Any], manifest: Manifest, at: Restore) -> list[Changed]:
+def _read_kernel(store: Store) -> dict[str, Any]:
+    """The state of the running kernel. Plain JSON."""
+    found: dict[str, Any] = kernel.read_settings()
+    return {**found, "settings": {**found["settings"], **kernel.read_audit(store.system.run)}}
+
+
+def _of_kernel(then: Mapping[str, Any], now: Mapping[str, Any], manifest: Manifest, at: Restore) -> list[Changed]:
     """The state of the running kernel that differs."""
-    found = list(kernel.differences(then, kernel.read_settings()))
+    found = list(kernel.differences(then, now))
     for section in manifest.sections:
         found += registry.kind_of(section).beyond(section.spec, registry.own_lines(section), at)
     return [Changed(os.fsencode(path), what) for path, what in found]
