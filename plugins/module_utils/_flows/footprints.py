@@ -96,9 +96,9 @@ def _compare_with_record(store: Store, generation: int, manifest: Manifest, seco
     return Outside(shown, len(bare), complete)
 
 
-def _read_kernel(store: Store) -> dict[str, Any]:
+def _read_kernel(store: Store) -> Mapping[str, Any]:
     """The state of the running kernel. Plain JSON."""
-    found: dict[str, Any] = kernel.read_settings()
+    found: Mapping[str, Any] = kernel.read_settings()
     return {**found, "settings": {**found["settings"], **kernel.read_audit(store.system.run)}}
 
 
