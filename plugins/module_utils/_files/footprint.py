@@ -60,7 +60,8 @@ class Walk:
 
     ``left_out``: tells whether a directory is left out. ``goes_on``: tells whether there is time for more. A directory
     that two declared trees or two mounts show is walked once, at its first path. ``flat``: directories that hold data;
-    they come first, and nothing below their entries is looked at.
+    they come first, and nothing below their entries is looked at. ``alone``: paths that come last; nothing below them
+    is looked at, as they may be a user's.
     """
 
     def __init__(
@@ -69,10 +70,12 @@ class Walk:
         left_out: Callable[[bytes], bool],
         goes_on: Callable[[], bool] = lambda: True,
         flat: Sequence[bytes] = (),
+        alone: Sequence[bytes] = (),
     ) -> None:
         self.complete = True
         self._paths = paths
         self._flat = flat
+        self._alone = alone
         self._left_out = left_out
         self._goes_on = goes_on
         self._disk = ""
@@ -87,24 +90,27 @@ class Walk:
             if kind not in DISKS:  # Not even looked at: a server that is gone, or a user's own FUSE, never answers.
                 above, name = os.path.split(point)
                 self._strange.setdefault(above, set()).add(os.fsdecode(name))
-        for number, root in enumerate((*self._flat, *self._paths)):
+        ways = [(root, self._entries_of) for root in self._flat] + [(root, self._below) for root in self._paths]
+        ways += [(root, self._nothing) for root in self._alone]
+        for number, (root, way) in enumerate(ways):
             self._disk = mounts.get(mount_of(root, mounts), "")
-            if self._disk not in DISKS:
-                continue
-            itself = self._itself(root)
+            itself = self._itself(root) if self._disk in DISKS else None
             if itself is not None:
                 yield number, b"", itself
-            for path, entries in self._entries_of(root) if number < len(self._flat) else self._below(root):
+            for path, entries in way(root) if self._disk in DISKS else ():
                 yield number, path, entries
 
+    def _nothing(self, _root: bytes) -> Iterator[tuple[bytes, bytes]]:
+        return iter(())
+
     def _itself(self, root: bytes) -> bytes | None:
-        """The declared path as an entry; empty where it does not exist, None where it lies behind a link or cannot be
+        """The declared path as an entry; empty where it does not exist or lies behind a link, None where it cannot be
         looked at."""
         try:
             above = open_dir(os.path.dirname(root))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError, UsageError):
             return b""
-        except (OSError, UsageError):
+        except OSError:
             return None
         try:
             name = os.path.basename(root) or _ROOT

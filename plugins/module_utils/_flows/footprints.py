@@ -22,7 +22,7 @@ from .._files.footprint import Changed, Recorded, Walk
 from .._host import kernel
 from .._host.durable import remove_file
 from .._host.paths import ancestors
-from .._resources import files, ours, registry
+from .._resources import files, ours, passages, registry
 from .._resources.kind import Restore
 from .._results.change import ChangedPath, Outside
 from .._store.manifest import Manifest
@@ -30,6 +30,8 @@ from .._store.store import Store
 
 # The number of paths that are looked at further.
 _MOST = 200_000
+# The accounts, and the number of files in their homes that are looked at.
+_PASSWD, _MOST_ALONE = "/etc/passwd", 10_000
 # Seconds for the walk when a change is armed, and for the walk at its end.
 _BEFORE, _AFTER = 5.0, 5.0
 
@@ -43,7 +45,8 @@ def remember(store: Store, generation: int, declared: Mapping[str, list[str]]) -
     with suppress(OSError):
         if declared["paths"] and (command.is_host(store) or declared["paths"] != list(places.PATHS)):
             usual = declared["paths"] == list(places.PATHS)
-            seen = {"kernel": _read_kernel(store), "flat": places.FLAT} if usual else {}
+            alone = [f"{os.fsdecode(home)}/{name}" for home in passages.homes(_PASSWD) for name in passages.OF_LOGIN]
+            seen = {"kernel": _read_kernel(store), "flat": places.FLAT, "alone": alone[:_MOST_ALONE]} if usual else {}
             every = {"generation": generation, **declared, **seen}
             footprint.record(path, every, _walk(store, every, _BEFORE))
         else:
@@ -66,10 +69,10 @@ def find_changed(store: Store, generation: int, checkpoint: str, back: bool, sec
 
 
 def _walk(store: Store, declared: Mapping[str, Any], seconds: float) -> Walk:
-    """``flat`` is not there in what older versions recorded."""
+    """``flat`` and ``alone`` are not there in what older versions recorded."""
     end = store.system.monotonic() + seconds
-    paths, flat = ([os.fsencode(one) for one in declared.get(key, ())] for key in ("paths", "flat"))
-    return Walk(paths, _left_out(store, declared), lambda: store.system.monotonic() < end, flat)
+    paths, flat, alone = ([os.fsencode(one) for one in declared.get(key, ())] for key in ("paths", "flat", "alone"))
+    return Walk(paths, _left_out(store, declared), lambda: store.system.monotonic() < end, flat, alone)
 
 
 def _left_out(store: Store, declared: Mapping[str, Sequence[str]]) -> Callable[[bytes], bool]:

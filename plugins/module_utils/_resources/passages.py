@@ -27,6 +27,11 @@ _OF_ALL = (
 )
 # The directory of the keys in a home, and the shells of accounts that do not log in.
 _KEYS = ".ssh"
+# Files in a home that decide who logs in, and about the programs of a login.
+OF_LOGIN = (
+    *(f".ssh/{name}" for name in ("authorized_keys", "authorized_keys2", "rc", "environment")),
+    *(".k5login", ".rhosts", ".shosts", ".profile", ".bash_profile", ".bash_login", ".bashrc", ".zshenv"),
+)
 _SHUT = ("nologin", "false", "sync", "halt", "shutdown")
 # A server that does not answer is not asked.
 _NEAR = DISKS | {"tmpfs"}
@@ -89,7 +94,7 @@ def _is_number(value: object) -> bool:
 def read_passages(passwd: str) -> list[Passage]:
     """The directories as they are, by their paths. ``passwd``: the file of the accounts."""
     places = {os.fsencode(one) for one in _OF_ALL}
-    for home in _homes(passwd):
+    for home in homes(passwd):
         places |= {*ancestors(home), home, home + b"/" + os.fsencode(_KEYS)}
     points = mount_points()
     return [one for one in (_seen(path, points) for path in sorted(places)) if one is not None]
@@ -143,7 +148,7 @@ def _stranger(path: str) -> str:
         return f"the way to it cannot be followed: {error.strerror}"
 
 
-def _homes(passwd: str) -> Iterator[bytes]:
+def homes(passwd: str) -> Iterator[bytes]:
     """The homes of the accounts that can log in."""
     text = b""
     with suppress(OSError):

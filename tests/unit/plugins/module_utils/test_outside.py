@@ -396,6 +396,38 @@ def test_the_usual_places_are_programs_and_configuration_and_no_data() -> None:
     assert all(map(around, data)), "nobody asked for data who asked for all of a host"
 
 
+def test_files_that_decide_about_logins_are_looked_at_in_each_home(
+    store: Store, host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(footprints, "command", SimpleNamespace(is_host=lambda _store: True))
+    monkeypatch.setattr(places, "PATHS", (str(host / "etc"),))
+    monkeypatch.setattr(places, "FLAT", ())
+    monkeypatch.setattr(footprints, "_PASSWD", str(tmp_path / "passwd"))
+    accounts = {"a": "/bin/sh", "b": "/bin/bash", "c": "/usr/sbin/nologin", "d": "/bin/sh"}
+    for name in accounts:
+        (host / name / ".ssh").mkdir(parents=True)
+        (host / name / ".ssh/authorized_keys").write_text("key")
+    lines = [f"{name}:x:1:1::{host}/{name}:{shell}\n" for name, shell in accounts.items()]
+    (tmp_path / "passwd").write_text("".join(lines))
+    settle(store, 1, GOOD, *NOW)
+    arm(store, host, paths=None, exclude=[])
+    (host / "a/.ssh/authorized_keys").write_text("key and another one")
+    (host / "b/.bashrc").write_text("new")
+    (host / "b/.ssh/authorized_keys").unlink()
+    (host / "b/.ssh/known_hosts").write_text("nobody logs in by that")
+    (host / "c/.ssh/authorized_keys").write_text("nobody logs in there")
+    (host / "d/.ssh").rename(host / "d/elsewhere")
+    (host / "d/.ssh").symlink_to("elsewhere")
+    with pytest.raises(Unhealthy) as failed:
+        settle(store, 2, BAD, *NOW)
+    assert paths(host, failed.value.result["outside"]) == {
+        "a/.ssh/authorized_keys": "content",
+        "b/.bashrc": "new",
+        "b/.ssh/authorized_keys": "removed",
+        "d/.ssh/authorized_keys": "removed",
+    }
+
+
 def test_of_the_usual_places_those_with_data_are_looked_at_by_their_own_entries(
     store: Store, host: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
