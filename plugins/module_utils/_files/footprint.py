@@ -90,18 +90,15 @@ class Walk:
             if kind not in DISKS:  # Not even looked at: a server that is gone, or a user's own FUSE, never answers.
                 above, name = os.path.split(point)
                 self._strange.setdefault(above, set()).add(os.fsdecode(name))
-        ways = [(root, self._entries_of) for root in self._flat] + [(root, self._below) for root in self._paths]
-        ways += [(root, self._nothing) for root in self._alone]
-        for number, (root, way) in enumerate(ways):
+        first, last = len(self._flat), len(self._flat) + len(self._paths)
+        for number, root in enumerate((*self._flat, *self._paths, *self._alone)):
             self._disk = mounts.get(mount_of(root, mounts), "")
             itself = self._itself(root) if self._disk in DISKS else None
             if itself is not None:
                 yield number, b"", itself
-            for path, entries in way(root) if self._disk in DISKS else ():
-                yield number, path, entries
-
-    def _nothing(self, _root: bytes) -> Iterator[tuple[bytes, bytes]]:
-        return iter(())
+            if self._disk in DISKS and number < last:
+                for path, entries in self._entries_of(root) if number < first else self._below(root):
+                    yield number, path, entries
 
     def _itself(self, root: bytes) -> bytes | None:
         """The declared path as an entry; empty where it does not exist or lies behind a link, None where it cannot be
