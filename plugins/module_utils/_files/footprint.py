@@ -38,6 +38,8 @@ DISKS = frozenset(
 _COPIED_UP = ("overlay", "aufs")
 # File systems that may give a file another inode number at any time.
 _PASSING_INODES = (*_COPIED_UP, "vfat")
+# Below it lies configuration in memory, which counts until the next boot.
+_RUNTIME = b"/run/"
 # Levels of directories, each of which needs an open descriptor.
 _DEEPEST = 100
 # The number of entries after which the time is looked at again.
@@ -93,10 +95,12 @@ class Walk:
         first, last = len(self._flat), len(self._flat) + len(self._paths)
         for number, root in enumerate((*self._flat, *self._paths, *self._alone)):
             self._disk = mounts.get(mount_of(root, mounts), "")
-            itself = self._itself(root) if self._disk in DISKS else None
+            if self._disk not in DISKS and not (self._disk == "tmpfs" and root.startswith(_RUNTIME)):
+                continue
+            itself = self._itself(root)
             if itself is not None:
                 yield number, b"", itself
-            if self._disk in DISKS and number < last:
+            if number < last:
                 for path, entries in self._entries_of(root) if number < first else self._below(root):
                     yield number, path, entries
 

@@ -348,6 +348,22 @@ def test_what_a_network_or_a_user_has_mounted_is_not_even_looked_at(
     assert host.walk().complete
 
 
+def test_of_memory_only_configuration_that_counts_until_the_next_boot_is_looked_at(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = os.fsencode(host.root / "etc")
+    real = mount_points()
+    monkeypatch.setattr(footprint, "DISKS", footprint.DISKS - {"tmpfs"})
+    monkeypatch.setattr(footprint, "mount_points", lambda: {**real, point: "tmpfs"})
+    host.roots = [point + b"/ssh", os.fsencode(host.root / "etc/motd")]
+    assert list(host.walk().directories()) == []
+    monkeypatch.setattr(footprint, "_RUNTIME", point + b"/")
+    host.record()
+    (host.root / "etc/ssh/new").touch()
+    (host.root / "etc/motd").write_text("a file may be declared, too")
+    assert host.changed() == {"etc/ssh/new": "new", "etc/motd": "content"}
+
+
 def test_a_number_that_a_file_system_may_change_at_any_time_is_not_compared(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
