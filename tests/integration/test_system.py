@@ -135,3 +135,66 @@ def test_the_first_checkpoint_of_a_plain_host_is_small_and_quick(plain: Fleet) -
     print(taken["stats"], plain.on(HOST, "du -sb /var/lib/evenkeel"))
     assert int(plain.on(HOST, "du -sb /var/lib/evenkeel").split()[0]) < 5_000_000
     assert taken["stats"]["seconds"] < 3
+
+
+TAKEN = """
+set -e
+make() {  # name, field, then the files that it has
+  top=/run/ek-taken/$1 && mkdir -p $top/DEBIAN $top/usr/share/ek-taken
+  printf 'Package: %s\\nVersion: 1\\nArchitecture: all\\nMaintainer: x <x@y>\\n%sDescription: x\\n' $1 "$2" \
+> $top/DEBIAN/control
+  for one in $3; do echo "of $1" > $top/usr/share/ek-taken/$one; done
+  dpkg-deb --root-owner-group --build $top /run/ek-taken/$1.deb
+}
+rm -rf /run/ek-taken
+make ek-stays '' 'own shared'
+make ek-goes '' 'all'
+make ek-takes 'Replaces: ek-stays, ek-goes
+' 'shared all'
+dpkg -i /run/ek-taken/ek-stays.deb /run/ek-taken/ek-goes.deb
+apt-mark auto ek-stays
+mkdir -p /srv/ek-app /var/lib/ek-data
+chmod 755 /srv/ek-app
+rm -rf /etc/adjtime /var/lib/systemd/linger
+"""
+NOT_TAKEN = """
+dpkg --purge ek-takes ek-stays ek-goes >/dev/null 2>&1
+rm -rf /run/ek-taken /srv/ek-* /home/ek-new /ek-swap /var/lib/ek-* /etc/adjtime /var/lib/systemd/linger
+sed -i '/^# key$/d' /home/ops/.ssh/authorized_keys
+true
+"""
+BESIDE = """
+- hosts: web
+  gather_facts: false
+  tasks:
+    - ansible.builtin.shell: |
+        dpkg -i /run/ek-taken/ek-takes.deb
+        chmod 711 /root; chmod 700 /srv /var/lib /usr/local/bin; chown 7:7 /opt
+        chmod 700 /srv/ek-app; setfacl -m u:ops:rwx /var/lib/ek-data; mkdir /home/ek-new; touch /ek-swap
+        loginctl enable-linger ops; printf '0.0 0 0.0\\n0\\nLOCAL\\n' > /etc/adjtime
+        echo '# key' >> /home/ops/.ssh/authorized_keys
+      args: {executable: /bin/bash}
+    - ansible.builtin.fail: {msg: and now back}
+"""
+
+
+def test_what_lies_beside_the_trees_is_back_or_named(plain: Fleet) -> None:
+    state = (
+        "stat -c '%n %a %u:%g' /root /srv /var/lib /usr/local/bin /opt; tail /usr/share/ek-taken/*; dpkg -V ek-stays"
+    )
+    state += "; ls /var/lib/systemd/linger; apt-mark showauto ek-stays; dpkg-query -W -f '${Status}' ek-takes"
+    try:
+        plain.on(HOST, TAKEN)
+        before = plain.on(HOST, state, check=False)
+        host = changed(plain, BESIDE)
+        assert plain.on(HOST, state, check=False) == before and "of ek-goes" in before
+        assert {one["path"]: one["what"] for one in host["outside"]["paths"]} == {
+            "/ek-swap": "new",
+            "/home/ek-new": "new",
+            "/srv/ek-app": "mode",
+            "/var/lib/ek-data": "mode, changed",
+            "/etc/adjtime": "value",
+            "/home/ops/.ssh/authorized_keys": "content",
+        }
+    finally:
+        plain.on(HOST, NOT_TAKEN)

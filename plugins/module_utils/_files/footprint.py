@@ -6,8 +6,9 @@ A comparison of recorded metadata needs no clock, so that nothing is missed when
 are not read: a program that writes to a file and sets its times back still changes its ctime.
 
 A record is a gzip stream. Its first line is the declaration in JSON. Then for each directory, in the order of the walk,
-follow a line ``<number of the declared path> <bytes of its path> <bytes of its entries>`` and those bytes. The last
-line is ``whole`` or ``part``. The walk holds one directory in memory, however large the host is.
+follow a line ``<number of the declared path> <bytes of its path> <bytes of its entries>`` and those bytes. Each
+declared path is itself the entry of a directory without a path. The last line is ``whole`` or ``part``. The walk holds
+one directory in memory, however large the host is.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from hashlib import sha256
 from typing import Any, BinaryIO, Callable, NamedTuple
 
 from .._errors import UsageError
@@ -36,11 +38,15 @@ DISKS = frozenset(
 _COPIED_UP = ("overlay", "aufs")
 # File systems that may give a file another inode number at any time.
 _PASSING_INODES = (*_COPIED_UP, "vfat")
+# Below it lies configuration in memory, which counts until the next boot.
+_RUNTIME = b"/run/"
 # Levels of directories, each of which needs an open descriptor.
 _DEEPEST = 100
 # The number of entries after which the time is looked at again.
 _OFTEN = 4096
-_INODE, _CTIME, _MODE, _UID, _GID, _SIZE, _MTIME = range(7)
+# The last word is there for declared paths, and for entries of directories that are not walked.
+_INODE, _CTIME, _MODE, _UID, _GID, _SIZE, _MTIME, _ATTRIBUTES = range(8)
+_ROOT = b"/"
 
 
 class Changed(NamedTuple):
@@ -55,7 +61,9 @@ class Walk:
     """A walk over the declared trees, each of them within one file system; ``complete`` tells whether all was read.
 
     ``left_out``: tells whether a directory is left out. ``goes_on``: tells whether there is time for more. A directory
-    that two declared trees or two mounts show is walked once, at its first path.
+    that two declared trees or two mounts show is walked once, at its first path. ``flat``: directories that hold data;
+    they come first, and nothing below their entries is looked at. ``alone``: paths that come last; nothing below them
+    is looked at, as they may be a user's.
     """
 
     def __init__(
@@ -63,9 +71,13 @@ class Walk:
         paths: Sequence[bytes],
         left_out: Callable[[bytes], bool],
         goes_on: Callable[[], bool] = lambda: True,
+        flat: Sequence[bytes] = (),
+        alone: Sequence[bytes] = (),
     ) -> None:
         self.complete = True
         self._paths = paths
+        self._flat = flat
+        self._alone = alone
         self._left_out = left_out
         self._goes_on = goes_on
         self._disk = ""
@@ -80,11 +92,72 @@ class Walk:
             if kind not in DISKS:  # Not even looked at: a server that is gone, or a user's own FUSE, never answers.
                 above, name = os.path.split(point)
                 self._strange.setdefault(above, set()).add(os.fsdecode(name))
-        for number, root in enumerate(self._paths):
+        first, last = len(self._flat), len(self._flat) + len(self._paths)
+        for number, root in enumerate((*self._flat, *self._paths, *self._alone)):
             self._disk = mounts.get(mount_of(root, mounts), "")
-            if self._disk in DISKS:
-                for path, entries in self._below(root):
+            if self._disk not in DISKS and not (self._disk == "tmpfs" and root.startswith(_RUNTIME)):
+                continue
+            itself = self._itself(root)
+            if itself is not None:
+                yield number, b"", itself
+            if number < last:
+                for path, entries in self._entries_of(root) if number < first else self._below(root):
                     yield number, path, entries
+
+    def _itself(self, root: bytes) -> bytes | None:
+        """The declared path as an entry; empty where it does not exist or lies behind a link, None where it cannot be
+        looked at."""
+        try:
+            above = open_dir(os.path.dirname(root))
+        except (FileNotFoundError, NotADirectoryError, UsageError):
+            return b""
+        except OSError:
+            return None
+        try:
+            name = os.path.basename(root) or _ROOT
+            info = os.stat(name, dir_fd=above, follow_symlinks=False)
+            return root[1:] + b"\0" + self._facts(info, above, name).encode()
+        except FileNotFoundError:
+            return b""
+        except OSError:
+            return None
+        finally:
+            os.close(above)
+
+    def _entries_of(self, folder: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The directory and its entries. They are data but in ``/``: neither content nor time counts then."""
+        try:
+            fd = open_dir(folder)
+        except (FileNotFoundError, NotADirectoryError, UsageError):
+            return
+        except OSError:
+            self.complete = False
+            return
+        found: list[str] = []
+        try:
+            strange = self._strange.get(folder, ())
+            for name in sorted(set(os.listdir(fd)).difference(strange)):
+                if len(found) % _OFTEN == _OFTEN - 1 and not self._goes_on():
+                    self.complete = False
+                    return
+                with suppress(FileNotFoundError):
+                    info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                    found.append(f"{name}\0{self._facts(info, fd, os.fsencode(name), folder != _ROOT)}")
+        except OSError:
+            self.complete = False
+            return
+        finally:
+            os.close(fd)
+        yield folder, os.fsencode("\0".join(found))
+
+    def _facts(self, i: os.stat_result, above: int, name: bytes, is_data: bool = False) -> str:
+        """The metadata of an entry of the directory ``above``, with its attributes where it is a directory."""
+        is_folder = stat.S_ISDIR(i.st_mode)
+        is_passing = self._disk in _PASSING_INODES or (is_data and stat.S_ISREG(i.st_mode))
+        ctime = 0 if is_data or (is_folder and self._disk in _COPIED_UP) else i.st_ctime_ns
+        size, mtime = (0, 0) if is_data else (i.st_size, i.st_mtime_ns)
+        words = (0 if is_passing else i.st_ino, ctime, i.st_mode, i.st_uid, i.st_gid, size, mtime)
+        return " ".join(f"{word:x}" for word in (*words, _attributes(above, name) if is_folder else 0))
 
     def _below(self, root: bytes) -> Iterator[tuple[bytes, bytes]]:
         try:
@@ -171,6 +244,21 @@ class Walk:
         return os.fsencode("\0".join(found)), below
 
 
+def _attributes(above: int, name: bytes) -> int:
+    """A number for the extended attributes of a directory, ACL and label among them. Values that its owner sets do not
+    count, but for their names: they may be large."""
+    digest = sha256()
+    with suppress(OSError):
+        fd = os.open(name, DIRECTORY, dir_fd=above)
+        try:
+            for key in sorted(os.listxattr(fd)):
+                value = b"" if key.startswith("user.") else os.getxattr(fd, key)
+                digest.update(b"%d %b %d %b" % (len(key), os.fsencode(key), len(value), value))
+        finally:
+            os.close(fd)
+    return int(digest.hexdigest()[:8], 16)
+
+
 def record(path: str, declared: Mapping[str, Any], walk: Walk) -> None:
     """Write the record of a walk. Raises OSError; there is no record then."""
     temporary = f"{path}{TEMPORARY}{os.getpid()}"
@@ -215,6 +303,7 @@ class Recorded:
 def differences(then: Recorded, now: Walk, left_out: Callable[[bytes], bool]) -> Iterator[Changed]:
     """The paths that are different, in the order of the walk. A new directory stands for all of its contents, and so
     does a removed directory. For a directory in which entries came or went only these entries are named."""
+    told: set[bytes] = set()
     recorded = then.directories()
     old = next(recorded, None)
     for number, folder, entries in now.directories():
@@ -226,7 +315,8 @@ def differences(then: Recorded, now: Walk, left_out: Callable[[bytes], bool]) ->
             for name in sorted(before.keys() | after.keys()):
                 what = _difference(before.get(name), after.get(name))
                 path = (b"" if folder == b"/" else folder) + b"/" + name
-                if what and not left_out(path):
+                if what and path not in told and not left_out(path):
+                    told.add(path)
                     yield Changed(path, what)
     while old is not None:
         old = next(recorded, None)
@@ -256,6 +346,8 @@ def _difference(then: bytes | None, now: bytes | None) -> str:
         found.append(MODE)
     if (old[_UID], old[_GID]) != (new[_UID], new[_GID]):
         found.append(OWNER)
+    if old[_ATTRIBUTES:] != new[_ATTRIBUTES:] and len(old) == len(new):
+        found.append(CHANGED)
     if found:
         return ", ".join(found)
     if old[_INODE] != new[_INODE]:

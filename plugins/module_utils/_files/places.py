@@ -20,15 +20,28 @@ OPTIONS: Options = {
 PATHS = (
     *("/etc", "/boot", "/boot/efi", "/bin", "/sbin", "/lib", "/lib64", "/usr/local", "/usr"),
     *("/var/spool/cron", "/var/spool/at", "/var/lib/systemd/linger"),
-    *("/var/lib/gems", "/var/lib/flatpak/exports", "/opt", "/root"),
+    *("/var/lib/gems", "/var/lib/flatpak/exports", "/var/lib/AccountsService/users", "/var/lib/polkit-1"),
+    *("/var/lib/NetworkManager/NetworkManager.state", "/var/lib/NetworkManager/NetworkManager-intern.conf"),
+    *("/var/lib/selinux", "/var/lib/authselect", "/var/lib/dbus/machine-id"),
+    *("/var/lib/extensions", "/var/lib/confexts", "/var/lib/portables"),
+    *("/run/systemd/network", "/run/udev/rules.d", "/run/NetworkManager/conf.d", "/run/polkit-1/rules.d"),
+    *("/run/sysctl.d", "/run/tmpfiles.d", "/run/sysusers.d", "/run/modprobe.d", "/run/modules-load.d"),
+    *("/opt", "/root"),
 )
-# Data of users and of programs, and files that programs make anew from other files.
+# Directories that hold data, of which only what lies right in them is looked at, beside PATHS.
+FLAT = (
+    *("/", "/home", "/srv", "/var", "/var/lib", "/var/spool", "/var/www", "/var/lib/machines", "/var/lib/private"),
+    *("/var/lib/docker/volumes", "/var/lib/containers/storage/volumes", "/var/lib/flatpak/app", "/snap"),
+)
+# Data of users and of programs, where a person names a path around them.
+_DATA = ("/dev", "/home", "/lost+found", "/media", "/mnt", "/proc", "/run", "/srv", "/sys", "/tmp", "/var")
+# Files that programs make anew from other files, and what passes.
 EXCLUDE = (
-    *("/dev", "/home", "/lost+found", "/media", "/mnt", "/proc", "/run", "/srv", "/sys", "/tmp", "/var"),
     *("/etc/.pwd.lock", "/etc/.updated", "/etc/adjtime", "/etc/ld.so.cache", "/etc/lvm/archive", "/etc/lvm/backup"),
     *(f"/etc/{name}-" for name in ("passwd", "shadow", "group", "gshadow", "subuid", "subgid")),
     *("/etc/udev/hwdb.bin", "/usr/lib/udev/hwdb.bin", "/usr/lib/locale/locale-archive", "/usr/share/info/dir"),
     *(".ansible", "ansible-tmp-*", "__pycache__", "*.pyc", "*.cache", ".cache", "gschemas.compiled"),
+    "/run/*netplan*",  # It makes them of its files in /etc, whenever it is called.
     *(".*_history", ".lesshst", ".viminfo", ".wget-hsts"),
 )
 
@@ -36,7 +49,8 @@ EXCLUDE = (
 def check(spec: Any) -> dict[str, list[str]]:
     """The declaration of the places that are looked at, with all its keys; UsageError names the fault."""
     found = read(OPTIONS, spec or {}, "outside")
-    paths = list(PATHS) if found["paths"] is None else found["paths"]
+    usual = found["paths"] is None
+    paths = list(PATHS) if usual else found["paths"]
     try:
         paths = [os.fsdecode(check_path(os.fsencode(one.rstrip("/") or "/"))) for one in paths]
     except UsageError as error:
@@ -44,4 +58,4 @@ def check(spec: Any) -> dict[str, list[str]]:
     if not all(found["exclude"]):
         raise UsageError("outside: exclude must be a list of names or paths, with * and ? for what may vary")
     exclude = check_patterns(found["exclude"], "outside: exclude")
-    return {"paths": list(dict.fromkeys(paths)), "exclude": [*EXCLUDE, *exclude]}
+    return {"paths": list(dict.fromkeys(paths)), "exclude": [*(() if usual else _DATA), *EXCLUDE, *exclude]}

@@ -22,7 +22,7 @@ from .._files.footprint import Changed, Recorded, Walk
 from .._host import kernel
 from .._host.durable import remove_file
 from .._host.paths import ancestors
-from .._resources import files, ours, registry
+from .._resources import files, ours, passages, registry
 from .._resources.kind import Restore
 from .._results.change import ChangedPath, Outside
 from .._store.manifest import Manifest
@@ -30,6 +30,8 @@ from .._store.store import Store
 
 # The number of paths that are looked at further.
 _MOST = 200_000
+# The accounts, and the number of files in their homes that are looked at.
+_PASSWD, _MOST_ALONE = "/etc/passwd", 10_000
 # Seconds for the walk when a change is armed, and for the walk at its end.
 _BEFORE, _AFTER = 5.0, 5.0
 
@@ -42,10 +44,11 @@ def remember(store: Store, generation: int, declared: Mapping[str, list[str]]) -
     path = store.join("before")
     with suppress(OSError):
         if declared["paths"] and (command.is_host(store) or declared["paths"] != list(places.PATHS)):
-            walk = _walk(store, declared, _BEFORE)
             usual = declared["paths"] == list(places.PATHS)
-            seen = {"kernel": kernel.read_settings()} if usual else {}
-            footprint.record(path, {"generation": generation, **declared, **seen}, walk)
+            alone = [f"{os.fsdecode(home)}/{name}" for home in passages.homes(_PASSWD) for name in passages.OF_LOGIN]
+            seen = {"kernel": _read_kernel(store), "flat": places.FLAT, "alone": alone[:_MOST_ALONE]} if usual else {}
+            every = {"generation": generation, **declared, **seen}
+            footprint.record(path, every, _walk(store, every, _BEFORE))
         else:
             remove_file(path)
 
@@ -65,10 +68,11 @@ def find_changed(store: Store, generation: int, checkpoint: str, back: bool, sec
         return None
 
 
-def _walk(store: Store, declared: Mapping[str, Sequence[str]], seconds: float) -> Walk:
+def _walk(store: Store, declared: Mapping[str, Any], seconds: float) -> Walk:
+    """``flat`` and ``alone`` are not there in what older versions recorded."""
     end = store.system.monotonic() + seconds
-    paths = [os.fsencode(one) for one in declared["paths"]]
-    return Walk(paths, _left_out(store, declared), lambda: store.system.monotonic() < end)
+    paths, flat, alone = ([os.fsencode(one) for one in declared.get(key, ())] for key in ("paths", "flat", "alone"))
+    return Walk(paths, _left_out(store, declared), lambda: store.system.monotonic() < end, flat, alone)
 
 
 def _left_out(store: Store, declared: Mapping[str, Sequence[str]]) -> Callable[[bytes], bool]:
@@ -89,15 +93,21 @@ def _compare_with_record(store: Store, generation: int, manifest: Manifest, seco
         complete = then.complete and now.complete and len(found) < _MOST
     at = Restore(store.system, store.objects, since=since)
     if "kernel" in then.declared:
-        found += _of_kernel(then.declared["kernel"], manifest, at)
+        found += _of_kernel(then.declared["kernel"], _read_kernel(store), manifest, at)
     bare = uncovered(found, manifest, at)
     shown = [ChangedPath(os.fsdecode(one.path[: outside.LONGEST]), one.what) for one in bare[: outside.SHOWN]]
     return Outside(shown, len(bare), complete)
 
 
-def _of_kernel(then: Mapping[str, Any], manifest: Manifest, at: Restore) -> list[Changed]:
+def _read_kernel(store: Store) -> Mapping[str, Any]:
+    """The state of the running kernel. Plain JSON."""
+    found: Mapping[str, Any] = kernel.read_settings()
+    return {**found, "settings": {**found["settings"], **kernel.read_audit(store.system.run)}}
+
+
+def _of_kernel(then: Mapping[str, Any], now: Mapping[str, Any], manifest: Manifest, at: Restore) -> list[Changed]:
     """The state of the running kernel that differs."""
-    found = list(kernel.differences(then, kernel.read_settings()))
+    found = list(kernel.differences(then, now))
     for section in manifest.sections:
         found += registry.kind_of(section).beyond(section.spec, registry.own_lines(section), at)
     return [Changed(os.fsencode(path), what) for path, what in found]

@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The state of the running kernel that no walk over a disk shows: mounts, swap, and settings below /sys."""
+"""The state of the running kernel that no walk over a disk shows: mounts, swap, settings below /sys, rules of the
+audit, and whether the hardware's clock has the local time."""
 
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Callable
 
 from . import mounts as table
+from .commands import Completed
 from .mounts import OF_PROGRAMS, Mount
 from .paths import ancestors
+from .trust import read_small
 
 # The differences, in words.
 MOUNTED, UNMOUNTED, OTHER_MOUNT, OPTIONS = "mounted", "unmounted", "another mount", "mount options"
@@ -32,6 +36,12 @@ _TOLD = ("proc", "tmpfs", "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "vfat"
 # Mount points among those of programs whose options an administrator sets.
 _OF_ALL = ("/proc", "/dev", "/dev/shm", "/run")
 _LARGEST = 4096
+# Its third line tells whether the hardware's clock has the local time or UTC, which it has without such a line. hwclock
+# writes its corrections into the other lines by itself.
+_CLOCK, _UTC = "/etc/adjtime", b"UTC"
+# The program that lists the rules of the audit, and the name under which they are told: no path shows them.
+_AUDIT, AUDIT_RULES = "/sbin/auditctl", "/sbin/auditctl -l"
+_LOOK = 5.0
 
 
 def read_settings() -> dict[str, object]:
@@ -46,10 +56,30 @@ def read_settings() -> dict[str, object]:
     for path in (path for one in _SETTINGS for path in glob.glob(one)):
         with suppress(OSError), open(path, encoding="utf-8", errors="replace") as stream:
             settings[path] = stream.read(_LARGEST).strip()
+    settings[_CLOCK] = _clock()
     found = {}
     with suppress(OSError):
         found = mounted(table.mounts("1" if table.is_apart() else "self"))
     return {"mounted": found, "swaps": swaps, "settings": settings}
+
+
+def _clock() -> str:
+    lines: list[bytes] = []
+    with suppress(OSError):
+        lines = read_small(_CLOCK, _LARGEST)[0].splitlines()
+    return os.fsdecode(lines[2].strip() if len(lines) > 2 else _UTC)
+
+
+def read_audit(run: Callable[[Sequence[str], float], Completed]) -> dict[str, str]:
+    """A hash of the kernel's rules of the audit, and whether they are locked, as a setting; empty where no audit is, or
+    where it is another host's, as in a container."""
+    if not os.path.exists(_AUDIT):
+        return {}
+    said = [run([_AUDIT, word], _LOOK) for word in ("-s", "-l")]
+    if any(one.rc for one in said):
+        return {}
+    state = [line for line in said[0].out.splitlines() if line.startswith("enabled ")]
+    return {AUDIT_RULES: hashlib.sha256("\n".join([*state, said[1].out]).encode()).hexdigest()}
 
 
 def mounted(every: list[Mount]) -> dict[str, list[str]]:

@@ -13,7 +13,7 @@ from .._errors import UsageError
 from .._files import declaration, records, scanning
 from .._files import mounts as mounting
 from .._files.declaration import Declaration
-from .._files.entry import Entry, Tree, path_of
+from .._files.entry import ABSENT, Entry, Tree, path_of
 from .._files.footprint import NEW
 from .._files.scanning import Scan
 from .._files.step import FILES, Step
@@ -165,7 +165,9 @@ class Files(Kind):
         declared = trees_of(spec)
         idle = [one for one in declaration.idle(declared) if one not in plain.EXCLUDE]
         words = [f"exclude: {one} lies in no declared path, and leaves out nothing" for one in idle]
-        return words + mounting.unprotected(declared, lines)
+        # A tree of the plain host that is not there is no slip of a person's: it goes where a change brings it.
+        absent = {Entry(os.fsencode(path), ABSENT).line() for path in plain.TREES}
+        return words + mounting.unprotected(declared, [line for line in lines if line not in absent])
 
     def declaration(self, spec: Spec) -> Spec:
         found = check(dict(spec))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The directories that a login passes. sshd refuses each key below a home that others could write to or that is
-somebody else's, and nobody passes a directory that is shut, whatever files and accounts say."""
+"""The directories that a login or any program passes. sshd refuses each key below a home that others could write to or
+that is somebody else's, and nobody passes a directory that is shut, whatever files and accounts say."""
 
 from __future__ import annotations
 
@@ -17,13 +17,21 @@ from .._host.mounts import mount_of, mount_points
 from .._host.paths import DIRECTORY, ancestors, check_path, open_dir
 from .._host.trust import read_small, stranger, trusted
 
-# Directories that each login passes, and the empty directories in which sshd locks up a part of itself.
+# Directories that each login or the programs of all users pass, and the empty directories in which sshd locks up a part
+# of itself.
 _OF_ALL = (
-    *("/", "/etc", "/run", "/tmp", "/usr", "/usr/bin", "/usr/lib", "/usr/sbin", "/var", "/var/tmp"),
+    *("/", "/etc", "/run", "/tmp", "/usr", "/usr/bin", "/usr/lib", "/usr/sbin", "/var", "/var/tmp", "/root", "/home"),
+    *("/opt", "/srv", "/mnt", "/media", "/boot", "/usr/local", "/usr/local/bin", "/usr/local/lib", "/usr/local/sbin"),
+    *("/usr/libexec", "/usr/share", "/var/cache", "/var/lib", "/var/log", "/var/spool", "/var/spool/cron"),
     *("/run/sshd", "/var/empty/sshd", "/usr/share/empty.sshd"),
 )
 # The directory of the keys in a home, and the shells of accounts that do not log in.
 _KEYS = ".ssh"
+# Files in a home that decide who logs in, and about the programs of a login.
+OF_LOGIN = (
+    *(f".ssh/{name}" for name in ("authorized_keys", "authorized_keys2", "rc", "environment")),
+    *(".k5login", ".rhosts", ".shosts", ".profile", ".bash_profile", ".bash_login", ".bashrc", ".zshenv"),
+)
 _SHUT = ("nologin", "false", "sync", "halt", "shutdown")
 # A server that does not answer is not asked.
 _NEAR = DISKS | {"tmpfs"}
@@ -86,7 +94,7 @@ def _is_number(value: object) -> bool:
 def read_passages(passwd: str) -> list[Passage]:
     """The directories as they are, by their paths. ``passwd``: the file of the accounts."""
     places = {os.fsencode(one) for one in _OF_ALL}
-    for home in _homes(passwd):
+    for home in homes(passwd):
         places |= {*ancestors(home), home, home + b"/" + os.fsencode(_KEYS)}
     points = mount_points()
     return [one for one in (_seen(path, points) for path in sorted(places)) if one is not None]
@@ -140,7 +148,7 @@ def _stranger(path: str) -> str:
         return f"the way to it cannot be followed: {error.strerror}"
 
 
-def _homes(passwd: str) -> Iterator[bytes]:
+def homes(passwd: str) -> Iterator[bytes]:
     """The homes of the accounts that can log in."""
     text = b""
     with suppress(OSError):

@@ -89,11 +89,12 @@ def machines(roots: Sequence[str], taken: Sequence[str]) -> tuple[list[str], lis
 
 
 def trees(taken: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(the trees that this host has, sentences on the trees that are left out). ``taken``: paths that other
+    """(the trees that this host has or may get, sentences on the trees that are left out): one that is not there is
+    protected too, so that keys and jobs in it go where a change has brought it. ``taken``: paths that other
     declarations hold."""
     found, left = [], []
     for path in TREES:
-        if any(is_within(path, one) for one in taken) or not os.path.lexists(path):
+        if any(is_within(path, one) for one in taken) or not os.path.isdir(os.path.dirname(path)):
             continue
         if os.path.islink(path) or os.path.realpath(path) != path:
             left.append(f"{path} leads to {os.path.realpath(path)}, which is not protected unasked")

@@ -16,7 +16,7 @@ from ..._host.durable import write_all
 from ..._host.package_locks import DPKG, holder
 from ..._services import systemd
 from ..kind import Restore
-from . import dpkg, forgetting, kept, replacing
+from . import dpkg, forgetting, kept, replacing, takeovers
 from .dpkg import fetch, identity, read_packages
 from .package import INSTALLS, REMOVES, Package, environment, locked_elsewhere, most, wait_for_locks
 
@@ -60,7 +60,8 @@ def transact(
     wait_for_locks(_LOCKS, at)
     _add_architectures({one.arch for action, one in changes if action in INSTALLS}, at)
     with tempfile.TemporaryDirectory(dir=os.path.join(at.objects.root, "tmp")) as folder:
-        files, left = _files([one for action, one in changes if action in INSTALLS], folder, at)
+        wanted = [one for action, one in changes if action in (*INSTALLS, takeovers.RETAKE)]
+        files, left = _files(wanted, folder, at)
         options = [] if filters is None else [f"--{one}" for one in ("path-include=*", *filters)]
         work = Work(changes, files, folder, at, options)
         work.repair()
@@ -69,6 +70,7 @@ def transact(
         failed = work.carry_out(chosen) if chosen else {}
         still = {key: cause(work.said, key.partition(":")[0]) or reason(work.said) for key in work.open()}
         left = {**still, **refused, **{key: why for key, why in failed.items() if key in still}, **left}
+        left.update(work.retake([one for one in wanted if one.key in files]))
         left.update(work.purge())
         left.update(work.forget(forget))
         left.update(_mark([one for one in changes if one[1].key not in left], folder, at))
@@ -158,6 +160,21 @@ class Work:
         if torn:
             self._run([*self.argv(torn), "--yes", "--reinstall"])
         return {key: cause(self.said, key.partition(":")[0]) or reason(self.said) for key in keys}
+
+    def retake(self, wanted: Sequence[Package]) -> dict[str, str]:
+        """Install the packages once more that lack files because another package had taken them; return (key -> cause)
+        for those that still lack files."""
+        root = self.at.objects.root
+        lost = takeovers.lacking(root, wanted, read_packages(self.at.system))
+        if lost:
+            paths = [self.files[key] for key in lost]
+            self._run([*apt_install(paths, [], self.options, self.at.patience), "--yes", "--reinstall"])
+            lost = takeovers.lacking(root, wanted, read_packages(self.at.system))
+        why = "it lacks {}, which another package had taken over: {}"
+        return {
+            key: why.format(", ".join(paths[:5]), cause(self.said, key.partition(":")[0]) or reason(self.said))
+            for key, paths in lost.items()
+        }
 
     def purge(self) -> dict[str, str]:
         """Remove the data of the packages that are to be purged, once these are gone; return (key -> cause) for the

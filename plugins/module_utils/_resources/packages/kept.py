@@ -17,7 +17,7 @@ from ..._host.hashing import chunks, hash_file
 from ..._host.trust import open_regular
 from .package import Ident
 
-_FOLDER = "packages"
+FOLDER = "packages"
 _NAME = r"([^,/]+),([^,/]+),([^,/]+),([0-9a-f]{64})"
 _TEMPORARY = ".tmp-"
 # Bytes that stay free on the file system of the store.
@@ -33,7 +33,7 @@ class Kept(NamedTuple):
 
 def every(root: str) -> dict[Ident, Kept]:
     """The package files that are kept below the store ``root``."""
-    folder = os.path.join(root, _FOLDER)
+    folder = os.path.join(root, FOLDER)
     found = {}
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
         words = re.fullmatch(_NAME, name)
@@ -44,7 +44,7 @@ def every(root: str) -> dict[Ident, Kept]:
 
 def put(root: str, ident: Ident, write: Callable[[BinaryIO], None]) -> None:
     """Keep the package file that ``write`` writes; durable on return. A failure leaves no file behind."""
-    folder = os.path.join(root, _FOLDER)
+    folder = os.path.join(root, FOLDER)
     ensure_dir(folder)
     path = os.path.join(folder, f"{_TEMPORARY}{os.getpid()}")
     try:
@@ -94,7 +94,7 @@ def read(one: Kept) -> Iterator[bytes]:
 
 def forget(root: str, needed: Collection[Ident]) -> None:
     """Delete the package files that are no longer needed, and temporary files that a killed process has left."""
-    folder = os.path.join(root, _FOLDER)
+    folder = os.path.join(root, FOLDER)
     for ident, one in every(root).items():
         if ident not in needed:
             os.unlink(one.path)

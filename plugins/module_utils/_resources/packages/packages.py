@@ -25,7 +25,21 @@ from ..._host.system import System
 from ..._store.manifest import Manifest
 from ..._store.objects import Hasher, Objects
 from ..kind import Kind, Restore, Sink, Spec, Suggestion, is_within
-from . import apt, architectures, choices, diversions, dpkg, forgetting, kept, keys, overrides, owners, replacing, rpm
+from . import (
+    apt,
+    architectures,
+    choices,
+    diversions,
+    dpkg,
+    forgetting,
+    kept,
+    keys,
+    overrides,
+    owners,
+    replacing,
+    rpm,
+    takeovers,
+)
 from .package import INSTALLS, REMOVES, Ident, Package
 
 # The package files that are kept: the files of versions that the change replaces, or all files.
@@ -192,10 +206,14 @@ class Packages(Kind):
         return found
 
     def watch(self, spec: Spec, lines: Sequence[str], call: Sequence[str], root: str) -> list[str]:
-        bare = [] if _keeps_all(spec, lines) else [one for one in parse(lines).present if not one.sha256]
-        if bare and call:
+        present = parse(lines).present
+        bare = [] if _keeps_all(spec, lines) else [one for one in present if not one.sha256]
+        # With all files kept, there are still files that one package takes over from another.
+        if call and any(one.manager == "deb" for one in present):
             why = replacing.install(root, call)
-            return [f"packages: files of packages are not kept when something replaces them: {why}"] if why else []
+            what = "of packages are not kept when something replaces them"
+            what = what if bare else "that one package takes over from another are not noticed"
+            return [f"packages: files {what}: {why}"] if why else []
         if bare:
             return [
                 f"packages: nothing keeps the package files of {len(bare)} packages, as it is done while a change is "
@@ -208,16 +226,23 @@ class Packages(Kind):
         source, text, process = told
         recorded = {one.ident: one for one in parse(lines).present}
         names = replacing.about(source, text, process, at.system)
-        mine = replacing.chosen(recorded, dpkg.read_packages(at.system), names) if names else []
+        files = replacing.archives(source, text, process)
+        live = dpkg.read_packages(at.system) if names or files else {}
+        taken = takeovers.find(files, live, at.system)
+        takeovers.keep(at.objects.root, taken)
+        mine = replacing.chosen(recorded, live, names | {one.ident[:2] for one in taken})
         left = replacing.keep(mine, at.objects.root, at.system)
         return [f"the package file of {version} is not kept: {why}" for version, why in left.items()]
 
     def forget(self, store: str, system: System, stay: Sequence[str], go: Sequence[str]) -> None:
         found = [Package.parse(line) for line in stay]
-        kept.forget(store, {one.ident for one in found if one is not None})
+        needed = {one.ident for one in found if one is not None}
+        kept.forget(store, needed)
+        takeovers.forget(store, needed)
 
     def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
         steps = plan(lines, at.system, kept.every(at.objects.root))
+        steps += _retaken(lines, steps, at)
         came = {step.target for step in steps if step.action == choices.TAKE}
         books = choices.read_choices() if came else {}
         stay = choices.staying({name: book for name, book in books.items() if name in came}, at)
@@ -427,6 +452,21 @@ def remembered(objects: Objects | None, wanted: Sequence[Package]) -> dict[Ident
                 found[one.ident] = one.sha256
                 missing.remove(one.ident)
     return found
+
+
+def _retaken(lines: Sequence[str], steps: Sequence[Step], at: Restore) -> list[Step]:
+    """Steps for the packages that have their version and lack files: another package, which goes, has taken them."""
+    if not takeovers.every(at.objects.root):
+        return []
+    wanted = {one.key: one for one in parse(lines).present}
+    go = {one.name for action, one in _changes(steps) if action in (*INSTALLS, *REMOVES)}
+    lost = takeovers.lacking(at.objects.root, list(wanted.values()), dpkg.read_packages(at.system), go)
+    return [
+        _step(
+            takeovers.RETAKE, f"{key} {wanted[key].version}", f"has lost {_some(paths)} to another package", wanted[key]
+        )
+        for key, paths in lost.items()
+    ]
 
 
 def _keeps_all(spec: Spec, lines: Sequence[str]) -> bool:

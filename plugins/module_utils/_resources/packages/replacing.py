@@ -79,6 +79,14 @@ def about(source: str, text: str, process: str, system: System) -> set[tuple[str
     return of_apt(text) if source == "apt" else of_dpkg(*_command(process), system)
 
 
+def archives(source: str, text: str, process: str) -> list[str]:
+    """The package files that are about to be unpacked. The arguments are those of ``about``."""
+    if source != "apt":
+        return [one for found in _named(*_command(process)).values() for one in found]
+    lines = (line.split(" ", 8) for line in text.partition("\n\n")[2].splitlines())
+    return [words[8] for words in lines if len(words) == 9 and os.path.isfile(words[8])]
+
+
 def of_apt(text: str) -> set[tuple[str, str]]:
     """(name, architecture) of the packages, from the words of apt's protocol, version 3. Pure."""
     found = set()
@@ -93,22 +101,29 @@ def of_dpkg(argv: Sequence[str], folder: str, system: System) -> set[tuple[str, 
     """(name, architecture) of the packages, from the command line of dpkg and its directory: those that it names, those
     that make room for a package file, and those that were selected for removal before."""
     found, displaced = set(), set()
+    files = _named(argv, folder)
+    for one in (one for paths in files.values() for one in paths):
+        found.add(dpkg.identity(one, system)[:2])
+        displaced |= dpkg.displaced(one, system)
     for word in argv[1:]:
-        if word.startswith("-"):
-            continue
-        path = os.path.join(folder, word)
-        files = glob.glob(f"{glob.escape(path)}/**/*.deb", recursive=True) if os.path.isdir(path) else [path]
-        if "/" in word or word.endswith(".deb"):
-            for one in filter(os.path.isfile, files):
-                found.add(dpkg.identity(one, system)[:2])
-                displaced |= dpkg.displaced(one, system)
-        else:
+        if not word.startswith("-") and word not in files:
             name, _colon, arch = word.partition(":")
             found.add((name, arch))
     pending = not _PENDING.isdisjoint(argv)
     for name, arch, wanted, provided in dpkg.selections(system) if displaced or pending else []:
         if not displaced.isdisjoint({name, *provided}) or (pending and wanted in _GOES):
             found.add((name, arch))
+    return found
+
+
+def _named(argv: Sequence[str], folder: str) -> dict[str, list[str]]:
+    """Word of the command line of dpkg -> the package files that it names: itself, or those of a directory."""
+    found = {}
+    for word in argv[1:]:
+        if not word.startswith("-") and ("/" in word or word.endswith(".deb")):
+            path = os.path.join(folder, word)
+            files = glob.glob(f"{glob.escape(path)}/**/*.deb", recursive=True) if os.path.isdir(path) else [path]
+            found[word] = [one for one in files if os.path.isfile(one)]
     return found
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import struct
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,9 +37,10 @@ class Host:
         self.path = str(root / "before.gz")
         self.left_out: Callable[[bytes], bool] = keep_all
         self.roots: Sequence[bytes] = [os.fsencode(self.root)]
+        self.flat: Sequence[bytes] = []
 
     def walk(self, goes_on: Callable[[], bool] = lambda: True) -> Walk:
-        return Walk(self.roots, self.left_out, goes_on)
+        return Walk(self.roots, self.left_out, goes_on, self.flat)
 
     def record(self) -> Walk:
         walk = self.walk()
@@ -167,7 +169,7 @@ def test_a_declared_path_that_is_a_link_is_not_walked(host: Host) -> None:
     (host.root / "lib").symlink_to("usr")
     host.roots = [os.fsencode(host.root / "lib"), os.fsencode(host.root / "nowhere")]
     walk = host.walk()
-    assert (list(walk.directories()), walk.complete) == ([], True)
+    assert [one[1] for one in walk.directories()] == [b"", b""] and walk.complete, "themselves alone"
 
 
 def test_a_directory_that_two_paths_show_is_walked_once(host: Host) -> None:
@@ -176,6 +178,80 @@ def test_a_directory_that_two_paths_show_is_walked_once(host: Host) -> None:
     (host.root / "etc/ssh/sshd_config").write_text("other")
     (host.root / "etc/motd").write_text("other")
     assert list(host.changed()) == ["etc/ssh/sshd_config", "etc/motd"], "in the order of the declared paths"
+
+
+ACL = struct.pack("<I", 2) + b"".join(
+    struct.pack("<HHI", tag, mode, who)
+    for tag, mode, who in ((1, 7, 2**32 - 1), (2, 7, 7), (4, 5, 2**32 - 1), (16, 5, 2**32 - 1), (32, 5, 2**32 - 1))
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda path: path.chmod(0o700), "mode"),
+        (lambda path: os.chown(path, 7, 7), "owner"),
+        (lambda path: os.setxattr(path, "system.posix_acl_access", ACL), "changed"),
+        (lambda path: os.setxattr(path, "user.x", b"1"), "changed"),
+        (lambda path: (path / "new").mkdir(), None),
+        (lambda path: path.rename(path.with_name("old")), "removed"),
+    ],
+)
+@pytest.mark.parametrize("copied_up", [False, True])
+def test_a_declared_path_itself_is_compared_whatever_the_file_system(
+    host: Host, monkeypatch: pytest.MonkeyPatch, copied_up: bool, change: Callable[[Path], None], told: str | None
+) -> None:
+    monkeypatch.setattr(footprint, "_COPIED_UP", tuple(footprint.DISKS) if copied_up else ())
+    host.roots = [os.fsencode(host.root / name) for name in ("opt/app", "usr", "spool")]
+    host.record()
+    change(host.root / "opt/app")
+    assert host.changed().get("opt/app") == told
+    (host.root / "spool").mkdir()
+    assert host.changed()["spool"] == "new"
+
+
+def test_of_a_directory_of_data_its_own_entries_are_compared_and_no_content(host: Host) -> None:
+    host.roots, host.flat = [os.fsencode(host.root / "etc")], [os.fsencode(host.root / "opt")]
+    for name in ("opt/file", "opt/growing"):
+        (host.root / name).write_text("before")
+    host.record()
+    (host.root / "opt/growing").write_text("grows and grows")
+    (host.root / "opt/app/data/one").write_text("and so does this")
+    os.utime(host.root / "opt/app")
+    assert host.changed() == {}, "data are no configuration"
+    (host.root / "opt/file").chmod(0o600)
+    os.setxattr(host.root / "opt/app", "system.posix_acl_access", ACL)
+    (host.root / "opt/new").mkdir()
+    (host.root / "opt/link").symlink_to("app")
+    assert host.changed() == {"opt/file": "mode", "opt/app": "changed", "opt/new": "new", "opt/link": "new"}
+    os.chown(host.root / "opt/app", 7, 7)
+    assert host.changed()["opt/app"] == "owner, changed"
+
+
+def test_a_record_of_a_version_that_did_not_look_at_declared_paths_themselves_is_read(host: Host) -> None:
+    host.roots = [os.fsencode(host.root / "etc")]
+    host.record()
+    with gzip.open(host.path) as stream:
+        first, itself, rest = stream.read().split(b"\n", 2)
+    assert itself.split(b" ")[:2] == [b"0", b"0"]
+    with gzip.open(host.path, "wb") as stream:
+        stream.write(first + b"\n" + rest[int(itself.split(b" ")[2]) :])
+    (host.root / "etc").chmod(0o700)
+    (host.root / "etc/motd").write_text("longer than it was")
+    assert host.changed() == {"etc/motd": "content"}
+
+
+def test_attributes_that_a_user_sets_cost_no_more_than_their_names(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+
+    def value(_fd: int, key: str) -> bytes:
+        read.append(key)
+        return b"1"
+
+    monkeypatch.setattr(os, "listxattr", lambda _fd: ["user.large", "security.x"])
+    monkeypatch.setattr(os, "getxattr", value)
+    host.record()
+    assert set(read) == {"security.x"}
 
 
 def test_what_is_left_out_is_neither_walked_nor_told(host: Host) -> None:
@@ -236,7 +312,7 @@ def test_a_directory_with_many_entries_is_left_in_the_middle_when_time_is_over(h
     walk = host.walk(lambda: False)
     host.roots = [os.fsencode(host.root / "etc")]
     walk = host.walk(lambda: False)
-    assert (list(walk.directories()), walk.complete) == ([], False)
+    assert ([one[1] for one in walk.directories()], walk.complete) == ([b""], False)
 
 
 def test_a_directory_that_may_not_be_read_is_said(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,6 +348,22 @@ def test_what_a_network_or_a_user_has_mounted_is_not_even_looked_at(
     assert host.walk().complete
 
 
+def test_of_memory_only_configuration_that_counts_until_the_next_boot_is_looked_at(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = os.fsencode(host.root / "etc")
+    real = mount_points()
+    monkeypatch.setattr(footprint, "DISKS", footprint.DISKS - {"tmpfs"})
+    monkeypatch.setattr(footprint, "mount_points", lambda: {**real, point: "tmpfs"})
+    host.roots = [point + b"/ssh", os.fsencode(host.root / "etc/motd")]
+    assert list(host.walk().directories()) == []
+    monkeypatch.setattr(footprint, "_RUNTIME", point + b"/")
+    host.record()
+    (host.root / "etc/ssh/new").touch()
+    (host.root / "etc/motd").write_text("a file may be declared, too")
+    assert host.changed() == {"etc/ssh/new": "new", "etc/motd": "content"}
+
+
 def test_a_number_that_a_file_system_may_change_at_any_time_is_not_compared(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,7 +378,7 @@ def test_a_number_that_a_file_system_may_change_at_any_time_is_not_compared(
 def test_other_file_systems_below_a_declared_path_are_not_entered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(footprint, "DISKS", footprint.DISKS | {"proc", "sysfs"})
     walk = Walk([b"/"], lambda path: path not in (b"/proc", b"/sys"))
-    assert [path for _number, path, _entries in walk.directories()] == [b"/"]
+    assert [path for _number, path, _entries in walk.directories()] == [b"", b"/"]
 
 
 @pytest.mark.parametrize("length", [0, 10, 200, -9])

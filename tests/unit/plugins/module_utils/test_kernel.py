@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import kernel
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.mounts import Mount
 
 
@@ -83,3 +84,43 @@ def test_swap_and_settings_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list(kernel.differences(before, kernel.read_settings())) == [(str(swap), "swap on"), (str(pages), "value")]
     assert list(kernel.differences(kernel.read_settings(), before))[:1] == [(str(swap), "swap off")]
     assert list(kernel.differences({}, {"mounted": {}, "swaps": [], "settings": {"/x": "1"}})) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("", "0.0 0 0.0\n0\nLOCAL\n", True),
+        ("0.0 0 0.0\n0\nUTC\n", "0.0 0 0.0\n0\nLOCAL\n", True),
+        ("0.0 0 0.0\n0\nLOCAL\n", "", True),
+        ("", "0.0 0 0.0\n0\nUTC\n", False),
+        ("0.0 0 0.0\n0\nUTC\n", "1.5 1700000000 0.0\n1700000000\nUTC\n", False),
+    ],
+)
+def test_a_hardware_clock_that_has_the_local_time_is_told_and_its_corrections_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, after: str, told: bool
+) -> None:
+    adjtime = tmp_path / "adjtime"
+    monkeypatch.setattr(kernel, "_CLOCK", str(adjtime))
+    monkeypatch.setattr(kernel, "_SETTINGS", ())
+    seen = []
+    for text in (before, after):
+        adjtime.write_text(text) if text else adjtime.unlink(missing_ok=True)
+        seen.append({**kernel.read_settings(), "mounted": {}, "swaps": []})
+    assert list(kernel.differences(*seen)) == ([(str(adjtime), "value")] if told else [])
+
+
+def test_rules_of_the_audit_and_their_lock_are_told_where_the_kernel_lists_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel, "_AUDIT", str(tmp_path))
+
+    def rules(state: str, listed: str, rc: int = 0) -> dict[str, str]:
+        said = {"-s": f"{state}\nlost 7\nbacklog {len(listed)}\n", "-l": listed}
+        return kernel.read_audit(lambda argv, _seconds: Completed(tuple(argv), rc, said[argv[1]], ""))
+
+    before = rules("enabled 1", "No rules")
+    assert before == rules("enabled 1", "No rules") and list(before) == [kernel.AUDIT_RULES]
+    assert len({*before.values(), *rules("enabled 2", "No rules").values(), *rules("enabled 1", "-w /x").values()}) == 3
+    assert rules("enabled 1", "No rules", rc=4) == {}
+    monkeypatch.setattr(kernel, "_AUDIT", str(tmp_path / "none"))
+    assert rules("enabled 1", "No rules") == {}

@@ -386,10 +386,65 @@ def test_the_usual_places_are_programs_and_configuration_and_no_data() -> None:
     left_out = footprints._left_out(Store("/var/lib/evenkeel", System()), found)
     jobs = {"/var/spool/at", "/var/lib/systemd/linger", "/var/lib/gems", "/var/lib/flatpak/exports"}
     assert jobs < set(found["paths"]) and not any(left_out(os.fsencode(f"{path}/x")) for path in jobs)
-    for path in (b"/home", b"/var", b"/tmp", b"/srv", b"/root/.ansible", b"/usr/lib/x/__pycache__", b"/etc/passwd-"):
+    for path in (b"/root/.ansible", b"/usr/lib/x/__pycache__", b"/etc/passwd-"):
         assert left_out(path), path
     for path in (b"/usr", b"/etc", b"/opt", b"/etc/passwd", b"/root/.ssh", b"/boot/vmlinuz", b"/var/spool/cron/root"):
         assert not left_out(path), path
+    assert left_out(b"/run/systemd/network/10-netplan-eth0.network"), "netplan makes it anew at each call"
+    data = (b"/home", b"/var", b"/tmp", b"/srv")
+    assert not any(map(left_out, data)), "they themselves are looked at, and their own entries"
+    around = footprints._left_out(Store("/var/lib/evenkeel", System()), places.check({"paths": ["/"]}))
+    assert all(map(around, data)), "nobody asked for data who asked for all of a host"
+
+
+def test_files_that_decide_about_logins_are_looked_at_in_each_home(
+    store: Store, host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(footprints, "command", SimpleNamespace(is_host=lambda _store: True))
+    monkeypatch.setattr(places, "PATHS", (str(host / "etc"),))
+    monkeypatch.setattr(places, "FLAT", ())
+    monkeypatch.setattr(footprints, "_PASSWD", str(tmp_path / "passwd"))
+    accounts = {"a": "/bin/sh", "b": "/bin/bash", "c": "/usr/sbin/nologin", "d": "/bin/sh"}
+    for name in accounts:
+        (host / name / ".ssh").mkdir(parents=True)
+        (host / name / ".ssh/authorized_keys").write_text("key")
+    lines = [f"{name}:x:1:1::{host}/{name}:{shell}\n" for name, shell in accounts.items()]
+    (tmp_path / "passwd").write_text("".join(lines))
+    settle(store, 1, GOOD, *NOW)
+    arm(store, host, paths=None, exclude=[])
+    (host / "a/.ssh/authorized_keys").write_text("key and another one")
+    (host / "b/.bashrc").write_text("new")
+    (host / "b/.ssh/authorized_keys").unlink()
+    (host / "b/.ssh/known_hosts").write_text("nobody logs in by that")
+    (host / "c/.ssh/authorized_keys").write_text("nobody logs in there")
+    (host / "d/.ssh").rename(host / "d/elsewhere")
+    (host / "d/.ssh").symlink_to("elsewhere")
+    with pytest.raises(Unhealthy) as failed:
+        settle(store, 2, BAD, *NOW)
+    assert paths(host, failed.value.result["outside"]) == {
+        "a/.ssh/authorized_keys": "content",
+        "b/.bashrc": "new",
+        "b/.ssh/authorized_keys": "removed",
+        "d/.ssh/authorized_keys": "removed",
+    }
+
+
+def test_of_the_usual_places_those_with_data_are_looked_at_by_their_own_entries(
+    store: Store, host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(footprints, "command", SimpleNamespace(is_host=lambda _store: True))
+    monkeypatch.setattr(places, "PATHS", (str(host / "etc"),))
+    monkeypatch.setattr(places, "FLAT", (str(host / "var"),))
+    (host / "var/lib").mkdir()
+    settle(store, 1, GOOD, *NOW)
+    arm(store, host, paths=None, exclude=[])
+    (host / "var/lib").chmod(0o700)
+    (host / "var/lib/deep").mkdir()
+    (host / "var/new").mkdir()
+    (host / "etc").chmod(0o700)
+    with pytest.raises(Unhealthy) as failed:
+        settle(store, 2, BAD, *NOW)
+    assert paths(host, failed.value.result["outside"]) == {"var/lib": "mode", "var/new": "new", "etc": "mode"}
 
 
 # -- what kinds cover

@@ -100,6 +100,9 @@ def test_programs_find_the_libraries_that_came_back(
         ("/etc/systemd/network/10-x.network", []),
         ("/etc/apparmor.d/usr.sbin.x", ["systemctl try-reload-or-restart apparmor.service"]),
         ("/etc/locale.gen", ["locale-gen"]),
+        ("/etc/audit/rules.d/50-hard.rules", ["auditctl -s", "augenrules --load"]),
+        ("/etc/audit/audit.rules", ["auditctl -s", "augenrules --load"]),
+        ("/etc/audit/auditd.conf", []),
         ("/opt/some/file", []),
         ("/opt/x.sock", []),
     ],
@@ -121,3 +124,18 @@ def test_what_is_made_of_a_path_that_came_back_is_made_anew_once(
     for _again in range(2):
         assert anew.carry_out([path], [], replace(SYSTEM, run=run, has_systemd=lambda: True)) == []
     assert ran == made
+
+
+@pytest.mark.parametrize(("reached", "ran"), [(True, ["auditctl", "augenrules"]), (False, ["auditctl"])])
+def test_rules_of_the_audit_are_loaded_where_the_kernel_has_them_and_a_bad_rule_is_no_doubt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reached: bool, ran: list[str]
+) -> None:
+    seen: list[str] = []
+
+    def run(argv: Sequence[str], timeout: float) -> Completed:
+        seen.append(argv[0])
+        return Completed(tuple(argv), 0 if reached and argv[0] == "auditctl" else 1, "", "no such path")
+
+    monkeypatch.setattr(renewal, "MADE", [renewal.MADE[-1]._replace(file=str(tmp_path))])
+    assert renewal.Renewal().carry_out(["/etc/audit/rules.d"], [], replace(SYSTEM, run=run)) == []
+    assert seen == ran

@@ -73,14 +73,17 @@ def test_a_plain_host_comes_back(host: Path, store: Store) -> None:
     for name, text in (("etc/app.conf", "old"), ("etc/machine-id", "1"), ("opt/tool", "old")):
         (host / name).write_text(text)
     taken = checkpoint(store, "before", [WHOLE])
-    trees = [str(host / name) for name in ("etc", "opt", "usr/local")]
+    trees = [str(host / name) for name in ("etc", "opt", "srv", "usr/local")]
     assert taken["protects"] == [f"files ({', '.join(trees)})"]
-    assert taken["left"] == []
+    assert taken["left"] == [], "nobody has named the tree that is not there"
+    (host / "srv").mkdir()
+    (host / "srv/key").write_text("of the change")
     for name in ("etc/app.conf", "etc/machine-id", "etc/new", "opt/tool", "usr/local/new"):
         (host / name).write_text("new")
     rollback(store, "before")
     assert (host / "etc/app.conf").read_text() == (host / "opt/tool").read_text() == "old"
     assert not (host / "etc/new").exists() and not (host / "usr/local/new").exists()
+    assert not (host / "srv").exists(), "a tree that came goes"
     assert (host / "etc/machine-id").read_text() == "new", "the identity of a host is no part of it"
     assert checkpoint(store, "before", [{"files": {"paths": [str(host / "etc")]}}])["protects"] == []
 
@@ -190,7 +193,7 @@ def test_what_is_declared_beside_it_comes_in_its_place(host: Path) -> None:
         {"files": {"paths": [f"{host}/opt"]}},
     )
     own, *theirs = sorted((one.spec for one in sections(inside, whole)["files"]), key=lambda spec: -len(spec["paths"]))
-    assert own["paths"] == [f"{host}/etc", f"{host}/usr/local"]
+    assert own["paths"] == [f"{host}/etc", f"{host}/srv", f"{host}/usr/local"]
     assert f"{host}/etc/web" in own["exclude"]
     assert {one["paths"][0] for one in theirs} == {f"{host}/etc/web", f"{host}/opt"}
     assert left(inside, whole) == []
@@ -239,7 +242,7 @@ def test_a_tree_that_leads_elsewhere_is_named(host: Path) -> None:
     os.rename(host / "opt", host / "data")
     os.symlink("data", host / "opt")
     assert left() == [f"files: {host}/opt leads to {host}/data, which is not protected unasked"]
-    assert sections()["files"][0].spec["paths"] == [f"{host}/etc", f"{host}/usr/local"]
+    assert sections()["files"][0].spec["paths"] == [f"{host}/etc", f"{host}/srv", f"{host}/usr/local"]
 
 
 def test_no_more_than_so_much_is_kept_unasked(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -305,6 +306,13 @@ def test_files_must_not_exclude_what_belongs_to_it(pattern: str) -> None:
     registry.check([{"users": {}}, {"files": {"paths": ["/srv"], "exclude": [pattern]}}])
 
 
+def test_the_directories_that_programs_of_all_users_pass_are_recorded(etc: Path) -> None:
+    found = {one.path for one in passages.read_passages(str(etc / "passwd"))}
+    wanted = ("/", "/etc", "/home", "/opt", "/root", "/srv", "/usr/local", "/usr/share", "/var/lib", "/var/log")
+    near = [one for one in wanted if os.path.isdir(one) and mounts.file_system_of(one) in passages._NEAR]
+    assert near and set(near) <= found
+
+
 @pytest.fixture
 def home(etc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The home of an account that can log in, with a directory of keys; nothing else of this machine is looked at."""
@@ -351,6 +359,46 @@ def test_directories_that_a_login_passes_get_their_modes_again(etc: Path, home: 
     assert back(kind, lines, f"{home}/.ssh") == [str(home)]
     assert back(kind, lines) == [f"{home}/.ssh"] and (mode(home), mode(home / ".ssh")) == (0o755, 0o700)
     assert kind.verify(lines, System()) == [] and back(kind, lines) == []
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_services_of_accounts_run_without_a_login_as_before(
+    etc: Path, home: Path, tmp_path: Path, answers: bool
+) -> None:
+    linger, ran = tmp_path / "linger", []
+
+    def logind(argv: Sequence[str], _seconds: float) -> Completed:
+        ran.append(tuple(argv))
+        if answers:
+            (linger / argv[2]).touch() if argv[1] == "enable-linger" else (linger / argv[2]).unlink()
+        return Completed(tuple(argv), int(not answers), "", "no such account")
+
+    system = replace(System(), run=logind, has_systemd=lambda: True)
+    kind = users.Users(str(etc), nologin=str(etc / "passwd"), linger=str(linger))
+    none = kind.capture({}, Hasher(), system)
+    linger.mkdir()
+    for name in ("ops", "web$", "-x"):
+        (linger / name).touch()
+    lines, at = kind.capture({}, Hasher(), system), Restore(system, Objects("/nowhere"))
+    (linger / "ops").rename(linger / "new")
+    changed = {f"{linger}/ops": "removed", f"{linger}/new": "new", "/etc/motd": "new"}
+    assert kind.covers({}, lines, changed, at) == [f"{linger}/ops", f"{linger}/new"]
+    assert kind.verify(lines, system) == [], "accounts may change it for themselves all the time"
+    kind.apply(kind.plan(lines, at), at)
+    assert sorted(os.listdir(linger)) == ["-x", "ops", "web$"] and kind.plan(lines, at) == []
+    assert ran == [("loginctl", "disable-linger", "new"), ("loginctl", "enable-linger", "ops")]
+    # A checkpoint without any, the boot at which logind does not run yet, and one of an older version.
+    shutil.rmtree(linger)
+    boot = at._replace(boot=True)
+    kind.apply(kind.plan(lines, boot), boot)
+    assert sorted(os.listdir(linger)) == ["ops", "web$"] and mode(linger / "ops") == 0o644
+    kind.apply(kind.plan(none, boot), boot)
+    assert os.listdir(linger) == [] and len(ran) == 2
+    (linger / "ops").touch()
+    older = [line for line in lines if not line.startswith("linger ")]
+    assert kind.plan(older, at) == [] and kind.covers({}, older, changed, at) == []
+    with pytest.raises(Damaged):
+        kind.plan(['linger {"names": ["../x"]}'], at)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives directories away")
