@@ -135,6 +135,11 @@ class Bench:
         spent = sum(60 * float(minutes) + float(rest) for minutes, rest in re.findall(r"(\d+)m([\d.]+)s", here))
         return Cost(float(ended) - float(began), spent + self.processors() - before)
 
+    def limit(self, megabits: int) -> None:
+        """Have each host send no more than so many Mbit a second, as a network card of its own would."""
+        for host in self.lab.hosts:
+            self.on(host.name, f"tc qdisc replace dev eth0 root tbf rate {megabits}mbit burst 1mb latency 100ms")
+
     def sync(self, host: str = "web2") -> float:
         began = time.monotonic()
         self.on(host, "sync")
@@ -168,8 +173,12 @@ def compare(bench: Bench, tree: str, label: str) -> None:
     print(f"    {theirs_again.wall / again.wall:.2f} times as fast (wanted: 5); Ansible takes {floor} for a ping")
 
 
-def several(bench: Bench, tree: str) -> None:
-    """Three copies along a chain against one."""
+def several(bench: Bench, tree: str, megabits: int = 0) -> None:
+    """Three copies along a chain against one; with a limit the network decides, and not the processors that all hosts
+    share."""
+    if megabits:
+        bench.limit(megabits)
+        print(f"each host sends {megabits} Mbit/s at most:")
     bench.forget(tree)
     one, _ways = bench.copy()
     bench.forget(tree)
@@ -224,6 +233,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--files", type=int, default=20_000, help="small files (default: 20,000)")
     parser.add_argument("--mib", type=int, default=512, help="MiB of large files (default: 512)")
     parser.add_argument("--hosts", type=int, choices=(2, 4), default=4, help="with 4, three copies too (default: 4)")
+    parser.add_argument("--limit", type=int, default=0, help="three copies, too, by hosts that send so many Mbit/s")
     parser.add_argument("--recover", type=int, default=0, help="recover so many files, too (wanted: 100,000)")
     parser.add_argument("--growth", type=int, nargs="*", default=(), help="labs of so many hosts, too (wanted: 2 8 32)")
     parser.add_argument("--lab", default="bench", help="name of the lab (default: bench)")
@@ -247,6 +257,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 encrypted(bench, LARGE)
                 if args.hosts == 4:
                     several(bench, LARGE)
+                    if args.limit:
+                        several(bench, LARGE, args.limit)
             if args.recover:
                 recover(bench, args.recover)
         if args.growth:

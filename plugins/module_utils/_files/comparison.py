@@ -151,9 +151,11 @@ def directories(then: Tree, steps: Sequence[PathStep]) -> list[Entry]:
     and goes in them."""
     touched: dict[bytes, Entry] = {}
     for step in steps:
-        for path, kinds, op in ((os.path.dirname(step.path), "d", META), (step.path, "d" + ABOVE, DELETE)):
-            if step.op != op and path not in touched:
-                entry = then.find(path)
-                if entry is not None and entry.type in kinds:
-                    touched[path] = entry
+        path = os.path.dirname(step.path)
+        if step.op != META and path not in touched:
+            above = then.find(path)
+            if above is not None and above.type == "d":
+                touched[path] = above
+        if step.entry is not None and step.entry.type in ("d", ABOVE):
+            touched.setdefault(step.path, step.entry)
     return [touched[path] for path in sorted(touched, reverse=True)]

@@ -15,7 +15,7 @@ from .._host.durable import (
     set_inode_flags,
     write_all,
 )
-from .._store.store import Store
+from .._store.objects import Reader
 from .entry import ABOVE, EARLY, FLAGS, FORMATS, PINNED, Entry
 
 _ACL = "system.posix_acl_access"
@@ -32,7 +32,7 @@ def finish_folders(folders: Sequence[tuple[Entry, bytes]], stage: int) -> None:
             os.close(fd)
 
 
-def make(store: Store, entry: Entry, fd: int, name: bytes, staged: dict[bytes, tuple[int, bytes]]) -> None:
+def make(contents: Reader, entry: Entry, fd: int, name: bytes, staged: dict[bytes, tuple[int, bytes]]) -> None:
     """Make the object of the entry, complete, under ``name`` in the staging directory."""
     if entry.link in staged:
         source, first = staged[entry.link]
@@ -47,7 +47,7 @@ def make(store: Store, entry: Entry, fd: int, name: bytes, staged: dict[bytes, t
         try:
             if entry.flags & EARLY:
                 set_inode_flags(target, entry.flags, EARLY)
-            _fill(store, entry, target)
+            _fill(contents, entry, target)
             attributes(entry, target)
             set_inode_flags(target, entry.flags & ~PINNED, FLAGS)
         finally:
@@ -68,16 +68,16 @@ def make(store: Store, entry: Entry, fd: int, name: bytes, staged: dict[bytes, t
         os.close(made)
 
 
-def _fill(store: Store, entry: Entry, target: int) -> None:
+def _fill(contents: Reader, entry: Entry, target: int) -> None:
     """Write the content, and verify it meanwhile. Where the file system can clone it, verify the copy."""
-    source = store.objects.loose_stream(entry.sha256)
+    source = contents.objects.loose_stream(entry.sha256)
     if source is not None:
         with source:
             if clone(source.fileno(), target):
-                for _chunk in store.objects.read(entry.sha256):
+                for _chunk in contents.read(entry.sha256):
                     pass
                 return
-    for chunk in store.objects.read(entry.sha256):
+    for chunk in contents.read(entry.sha256):
         if entry.sparse and chunk.count(0) == len(chunk):
             os.lseek(target, len(chunk), os.SEEK_CUR)
         elif entry.sparse:
@@ -89,7 +89,8 @@ def _fill(store: Store, entry: Entry, target: int) -> None:
                     write_all(target, block)
         else:
             write_all(target, chunk)
-    os.ftruncate(target, entry.size)
+    if os.lseek(target, 0, os.SEEK_CUR) != entry.size or entry.sparse:
+        os.ftruncate(target, entry.size)
 
 
 def attributes(entry: Entry, fd: int, where: int | str | None = None) -> None:

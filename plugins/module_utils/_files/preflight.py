@@ -32,7 +32,8 @@ def preflight(
     """
     found: dict[str, str] = {}
     made = made_by(steps)
-    look = _Preflight(set(mount_points()), made, {entry.path for entry in directories}, _may_unpin())
+    mounted = {path for one in mount_points() for path in (one, *ancestors(one))}
+    look = _Preflight(mounted, made, {entry.path for entry in directories}, _may_unpin())
     missing = [(os.fsencode(one), why) for one, why in away.items()]
     with Parents() as parents:
         for step in steps:
@@ -65,10 +66,11 @@ def made_by(steps: Sequence[PathStep]) -> set[bytes]:
 
 
 class _Preflight(NamedTuple):
-    """``made``: directories that steps make. ``ours``: directories that get their own attributes at the end.
-    ``free``: whether immutable and append-only can be taken off."""
+    """``mounted``: mount points, and the directories above them. ``made``: directories that steps make. ``ours``:
+    directories that get their own attributes at the end. ``free``: whether immutable and append-only can be taken
+    off."""
 
-    mounts: set[bytes]
+    mounted: set[bytes]
     made: set[bytes]
     ours: set[bytes]
     free: bool
@@ -77,8 +79,7 @@ class _Preflight(NamedTuple):
         """Why this step cannot be carried out, in words; empty when it can."""
         path, parent = step.path, os.path.dirname(step.path)
         if step.op != META:
-            inside = any(one == path or one.startswith(path + b"/") for one in self.mounts)
-            if inside and step.action != "create":
+            if path in self.mounted and step.action != "create":
                 return MOUNTED
             if parent not in self.made:
                 fd, _name = parents.of(path)
@@ -102,13 +103,13 @@ def short_of_room(steps: Sequence[PathStep], root: str) -> dict[str, str]:
     """
     table = {mount.point: mount for mount in visible(mounts())}
     home = table.get(mount_of(os.fsencode(root), table))
-    made = made_by(steps)
     needed: dict[bytes, list[tuple[int, int, str]]] = {}
+    mount_in: dict[bytes, bytes] = {}
     for step in steps:
-        path = step.path
-        while os.path.dirname(path) in made:
-            path = os.path.dirname(path)
-        mount = mount_of(path, table)
+        path, parent = step.path, os.path.dirname(step.path)
+        if parent not in mount_in:
+            mount_in[parent] = mount_of(parent, table)
+        mount = path if path in table else mount_in[parent]
         on = table.get(mount)
         # Data can be shared with the store within one file system, under whatever mount points.
         shares = on is not None and home is not None and on.kind in _SHARING and on.device == home.device

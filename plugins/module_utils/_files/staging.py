@@ -12,6 +12,7 @@ from contextlib import suppress
 from .._errors import Damaged, EvenkeelError, Refused
 from .._host.durable import exchange, syncfs
 from .._host.paths import Parents, open_dir
+from .._store.objects import Reader
 from .._store.store import Store
 from .anchors import Anchors
 from .entry import PINNED, Entry
@@ -37,6 +38,7 @@ class Staging:
     def __init__(self, store: Store, journal: str, partly: bool) -> None:
         self.left: dict[str, str] = {}
         self._store = store
+        self._contents = Reader(store.objects)
         self._journal = journal
         self._partly = partly
         self._anchors = Anchors(journal)
@@ -56,6 +58,7 @@ class Staging:
             self._compare_other_directories((entry.path for entry in directories), seen)
         finally:
             parents.forget()
+            self._contents.close()
             self._anchors.close()
         self.left.update(below(steps, self.left))
         missing = {os.fsencode(one) for one in self.left}
@@ -152,7 +155,7 @@ class Staging:
         for entry in step.makes:
             where = name + entry.path[len(step.path) :]
             try:
-                make(self._store, entry, stage, where, self._staged)
+                make(self._contents, entry, stage, where, self._staged)
             except Damaged as error:
                 if entry.sha256 and error.__cause__ is None:  # A content that cannot be read now may be whole.
                     self._store.quarantine(entry.sha256)

@@ -7,24 +7,58 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Callable
+
+# Seconds for which a thread waits for more work before it ends.
+_LINGERS = 0.2
+
+
+class _Worker(threading.Thread):
+    """A thread that does one work after another, as each process of a host may be a work of its own: to start a thread
+    takes longer than to read a process. It keeps no process from its end."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.works: SimpleQueue[_Work] = SimpleQueue()
+
+    def run(self) -> None:
+        while True:
+            try:
+                self.works.get(timeout=_LINGERS).carry_out(self)
+            except Empty:
+                with suppress(ValueError):  # A work is on its way to a worker that was just taken.
+                    _idle.remove(self)
+                    return
+
+
+# Workers without work.
+_idle: list[_Worker] = []
 
 
 class _Work:
-    """Work in a thread that keeps no process from its end."""
+    """Work in a thread, begun at once."""
 
     def __init__(self, work: Callable[[], object]) -> None:
         self._work = work
         self._done = threading.Event()
         self._error: BaseException | None = None
-        threading.Thread(target=self._run, daemon=True).start()
+        worker = None
+        with suppress(IndexError):
+            worker = _idle.pop()
+        if worker is None or not worker.is_alive():  # A process that was forked has no threads of its parent.
+            worker = _Worker()
+            worker.start()
+        worker.works.put(self)
 
-    def _run(self) -> None:
+    def carry_out(self, worker: _Worker) -> None:
         try:
             self._work()
         except BaseException as error:
             self._error = error
         finally:
+            _idle.append(worker)
             self._done.set()
 
     def ends(self, seconds: float) -> bool:

@@ -165,15 +165,18 @@ def mappings(pid: int | str, proc: str = "/proc") -> Iterator[Mapped | None]:
     """``mapped``, with None for each mapping of no file: it shows that the reading goes on."""
     try:
         with open(f"{proc}/{pid}/maps", "rb") as stream:
+            place, number = [b""], (0, 0)
             while line := stream.readline(_LONGEST):
-                fields = line.rstrip(b"\n").split(None, 5)
-                if not line.endswith(b"\n"):  # A path of that length belongs to nobody whom we know.
+                if line[-1:] != b"\n":  # A path of that length belongs to nobody whom we know.
                     return
+                fields = line[:-1].split(None, 5)
                 if len(fields) < 6:
                     yield None
                 else:
-                    major, _colon, minor = fields[3].partition(b":")
-                    number = (os.makedev(int(major, 16), int(minor, 16)), int(fields[4]))
+                    if fields[3:5] != place:  # Mappings of one file mostly follow each other.
+                        place = fields[3:5]
+                        major, _colon, minor = place[0].partition(b":")
+                        number = (os.makedev(int(major, 16), int(minor, 16)), int(place[1]))
                     yield Mapped(fields[5], number, b"x" in fields[1])
     except OSError:  # The process has ended, or we may not read it.
         return

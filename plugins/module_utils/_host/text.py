@@ -28,10 +28,12 @@ LONGEST_TEXT = 100_000
 
 def escape(text: str) -> str:
     """Escape a text in which Python represents such bytes by surrogates; valid UTF-8."""
-    return _escape_unsafe(_LIKE_ESCAPE.sub(r"\\x5c", text))
+    return _escape_unsafe(_LIKE_ESCAPE.sub(r"\\x5c", text) if "\\" in text else text)
 
 
 def _escape_unsafe(text: str) -> str:
+    if text.isascii() and text.isprintable():
+        return text  # Nearly every text of a result, of which there may be a million.
     return _UNSAFE.sub(lambda found: "".join(f"\\x{byte:02x}" for byte in _raw(found[0])), text)
 
 

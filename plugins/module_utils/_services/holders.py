@@ -42,8 +42,11 @@ def holders(
             return (replaced(path[: -len(_DELETED)]) if path.endswith(_DELETED) else None) or moved(path)
 
         def used(pid: str = pid) -> Iterator[bytes | None]:
+            path, found = b"", None
             for one in takewhile(lambda _one: goes_on(), mappings(pid, proc)):
-                yield original(one.path) if one is not None else None
+                if one is not None and one.path != path:
+                    path, found = one.path, original(one.path)
+                yield found if one is not None else None
 
         seen, is_all = patiently(pid, used, proc)
         if not is_all:

@@ -17,7 +17,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any, BinaryIO, Callable
 
 from .._errors import Damaged
@@ -180,33 +180,10 @@ class Objects:
             raise Damaged(f"object {sha} is damaged: its content has the SHA-256 {digest.hexdigest()}")
 
     def read_many(self, names: Iterable[str]) -> Iterator[tuple[str, int, Iterator[bytes]]]:
-        """(name, size, chunks) of each content, in this order. Each is read, as by ``read``, before the next comes.
-
-        A pack stays open from one content to the next, as neighbours mostly lie in one pack.
-        """
-        pack: str | None = None
-        stream: BinaryIO | None = None
-        try:
+        """(name, size, chunks) of each content, in this order. Each is read, as by ``read``, before the next comes."""
+        with closing(Reader(self)) as reader:
             for sha in names:
-                place = self.index().get(sha)
-                if place is None or place.size > SMALL:
-                    yield sha, self.size(sha), self.read(sha)
-                    continue
-                if stream is None or place.pack != pack:
-                    if stream is not None:
-                        stream.close()
-                    pack, stream = place.pack, self.open(sha)
-                data = b""
-                with suppress(OSError):
-                    data = os.pread(stream.fileno(), place.size, place.offset)
-                if hashlib.sha256(data).hexdigest() != sha:
-                    # ``read`` tells what is wrong with it.
-                    yield sha, place.size, self.read(sha)
-                else:
-                    yield sha, place.size, iter((data,))
-        finally:
-            if stream is not None:
-                stream.close()
+                yield sha, self.size(sha), reader.read(sha)
 
     def verify(self, sha: str) -> str | None:
         """The fault of a content in words, or None where it is there and whole."""
@@ -326,6 +303,36 @@ def _scan_pack(path: str) -> Iterator[bytes]:
 def tag(root: str) -> str:
     """A mark for data outside of the store that belongs to it: several stores may protect the same state."""
     return hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:16]
+
+
+class Reader:
+    """Reads contents one after another. A pack stays open from one content to the next, as neighbours mostly lie in one
+    pack."""
+
+    def __init__(self, objects: Objects) -> None:
+        self.objects = objects
+        self._pack = ""
+        self._stream: BinaryIO | None = None
+
+    def read(self, sha: str) -> Iterator[bytes]:
+        """The content in chunks, as by ``Objects.read``, which has the same errors."""
+        place = self.objects.index().get(sha)
+        if place is None or place.size > SMALL:
+            return self.objects.read(sha)
+        if self._stream is None or place.pack != self._pack:
+            self.close()
+            self._pack, self._stream = place.pack, self.objects.open(sha)
+        data = b""
+        with suppress(OSError):
+            data = os.pread(self._stream.fileno(), place.size, place.offset)
+        if hashlib.sha256(data).hexdigest() != sha:
+            return self.objects.read(sha)  # It tells what is wrong with it.
+        return iter((data,))
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+        self._stream = None
 
 
 class Writer:

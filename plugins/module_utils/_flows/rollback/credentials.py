@@ -39,8 +39,9 @@ def gone_back(changed: Sequence[str]) -> list[str]:
     not named."""
     found: dict[str, str] = {}
     for one in _KNOWN:
+        match_of = re.compile(one.paths).fullmatch
         for path in changed:
-            match = re.fullmatch(one.paths, path)
+            match = match_of(path)
             if match is not None and os.path.lexists(path):
                 found[match[1]] = f"{match[1]} was put back: {one.words}"
     return list(found.values())[:_SHOWN]

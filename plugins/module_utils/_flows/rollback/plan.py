@@ -97,6 +97,10 @@ class Plan:
     spared: list[str] = field(default_factory=list)
 
     @property
+    def has_steps(self) -> bool:
+        return bool(self.files or self.early or self.late)
+
+    @property
     def steps(self) -> list[Step]:
         return [*(step.reported() for step in self.files), *self.early, *self.late]
 

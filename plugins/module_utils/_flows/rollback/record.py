@@ -222,7 +222,7 @@ class Record:
         """The result so far."""
         made = self._plan
         return RolledBack(
-            changed=bool(made.steps) or bool(self.done),
+            changed=made.has_steps or bool(self.done),
             planned=[step.shown() for step in made.steps],
             done=self.done,
             proved=self._proved,

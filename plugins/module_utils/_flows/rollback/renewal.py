@@ -86,7 +86,7 @@ class Renewal:
         left = []
         specs = [spec for spec in map(registry.tree_spec, sections) if spec is not None]
         for one in MADE:
-            came = [path for path in changed if re.fullmatch(one.paths, path)]
+            came = list(filter(re.compile(one.paths).fullmatch, changed))
             held = (
                 is_within(one.file, root) for spec in specs for root in spec["paths"] if not excludes(spec, one.file)
             )

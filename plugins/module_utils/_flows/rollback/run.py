@@ -62,7 +62,7 @@ class Run(First, Proof):
             words = f"the rollback to {self.manifest.name} stopped: {type(error).__name__}: {error}"
             raise self._ended(RestoreFailed(words)) from error
         result = self.result()
-        if self._left and not self._plan.steps and not self.done and not self.how.unattended:
+        if self._left and not self._plan.has_steps and not self.done and not self.how.unattended:
             words = "; ".join(self._left[:20])
             raise Refused(
                 f"the differences from {self.manifest.name} cannot be put back; nothing was changed: {words}",
@@ -125,7 +125,7 @@ class Run(First, Proof):
                     self.access()
                 self.prepare(writer, paths)
                 try:
-                    if self._plan.steps:
+                    if self._plan.has_steps:
                         quiet.enter_context(self._standing_still())
                         self.hold(writer, paths)
                         self.put_back_files(paths)
@@ -315,7 +315,7 @@ class Run(First, Proof):
         manual = alternatives.manual(self._changed, self._plan.sections)
         self._notes += [one for one in manual if one not in self._notes]
         self._renew()
-        if not self._plan.steps and not self._down.names:
+        if not self._plan.has_steps and not self._down.names:
             return
         running = registry.programs().name
         with self._trying(running):

@@ -182,6 +182,24 @@ def test_data_are_shared_with_a_store_on_the_same_file_system_alone(
     assert list(preflight.short_of_room(steps, "/var/store")) == short
 
 
+def test_room_is_counted_where_a_path_will_lie_below_directories_that_steps_make(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    points = [b"/", b"/data", b"/etc/bound"]
+    table = [mounts.Mount(one, b"/", b"8:%d" % at, "ext4", at, at and 1) for at, one in enumerate(points, 1)]
+    free = {b"/": 10**6, b"/data": 100, b"/etc/bound": 0}
+    monkeypatch.setattr(preflight, "mounts", lambda: table)
+    monkeypatch.setattr(
+        os, "statvfs", lambda path: SimpleNamespace(f_frsize=1, f_bfree=free[path], f_files=0, f_flag=0)
+    )
+    folders = [b"/data/new", b"/data/new/sub", b"/etc/new"]
+    files = [b"/data/new/sub/large", b"/data/new/sub/more", b"/etc/new/large", b"/etc/other", b"/etc/bound"]
+    entries = [Entry(path, "d", 0o755) for path in folders]
+    entries += [Entry(path, "f", 0o644, size=70, sha256="0" * 64) for path in files]
+    steps = [PathStep(PUT, one.path, "create", "", one, None) for one in entries]
+    assert list(preflight.short_of_room(steps, "/var/store")) == ["/data/new/sub/more", "/etc/bound"]
+
+
 def test_a_checkpoint_accepts_nothing_that_the_proof_cannot_read(
     store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,6 +265,14 @@ def test_a_store_that_cannot_be_read_lets_no_rollback_go_half_way(
     with monkeypatch.context() as patched:
         opened = objects.Objects.open
         patched.setattr(objects.Objects, "open", lambda at, sha: Sick() if sha == bad else opened(at, sha))
+        place, pread = store.objects.index().get(bad), os.pread
+
+        def read_place(fd: int, size: int, offset: int) -> bytes:
+            if place is not None and (size, offset) == (place.size, place.offset):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return pread(fd, size, offset)
+
+        patched.setattr(os, "pread", read_place)
         with pytest.raises(Damaged, match=rf"cannot give back 1 of the paths; nothing was changed.*{name}: object"):
             rollback(store, "before")
         assert (tree / "a").read_text() == "new"

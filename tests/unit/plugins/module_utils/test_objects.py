@@ -8,8 +8,9 @@ import hashlib
 import io
 import os
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged
@@ -18,6 +19,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.ob
     SMALL,
     Hasher,
     Objects,
+    Reader,
     Writer,
 )
 
@@ -69,3 +71,29 @@ def test_a_content_that_breaks_off_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(Damaged, match="too early"):
         writer.add_stream(io.BytesIO(b"x" * 100_000), 200_000)
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_neighbours_are_read_from_one_open_pack_and_a_damaged_content_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objects = Objects(str(tmp_path))
+    writer = Writer(objects)
+    names = [writer.add(b"content %d" % number) for number in range(20)]
+    writer.publish()
+    opened: list[str] = []
+    whole = objects._open
+
+    def open_it(path: str) -> BinaryIO:
+        opened.append(path)
+        return whole(path)
+
+    monkeypatch.setattr(objects, "_open", open_it)
+    with closing(Reader(objects)) as reader:
+        assert [b"".join(reader.read(sha)) for sha in names] == [b"content %d" % number for number in range(20)]
+        assert len(opened) == 1
+        (pack,) = tmp_path.glob("packs/*.pack")
+        pack.chmod(0o600)
+        pack.write_bytes(pack.read_bytes().replace(b"content 7", b"content X"))
+        with pytest.raises(Damaged, match=f"object {names[7]} is damaged"):
+            b"".join(reader.read(names[7]))
+        assert b"".join(reader.read(names[8])) == b"content 8"

@@ -11,6 +11,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -161,6 +162,26 @@ def test_an_error_of_work_that_nobody_waits_for_long_is_raised_where_somebody_wa
         patience.within(5, work)
     with pytest.raises(ValueError, match="bad"):
         processes.patiently("self", work)
+
+
+def test_work_after_work_takes_one_thread_and_no_work_waits_for_work_that_is_held_up() -> None:
+    threads: list[threading.Thread] = []
+    stop = threading.Event()
+
+    def work() -> None:
+        threads.append(threading.current_thread())
+
+    assert all(patience.within(5, work) for _turn in range(20)) and len(set(threads)) < 5
+    assert not patience.within(0.05, lambda: stop.wait(10))
+    assert patience.within(5, work)
+    child = os.fork()
+    if child == 0:  # It has none of the threads.
+        os._exit(0 if patience.within(5, work) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    stop.set()
+    for one in set(threads):
+        one.join(5)
+        assert not one.is_alive()
 
 
 def test_a_process_of_root_that_is_held_up_takes_no_other_with_it(held: str) -> None:
