@@ -15,7 +15,7 @@ description:
     message holds the last words of the unit's log.
   - A service that cannot be restarted as asked is refused before anything is touched, such as a unit that is masked,
     that refuses to be started or stopped by hand, that runs once and does not stay active (C(Type=oneshot)), or whose
-    start would stop another unit that runs (C(Conflicts=)).
+    start would stop another unit that runs (C(Conflicts=)) or wait for a job of one.
   - Units that restart or reload with it must run for the soak as well. Processes that its stop leaves alone
     (C(KillMode=process)) are named.
   - The downtime is measured at the first V(tcp) or V(http) probe with an address of this host.

@@ -36,6 +36,8 @@ _PLAIN = ("--plain", "--full", "--no-legend", "--no-pager")
 _ALIVE = 0.3
 # Seconds until the last lines of a program that ended have reached the journal.
 _LOGGED = 0.5
+# Seconds to wait for the jobs of others.
+_JOBS = 10.0
 _UNIT_FILE_VERBS = ("enable", "disable", "mask", "unmask")
 # These verbs aim at a state: where it holds they succeeded, even if systemctl complains that the unit is not loaded or
 # that its file is gone.
@@ -193,6 +195,20 @@ def running_dependents(unit: Unit, system: System) -> list[str]:
 def rivals(unit: Unit, system: System) -> list[str]:
     """The units that run and that a start of the unit stops, because they conflict with it."""
     return [state.name for state in observe(unit.conflicts, system) if state.active or passing(state)]
+
+
+def awaited(unit: Unit, system: System) -> list[str]:
+    """The units that just start, stop or wait for that, and for which a start of the unit would wait. A job that ends
+    in a few seconds does not count."""
+    end = system.monotonic() + _JOBS
+    while unit.after:
+        done = system.run(["systemctl", "list-jobs", *_PLAIN], 30.0)
+        rows = [line.split() for line in done.out.splitlines()] if done.rc == 0 else []
+        found = [row[1] for row in rows if len(row) > 1 and row[1] in unit.after]
+        if not found or system.monotonic() >= end:
+            return found
+        system.sleep(0.5)
+    return []
 
 
 def reloaded_too(units: Sequence[str], system: System) -> dict[str, str]:

@@ -14,7 +14,7 @@ PROPERTIES = (
     "Id,LoadState,FragmentPath,DropInPaths,SourcePath,Transient,CanStop,CanReload,RefuseManualStart,"
     "RefuseManualStop,UnitFileState,NeedDaemonReload,TriggeredBy,Triggers,MainPID,Type,KillMode,TimeoutStartUSec,"
     "TimeoutStopUSec,ExecStart,ExecStop,EnvironmentFiles,BusName,RemainAfterExit,Result,Listen,"
-    "Conflicts,ConflictedBy,PropagatesReloadTo,ReloadResult,"
+    "Conflicts,ConflictedBy,PropagatesReloadTo,ReloadResult,After,"
 ) + DEPENDENTS
 OTHERS = (".socket", ".timer", ".target", ".mount", ".path", ".automount", ".slice", ".scope", ".swap", ".device")
 # Seconds to wait for the start of a unit without a limit of its own.
@@ -61,7 +61,8 @@ class Unit(NamedTuple):
     ``result``: how its last run ended, in the words of systemd. ``has_stop``: whether a command of its own stops it.
     ``takes``: units that stop with it. ``listens``: the addresses of a socket, in the words of systemd.
     ``clustered``: whether a cluster manager starts and stops it. ``conflicts``: units, but targets, that its start
-    stops. ``reloads_too``: units that reload with it. ``reload_result``: how its last reload ended."""
+    stops. ``reloads_too``: units that reload with it. ``reload_result``: how its last reload ended. ``after``: units
+    for whose start its own waits."""
 
     id: str
     load: str = "loaded"
@@ -90,6 +91,7 @@ class Unit(NamedTuple):
     conflicts: tuple[str, ...] = ()
     reloads_too: tuple[str, ...] = ()
     reload_result: str = ""
+    after: tuple[str, ...] = ()
 
     @property
     def is_job(self) -> bool:
@@ -191,6 +193,7 @@ def read(block: Mapping[str, Sequence[str]]) -> Unit:
         ),
         reloads_too=tuple(first("PropagatesReloadTo").split()),
         reload_result=first("ReloadResult"),
+        after=tuple(first("After").split()),
     )
 
 

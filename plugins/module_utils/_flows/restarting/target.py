@@ -99,7 +99,9 @@ class Target:
     at which its main process started. ``along``: the services that stop and start with it, where it is a socket.
     ``dependents``: the units that run and that systemd stops with it; they have to run again afterwards. ``sockets``:
     the sockets that systemd holds open for it, where connections wait while it restarts. ``rivals``: the units that
-    run and that its start would stop. ``spared``: the processes that its stop leaves alone, each with its start."""
+    run and that its start would stop. ``spared``: the processes that its stop leaves alone, each with its start.
+    ``awaited``: the units in a job of somebody else, for which its start would wait. ``ending``: the unit, of those
+    that stop with it, to which this process belongs."""
 
     service: Service
     before: ServiceState
@@ -110,6 +112,8 @@ class Target:
     dependents: Sequence[str] = ()
     sockets: Sequence[ServiceState] = ()
     rivals: Sequence[str] = ()
+    awaited: Sequence[str] = ()
+    ending: str = ""
     spared: Mapping[int, int] = field(default_factory=dict)
 
     @property
@@ -152,16 +156,20 @@ class Target:
                 f"{before.name} cannot be restarted warm: it has no way to reload, and no socket that stays open. Use"
                 f" mode cold, one host at a time{hint}"
             )
-        ours = next((one.id for one in self.along if outage.ends_us(one)), "")
-        if ours:
+        if self.ending and self.verb(mode) != "reload":
             return (
-                f"this process belongs to {ours}, which stops with {before.name} and would end it: restart it from"
-                " another login"
+                f"this process belongs to {self.ending}, which stops with {before.name} and would end it: restart it"
+                " from another login"
             )
         if self.rivals and self.verb(mode) != "reload":
             return (
                 f"the start of {before.name} would stop {', '.join(self.rivals)}, which conflicts with it"
                 " (Conflicts=) and runs: stop that first, if it is meant"
+            )
+        if self.awaited and self.verb(mode) != "reload":
+            return (
+                f"the start of {before.name} would wait for {', '.join(self.awaited)}, which a job of systemd holds up:"
+                " look at it (systemctl list-jobs), and wait for its end"
             )
         return "" if unit is None else _refusal_of(unit, before, self.verb(mode))
 
@@ -231,9 +239,12 @@ def target_of_service(service: Service, system: System) -> Target:
     dependents = systemd.running_dependents(unit, system) if unit is not None and before.active else []
     dependents = [one for one in dependents if one not in [unit.id for unit in along]]
     sockets = held_open(unit.triggered_by, system) if unit is not None and before.active else ()
-    rivals = systemd.rivals(unit, system) if unit is not None else ()
-    target = Target(service, before, _own({"name": service.name}), unit, started, along, dependents, sockets, rivals)
-    return replace(target, spared=_spared(unit)) if unit is not None else target
+    target = Target(service, before, _own({"name": service.name}), unit, started, along, dependents, sockets)
+    if unit is None:
+        return target
+    rivals, awaited = systemd.rivals(unit, system), systemd.awaited(unit, system)
+    ending = next((one.id for one in [*along, *systemd.describe(dependents, system)] if outage.ends_us(one)), "")
+    return replace(target, rivals=rivals, awaited=awaited, spared=_spared(unit), ending=ending)
 
 
 def _spared(unit: Unit) -> dict[int, int]:

@@ -397,6 +397,30 @@ def test_a_start_that_would_stop_another_unit_is_refused(key: str, active: str) 
     assert act(host)["done"]
 
 
+def test_what_would_end_this_very_run_with_a_service_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a runner of jobs that requires docker.service, and restarts it."""
+    host = machine(Unit(WEB, takes=("runner.service",)), Unit("runner.service"))
+    monkeypatch.setattr(outage, "ends_us", lambda unit: unit.id == "runner.service")
+    with pytest.raises(UsageError, match="this process belongs to runner.service, which stops with web.service"):
+        act(host)
+    assert host.acts() == [] and act(host, "warm")["done"]
+
+
+def test_a_start_that_would_wait_for_a_job_of_others_is_refused() -> None:
+    """The stop would be done at once, and the service be down until that job ends."""
+    host = machine(Unit(WEB, more={"After": "slow.service other.service"}), Unit("slow.service", queued=True))
+    with pytest.raises(UsageError, match=r"would wait for slow.service, which a job .*Nothing was touched"):
+        act(host)
+    assert host.acts() == [] and act(host, "warm")["done"]
+    began = host.clock
+
+    def ends(_unit: Unit) -> None:
+        host.units["slow.service"].queued = host.clock < began + 3
+
+    each_round(host, ends)
+    assert act(host)["done"]
+
+
 def test_what_restarts_with_a_service_has_to_run_for_the_soak() -> None:
     host = machine(Unit(WEB, takes=("part.service",)), Unit("part.service"))
     assert [one["target"] for one in act(host, soak=3.0)["health"]["probes"]] == [WEB, "part.service"]
