@@ -31,7 +31,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.dur
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _repeat
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import check_variables, refused
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import operated, words
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import operated, warning_texts, words
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._outside import Item, Outside, parted
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Host, Inventory
@@ -458,6 +458,13 @@ class Repetition:
         if not self.attempts and self._told.get("result"):
             with contextlib.suppress(ValueError):
                 self._result = json.loads(str(self._told["result"]))
+        elif not self.attempts and self._told.get("attempts") and not self.operation.secret:
+            self.warnings.append(
+                f"{self.request.id} was done before, and its result is not on record: it was too long, hidden by"
+                " no_log, or its run was cut off"
+            )
+        elif self.attempts and self.attempts[-1]["said"] == "failed":
+            self._changed = True  # It does not say what it did; it was not verified before, and is now.
         return {**self._keys(_repeat.VERIFIED), "proved": [f"{self.request.id}: {self._told['why']}"]}
 
     def _not_done(self, outcome: str, why: str) -> Answer:
@@ -494,8 +501,9 @@ class Repetition:
             "planned": [self._step()] if self.attempts else [],
             "done": [f"attempt {one['number']} of {self.request.name}: {one['said']}" for one in self.attempts],
         }
-        if isinstance(result.get("warnings"), list):
-            found["warnings"] = [str(one) for one in result["warnings"] if isinstance(one, str)]
+        warnings = [*warning_texts(result.get("warnings")), *self.warnings]
+        if warnings:
+            found["warnings"] = warnings
         if result.get("diff") and self.operation.action._task.diff:
             found["diff"] = result["diff"]
         return found

@@ -14,7 +14,10 @@ description:
   - Then the service itself and all probes must pass for the whole soak. A crash loop ends the wait at once, and the
     message holds the last words of the unit's log.
   - A service that cannot be restarted as asked is refused before anything is touched, such as a unit that is masked,
-    that refuses to be started or stopped by hand, or that runs once and does not stay active (C(Type=oneshot)).
+    that refuses to be started or stopped by hand, that runs once and does not stay active (C(Type=oneshot)), or whose
+    start would stop another unit that runs (C(Conflicts=)) or wait for a job of one.
+  - Units that restart or reload with it must run for the soak as well. Processes that its stop leaves alone
+    (C(KillMode=process)) are named.
   - The downtime is measured at the first V(tcp) or V(http) probe with an address of this host.
   - The host remembers a restart while it is under way, and what was drained for it, so that a later run goes on where
     a run was killed. It remembers the last 500 restarts as well.

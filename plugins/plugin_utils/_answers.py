@@ -42,6 +42,14 @@ def words(value: Any, most: int = _WORDS) -> str:
     return shown + ("…" if len(text) > most else "")
 
 
+def warning_texts(told: object) -> list[str]:
+    """The texts of the warnings in a result. Ansible wraps those of a module into objects."""
+    found = (
+        [getattr(getattr(one, "event", None), "msg", one) for one in told] if isinstance(told, (list, tuple)) else []
+    )
+    return [one for one in found if isinstance(one, str) and one]
+
+
 def _text(pattern: re.Pattern[str]) -> Form:
     def form(value: Any) -> str:
         if not isinstance(value, str) or not pattern.fullmatch(value):

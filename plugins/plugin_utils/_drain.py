@@ -15,7 +15,7 @@ from typing import Any
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.draining import Place, places
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import words
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import warning_texts, words
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import Host, Inventory
 
 DONE, REFUSED, FAILED, UNREACHABLE = "done", "refused", "failed", "unreachable"
@@ -139,7 +139,7 @@ def _outcome(place: Place, answer: Answer, asked: _Request) -> Outcome:
         said = f"{place.words}: {place.host} is unreachable: {why}"
         return Outcome(place, UNREACHABLE, said, left=asked.state != "look")
     state = str(answer.get("state")) if answer.get("state") in _STATES else ""
-    facts, warnings = _texts(answer.get("proved")), _texts(answer.get("warnings"))
+    facts, warnings = _texts(answer.get("proved")), _texts(warning_texts(answer.get("warnings")))
     if not answer.get("failed") and state:
         said = f"{place.words}: {state}, {'; '.join(facts) or 'and nothing was measured'}"
         obstacle = words(answer.get("obstacle") or "")

@@ -50,11 +50,13 @@ class Outcome:
     """The end of a drain, or of its opposite.
 
     drained: where the host is drained, or may be. done: what was measured, in words. why: what went wrong, or empty.
+    warnings: what was not measured, or not kept, in words.
     """
 
     drained: Sequence[Place] = ()
     done: Sequence[str] = ()
     why: str = ""
+    warnings: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Balancers:
         found = _drain.drain(self.inventory, places, self.deadline, ours, self.store)
         bad = [one.words for one in found if one.end != _drain.DONE]
         if not bad:
-            return Outcome(places, [one.words for one in found])
+            return Outcome(places, [one.words for one in found], warnings=_warned(found))
         drained = [one.place for one in found if one.left or (one.place in ours and one.state != "ready")]
         return Outcome(drained, why="; ".join(bad))
 
@@ -77,7 +79,8 @@ class Balancers:
         found = _drain.undrain(self.inventory, places, self.deadline, self.store)
         bad = [one.words for one in found if one.end != _drain.DONE]
         drained = [one.place for one in found if one.end != _drain.DONE and one.may_be_drained]
-        return Outcome(drained, [one.words for one in found if one.end == _drain.DONE], "; ".join(bad))
+        done = [one.words for one in found if one.end == _drain.DONE]
+        return Outcome(drained, done, "; ".join(bad), _warned(found))
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ class Steps:
     _begun: str = ""
     _drained: list[Place] = field(default_factory=list)
     _proved: list[str] = field(default_factory=list)
+    _warnings: list[str] = field(default_factory=list)
 
     def run(self) -> Answer:
         """The result of the task."""
@@ -152,7 +156,7 @@ class Steps:
             return self._unknown(strange)
         drained = self.drains.drain(wanted.places, self._drained)
         self._drained = list(drained.drained)
-        self._proved += drained.done
+        self._note(drained)
         if drained.why:
             return self._not_drained(drained.why)
         acted = self._act()
@@ -222,7 +226,7 @@ class Steps:
         if self._drained:
             ready = self.drains.ready(self._drained)
             self._drained = list(ready.drained)
-            self._proved += ready.done
+            self._note(ready)
             why += f". It was not restarted, and gets no requests: {ready.why}" if ready.why else ". It is ready again"
         if self._drained:
             self._remember()
@@ -260,7 +264,7 @@ class Steps:
     def _made_ready(self, acted: Answer) -> Answer:
         ready = self.drains.ready(self._drained)
         self._drained = list(ready.drained)
-        self._proved += ready.done
+        self._note(ready)
         if ready.why:
             self._remember()
             said = f"{self.wanted.host} was restarted and is healthy, but gets no requests: {ready.why}."
@@ -270,6 +274,11 @@ class Steps:
             said = f"{self.wanted.host} was restarted and is healthy, but its record could not be closed: "
             return self._ended({**acted, "failed": True, "error": ended.get("error")}, said + str(ended.get("msg")))
         return self._ended(acted, "")
+
+    def _note(self, outcome: Outcome) -> None:
+        """Keep the facts and the warnings of the balancers for the result."""
+        self._proved += outcome.done
+        self._warnings += outcome.warnings
 
     def _whereabouts(self) -> str:
         """Where the host is still drained, in words."""
@@ -281,7 +290,14 @@ class Steps:
         left = [f"drained: {place.words}" for place in self._drained]
         proved = [*_texts(result.get("proved")), *self._proved]
         found = {**result, "proved": proved, "left": [*_texts(result.get("left")), *left]}
+        if self._warnings:
+            found["warnings"] = [*_texts(result.get("warnings")), *self._warnings]
         return {**found, "msg": msg} if msg else found
+
+
+def _warned(found: Sequence[_drain.Outcome]) -> list[str]:
+    """The warnings of all places, each with its balancer."""
+    return [f"{one.place.host}: {said}" for one in found for said in one.warnings]
 
 
 def may_boot(values: Mapping[str, Any]) -> bool:

@@ -30,7 +30,7 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.vars import combine_vars
 from ansible.vars.clean import clean_facts, namespace_facts
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import words
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import warning_texts, words
 
 # Actions that no host carries out: they steer the run, or change the variables of the play.
 _NO_OPERATION = {
@@ -250,7 +250,12 @@ class Tasks:
             "changed": bool(unpredicted) or any(one.result.get("changed") for one in done),
             "failed": bool(last.ends and last.result.get("failed")),
             "warnings": [
-                *(said for one in done if not _is_hidden(one.result) for said in _warnings(one.result)),
+                *(
+                    said
+                    for one in done
+                    if not _is_hidden(one.result)
+                    for said in warning_texts(one.result.get("warnings"))
+                ),
                 *warnings,
             ],
         }
@@ -431,14 +436,6 @@ def _is_unpredicted(result: Result) -> bool:
     if "skipped_reason" in result or any("_ansible_item_label" in one for one in items):
         return any(_is_unpredicted(one) for one in items)
     return bool(result.get("skipped")) and "false_condition" not in result and "skip_reason" not in result
-
-
-def _warnings(result: Result) -> Iterator[str]:
-    found = result.get("warnings")
-    for one in found if isinstance(found, list) else []:
-        said = one if isinstance(one, str) else getattr(getattr(one, "event", None), "msg", None)
-        if said:
-            yield str(said)
 
 
 def _diffs(result: Result) -> Iterator[object]:

@@ -13,7 +13,7 @@ from .._host.system import System
 from .._results.restart import Drained
 from .._services import haproxy, pair
 from .._services.draining import KINDS
-from .drain_pair import DrainPair
+from .drain_pair import READY_BEFORE, DrainPair
 
 LOOK, DRAINED, READY = "look", "drained", "ready"
 # Seconds between two looks, and for a first request after the server is ready again.
@@ -123,6 +123,12 @@ class _Balanced:
             self.warnings.append(
                 f"{result.name}: HAProxy takes it for up before a check of it, as it leaves maintenance"
             )
+        if self.request.ours and first.is_free:
+            self.warnings.append(
+                f"{result.name} {READY_BEFORE}. A reload of HAProxy forgets a drain, and an agent check can end one"
+            )
+        if not last.server.weight:
+            self.warnings.append(f"{result.name} has a weight of 0, so that it gets no new requests")
         result.warnings = self.warnings or None
         return result
 

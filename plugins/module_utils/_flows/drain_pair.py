@@ -16,6 +16,8 @@ _INTERVAL = 0.5
 # Seconds that a command has at least, and in which a drain that failed is taken back.
 _LEAST, _BACK = 5.0, 60.0
 _STATES = {True: "drained", False: "ready", None: "unknown"}
+# A drain of ours ended before its time.
+READY_BEFORE = "was ready already: requests may have come to it since it was drained"
 _ASKED = "it was asked, not shown: the command pair has no check"
 
 
@@ -49,6 +51,8 @@ class DrainPair:
         """The end of the drain was asked for, and the check shows it."""
         if self.first is not False:
             self._act("undrain", wanted=False)
+        elif self.ours:
+            self.result.warnings = [f"{self.result.name} {READY_BEFORE}"]
         return self.result
 
     def _obstacle(self) -> str:

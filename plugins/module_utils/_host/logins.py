@@ -77,6 +77,11 @@ def is_open(user: int) -> bool:
     return any(login_of(pid) == user and (stat := read_stat(pid)) is not None and stat.name in _SERVERS for pid in pids)
 
 
+def above(pid: int) -> list[int]:
+    """The process, and those above it up to the first one."""
+    return [one.pid for one in _ancestors(pid)]
+
+
 def _ancestors(pid: int) -> Iterator[Ancestor]:
     """The process, then its parent, and so on up to the first process."""
     while pid > 0:

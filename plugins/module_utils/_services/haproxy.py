@@ -186,10 +186,14 @@ class Runtime:
         self._system = system
 
     def read_server(self) -> View:
-        """The server as it is now. UsageError for a backend or a server that HAProxy does not have."""
+        """The server as it is now. UsageError for a backend or a server that HAProxy does not have.
+
+        The bits come last: a reload between the two answers forgets a drain, and that has to be seen.
+        """
         address = self.address
+        stat = self.ask("show stat -1 4 -1")
         bits = parse_bits(self.ask(f"show servers state {address.backend}"), address)
-        return view(bits, parse_servers(self.ask("show stat -1 4 -1")), address)
+        return view(bits, parse_servers(stat), address)
 
     def tell(self, state: str) -> None:
         """Tell the server its state: ``drain`` or ``ready``."""

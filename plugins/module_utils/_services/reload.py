@@ -64,12 +64,20 @@ class _Before(NamedTuple):
 def reload(name: str, system: System, proc: str = "/proc") -> Reloaded:
     """Reload the unit. Raises ServiceFailed when the reload fails, or when the log of the service shows a failure."""
     (unit,) = systemd.describe([name], system)
-    before = _Before(running.children(unit.main, proc), running.logs(unit.main, proc), system.now())
+    before = _Before(running.workers(unit.main, proc), running.logs(unit.main, proc), system.now())
+    others = [one.name for one in systemd.observe(unit.reloads_too, system) if one.active]
     state = systemd.act("reload", name, system)
+    wrong_others = systemd.reloaded_too(others, system) if others else {}
+    if wrong_others:
+        raise ServiceFailed(
+            f"{unit.id} was told to reload, and units that reload with it did not:"
+            f" {'; '.join(f'{other}: {why}' for other, why in wrong_others.items())}"
+        )
     if unit.type == "notify-reload":
         return Reloaded(state, "it told systemd that it is ready again")
     if not unit.main and not running.processes([unit.id], proc)[unit.id]:
-        return Reloaded(state, "its command ended well, and nothing else of it runs")
+        # An umbrella of instances says nothing of what they do.
+        return Reloaded(state, "" if others else "its command ended well, and nothing else of it runs")
     began = system.monotonic()
     while True:
         shown = _workers(unit, before, proc)
@@ -95,7 +103,7 @@ def _workers(unit: Unit, before: _Before, proc: str) -> str:
     session (sshd), also beside the only one before: while any stays, there must have been several, and as many new."""
     if not before.workers or not unit.main:  # The children of 0 are those of the kernel.
         return ""
-    now = running.children(unit.main, proc)
+    now = running.workers(unit.main, proc)
     new = [pid for pid, started in now.items() if before.workers.get(pid) != started]
     stay = len(now) - len(new)
     if new and (not stay or len(new) >= len(before.workers) > 1):

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 
 from .._files.declaration import STAGE
-from .._host.processes import mappings, patiently, read_entry, read_stat, start_time
+from .._host.processes import Stat, mappings, patiently, read_entry, read_stat, start_time
 from .places import Places
 
 _GONE = " (deleted)"
@@ -69,10 +69,22 @@ def writes(pids: Iterable[int], changed: Sequence[str], proc: str = "/proc") -> 
     return ""
 
 
-def children(pid: int, proc: str = "/proc") -> dict[int, int]:
-    """The children of the process, each with the clock tick at which it started."""
+def workers(pid: int, proc: str = "/proc") -> dict[int, int]:
+    """The children of the process that run its own program, each with the clock tick at which it started. Another
+    program is a job, which comes and goes by itself."""
     stats = (read_stat(entry, proc) for entry in filter(str.isdigit, os.listdir(proc)))
-    return {stat.pid: stat.ticks for stat in stats if stat is not None and not stat.has_ended and stat.parent == pid}
+    alive = [stat for stat in stats if stat is not None and not stat.has_ended]
+    own = next((stat for stat in alive if stat.pid == pid), None)
+    found = [stat for stat in alive if own is not None and stat.parent == pid and _is_same_program(own, stat, proc)]
+    return {stat.pid: stat.ticks for stat in found}
+
+
+def _is_same_program(one: Stat, other: Stat, proc: str) -> bool:
+    """Whether two processes run the same file. In a container root may not see that of another user: names decide."""
+    try:
+        return os.path.samefile(f"{proc}/{one.pid}/exe", f"{proc}/{other.pid}/exe")
+    except OSError:
+        return one.name == other.name
 
 
 def logs(pid: int, proc: str = "/proc") -> dict[str, int]:

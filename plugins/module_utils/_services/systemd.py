@@ -36,6 +36,8 @@ _PLAIN = ("--plain", "--full", "--no-legend", "--no-pager")
 _ALIVE = 0.3
 # Seconds until the last lines of a program that ended have reached the journal.
 _LOGGED = 0.5
+# Seconds to wait for the jobs of others.
+_JOBS = 10.0
 _UNIT_FILE_VERBS = ("enable", "disable", "mask", "unmask")
 # These verbs aim at a state: where it holds they succeeded, even if systemctl complains that the unit is not loaded or
 # that its file is gone.
@@ -190,6 +192,42 @@ def running_dependents(unit: Unit, system: System) -> list[str]:
     return [one.id for one in describe(active, system) if not one.is_job]
 
 
+def rivals(unit: Unit, system: System) -> list[str]:
+    """The units that run and that a start of the unit stops, because they conflict with it."""
+    return [state.name for state in observe(unit.conflicts, system) if state.active or passing(state)]
+
+
+def awaited(unit: Unit, system: System) -> list[str]:
+    """The units that just start, stop or wait for that, and for which a start of the unit would wait. A job that ends
+    in a few seconds does not count."""
+    end = system.monotonic() + _JOBS
+    while unit.after:
+        done = system.run(["systemctl", "list-jobs", *_PLAIN], 30.0)
+        rows = [line.split() for line in done.out.splitlines()] if done.rc == 0 else []
+        found = [row[1] for row in rows if len(row) > 1 and row[1] in unit.after]
+        if not found or system.monotonic() >= end:
+            return found
+        system.sleep(0.5)
+    return []
+
+
+def reloaded_too(units: Sequence[str], system: System) -> dict[str, str]:
+    """The units, of those that reload with another one, that did not -> why, once none of them is at it any more."""
+    found = describe(units, system)
+    end = system.monotonic() + max((one.patience("reload") for one in found), default=0.0)
+    while any(passing(one) or one.queued or one.text.startswith("reload") for one in observe(units, system)):
+        if system.monotonic() >= end:
+            break
+        system.sleep(0.2)
+    states = observe(units, system)
+    wrong = {
+        one.id: state.text if not state.active else f"its reload ended with {one.reload_result}"
+        for one, state in zip(describe(units, system), states)
+        if not state.active or one.reload_result not in ("", "success")
+    }
+    return {name: why + last_words(name, system) for name, why in wrong.items()}
+
+
 def units_down(units: Sequence[str], system: System) -> dict[str, str]:
     """The units that do not run -> their state in words, once none of them is on the way or queued any more."""
     end = system.monotonic() + max((one.patience("restart") for one in describe(units, system)), default=0.0)
@@ -233,10 +271,11 @@ def settled(name: str, system: System, limit: float = 30.0) -> ServiceState:
         system.sleep(0.1)
 
 
-def act(verb: str, name: str, system: System, wait: bool = True) -> ServiceState:
+def act(verb: str, name: str, system: System, wait: bool = True, endless: float = 0.0) -> ServiceState:
     """Start, stop, restart, reload, enable, disable, mask, unmask or reset-failed, and prove it; the state afterwards.
 
-    With ``wait`` False the job is only queued, and nothing is proved (early at boot). Raises ServiceFailed.
+    With ``wait`` False the job is only queued, and nothing is proved (early at boot). ``endless``: seconds for a stop
+    without a limit of its own. Raises ServiceFailed.
     """
     unit = unit_name(name)
     if verb in ("start", "restart"):
@@ -252,7 +291,9 @@ def act(verb: str, name: str, system: System, wait: bool = True) -> ServiceState
     for service in services:
         system.run(["systemctl", "stop", "--", service.id], service.patience("stop"))
     try:
-        done = system.run(["systemctl", *options, verb, "--", unit], permits.patience(verb))
+        done = system.run(["systemctl", *options, verb, "--", unit], permits.patience(verb, endless))
+        if done.rc == 124:
+            done = done._replace(err=permits.waited(verb, endless))
         state = before if not wait and done.rc == 0 else _proved(verb, unit, permits, before, done, system)
     except BaseException as error:
         down = _start_stopped(services, system)
@@ -305,8 +346,7 @@ def _proved(verb: str, unit: str, permits: Unit, before: ServiceState, done: Com
     if done.rc == 0:
         why = f"ended well, but the unit is {after.text}"
         raise ServiceFailed(f"systemctl {verb} {unit} {why}{last_words(permits.id, system)}")
-    why = permits.waited(verb) if done.rc == 124 else done.words
-    raise ServiceFailed(f"systemctl {verb} {unit}: {why}{last_words(permits.id, system)}")
+    raise ServiceFailed(f"systemctl {verb} {unit}: {done.words}{last_words(permits.id, system)}")
 
 
 def _holds(verb: str, before: ServiceState, after: ServiceState) -> bool:

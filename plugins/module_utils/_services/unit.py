@@ -14,6 +14,7 @@ PROPERTIES = (
     "Id,LoadState,FragmentPath,DropInPaths,SourcePath,Transient,CanStop,CanReload,RefuseManualStart,"
     "RefuseManualStop,UnitFileState,NeedDaemonReload,TriggeredBy,Triggers,MainPID,Type,KillMode,TimeoutStartUSec,"
     "TimeoutStopUSec,ExecStart,ExecStop,EnvironmentFiles,BusName,RemainAfterExit,Result,Listen,"
+    "Conflicts,ConflictedBy,PropagatesReloadTo,ReloadResult,After,"
 ) + DEPENDENTS
 OTHERS = (".socket", ".timer", ".target", ".mount", ".path", ".automount", ".slice", ".scope", ".swap", ".device")
 # Seconds to wait for the start of a unit without a limit of its own.
@@ -59,7 +60,9 @@ class Unit(NamedTuple):
     in seconds for start and stop, or None. ``remains``: whether it counts as active once its program has ended.
     ``result``: how its last run ended, in the words of systemd. ``has_stop``: whether a command of its own stops it.
     ``takes``: units that stop with it. ``listens``: the addresses of a socket, in the words of systemd.
-    ``clustered``: whether a cluster manager starts and stops it."""
+    ``clustered``: whether a cluster manager starts and stops it. ``conflicts``: units, but targets, that its start
+    stops. ``reloads_too``: units that reload with it. ``reload_result``: how its last reload ended. ``after``: units
+    for whose start its own waits."""
 
     id: str
     load: str = "loaded"
@@ -85,6 +88,10 @@ class Unit(NamedTuple):
     takes: tuple[str, ...] = ()
     listens: tuple[str, ...] = ()
     clustered: bool = False
+    conflicts: tuple[str, ...] = ()
+    reloads_too: tuple[str, ...] = ()
+    reload_result: str = ""
+    after: tuple[str, ...] = ()
 
     @property
     def is_job(self) -> bool:
@@ -132,11 +139,11 @@ class Unit(NamedTuple):
         """Whether the unit runs programs, which have read their files as they started."""
         return not self.id.endswith(OTHERS)
 
-    def patience(self, verb: str) -> float:
-        """Seconds to wait for the verb: the limit of the unit, and a margin."""
+    def patience(self, verb: str, endless: float = 0.0) -> float:
+        """Seconds to wait for the verb: the limit of the unit, and a margin. ``endless``: for a stop without a limit,
+        which may never end; a whole rollback would wait for it."""
         begin = CAP if self.begin is None else self.begin
-        # The whole rollback waits for a stop, and a stop without a limit may never end.
-        end = 0.0 if self.end is None else _STOPS * self.end
+        end = endless if self.end is None else _STOPS * self.end
         return _MARGIN + {
             "reload": begin,
             "stop": end,
@@ -144,11 +151,11 @@ class Unit(NamedTuple):
             "restart": begin + end,
         }.get(verb, 90.0)
 
-    def waited(self, verb: str) -> str:
+    def waited(self, verb: str, endless: float = 0.0) -> str:
         """The time limit in words, for a message."""
         limits = {"reload": [self.begin], "stop": [self.end]}.get(verb, [self.begin, self.end])
         own = "the unit sets no limit of its own" if None in limits else "longer than the unit's own limit"
-        return f"it is not done after {self.patience(verb):g} s, {own}"
+        return f"it is not done after {self.patience(verb, endless):g} s, {own}"
 
 
 def read(block: Mapping[str, Sequence[str]]) -> Unit:
@@ -181,6 +188,12 @@ def read(block: Mapping[str, Sequence[str]]) -> Unit:
         has_stop=bool(first("ExecStop")),
         takes=tuple(" ".join(map(first, DEPENDENTS.split(","))).split()),
         listens=tuple(block.get("Listen", ())),
+        conflicts=tuple(
+            one for one in f"{first('Conflicts')} {first('ConflictedBy')}".split() if not one.endswith(".target")
+        ),
+        reloads_too=tuple(first("PropagatesReloadTo").split()),
+        reload_result=first("ReloadResult"),
+        after=tuple(first("After").split()),
     )
 
 

@@ -19,10 +19,13 @@ from ..._services.process import ProcessService
 from ..._services.reload import reload
 from ..._services.state import ServiceState
 from ..._services.stopping import was_killed
-from .target import WARM, Target
+from ..._services.unit import CAP
+from .target import WARM, Target, watched
 
 # Systemd's word on a unit whose program has ended, and that counts as active nevertheless.
 _EXITED = "active (exited)"
+# The most processes that a message names.
+_SHOWN = 10
 
 
 def deed(action: str, target: str) -> dict[str, str]:
@@ -71,7 +74,7 @@ class Act:
         downtime.acted()
         just = ProbeResult("service", after.name, PASS, after.text, 0.0, after.identity, after.restarts)
         result.after, result.done = after, result.planned
-        health = wait([self.target.own, *probes], times, self.system, earlier=[just])
+        health = wait([self.target.own, *watched(self._others()), *probes], times, self.system, earlier=[just])
         result.health, result.proved = health, self.facts
         result.seconds = self.system.monotonic() - began
         if health.probes[0].detail == _EXITED != self.target.before.text:
@@ -82,6 +85,13 @@ class Act:
             result.left, result.proved = [self.target.name], []
             raise Unhealthy(self._why_unhealthy(health), **result.report())
         return result
+
+    def _others(self) -> Sequence[str]:
+        """The units that restarted, or reloaded, with it."""
+        if self.verb != "reload":
+            return self.target.dependents
+        others = self.target.unit.reloads_too if self.target.unit is not None else ()
+        return [one.name for one in systemd.observe(others, self.system) if one.active]
 
     def _act(self) -> ServiceState:
         target, system = self.target, self.system
@@ -97,7 +107,7 @@ class Act:
         if isinstance(target.service, (ContainerService, ProcessService)):
             after, killed = target.service.carry_out(self.verb, system)
         else:
-            after = target.service.act(self.verb, system)
+            after = systemd.act(self.verb, before.name, system, endless=CAP)
             killed = self.verb == "restart" and target.unit is not None and was_killed(target.unit, moment, system)
         if self.verb == "reload":
             self.facts = [f"{before.name} was told to reload, and kept its processes' identity {after.identity}"]
@@ -114,6 +124,13 @@ class Act:
             raise ServiceFailed(
                 f"{before.name} was restarted, and units that ran before it and stopped with it do not run again:"
                 f" {'; '.join(f'{name} is {state}' for name, state in down.items())}"
+            )
+        left = target.go_on() if self.verb == "restart" else []
+        if left:
+            more = f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
+            self.warnings.append(
+                f"{before.name}: {len(left)} of its processes from before go on with what they had loaded, as its"
+                f" KillMode leaves them alone: {', '.join(left[:_SHOWN])}{more}"
             )
         if killed:
             self.warnings.append(

@@ -6,17 +6,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ..._dataclasses import dataclass
+from ..._dataclasses import dataclass, field, replace
 from ..._errors import UsageError
 from ..._health import probes as probing
 from ..._health.probe import Probe
 from ..._health.wait import Times
-from ..._host.processes import start_time
+from ..._host import logins
+from ..._host.processes import program_name, start_time
 from ..._host.system import System
-from ..._services import outage, systemd
+from ..._services import outage, running, systemd
 from ..._services.container import ContainerService
 from ..._services.process import ProcessService
 from ..._services.service import Service, declared_service
@@ -96,7 +98,10 @@ class Target:
     """A service as it is before. ``unit``: its properties, where it is a unit of systemd. ``started``: the clock tick
     at which its main process started. ``along``: the services that stop and start with it, where it is a socket.
     ``dependents``: the units that run and that systemd stops with it; they have to run again afterwards. ``sockets``:
-    the sockets that systemd holds open for it, where connections wait while it restarts."""
+    the sockets that systemd holds open for it, where connections wait while it restarts. ``rivals``: the units that
+    run and that its start would stop. ``spared``: the processes that its stop leaves alone, each with its start.
+    ``awaited``: the units in a job of somebody else, for which its start would wait. ``ending``: the unit, of those
+    that stop with it, to which this process belongs."""
 
     service: Service
     before: ServiceState
@@ -106,6 +111,10 @@ class Target:
     along: Sequence[Unit] = ()
     dependents: Sequence[str] = ()
     sockets: Sequence[ServiceState] = ()
+    rivals: Sequence[str] = ()
+    awaited: Sequence[str] = ()
+    ending: str = ""
+    spared: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -119,6 +128,14 @@ class Target:
     def still_runs(self) -> bool:
         """Whether the main process from before still runs."""
         return self.started is not None and start_time(self.main) == self.started
+
+    def go_on(self) -> list[str]:
+        """The processes from before that still run, beside the main process, in words."""
+        return [
+            f"{program_name(pid) or 'a process'}[{pid}]"
+            for pid, started in self.spared.items()
+            if pid != self.main and start_time(pid) == started
+        ]
 
     def verb(self, mode: str) -> str:
         """The act. A service that does not run has no connections to keep: it is only started. A service that is just
@@ -139,11 +156,20 @@ class Target:
                 f"{before.name} cannot be restarted warm: it has no way to reload, and no socket that stays open. Use"
                 f" mode cold, one host at a time{hint}"
             )
-        ours = next((one.id for one in self.along if outage.ends_us(one)), "")
-        if ours:
+        if self.ending and self.verb(mode) != "reload":
             return (
-                f"this process belongs to {ours}, which stops with {before.name} and would end it: restart it from"
-                " another login"
+                f"this process belongs to {self.ending}, which stops with {before.name} and would end it: restart it"
+                " from another login"
+            )
+        if self.rivals and self.verb(mode) != "reload":
+            return (
+                f"the start of {before.name} would stop {', '.join(self.rivals)}, which conflicts with it"
+                " (Conflicts=) and runs: stop that first, if it is meant"
+            )
+        if self.awaited and self.verb(mode) != "reload":
+            return (
+                f"the start of {before.name} would wait for {', '.join(self.awaited)}, which a job of systemd holds up:"
+                " look at it (systemctl list-jobs), and wait for its end"
             )
         return "" if unit is None else _refusal_of(unit, before, self.verb(mode))
 
@@ -213,7 +239,27 @@ def target_of_service(service: Service, system: System) -> Target:
     dependents = systemd.running_dependents(unit, system) if unit is not None and before.active else []
     dependents = [one for one in dependents if one not in [unit.id for unit in along]]
     sockets = held_open(unit.triggered_by, system) if unit is not None and before.active else ()
-    return Target(service, before, _own({"name": service.name}), unit, started, along, dependents, sockets)
+    target = Target(service, before, _own({"name": service.name}), unit, started, along, dependents, sockets)
+    if unit is None:
+        return target
+    rivals, awaited = systemd.rivals(unit, system), systemd.awaited(unit, system)
+    ending = next((one.id for one in [*along, *systemd.describe(dependents, system)] if outage.ends_us(one)), "")
+    return replace(target, rivals=rivals, awaited=awaited, spared=_spared(unit), ending=ending)
+
+
+def _spared(unit: Unit) -> dict[int, int]:
+    """The processes of the unit that its stop leaves alone, each with its start. The processes of this very login end
+    with it, and do not count."""
+    if unit.kill_mode not in ("process", "none"):
+        return {}
+    ours = set(logins.above(os.getpid()))
+    starts = {pid: start_time(pid) for pid in running.processes([unit.id])[unit.id] if pid not in ours}
+    return {pid: started for pid, started in starts.items() if started is not None}
+
+
+def watched(names: Sequence[str]) -> list[Probe]:
+    """Probes of units that restart with another one: they have to run for the soak as well."""
+    return probing.check([{"service": {"name": name}} for name in names])
 
 
 def held_open(units: Sequence[str], system: System) -> list[ServiceState]:

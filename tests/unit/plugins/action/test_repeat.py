@@ -152,6 +152,22 @@ def test_of_what_is_not_logged_nothing_is_stored(fleet: Fleet) -> None:
     assert "tok-8841" not in record and "8000 +" not in record, "neither the result nor the arguments"
 
 
+def test_a_result_that_ansible_cannot_read_is_no_reason_to_call_the_effect_unchanged(fleet: Fleet) -> None:
+    task = repeat(r"printf 'caf\351'; touch {{ base }}/effect", **{"class": "once"})
+    result = only(fleet.play([task], "h1"))
+    assert result["attempts"][0]["said"] == "failed" and "UTF8" in result["attempts"][0]["msg"]
+    assert (result["outcome"], result["changed"]) == ("verified", True)
+
+
+def test_a_result_that_was_too_long_to_be_kept_is_told(fleet: Fleet) -> None:
+    task = repeat("head -c 99000 /dev/zero | tr '\\0' a; touch {{ base }}/effect")
+    first = fleet.play([task], "h1")
+    assert only(first)["changed"] and "not on record" not in first.output
+    again = fleet.play([task], "h1")
+    assert (only(again)["outcome"], only(again)["result"]) == ("verified", {})
+    assert "its result is not on record: it was too long" in " ".join(again.output.split())
+
+
 # -- faults
 
 SSH = """#!{python}

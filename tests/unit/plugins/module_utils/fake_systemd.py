@@ -85,7 +85,8 @@ class Machine:
         return [
             call
             for call in self.calls
-            if call.split()[1] not in ("show", "show-environment", "reset-failed", "list-unit-files", "list-units")
+            if call.split()[1]
+            not in ("show", "show-environment", "reset-failed", "list-unit-files", "list-units", "list-jobs")
             and not call.startswith(("journalctl", "busctl"))
         ]
 
@@ -117,6 +118,9 @@ class Machine:
             states = next(word for word in words if word.startswith("--state=")).partition("=")[2].split(",")
             listed = [one for one in self.units.values() if one.active in states]
             return Completed(words, 0, "".join(f"{one.name} {one.load} {one.active}\n" for one in listed), "")
+        if words[1] == "list-jobs":
+            waiting = [one for one in self.units.values() if one.queued]
+            return Completed(words, 0, "".join(f"7 {one.name} start running\n" for one in waiting), "")
         names = words[words.index("--") + 1 :]
         if words[1] == "show" and words[2].startswith("--property=RequiredBy"):
             return Completed(words, 0, " ".join(self.unit(names[0]).takes) + "\n", "")

@@ -249,6 +249,27 @@ def test_a_drain_that_something_else_ends_is_no_drain(web: Haproxy) -> None:
     assert web.told == ["set server web/web1 state drain"]
 
 
+def test_a_reload_between_two_answers_of_haproxy_is_no_drain(web: Haproxy) -> None:
+    """Its sessions are those of one process, and its drain would be that of the process before."""
+
+    def reload(look: int) -> None:
+        if look == 4:
+            web.server("web1").bits = 0
+
+    answer = web.answer
+
+    def answered(line: str) -> str:
+        # The drain is forgotten once the statistics are told.
+        said = answer(line)
+        if line.startswith("show stat"):
+            reload(web.looks)
+        return said
+
+    web.answer = answered  # type: ignore[method-assign]
+    with pytest.raises(ServiceFailed, match="not drained any more"):
+        act(web, "drained")
+
+
 def test_a_drain_that_haproxy_does_not_take_for_sure_is_taken_back(web: Haproxy) -> None:
     web.says = "Something new."
     with pytest.raises(ServiceFailed, match=r"did not take drain of web/web1: Something new.*it is ready again"):
@@ -310,8 +331,12 @@ def test_ready_waits_for_the_check_and_tells_of_requests(web: Haproxy) -> None:
     assert result["proved"] == ["web/web1 is UP, with 0 sessions", "web/web1 has answered 2 requests since"]
 
     web.on_look = lambda _look: None
+    assert "warnings" not in result
     again = act(web, "ready", ours=True)
     assert not again["changed"] and again["served"] == 0 and len(web.told) == 1
+    # A drain of ours was to be there.
+    assert "web/web1 was ready already: requests may have come to it" in again["warnings"][0]
+    assert "warnings" not in act(web, "ready")
     assert again["proved"][1] == "no request was answered by web/web1 since"
 
 
@@ -338,6 +363,12 @@ def test_failed_requests_and_a_missing_check_are_told(web: Haproxy) -> None:
     web.on_look = fail
     said = act(web, "ready")["warnings"]
     assert "1 requests to it have failed" in said[0] and "not measured" in said[1]
+
+
+def test_a_server_without_weight_is_up_and_gets_no_requests(web: Haproxy) -> None:
+    web.server("web1").bits, web.server("web1").weight = FORCED_DRAIN, 0
+    (said,) = act(web, "ready", ours=True)["warnings"]
+    assert said == "web/web1 has a weight of 0, so that it gets no new requests"
 
 
 def test_a_maintenance_that_came_after_our_drain_stays(web: Haproxy) -> None:
@@ -459,7 +490,8 @@ def test_a_pair_drains_and_ends_that_as_its_check_shows(pool: dict[str, list[str
         drain("drained", "command", pool, FAST)
     assert verbs(tmp_path) == ["check", "check"]
     assert drain("ready", "command", pool, FAST, ours=True)["state"] == "ready"
-    assert not drain("ready", "command", pool, FAST, ours=True)["changed"]
+    again = drain("ready", "command", pool, FAST, ours=True)
+    assert not again["changed"] and "was ready already" in again["warnings"][0]
 
 
 def test_a_pair_without_a_check_is_asked_not_shown(pool: dict[str, list[str]], tmp_path: Path) -> None:

@@ -19,20 +19,30 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services
 from .fake_systemd import Machine, Unit, machine
 
 WEB = "web.service"
-# Begins as many workers as the line that it reads says, and ends those before, or none of them for "+"; writes to its
-# log what follows "say ".
+# Begins as many workers as the line that it reads says, and ends those before, or none of them for "+"; begins another
+# program in the place of the one before for "job"; writes to its log what follows "say ".
 DAEMON = """
-import subprocess, sys
-log, workers = open(sys.argv[1], "a"), []
+import os, signal, subprocess, sys, time
+log, workers, jobs = open(sys.argv[1], "a"), [], []
+def worker():
+    pid = os.fork()
+    if not pid:
+        time.sleep(60)
+        os._exit(0)
+    return pid
 for line in sys.stdin:
     if line.startswith("say "):
         print(line[4:], end="", file=log, flush=True)
     elif line.startswith("+"):
-        workers.append(subprocess.Popen(["sleep", "60"]))
-    else:
-        old, workers = workers, [subprocess.Popen(["sleep", "60"]) for _ in range(int(line))]
+        workers.append(worker())
+    elif line.startswith("job"):
+        old, jobs = jobs, [subprocess.Popen(["sleep", "60"])] * ("end" not in line)
         for one in old:
             one.kill(); one.wait()
+    else:
+        old, workers = workers, [worker() for _ in range(int(line))]
+        for one in old:
+            os.kill(one, signal.SIGKILL); os.waitpid(one, 0)
     print(flush=True)
 """
 
@@ -90,6 +100,35 @@ def test_one_worker_more_than_the_only_one_may_be_a_session_s(daemon: Daemon) ->
     assert (found.shown, found.words) == ("", ASKED)
     daemon.do("1")
     assert reload("web", host(daemon, lambda: daemon.do("1")).system()).shown == "1 new worker"
+
+
+def test_another_program_that_ends_and_begins_is_no_worker(daemon: Daemon) -> None:
+    """As the command that a loop of a shell runs just now."""
+    daemon.do("0\njob")
+    found = reload("web", host(daemon, lambda: daemon.do("job")).system())
+    daemon.do("job end")
+    assert (found.shown, found.words) == ("", ASKED)
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [({"ReloadResult": "exit-code"}, "its reload ended with exit-code"), ({}, ""), ({"gone": "yes"}, "failed")],
+)
+def test_what_reloads_with_an_umbrella_has_to_reload(more: dict[str, str], why: str) -> None:
+    """As the instances of PostgreSQL and OpenVPN on Debian, of which the umbrella says nothing."""
+    part = Unit("web@a.service", log="no such key", more=more)
+    off = Unit("web@b.service", active="inactive", sub="dead", identity="", more={"ReloadResult": "exit-code"})
+
+    def ends() -> None:
+        part.active = "failed" if "gone" in more else part.active
+
+    made = host(None, ends, PropagatesReloadTo="web@a.service web@b.service")
+    made.units.update({one.name: one for one in (part, off)})
+    if not why:
+        assert reload("web", made.system()).words == ASKED
+        return
+    with pytest.raises(ServiceFailed, match=rf"reload with it did not: web@a.service: {why}.*its log: no such key"):
+        reload("web", made.system())
 
 
 def test_as_many_new_workers_as_before_show_it_while_the_old_ones_end(daemon: Daemon) -> None:

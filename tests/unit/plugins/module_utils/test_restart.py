@@ -23,7 +23,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.restarting import target
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import Times
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import outage, process
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import outage, process, running
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services.systemd import SystemdService
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import restart
@@ -365,6 +365,89 @@ def test_a_unit_whose_main_process_goes_on_was_not_restarted() -> None:
                 act(host)
         finally:
             process_of_unit.kill()
+
+
+def test_processes_that_a_stop_leaves_alone_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a worker that goes on answering with the old program, or the sessions of sshd."""
+    with subprocess.Popen(["sleep", "100"]) as worker:
+        try:
+            monkeypatch.setattr(running, "processes", lambda units: {unit: [worker.pid] for unit in units})
+            (said,) = act(machine(Unit(WEB, more={"KillMode": "process"})))["warnings"]
+            assert "1 of its processes from before go on with what they had loaded, as its KillMode" in said
+            assert said.endswith(f"sleep[{worker.pid}]")
+        finally:
+            worker.kill()
+    assert "warnings" not in act(machine(Unit(WEB, more={"KillMode": "process"})))
+
+
+@pytest.mark.parametrize("key", ["Conflicts", "ConflictedBy"])
+@pytest.mark.parametrize("active", ["inactive", "active"])
+def test_a_start_that_would_stop_another_unit_is_refused(key: str, active: str) -> None:
+    """As that of iptables stops firewalld."""
+    identity = "id0" if active == "active" else ""
+    more = {key: "shutdown.target firewall.service idle.service"}
+    wanted = Unit(WEB, active=active, identity=identity, more=more)
+    host = machine(wanted, Unit("firewall.service"), Unit("idle.service", active="inactive", identity=""))
+    with pytest.raises(UsageError, match=r"would stop firewall.service, which conflicts with it.*Nothing was touched"):
+        act(host)
+    assert host.acts() == []
+    if active == "active":
+        assert act(host, "warm")["done"], "a reload stops nothing"
+    host.units["firewall.service"].active = "inactive"
+    assert act(host)["done"]
+
+
+def test_what_would_end_this_very_run_with_a_service_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a runner of jobs that requires docker.service, and restarts it."""
+    host = machine(Unit(WEB, takes=("runner.service",)), Unit("runner.service"))
+    monkeypatch.setattr(outage, "ends_us", lambda unit: unit.id == "runner.service")
+    with pytest.raises(UsageError, match="this process belongs to runner.service, which stops with web.service"):
+        act(host)
+    assert host.acts() == [] and act(host, "warm")["done"]
+
+
+def test_a_start_that_would_wait_for_a_job_of_others_is_refused() -> None:
+    """The stop would be done at once, and the service be down until that job ends."""
+    host = machine(Unit(WEB, more={"After": "slow.service other.service"}), Unit("slow.service", queued=True))
+    with pytest.raises(UsageError, match=r"would wait for slow.service, which a job .*Nothing was touched"):
+        act(host)
+    assert host.acts() == [] and act(host, "warm")["done"]
+    began = host.clock
+
+    def ends(_unit: Unit) -> None:
+        host.units["slow.service"].queued = host.clock < began + 3
+
+    each_round(host, ends)
+    assert act(host)["done"]
+
+
+def test_what_restarts_with_a_service_has_to_run_for_the_soak() -> None:
+    host = machine(Unit(WEB, takes=("part.service",)), Unit("part.service"))
+    assert [one["target"] for one in act(host, soak=3.0)["health"]["probes"]] == [WEB, "part.service"]
+
+    late = host.clock + 3
+
+    def dies(_unit: Unit) -> None:
+        part = host.units["part.service"]
+        if host.clock > late:
+            part.active, part.sub, part.identity = "failed", "failed", ""
+
+    each_round(host, dies)
+    with pytest.raises(Unhealthy, match="not healthy: service part.service: failed"):
+        act(host, soak=5.0)
+
+
+def test_a_stop_without_a_limit_has_minutes_in_a_restart() -> None:
+    host = machine(Unit(WEB, more={"TimeoutStopUSec": "infinity"}))
+    limits = []
+    run = host.run
+
+    def noting(argv: Any, timeout: float) -> Any:
+        limits.append(timeout) if "restart" in argv else None
+        return run(argv, timeout)
+
+    host.run = noting  # type: ignore[method-assign]
+    assert act(host)["done"] and limits[0] > 600
 
 
 @pytest.mark.parametrize(("seconds", "killed"), [(100.0, True), (80.0, False)])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -166,6 +167,13 @@ def test_the_words_of_a_balancer_are_bounded() -> None:
     answer = {"state": "ready", "obstacle": "", "proved": ["\x1b[2J" + "a" * 5000] * 500}
     (first, _second) = _drain.read_states(Balancers({("lb1", "look"): answer}), _places(), (), "/s")  # type: ignore[arg-type]
     assert len(first.facts) == 20 and len(first.words) < 25_000 and "\x1b" not in first.words
+
+
+def test_the_warnings_of_a_balancer_are_texts_however_ansible_wraps_them() -> None:
+    wrapped = SimpleNamespace(event=SimpleNamespace(msg="two"))
+    answer = {"state": "ready", "proved": [], "warnings": ["one", wrapped]}
+    (first, _second) = _drain.read_states(Balancers({("lb1", "look"): answer}), _places(), (), "/s")  # type: ignore[arg-type]
+    assert first.warnings == ("one", "two")
 
 
 def _places() -> list[Any]:

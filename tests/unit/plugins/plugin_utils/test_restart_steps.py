@@ -53,11 +53,17 @@ class World:
 
     def drain(self, places: Sequence[Place], ours: Sequence[Place]) -> Outcome:
         self.calls.append(f"drain at {len(places)}, {len(ours)} of them ours")
-        return Outcome(ours, why="lb refuses") if self.failing == "drain" else Outcome(places, ["drained"])
+        return (
+            Outcome(ours, why="lb refuses")
+            if self.failing == "drain"
+            else Outcome(places, ["drained"], "", ["lb: one"])
+        )
 
     def ready(self, places: Sequence[Place]) -> Outcome:
         self.calls.append(f"ready at {len(places)}")
-        return Outcome(places, why="lb says DOWN") if self.failing == "ready" else Outcome((), ["ready"])
+        return (
+            Outcome(places, why="lb says DOWN") if self.failing == "ready" else Outcome((), ["ready"], "", ["lb: two"])
+        )
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -82,6 +88,7 @@ def test_the_host_knows_of_the_drain_before_it_begins_and_forgets_it_after_it_ha
     assert world.calls == ["begin", "drain at 1, 0 of them ours", "act", "ready at 1", "end"]
     assert world.sent["begin"]["drained"] == [{**PLACE.record(), "words": PLACE.words}]
     assert result["proved"] == ["restarted", "drained", "ready"] and result["left"] == []
+    assert result["warnings"] == ["lb: one", "lb: two"]
 
 
 def test_a_host_that_is_not_well_stays_drained_and_that_is_said() -> None:
