@@ -213,6 +213,7 @@ def _close(call: _Call) -> Result:
 def _candidates(call: _Call) -> Result:
     found = replicas.candidates(call.store, call.host)
     found.candidates += sealed.candidates(call.store, call.host)
+    found.place = call.store.place()
     return found
 
 

@@ -79,6 +79,7 @@ def survey(store: Store, checkpoint: str = "", host: str = "", terms: replicas.T
         held=bool(checkpoint) and replicas.has_adopted(store, host, checkpoint, terms or replicas.Terms()),
         stands_for=_stands_for(store),
     )
+        taken=any(checkpoint in ids for ids in store.own_refs().values()),
 
 
 def _stands_for(store: Store) -> str:
