@@ -111,7 +111,7 @@ def _outgoing(call: _Call) -> replicas.Outgoing:
 def _export(call: _Call) -> Result:
     values = call.values
     owner = os.stat(values["directory"]).st_uid
-    path = scratch.new(values["run"], owner)
+    path = scratch.new(values["run"], owner, scratch.place(call.store.root))
     try:
         found = replicas.save(_outgoing(call), path)
     except BaseException:
@@ -125,7 +125,7 @@ def _export(call: _Call) -> Result:
 
 def _land(call: _Call) -> Result:
     owner = os.stat(call.values["directory"]).st_uid
-    path = scratch.new(call.values["run"], owner)
+    path = scratch.new(call.values["run"], owner, scratch.place(call.store.root))
     scratch.make_empty(path, owner)
     places = [os.path.dirname(path), call.store.root]
     if "size" in call.values:

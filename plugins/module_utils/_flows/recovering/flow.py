@@ -72,7 +72,7 @@ def survey(store: Store, checkpoint: str = "", host: str = "", terms: replicas.T
     return Surveyed(
         obstacle=obstacle,
         waits=waits,
-        room=foreign.room(scratch.place(), store.root),  # as much as ``land`` will find
+        room=foreign.room(scratch.place(store.root), store.root),  # as much as ``land`` will find
         release=found.release,
         architecture=found.architecture,
         host=f"{os.uname().nodename} {_machine_id()} {store.system.boot_id()}",
