@@ -316,6 +316,15 @@ def _accounts() -> dict[str, checks.Account]:
 
 def _login() -> str:
     """The account by which the controller has come here; empty for root or unknown."""
+            others = checks.owners_of_another_name(
+                wanted, self.then.accounts, {name: one.uid for name, one in here.items()}
+            )
+            if others:
+                said = ", ".join(f"those of {name} (uid {uid}) to {mine}" for uid, name, mine in others[:_SHOWN])
+                found.warnings.append(
+                    f"files come back to accounts of another name, who have these uids here: {said}. Look at them with"
+                    " find -user, and chown them; or declare users with the files"
+                )
     audited = ""
     with suppress(OSError), open(checks.AUDITED) as stream:
         audited = stream.read(32).strip()

@@ -103,6 +103,28 @@ def test_a_root_in_which_identity_can_lie_is_looked_through(root: str) -> None:
 
 def test_the_disks_that_debconf_names_belong_to_the_boot_of_this_host() -> None:
     (boot,) = [part for part in identity.IDENTITY if part.name == "boot"]
+def test_files_that_come_back_to_somebody_else_are_named() -> None:
+    section = tree(*(entry(f"/srv/{uid}", uid=uid) for uid in (0, 33, 1300, 1301, 1302)), paths=("/srv",))
+    then = {"root": 0, "www-data": 33, "shop": 1300, "gone": 1301, "old-name": 1302}
+    here = {"root": 0, "toor": 0, "www-data": 33, "mallory": 1300, "shop": 1304, "new-name": 1302}
+    named = preflight.owners_of_another_name([section], then, here)
+    assert named == [(1300, "shop", "mallory"), (1302, "old-name", "new-name")]
+    assert preflight.owners_of_another_name([section], {}, here) == []
+
+
+def test_a_hard_link_does_not_leave_the_file_system_on_which_it_is_to_lie() -> None:
+    """The spare has a mount where the lost host had a plain directory."""
+    names = ("/srv/a/f", "/srv/a/g", "/srv/b/f", "/srv/b/g")
+    lines = [entry(name, link=b"/srv/a/f" if name != names[0] else b"") for name in names]
+    recorded = tree(entry("/srv/a", "d"), entry("/srv/b", "d"), *lines, paths=("/srv",))
+    found = derive.derive([recorded], [recorded], derive.Choices(mounts={"/srv/b": "ext4"}))
+    links = {path_of(line): Entry.parse(line).link for line in found.sections[0].lines if line[0] == "f"}
+    assert links == {b"/srv/a/f": b"", b"/srv/a/g": b"/srv/a/f", b"/srv/b/f": b"", b"/srv/b/g": b"/srv/b/f"}
+    assert [one.partition(" ")[0] for one in found.left_out] == ["/srv/b/f", "/srv/b/g"]
+    same = derive.derive([recorded], [recorded], derive.Choices(mounts={"/srv": "ext4"}))
+    assert same.sections[0].lines == recorded.lines and same.left_out == []
+
+
     assert {f"/var/cache/debconf/{name}.dat" for name in ("config", "passwords")} <= set(boot.paths)
 
 
