@@ -411,6 +411,11 @@ class Recovery:
         owned = [own for own in map(identity.own, map(os.fsencode, targets)) if own is not None]
         late = list(dict.fromkeys(own.part.name for own in owned if own.part.at_boot))
         said = [f"{self._here.name} owes a reboot: {', '.join(late)} count from the next boot on"] if late else []
+        if "cloud-init" in late and self._is_elsewhere():
+            said.append(
+                f"cloud-init may take {self._here.name} for another instance at the next boot, and make other SSH keys"
+                " and another name: if that is not to be, make the file /etc/cloud/cloud-init.disabled there"
+            )
         if any(own.top.startswith(_SSH_KEYS) for own in owned):
             whose = f"the SSH keys of {self._owner}" if self._is_elsewhere() else "its recorded SSH keys"
             said.append(
