@@ -125,6 +125,8 @@ def test_a_hard_link_does_not_leave_the_file_system_on_which_it_is_to_lie() -> N
     assert [one.partition(" ")[0] for one in found.left_out] == ["/srv/b/f", "/srv/b/g"]
     same = derive.derive([recorded], [recorded], derive.Choices(mounts={"/srv": "ext4"}))
     assert same.sections[0].lines == recorded.lines and same.left_out == []
+def test_the_disks_that_debconf_names_belong_to_the_boot_of_this_host() -> None:
+    (boot,) = [part for part in identity.IDENTITY if part.name == "boot"]
 
 
     assert {f"/var/cache/debconf/{name}.dat" for name in ("config", "passwords")} <= set(boot.paths)
