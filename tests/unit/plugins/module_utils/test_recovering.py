@@ -103,8 +103,6 @@ def test_a_root_in_which_identity_can_lie_is_looked_through(root: str) -> None:
     assert identity.concerns(root) and not identity.concerns("/srv/www") and not identity.concerns("/etc/nginx")
 
 
-def test_the_disks_that_debconf_names_belong_to_the_boot_of_this_host() -> None:
-    (boot,) = [part for part in identity.IDENTITY if part.name == "boot"]
 def test_files_that_come_back_to_somebody_else_are_named() -> None:
     section = tree(*(entry(f"/srv/{uid}", uid=uid) for uid in (0, 33, 1300, 1301, 1302)), paths=("/srv",))
     then = {"root": 0, "www-data": 33, "shop": 1300, "gone": 1301, "old-name": 1302}
@@ -125,10 +123,10 @@ def test_a_hard_link_does_not_leave_the_file_system_on_which_it_is_to_lie() -> N
     assert [one.partition(" ")[0] for one in found.left_out] == ["/srv/b/f", "/srv/b/g"]
     same = derive.derive([recorded], [recorded], derive.Choices(mounts={"/srv": "ext4"}))
     assert same.sections[0].lines == recorded.lines and same.left_out == []
+
+
 def test_the_disks_that_debconf_names_belong_to_the_boot_of_this_host() -> None:
     (boot,) = [part for part in identity.IDENTITY if part.name == "boot"]
-
-
     assert {f"/var/cache/debconf/{name}.dat" for name in ("config", "passwords")} <= set(boot.paths)
 
 
@@ -369,6 +367,31 @@ def test_a_spare_gets_everything_but_the_identity_and_a_rollback_goes_there(stor
     assert prepare(store, recorded, "take")["id"] == recorded
     rollback(store, recorded)
     assert (etc / "hostname").read_text() == "hostname of the lost host" and not (etc / "crypttab").exists()
+
+
+def test_a_whole_tree_that_cannot_be_put_back_is_no_recovery(
+    store: Store, etc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One path below it is left out, and named."""
+    recorded = checkpoint(store, "base", [{"files": {"paths": [str(etc), str(etc.parent / "etc2")]}}])["id"]
+    (etc / "app.conf").write_text("of the spare")
+    stays = {str(etc / "app.conf"): "it is immutable"}
+    monkeypatch.setattr(flow, "preflight", lambda *_: dict(stays))
+    assert prepare(store, recorded, check_mode=True)["left_out"] == [f"{etc}/app.conf (it is immutable)"]
+    stays = {str(etc): "it is mounted read-only; remount it writable"}
+    why = f"{etc}: it is mounted read-only; remount it writable, or recover other paths alone"
+    with pytest.raises(Refused, match=why):
+        prepare(store, recorded, check_mode=True)
+
+
+def test_a_symlink_that_becomes_a_directory_is_named(store: Store, etc: Path) -> None:
+    recorded = checkpoint(store, "base", [{"files": {"paths": [str(etc / "ssh")]}}], host="web3")["id"]
+    (etc / "ssh").rename(etc / "there")
+    (etc / "ssh").symlink_to("there")
+    words = f"{etc}/ssh is a symlink to there here, and becomes a directory, as it was recorded"
+    assert words in prepare(store, recorded, elsewhere=True)["notes"][0]
+    # A change on the host itself goes back without a word.
+    assert not any("symlink" in one for one in prepare(store, recorded, "take")["notes"])
 
 
 def test_a_checkpoint_of_another_host_is_never_gone_back_to_itself(store: Store, etc: Path, tmp_path: Path) -> None:
