@@ -250,3 +250,6 @@ def test_a_host_under_two_names_holds_a_copy_once() -> None:
     assert [one.peer for one in owner(told, "web1").copies] == ["web2"]
     told = found({"web1": row("web1"), "web2": {**web2, "place": place}, "web3": {**web2, "place": "2" * 64}})
     assert [one.peer for one in owner(told, "web1").copies] == ["web2", "web3"]
+    itself = {**row("web1", copy("web1")), "place": place}
+    told = found({"web1": itself, "web1b": {**row("web1b", copy("web1")), "place": place}, "web2": web2})
+    assert [one.peer for one in owner(told, "web1").copies] == ["web2"]

@@ -9,6 +9,7 @@ import time
 from unittest.mock import Mock
 
 import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.action import ft_replicate
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _remote
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
 
@@ -65,5 +66,10 @@ def test_two_names_of_one_address_are_one_host_where_the_way_there_is_the_same()
         return _remote.Inventory.share_address(inventory, "a", "b")
 
     assert shares()
+    other = Mock(spec=_remote.Inventory)
+    other.hosts_of, other.share_address = list, lambda peer, owner: (peer, owner) == ("b", "a")
+    # After a recovery of a onto c, the copies of a do not go to a under another name.
+    assert ft_replicate._peers(other, ["a", "b", "c", "d"], "a", "c") == ["d"]
+    assert ft_replicate._peers(other, ["a", "b", "c", "d"], "a", "a") == ["b", "c", "d"]
     assert not shares(ansible_host="10.0.0.6") and not shares(ansible_port=2222)
     assert not shares(ansible_ssh_common_args="-J bastion") and not shares(ansible_connection="local")
