@@ -30,7 +30,13 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action i
     refused,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import few, words
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import (
+    few,
+    is_twin,
+    silence,
+    without_twins,
+    words,
+)
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._carry import Carrier
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._heal import Known, Standing, Step, Told
@@ -189,11 +195,12 @@ class Healing:
         carrier, nonce = self._carrier(owner), secrets.token_hex(32)
         values = {"nonce": nonce, "time_limit": self._time_limit}
         names = [*([owner] if own else []), *_placement.preference(owner, self._peers)]
-        return self._inventory.each(
+        told = self._inventory.each(
             names,
             lambda host: carrier.phase(host, "prove", **values, own=own and host.name == owner),
             self._time_limit + self._timeout,
         )
+        return without_twins({name: told[name] for name in names})
 
     def result(self) -> Answer:
         told = self._told
@@ -348,8 +355,7 @@ class Owned:
         """Say what was found on each host, before anything is done."""
         audit, told, owner = self._audit, self._told, self._owner
         for host, why in audit.silent.items():
-            unreached = bool(audit.answers[host].get("unreachable"))
-            said = f"{host} {'cannot be reached' if unreached else 'did not answer as it should'}: {why}"
+            said = f"{host} {silence(audit.answers[host])}: {why}"
             told.left.append(f"{said}; its copies of {owner} do not count" if host != owner else said)
             if audit.own and host == owner:
                 told.gone = f"{said}. Its copies on other hosts were looked after"
@@ -513,10 +519,13 @@ class Owned:
             os.unlink(self._bundles.pop(key))
 
     def _closed(self) -> str:
-        """The peers that get no plain copy, in words."""
+        """The peers that get no copy, in words."""
         if self._hidden:
             return " (copies were encrypted, and no peer gets a plain one)"
-        return f" ({', '.join(self._sealed)} hold encrypted copies, and get no plain one)" if self._sealed else ""
+        if self._sealed:
+            return f" ({', '.join(self._sealed)} hold encrypted copies, and get no plain one)"
+        twins = [f"{host}: {why}" for host, why in self._audit.silent.items() if is_twin(self._audit.answers[host])]
+        return f" ({'; '.join(few(twins))})" if twins else ""
 
     def mark(self) -> None:
         """Have peers keep our MAC beside good copies that have none of ours, so that a recovery recognizes them."""

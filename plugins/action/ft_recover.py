@@ -30,7 +30,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action i
     refused,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import few, words
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import few, without_twins, words
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._carry import Carrier
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._key import Keys
@@ -166,6 +166,7 @@ class Recovery:
     def _gather(self) -> None:
         """Ask each peer for its copies, and judge them."""
         told = self._inventory.each(self._peers, lambda host: self._carrier.phase(host, "candidates"), self._timeout)
+        told = without_twins({peer: told[peer] for peer in self._peers})
         self._candidates = [
             _judged(copy, self._owner, self._keys)
             for peer in self._peers
@@ -222,7 +223,7 @@ class Recovery:
         hosts = [host for host in self._onto if host != self._owner]
         asked = {"id": copy.id, **self._terms(proved), "elsewhere": True}
         told = self._inventory.each(hosts, lambda host: self._carrier.phase(host, "survey", **asked), self._timeout)
-        unfit = {host: _unfit(told[host], copy, host) for host in hosts}
+        unfit = {host: self._is_owner(host, told[host]) or _unfit(told[host], copy, host) for host in hosts}
         fitting = [host for host, why in unfit.items() if not why]
         # A run before may have begun on one of them.
         fit = next((host for host in fitting if told[host]["stands_for"] == copy.host), next(iter(fitting), ""))
@@ -247,6 +248,9 @@ class Recovery:
         if told.get("failed"):
             return f"{self._here.name} cannot be looked at: {told.get('msg')}. Nothing was changed", False
         # A recovery of the host itself ends a doubt there.
+        own = self._is_owner(self._here.name, told)
+        if own:
+            return f"{own}: recover {self._owner} onto itself. Nothing was changed", False
         obstacle = (told["obstacle"] if self._is_elsewhere() else told["waits"]) or _no_room(told, copy)
         self._mine = str(told["host"])
         another = _stands_for(told, copy, self._here.name)
@@ -255,6 +259,13 @@ class Recovery:
             self._left.append(self._warnings[-1])
         why = f"{self._here.name}: {obstacle}" if obstacle else self._still_there()
         return (f"{why}. Nothing was changed" if why else ""), bool(told["held"])
+
+    def _is_owner(self, host: str, told: Answer) -> str:
+        """Why a host is the lost one under another name, by its own answer or its address; empty where it is not."""
+        if host == self._owner or not (told.get("taken") or self._inventory.share_address(host, self._owner)):
+            return ""
+        why = "it took that checkpoint itself" if told.get("taken") else "both have one address"
+        return f"{host} is {self._owner} under another name ({why})"
 
     def _is_elsewhere(self) -> bool:
         return self._owner != self._here.name
@@ -400,6 +411,11 @@ class Recovery:
         owned = [own for own in map(identity.own, map(os.fsencode, targets)) if own is not None]
         late = list(dict.fromkeys(own.part.name for own in owned if own.part.at_boot))
         said = [f"{self._here.name} owes a reboot: {', '.join(late)} count from the next boot on"] if late else []
+        if "cloud-init" in late and self._is_elsewhere():
+            said.append(
+                f"cloud-init may take {self._here.name} for another instance at the next boot, and make other SSH keys"
+                " and another name: if that is not to be, make the file /etc/cloud/cloud-init.disabled there"
+            )
         if any(own.top.startswith(_SSH_KEYS) for own in owned):
             whose = f"the SSH keys of {self._owner}" if self._is_elsewhere() else "its recorded SSH keys"
             said.append(

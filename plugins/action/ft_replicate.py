@@ -62,7 +62,7 @@ class ActionModule(ActionBase):
         try:
             timeout = seconds(params["timeout"], "timeout")
             # After a recovery the copies stay where they are: the lost host's order counts, and not that of the spare.
-            peers = [peer for peer in inventory.hosts_of(params["peers"]) if peer not in (owner, here.name)]
+            peers = _peers(inventory, params["peers"], owner, here.name)
             domains = {name: inventory.variable(name, variable) for name in [here.name, *peers]} if variable else None
             if domains is not None:
                 domains[owner] = domains[here.name]
@@ -108,6 +108,12 @@ class ActionModule(ActionBase):
         said = (made, _new_store(owner, replication.strange), *result.pop("warnings", []))
         warnings = [one for one in (*said, *_seal.leftovers(owner, replication.plain)) if one]
         return {**result, "warnings": warnings} if warnings else result
+
+
+def _peers(inventory: Inventory, names: Sequence[str], owner: str, here: str) -> list[str]:
+    """The hosts that may hold copies. The stores tell of two names of the host ``here``; a lost owner is not asked."""
+    peers = [peer for peer in inventory.hosts_of(names) if peer not in (owner, here)]
+    return [peer for peer in peers if owner == here or not inventory.share_address(peer, owner)]
 
 
 def _new_key(where: str) -> str:

@@ -30,7 +30,8 @@ def answer(
     """The result of ``work(params, check_mode)``, with the keys that every module promises. An error of the library has
     the same keys, and ``failed``. ``warnings`` are sentences for a person."""
     if not check_mode:
-        scratch.reclaim(str((params.get("_values") or {}).get("run", "")), time.time())
+        run = str((params.get("_values") or {}).get("run", ""))
+        scratch.reclaim(run, time.time(), str(params.get("store") or STORE["default"]))
     failure: dict[str, Any] = {}
     try:
         result = work(named(_given(argument_spec, params)), check_mode).report()

@@ -457,6 +457,12 @@ holds:
         - The number of checkpoints, and of contents that checkpoints here need, that are known to be damaged and did
           not arrive again.
       type: int
+place:
+  description:
+    - The place of the store, as a hash. Two names of the inventory with the same are one host. Each boot
+      changes it.
+  returned: success
+  type: str
 spot_check:
   description:
     - Sentences on declared state (O(resources)) that the newest checkpoint does not hold. They name a kind that is

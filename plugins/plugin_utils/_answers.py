@@ -22,6 +22,8 @@ _MOST = 100_000
 _WORDS = 300
 # Sentences that a person reads.
 _SHOWN = 50
+# The word of the key ``error`` of a host that has another name as well.
+_TWIN = "Twin"
 _ID = re.compile("[0-9a-f]{64}")
 _HOST = re.compile("[!-~]{1,255}")
 # It stands in what sftp is told to do, line by line.
@@ -210,17 +212,19 @@ _ANSWERS: dict[str, dict[str, Form]] = {
     },
     "close": {},
     "adopt": {"state": _one_of("verified"), "bytes": _number},
-    "candidates": {"candidates": _all(_copy, _MOST // 5)},
+    "candidates": {"candidates": _all(_copy, _MOST // 5), "place": _or_nothing(_text(_ID))},
     "prove": {
         "held": _all(_examined, _MOST // 5),
         "latest": _or_nothing(_text(_ID)),
         "before": _number,
         "sealed": _or_nothing(_number),
+        "place": _or_nothing(_text(_ID)),
         "planned": _all(words, 1000),
         "left": _all(words, 1000),
     },
     "possess": {
         "candidates": _all(_mapping(_POSSESSED), _MOST // 5),
+        "place": _or_nothing(_text(_ID)),
         "planned": _all(words, 1000),
         "left": _all(words, 1000),
     },
@@ -236,6 +240,7 @@ _ANSWERS: dict[str, dict[str, Form]] = {
         "host": words,
         "held": lambda value: value is True,
         "stands_for": words,
+        "taken": lambda value: value is True,
     },
     "derive": {
         "id": _or_nothing(_text(_ID)),
@@ -257,6 +262,30 @@ def read(phase: str, answer: Answer) -> Answer:
 
 def failed(why: str, error: str = "EvenkeelError") -> Answer:
     return {"failed": True, "msg": why, "error": error}
+
+
+def without_twins(told: Mapping[str, Answer]) -> dict[str, Answer]:
+    """The answers, each store once: a host that is asked under two names would count as two. Its first name counts, and
+    the others have failed."""
+    places: dict[str, str] = {}
+    found = dict(told)
+    for name, answer in told.items():
+        other = places.setdefault(str(answer["place"]), name) if answer.get("place") else name
+        if other != name:
+            found[name] = failed(f"it is {other} under another name, by its store", _TWIN)
+    return found
+
+
+def silence(answer: Answer) -> str:
+    """Why a host has no answer, in words."""
+    if answer.get("unreachable"):
+        return "cannot be reached"
+    return "does not count" if is_twin(answer) else "did not answer as it should"
+
+
+def is_twin(answer: Answer) -> bool:
+    """Whether the host counts under another name."""
+    return answer.get("error") == _TWIN
 
 
 def _read(forms: Mapping[str, Form], answer: Answer) -> Answer:

@@ -29,7 +29,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.fo
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.proof import TRAILER_SIZE, trailer_of
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _heal
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import words
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import silence, without_twins, words
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._carry import Carrier
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._heal import Known, Standing, Told
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._key import Keys
@@ -161,9 +161,12 @@ class Sealed:
     def heal(self) -> None:
         task, told = self.task, self.told
         asked = {"nonce": self._nonce, "time_limit": task.time_limit}
-        self._answers = task.inventory.each(
-            task.peers, lambda host: task.carrier.phase(host, "possess", **asked), task.time_limit + task.timeout
+        names = [*([task.owner] if task.alive else []), *task.peers]
+        answers = task.inventory.each(
+            names, lambda host: task.carrier.phase(host, "possess", **asked), task.time_limit + task.timeout
         )
+        told_once = without_twins({name: answers[name] for name in names})
+        self._answers = {peer: told_once[peer] for peer in task.peers}  # The owner itself is no peer of its own.
         copies = {
             peer: self._opened(peer) for peer, answer in self._answers.items() if self._has_answered(peer, answer)
         }
@@ -193,9 +196,8 @@ class Sealed:
     def _has_answered(self, peer: str, answer: Answer) -> bool:
         """Whether the peer has answered. If so, its own words are told; if not, why."""
         if answer.get("unreachable") or answer.get("failed"):
-            what = "cannot be reached" if answer.get("unreachable") else "did not answer as it should"
             self.told.left.append(
-                f"{peer} {what}: {words(answer.get('msg'))}; its copies of {self.task.owner} do not count"
+                f"{peer} {silence(answer)}: {words(answer.get('msg'))}; its copies of {self.task.owner} do not count"
             )
             return False
         self.told.left += [f"{peer}: {said}" for said in answer["left"]]

@@ -186,6 +186,17 @@ class Inventory:
         """The port at which Ansible reaches a host by SSH."""
         return self.variable(host, "ansible_port") or self.variable(host, "ansible_ssh_port") or C.DEFAULT_REMOTE_PORT
 
+    def share_address(self, host: str, other: str) -> bool:
+        """Whether Ansible reaches both names at one address, in the same way."""
+        if any(not self.has(one) or self.is_here(one) for one in (host, other)):
+            return False
+        ways = [
+            (self.connection(one), self.address(one), str(self.port(one) or 22))
+            + tuple(str(self.variable(one, f"ansible_ssh_{kind}_args") or "") for kind in ("common", "extra"))
+            for one in (host, other)
+        ]
+        return ways[0] == ways[1]
+
     def own(self, host: str, name: str) -> Any:
         """A variable of a host from the inventory, or None. UsageError where a fact sets it."""
         return self._ours(host, name)

@@ -287,6 +287,24 @@ def test_a_run_for_the_logs_alone_reads_no_store() -> None:
         assert Templar(loader=DataLoader(), variables=variables).template(trust_as_template(text)) is wanted
 
 
+def test_checkpoints_of_the_log_do_not_lie_in_the_trash_for_a_day() -> None:
+    """A run every minute makes 1,440 of them a day."""
+    role = ROLES / "protect"
+    tasks = _all_tasks(role / "tasks/main.yml")
+    calls = [one[key] for one in tasks for key in one if key.rpartition(".")[2] in ("ft_checkpoint", "ft_replicate")]
+    assert {call["retention"] for call in calls} == {"{{ protect_retention }}"}
+    text = yaml.safe_load((role / "vars/main.yml").read_text())["protect_retention"]
+    cases: list[tuple[dict[str, object], object]] = [
+        ({"evenkeel_only_logs": True}, {"last": 60, "grace": "1h"}),
+        ({"evenkeel_only_logs": True, "evenkeel_retention": {"daily": 7}}, {"daily": 7, "grace": "1h"}),
+        ({"evenkeel_only_logs": True, "evenkeel_retention": {"last": 9, "grace": "2d"}}, {"last": 9, "grace": "2d"}),
+        ({"evenkeel_retention": {"daily": 7}}, {"daily": 7}),
+        ({"omit": "left out"}, "left out"),
+    ]
+    for variables, wanted in cases:
+        assert Templar(loader=DataLoader(), variables=variables).template(trust_as_template(text)) == wanted
+
+
 def test_the_hosts_of_the_command_line_replace_no_peers_of_the_inventory() -> None:
     tasks = _all_tasks(ROLES / "protect/tasks/main.yml")
     tasks += yaml.safe_load((ROLES.parent / "playbooks/heal.yml").read_text())[0]["tasks"]

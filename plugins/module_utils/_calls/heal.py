@@ -37,11 +37,17 @@ def work(params: Params, check_mode: bool) -> Result:
     if params["_phase"] == "prove":
         os.nice(19)  # Where the scheduler of the disk knows priorities, it takes them from this.
         challenge = proving.Challenge(bytes.fromhex(values["nonce"]), float(values["time_limit"]), values["own"])
-        return proving.prove(Store(params["store"], System()), params["host"], challenge, check_mode)
+        store = Store(params["store"], System())
+        audited = proving.prove(store, params["host"], challenge, check_mode)
+        audited.place = store.place()
+        return audited
     if params["_phase"] == "possess":
         os.nice(19)
         challenge = proving.Challenge(bytes.fromhex(values["nonce"]), float(values["time_limit"]))
-        return possession.possess(Store(params["store"], System()), params["host"], challenge, check_mode)
+        store = Store(params["store"], System())
+        possessed = possession.possess(store, params["host"], challenge, check_mode)
+        possessed.place = store.place()
+        return possessed
     if params["_phase"] == "owners":
         return proving.owners(Store(params["store"], System()))
     if params["_phase"] == "mark":

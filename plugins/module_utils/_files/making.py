@@ -113,7 +113,13 @@ def attributes(entry: Entry, fd: int, where: int | str | None = None) -> None:
         if not key.startswith("security."):  # A label of the system's own, given to every new file.
             os.removexattr(where, key)
     for key, value in entry.xattrs:
-        os.setxattr(where, key, value)
+        try:
+            os.setxattr(where, key, value)
+        except OSError as error:
+            what = "ACL" if key.startswith("system.posix_acl") else f"attribute {key}"
+            if error.errno != errno.ENOTSUP:
+                raise
+            raise OSError(error.errno, f"the file system there has no place for its {what}") from error
     if entry.type != "l":
         os.chmod(where, entry.mode)
     if entry.type != ABOVE:

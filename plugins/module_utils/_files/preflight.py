@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from .._errors import EvenkeelError
 from .._host.durable import inode_flags
-from .._host.mounts import mount_of, mount_points, mounts, visible
+from .._host.mounts import free_bytes, mount_of, mount_points, mounts, visible
 from .._host.paths import Parents, ancestors, opened
 from .._store.objects import SMALL
 from .entry import PINNED, Entry
@@ -127,7 +127,7 @@ def short_of_room(steps: Sequence[PathStep], root: str) -> dict[str, str]:
         except OSError as error:  # A dead mount.
             found.update({target: f"{os.fsdecode(mount)}: {error.strerror}" for _size, _count, target in needs})
             continue
-        room = there.f_frsize * (there.f_bfree if os.geteuid() == 0 else there.f_bavail)
+        room = free_bytes(there, os.geteuid() == 0)
         inodes = there.f_ffree if there.f_files else sum(count for _size, count, _target in needs)
         where = os.fsdecode(mount)
         for size, count, target in sorted(needs):

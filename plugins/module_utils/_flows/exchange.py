@@ -111,7 +111,7 @@ def _outgoing(call: _Call) -> replicas.Outgoing:
 def _export(call: _Call) -> Result:
     values = call.values
     owner = os.stat(values["directory"]).st_uid
-    path = scratch.new(values["run"], owner)
+    path = scratch.new(values["run"], owner, scratch.place(call.store.root))
     try:
         found = replicas.save(_outgoing(call), path)
     except BaseException:
@@ -125,7 +125,7 @@ def _export(call: _Call) -> Result:
 
 def _land(call: _Call) -> Result:
     owner = os.stat(call.values["directory"]).st_uid
-    path = scratch.new(call.values["run"], owner)
+    path = scratch.new(call.values["run"], owner, scratch.place(call.store.root))
     scratch.make_empty(path, owner)
     places = [os.path.dirname(path), call.store.root]
     if "size" in call.values:
@@ -213,6 +213,7 @@ def _close(call: _Call) -> Result:
 def _candidates(call: _Call) -> Result:
     found = replicas.candidates(call.store, call.host)
     found.candidates += sealed.candidates(call.store, call.host)
+    found.place = call.store.place()
     return found
 
 

@@ -32,6 +32,7 @@ def info(store: Store, with_owed: bool = False, outline: Mapping[str, list[Any]]
         checkpoints=checkpoints,
         replicas=replicas,
         holds=holds,
+        place=store.place(),
         left=left,
         spot_check=spot_check(store, outline) if outline is not None else None,
         outside=outside.told(store),

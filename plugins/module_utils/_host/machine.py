@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import islice
 
 from .._dataclasses import asdict, dataclass, field
 from .mounts import mounts, visible
@@ -16,7 +17,7 @@ _SECTOR = 512
 _WORD = r"""(ID|VERSION_ID)=["']?([A-Za-z0-9._-]{1,60})["']?"""
 # Block devices that are no disks: memory, images, parts of other devices.
 _NO_DISK = r"(ram|loop|zram|dm-|md|sr|fd|nbd)\d*"
-# Disks and file systems that are kept, and read, of a machine.
+# Disks, file systems and accounts that are kept, and read, of a machine.
 _MOST = 200
 # Characters of a text that is read.
 _LONGEST = 4096
@@ -34,13 +35,14 @@ class FileSystem:
 @dataclass(frozen=True)
 class Machine:
     """``release``: id and version of the system. ``selinux``: whether files have labels here. ``disks``: name ->
-    bytes, of the disks that cannot be taken out. An empty value is not known."""
+    bytes, of the disks that cannot be taken out. ``accounts``: name -> uid. An empty value is not known."""
 
     release: str = ""
     architecture: str = ""
     selinux: bool = False
     disks: Mapping[str, int] = field(default_factory=dict)
     file_systems: tuple[FileSystem, ...] = ()
+    accounts: Mapping[str, int] = field(default_factory=dict)
 
     def record(self) -> dict[str, object]:
         """The machine as plain JSON."""
@@ -50,19 +52,18 @@ class Machine:
     def read(cls, value: object) -> Machine:
         """The machine of a record, which may come from anybody: parts of another form are not known."""
         found = value if isinstance(value, Mapping) else {}
-        disks, systems = found.get("disks"), found.get("file_systems")
+        systems = found.get("file_systems")
         return cls(
             _text(found.get("release")),
             _text(found.get("architecture")),
             found.get("selinux") is True,
-            {_text(name): _number(size) for name, size in list(disks.items())[:_MOST]}
-            if isinstance(disks, Mapping)
-            else {},
+            _numbers(found.get("disks")),
             tuple(
                 FileSystem(_text(one.get("point")), _text(one.get("kind")), _number(one.get("bytes")))
                 for one in (systems[:_MOST] if isinstance(systems, list) else [])
                 if isinstance(one, Mapping)
             ),
+            _numbers(found.get("accounts")),
         )
 
 
@@ -77,7 +78,19 @@ def read_machine(root: str = "/") -> Machine:
         os.path.exists(os.path.join(root, "sys/fs/selinux/enforce")),
         _disks(os.path.join(root, "sys/block")),
         _file_systems(os.path.join(root, "sys/dev/block")),
+        _accounts(os.path.join(root, "etc/passwd")),
     )
+
+
+def _accounts(path: str) -> dict[str, int]:
+    """The accounts of the file, and none of a directory service: that may not answer."""
+    found: dict[str, int] = {}
+    with suppress(OSError), open(path, encoding="utf-8", errors="replace") as stream:
+        for line in islice(stream, _MOST):
+            words = line.split(":")
+            if len(words) == 7 and words[2].isdigit():
+                found.setdefault(words[0], int(words[2]))
+    return found
 
 
 def _disks(folder: str) -> dict[str, int]:
@@ -116,6 +129,11 @@ def _read(path: str) -> str:
 
 def _text(value: object) -> str:
     return value[:_LONGEST] if isinstance(value, str) else ""
+
+
+def _numbers(value: object) -> dict[str, int]:
+    pairs = list(value.items())[:_MOST] if isinstance(value, Mapping) else []
+    return {_text(name): _number(one) for name, one in pairs}
 
 
 def _number(value: object) -> int:

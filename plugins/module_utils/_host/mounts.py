@@ -19,6 +19,8 @@ OF_PROGRAMS = (
     *("/var/lib/containerd", "/var/lib/kubelet", "/var/lib/rancher", "/var/lib/lxcfs", "/var/lib/lxd"),
     *("/var/lib/incus", "/var/lib/machines", "/var/lib/libvirt", "/var/lib/nfs"),
 )
+# The bytes that count as free where a file system does not count them.
+_UNCOUNTED = 1 << 60
 
 
 class Mount(NamedTuple):
@@ -124,3 +126,11 @@ def file_system_of(path: str) -> str:
     """The type of the file system on which the path lies; empty where the mount table does not tell."""
     points = mount_points()
     return points.get(mount_of(os.fsencode(path), points), "")
+
+
+def free_bytes(found: os.statvfs_result, reserved: bool = False) -> int:
+    """The bytes that are free on a file system, with those that are ``reserved`` for root. One without a size, such as
+    ramfs and some of FUSE, does not count what it has: it has room."""
+    if not found.f_blocks:
+        return _UNCOUNTED
+    return found.f_frsize * (found.f_bfree if reserved else found.f_bavail)

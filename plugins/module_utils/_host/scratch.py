@@ -23,7 +23,9 @@ from itertools import islice
 from .._errors import EvenkeelError
 from . import authorized
 from .durable import write_file
-from .trust import open_regular, read_small
+from .mounts import free_bytes
+from .paths import ancestors
+from .trust import open_regular, read_small, stranger, trusted
 
 _TOP = "/var/tmp"
 _PREFIX = "evenkeel-bundle-"
@@ -40,14 +42,33 @@ _STEP_LIMIT = 15.0
 _MOST = 10_000
 
 
-def place() -> str:
-    """The directory on whose file system bundles lie in transit."""
-    return _TOP
+def place(store: str) -> str:
+    """The directory in which bundles for the store lie in transit: the one of everybody, or the one beside the store
+    where that has more room. Many hosts have a small file system at the first, and some none that can be written."""
+    beside = _beside(store)
+    through = all(os.stat(one).st_mode & 0o001 for one in (os.fsencode(beside), *ancestors(os.fsencode(beside))))
+    ours = through and not stranger(os.path.join(beside, _PREFIX), trusted())
+    return beside if ours and _free(beside) > _free(_TOP) else _TOP
 
 
-def new(run: str, owner: int) -> str:
-    """The path for a bundle, in a new directory that only we can change and its ``owner`` can pass through."""
-    folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{run}-", dir=_TOP)
+def _beside(store: str) -> str:
+    folder = os.path.dirname(os.path.realpath(store))
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    return folder
+
+
+def _free(folder: str) -> int:
+    """The bytes that are free there; less than none where nobody can write."""
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        return -1
+    return free_bytes(os.statvfs(folder))
+
+
+def new(run: str, owner: int, top: str = "") -> str:
+    """The path for a bundle, in a new directory that only we can change and its ``owner`` can pass through, in the
+    directory ``top`` (see ``place``)."""
+    folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{run}-", dir=top or _TOP)
     if owner != os.geteuid():
         os.chmod(folder, 0o711)
     return os.path.join(folder, "bundle")
@@ -119,10 +140,16 @@ def _remove(folder: str) -> None:
     shutil.rmtree(gone)
 
 
-def reclaim(run: str, now: float) -> None:
-    """Remove bundles of killed runs. Bundles of this ``run``, bundles that a process has open, bundles that changed a
-    moment ago, and transfers whose time is not over stay."""
-    left = [found for found in _left(run) if abs(now - _last_change(found)) > _STEP_LIMIT and not _waits(found, now)]
+def reclaim(run: str, now: float, store: str = "") -> None:
+    """Remove bundles of killed runs, also those for the ``store``. Bundles of this ``run``, bundles that a process has
+    open, bundles that changed a moment ago, and transfers whose time is not over stay."""
+    tops = dict.fromkeys((_TOP, _beside(store) if store else _TOP))
+    left = [
+        found
+        for top in tops
+        for found in _left(run, top)
+        if abs(now - _last_change(found)) > _STEP_LIMIT and not _waits(found, now)
+    ]
     if left:
         used = set(_opened())
         for folder in left:
@@ -131,8 +158,8 @@ def reclaim(run: str, now: float) -> None:
                     _remove(folder)
 
 
-def _left(run: str) -> Iterator[str]:
-    with suppress(OSError), os.scandir(_TOP) as entries:
+def _left(run: str, top: str) -> Iterator[str]:
+    with suppress(OSError), os.scandir(top) as entries:
         for entry in islice(entries, _MOST):
             ours = entry.name.startswith(_PREFIX) and not (run and entry.name.startswith(f"{_PREFIX}{run}-"))
             if (

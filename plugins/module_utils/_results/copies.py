@@ -164,9 +164,10 @@ class Candidate:
 
 @dataclass
 class Candidates(Result):
-    """All copies of a host's checkpoints on a peer, newest first."""
+    """All copies of a host's checkpoints on a peer, newest first. ``place``: of its store (``Store.place``)."""
 
     candidates: list[Candidate] = field(default_factory=list)
+    place: str = ""
 
 
 @dataclass
@@ -188,13 +189,15 @@ class Audited(Result):
     """The checkpoints of one host that another host holds, or that it has itself. ``latest``: the newest readable one.
 
     ``before``: the number of files that earlier runs have put aside there. ``sealed``: the number of encrypted
-    bundles, of which nothing is proved here; of its own, 1 where its last copies were encrypted.
+    bundles, of which nothing is proved here; of its own, 1 where its last copies were encrypted. ``place``: of its
+    store (``Store.place``).
     """
 
     held: list[Examined] = field(default_factory=list)
     latest: str = ""
     before: int = 0
     sealed: int = 0
+    place: str = ""
 
 
 @dataclass
@@ -210,7 +213,7 @@ class Surveyed(Result):
     ``waits``: why it cannot be put back even to a checkpoint of its own. ``room``: bytes for a copy, in its store and
     on its way there. ``host``: words by which one host, at one boot, is known. ``held``: whether its store has the
     checkpoint whole, so that nothing is to be brought. ``stands_for``: the lost host whose place it has taken; empty
-    for none."""
+    for none. ``taken``: whether it took the checkpoint itself."""
 
     obstacle: str = ""
     waits: str = ""
@@ -220,6 +223,7 @@ class Surveyed(Result):
     host: str = ""
     held: bool = False
     stands_for: str = ""
+    taken: bool = False
 
 
 @dataclass

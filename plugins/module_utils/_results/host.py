@@ -63,7 +63,7 @@ class Listed:
 @dataclass
 class Remembered(HostState, Result):
     """``ft_info``. ``owed`` and ``spot_check``: None when they were not asked for. ``listed``: the controller adds
-    it."""
+    it. ``place``: of the store (``Store.place``)."""
 
     checkpoints: list[Any] = field(default_factory=list)
     logs: list[Any] = field(default_factory=list)
@@ -71,6 +71,7 @@ class Remembered(HostState, Result):
     owed: list[Owed] | None = None
     replicas: dict[str, list[str]] = field(default_factory=dict)
     holds: list[KeptCopies] = field(default_factory=list)
+    place: str = ""
     spot_check: list[str] | None = None
     listed: Listed | None = field(default=None, metadata=LEFT_OUT)
 

@@ -9,6 +9,7 @@ import os
 import re
 
 from .._errors import Damaged, Refused, UsageError
+from .._host.mounts import free_bytes
 from .manifest import Manifest
 from .retention import SKEW
 from .store import check_name, time_of
@@ -93,7 +94,7 @@ def room(*directories: str) -> int:
         while not os.path.isdir(directory):
             directory = os.path.dirname(directory)
         device, found = os.stat(directory).st_dev, os.statvfs(directory)
-        free[device] = max(0, found.f_bavail * found.f_frsize - _SPARE)
+        free[device] = max(0, free_bytes(found) - _SPARE)
         shares[device] = shares.get(device, 0) + 1
     return min(free[device] // shares[device] for device in free)
 

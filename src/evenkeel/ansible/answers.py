@@ -274,6 +274,7 @@ _RESULT: dict[str, _Form] = {
     "left": [_text],
     "replicas": {_OTHERS: [_ident]},
     "holds": [_HELD],
+    "place": _ident,
     "spot_check": [_text],
     "listed": _LISTED,
     "checkpoints": [_CHECKPOINT],

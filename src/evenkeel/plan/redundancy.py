@@ -104,9 +104,14 @@ def redundancy(answers: Answers) -> Redundancy | None:
     listed = {host: row.get("listed") or {} for host, row in said.items()}
     domains = {host: str(one.get("domain") or "") for host, one in listed.items()}
     held: dict[str, dict[str, Mapping[str, Any]]] = {}
+    places: dict[str, str] = {}
     for peer, row in said.items():
-        for one in row.get("holds") or []:
+        # A host that the inventory has under two names holds each copy once.
+        is_first = places.setdefault(str(row.get("place") or peer), peer) == peer
+        for one in row.get("holds") or [] if is_first else []:
             host = str(one.get("host") or "")
+            if host == peer:  # It got a copy of its own under another name: both are lost at once.
+                continue
             held.setdefault(host, {})[peer] = {**one, "ids": (row.get("replicas") or {}).get(host) or []}
     declared = [host for host, one in listed.items() if one.get("copies") is not None]
     gone = {str(host) for one in listed.values() for host in one.get("gone") or []}

@@ -242,3 +242,14 @@ def test_answers_are_bounded_and_may_lack_all_of_it() -> None:
     assert len(told["holds"][0]["host"]) == 20_000
     assert redundancy({"web1": {**told, "state": "ok"}}) is not None
     assert redundancy({"web1": {"state": "ok", "holds": [{}]}}) is not None
+
+
+def test_a_host_under_two_names_holds_a_copy_once() -> None:
+    web2, place = row("web2", copy("web1")), "1" * 64
+    told = found({"web1": row("web1"), "web2": {**web2, "place": place}, "web2b": {**web2, "place": place}})
+    assert [one.peer for one in owner(told, "web1").copies] == ["web2"]
+    told = found({"web1": row("web1"), "web2": {**web2, "place": place}, "web3": {**web2, "place": "2" * 64}})
+    assert [one.peer for one in owner(told, "web1").copies] == ["web2", "web3"]
+    itself = {**row("web1", copy("web1")), "place": place}
+    told = found({"web1": itself, "web1b": {**row("web1b", copy("web1")), "place": place}, "web2": web2})
+    assert [one.peer for one in owner(told, "web1").copies] == ["web2"]

@@ -77,6 +77,9 @@ def derive(recorded: Sequence[Section], present: Sequence[Section], choices: Cho
             left += [f"{_KEEPER} (network: the role virtual_address sets it up)"] if is_there else []
         lines, more = _paths(section, now, choices)
         left += more
+        trees = tree_spec(section)
+        lines, more = _parted(lines, files.mounted(trees, choices.mounts) if trees else ())
+        left += more
         spec = {key: value for key, value in section.spec.items() if not (choices.keeps and key == files.MACHINE)}
         if files.MOUNTS in spec and mounts_stay:
             spec[files.MOUNTS] = files.mounted(tree_spec(section) or {}, choices.mounts)
@@ -173,6 +176,28 @@ def _untimed(lines: Sequence[str]) -> list[str]:
     """The lines without their times, by which nobody knows a host; none for paths that do not exist."""
     words = [line.split(" ") for line in lines if line[0] not in (ABSENT, ABOVE)]
     return [" ".join(one[:_TIME] + one[_TIME + 1 :]) for one in words]
+
+
+def _parted(lines: list[str], points: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The lines, where each hard link stays within one mount of this host, and the links that are parted for that."""
+    below = sorted((os.fsencode(point) for point in points), reverse=True)
+    if not below:
+        return lines, []
+
+    def mount(path: bytes) -> bytes:
+        return next((point for point in below if path == point or path.startswith(point + b"/")), b"")
+
+    first: dict[tuple[bytes, bytes], bytes] = {}
+    found, left = [], []
+    for line in lines:
+        entry = Entry.parse(line) if " link=" in line else None
+        if entry is not None and mount(entry.path) != mount(entry.link):
+            to = first.setdefault((entry.link, mount(entry.path)), entry.path)
+            line = entry._replace(link=b"" if to == entry.path else to).line()
+            path, other = map(os.fsdecode, (entry.path, entry.link))
+            left.append(f"{path} (no hard link of {other}: that lies on another file system here)")
+        found.append(line)
+    return found, left
 
 
 def _relinked(lines: list[str]) -> list[str]:

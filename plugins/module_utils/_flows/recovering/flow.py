@@ -17,11 +17,12 @@ from ..._dataclasses import replace
 from ..._deadman import changes, doubt
 from ..._errors import Damaged, EvenkeelError, Refused, UsageError
 from ..._files import comparison
-from ..._files.entry import Entry
+from ..._files.entry import ABOVE, Entry, path_of
 from ..._files.preflight import NO_ROOM, preflight
 from ..._files.scanning import Scan
 from ..._files.step import PathStep
 from ..._host import machine, scratch
+from ..._host.paths import ancestors
 from ..._resources import files, ours, registry
 from ..._resources.kind import Restore, is_within
 from ..._resources.registry import KINDS, kind_of, own_lines, path_lines, tree_spec
@@ -72,12 +73,13 @@ def survey(store: Store, checkpoint: str = "", host: str = "", terms: replicas.T
     return Surveyed(
         obstacle=obstacle,
         waits=waits,
-        room=foreign.room(scratch.place(), store.root),  # as much as ``land`` will find
+        room=foreign.room(scratch.place(store.root), store.root),  # as much as ``land`` will find
         release=found.release,
         architecture=found.architecture,
         host=f"{os.uname().nodename} {_machine_id()} {store.system.boot_id()}",
         held=bool(checkpoint) and replicas.has_adopted(store, host, checkpoint, terms or replicas.Terms()),
         stands_for=_stands_for(store),
+        taken=any(checkpoint in ids for ids in store.own_refs().values()),
     )
 
 
@@ -158,6 +160,7 @@ class _Preparing:
         manifest = replace(self.recorded, sections=made.sections)
         self._check_parts(manifest, made.left_out)
         findings = self._findings(made.sections, short)
+        findings.refusals += self._trees_that_stay(refused)
         findings.warnings += list(dict.fromkeys(lost.values()))
         if findings.refusals:
             raise Refused(
@@ -229,6 +232,18 @@ class _Preparing:
         short = {path: why for path, why in found.items() if why.startswith(NO_ROOM)}
         return {path: why for path, why in found.items() if path not in short}, short
 
+    def _trees_that_stay(self, refused: Mapping[str, str]) -> list[str]:
+        """A sentence on each whole directory of the declaration that cannot be put back here: to leave it out would be
+        no recovery."""
+        found = []
+        for section in plan.chosen(self.recorded, self.request.kinds):
+            kinds = {os.fsdecode(path_of(line)): line[0] for line in path_lines(section)}
+            for root in map(str, (tree_spec(section) or {"paths": ()})["paths"]):
+                why = next((why for path, why in refused.items() if is_within(root, path)), "")
+                if why and kinds.get(root) == "d" and self._has_part(root):
+                    found.append(f"{root}: {why}, or recover other paths alone (paths)")
+        return found
+
     def _is_requested(self, left_out: str) -> bool:
         """Whether what is left out lies in the paths that were asked for."""
         path = left_out.rpartition(" (")[0]
@@ -255,6 +270,8 @@ class _Preparing:
         kinds, paths = plan.Options(self.request.kinds, self.request.paths).kinds, self.request.paths
         wanted = [one for one in sections if not kinds or one.kind in kinds]
         found = checks.compare_machines(self.then, self.now, wanted, paths)
+        if self.request.elsewhere:
+            found.warnings += self._links_that_go(wanted)
         if short:
             found.refusals.append(f"{len(short)} paths have {next(iter(short.values()))}")
         at = Restore(self.store.system, self.store.objects)
@@ -266,6 +283,22 @@ class _Preparing:
                     found.refusals += kind_of(section).in_use(own_lines(section), at)
         self._compare_accounts(wanted, found)
         return found
+
+    def _links_that_go(self, sections: Sequence[Section]) -> list[str]:
+        """A sentence on each symlink of this host that becomes a directory, at or above a declared path: what it leads
+        to is not what was recorded, and may be more."""
+        found: dict[str, str] = {}
+        for section in sections:
+            kinds = {os.fsdecode(path_of(line)): line[0] for line in path_lines(section)}
+            roots = [one for one in map(str, (tree_spec(section) or {}).get("paths", ())) if self._has_part(one)]
+            for root in roots:
+                above = [os.fsdecode(one) for one in ancestors(os.fsencode(root))]
+                for path in (one for one in [*above, root] if kinds.get(one) in ("d", ABOVE) and os.path.islink(one)):
+                    found[path] = (
+                        f"{path} is a symlink to {os.readlink(path)} here, and becomes a directory, as it was recorded:"
+                        " what the symlink leads to stays where it is"
+                    )
+        return list(found.values())
 
     def _compare_accounts(self, wanted: Sequence[Section], found: checks.Findings) -> None:
         here = _accounts()
@@ -282,6 +315,15 @@ class _Preparing:
                 found.warnings.append(
                     "files come back with owners that have no account here: uid "
                     f"{', '.join(map(str, unknown[:_SHOWN]))}. Make the accounts, or declare users with the files"
+                )
+            others = checks.owners_of_another_name(
+                wanted, self.then.accounts, {name: one.uid for name, one in here.items()}
+            )
+            if others:
+                said = ", ".join(f"those of {name} (uid {uid}) to {mine}" for uid, name, mine in others[:_SHOWN])
+                found.warnings.append(
+                    f"files come back to accounts of another name, who have these uids here: {said}. Look at them with"
+                    " find -user, and chown them; or declare users with the files"
                 )
 
     def _missing_groups(self, wanted: Sequence[Section]) -> list[str]:

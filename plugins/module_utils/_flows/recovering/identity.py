@@ -30,7 +30,8 @@ IDENTITY = (
     Part(
         "keys of the host",
         ("/etc/ssh/ssh_host_*", "/etc/dropbear/dropbear_*_host_key", "/etc/krb5.keytab", "/etc/salt/minion_id")
-        + ("/etc/salt/pki/minion", "/etc/puppetlabs/puppet/ssl"),
+        + ("/etc/salt/pki/minion", "/etc/puppetlabs/puppet/ssl", "/etc/chef/client.pem")
+        + ("/etc/pki/consumer", "/etc/pki/entitlement", "/etc/insights-client/machine-id"),
     ),
     Part(
         "access",
@@ -51,6 +52,7 @@ IDENTITY = (
         + ("/etc/keepalived/keepalived.conf", "/etc/keepalived/evenkeel-address.json"),
         at_boot=True,
     ),
+    Part("cloud-init", ("/etc/cloud",), at_boot=True),
     Part(
         "disks",
         ("/etc/fstab", "/etc/crypttab", "/etc/mdadm", "/etc/mdadm.conf", "/etc/lvm", "/etc/multipath")

@@ -176,10 +176,30 @@ def owners_unknown(sections: Sequence[Section], uids: Sequence[int]) -> list[int
     known, found = set(uids), set()
     for section in sections:
         for line in path_lines(section):
-            words = line.split(" ", 5)
-            if len(words) > 4 and words[0] != "-" and int(words[3]) not in known:
+            words = _owned(line)
+            if words and int(words[3]) not in known:
                 found.add(int(words[3]))
     return sorted(found)
+
+
+def owners_of_another_name(
+    sections: Sequence[Section], then: Mapping[str, int], here: Mapping[str, int]
+) -> list[tuple[int, str, str]]:
+    """(uid, name on the recorded host, name here) for the owners of recorded files that have another name here, so that
+    somebody else gets the files. ``then``, ``here``: name -> uid."""
+    names = [{uid: name for name, uid in reversed(list(one.items()))} for one in (then, here)]
+    used = {int(words[3]) for section in sections for line in path_lines(section) if (words := _owned(line))}
+    return [
+        (uid, names[0][uid], names[1][uid])
+        for uid in sorted(used)
+        if uid in names[0] and uid in names[1] and then.get(names[1][uid]) != uid and here.get(names[0][uid]) != uid
+    ]
+
+
+def _owned(line: str) -> list[str]:
+    """The words of a line that tells an owner; none for other lines."""
+    words = line.split(" ", 5)
+    return words if len(words) > 4 and words[0] != "-" else []
 
 
 def content_of(sections: Sequence[Section], path: str) -> str:

@@ -16,7 +16,7 @@ from typing import NamedTuple, TypedDict, cast
 
 from ..._errors import EvenkeelError, Refused
 from ..._host.commands import Completed, environment
-from ..._host.mounts import mounts
+from ..._host.mounts import free_bytes, mounts
 from ..._host.processes import arguments, user_ids
 from ..._host.system import System
 from ..._host.trust import open_regular, read_small, stranger, trusted
@@ -344,5 +344,4 @@ def other_backup(seen: Seen) -> str:
 
 def free(path: str) -> int:
     """Bytes that are free on the file system of the path."""
-    found = os.statvfs(path)
-    return found.f_bavail * found.f_frsize
+    return free_bytes(os.statvfs(path))

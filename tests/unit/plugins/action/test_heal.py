@@ -80,6 +80,8 @@ class Small:
     check_mode: bool = False
     gone: set[str] = field(default_factory=set)
     key: str | None = None
+    # Another name of a host -> the host.
+    names: dict[str, str] = field(default_factory=dict)
 
     @property
     def predicts(self) -> bool:
@@ -95,7 +97,7 @@ class Small:
         return [name for name in names if self.has(name)]
 
     def store(self, name: str, _given: str) -> str:
-        return str(self.home / name)
+        return str(self.home / self.names.get(name, name))
 
     def keys(self, _owner: str) -> Keys:
         return Keys(["k" * 32], "a test")
@@ -533,6 +535,18 @@ def test_copies_on_peers_that_are_unreachable_or_gone_are_placed_anew_in_other_d
     del small.racks[held[0]]
     small.heal()
     assert len({small.racks[peer] for peer in small.holders(newest)}) >= 2
+
+
+def test_a_host_under_two_names_holds_one_copy(small: Small) -> None:
+    """Neither is the owner under another name a place for a copy of its own."""
+    one = small.newest()
+    holders = small.holders(one)
+    small.names = {"h8": holders[0], "h9": "h1"}
+    small.racks = {name: f"r-{name}" for name in ("h1", *holders, *small.names)}
+    told = small.heal(copies=3)
+    assert told["failed"] and f"2 of 3 copies of base ({one[:12]})" in told["msg"]
+    assert "h9: it is h1 under another name, by its store" in told["msg"] and not small.copy("h1").exists()
+    assert any("does not count" in said and "h8" in said for said in told["left"])
 
 
 def test_too_few_domains_are_named_and_whatever_can_be_is_done(small: Small) -> None:

@@ -373,3 +373,11 @@ def test_the_copies_of_a_host_that_is_gone_are_healed_by_ansible_and_the_host_co
     run = recover(fleet)
     assert run.rc == 0 and run.results["h1"]["source"] == third, run.output
     assert contents(fleet.directory("h1") / "data") == before
+
+
+def test_the_owner_under_another_name_gets_no_encrypted_copy_of_its_own(small: Small) -> None:
+    small.racks = {name: name for name in ("h1", "h2", "h3", "h9")}
+    small.names = {"h9": "h1"}
+    told = small.heal(copies=3)
+    assert not (small.own() / "replicas" / "h1").exists()
+    assert any("h9 does not count: it is h1 under another name, by its store" in said for said in told["left"])

@@ -242,6 +242,7 @@ def bare(monkeypatch: pytest.MonkeyPatch, here: str, surveyed: dict[str, Any]) -
         refuse_facts=lambda *_: None,
         seals=lambda _owner: None,
         resources=lambda _owner: None,
+        share_address=lambda *_: False,
     )
     told = {"host": "h1", "checkpoint": "latest", "store": "/s", "undeclared": False, "timeout": "1h", "identity": None}
     params = {**told, "kinds": None, "paths": None, "min_copies": 1, "onto": None, "peers": ["h1", "h2", here]}
@@ -270,7 +271,7 @@ def test_the_spare_on_which_a_run_has_begun_is_taken_before_others(monkeypatch: 
     recovery = bare(monkeypatch, "h3", SURVEY)
     recovery._onto = ["h3", "h4"]
     told = {"h3": SURVEY, "h4": {**SURVEY, "stands_for": "h1"}}
-    recovery._inventory = cast("Any", SimpleNamespace(each=lambda *_: told))
+    recovery._inventory = cast("Any", SimpleNamespace(each=lambda *_: told, share_address=lambda *_: False))
     assert recovery._chosen(COPY, True)["onto"] == "h4"
 
 
@@ -312,3 +313,32 @@ def test_no_older_checkpoint_comes_where_the_newest_does_not_fit(monkeypatch: py
     assert asked == newest
     del answers[newest[1]]
     assert recovery._bring([newest, older], True) == (newest[1], {})
+
+
+def test_the_lost_host_is_not_its_own_spare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The inventory may have it under another name: its store tells, and so does its address."""
+    itself = {**SURVEY, "taken": True}
+    recovery = bare(monkeypatch, "h3", itself)
+    why = "h3 is h1 under another name (it took that checkpoint itself)"
+    assert recovery._survey_here(COPY, True) == (f"{why}: recover h1 onto itself. Nothing was changed", False)
+    recovery._onto = ["h3"]
+    recovery._inventory = cast("Any", SimpleNamespace(each=lambda *_: {"h3": itself}))
+    assert why in str(recovery._chosen(COPY, True)["msg"])
+    # Nothing is there that could answer.
+    lost = {"unreachable": True, "msg": "no route"}
+    recovery._inventory = cast("Any", SimpleNamespace(each=lambda *_: {"h3": lost}, share_address=lambda *_: True))
+    assert "h3 is h1 under another name (both have one address)" in str(recovery._chosen(COPY, True)["msg"])
+    # It took the checkpoint as the host itself, and goes back to it.
+    assert bare(monkeypatch, "h1", itself)._survey_here(COPY, True) == ("", False)
+
+
+def test_a_host_under_two_names_is_one_holder(monkeypatch: pytest.MonkeyPatch) -> None:
+    recovery = bare(monkeypatch, "h3", {})
+    held = {"candidates": [{"id": COPY.id, "state": "verified", "created": COPY.created}], "place": "1" * 64}
+    recovery._inventory = cast("Any", SimpleNamespace(each=lambda names, *_: dict.fromkeys(names, held)))
+    recovery._seals = cast("Any", SimpleNamespace(opened=list))
+    recovery._keys = cast("Any", SimpleNamespace(know=lambda *_: True, where="here"))
+    recovery._least = 2
+    told = recovery.run(False)
+    assert told["error"] == "NotFound" and "1 of 2 peers hold a verified copy" in str(told["msg"])
+    assert "under another name, by its store" in str(told["left"])

@@ -176,7 +176,9 @@ def test_data_are_shared_with_a_store_on_the_same_file_system_alone(
 ) -> None:
     table = [mounts.Mount(b"/", b"/", b"8:1", "xfs", 1, 0), mounts.Mount(b"/data", b"/", device, "xfs", 2, 1)]
     monkeypatch.setattr(preflight, "mounts", lambda: table)
-    monkeypatch.setattr(os, "statvfs", lambda _path: SimpleNamespace(f_frsize=1, f_bfree=100, f_files=0, f_flag=0))
+    monkeypatch.setattr(
+        os, "statvfs", lambda _path: SimpleNamespace(f_frsize=1, f_blocks=200, f_bfree=100, f_files=0, f_flag=0)
+    )
     entry = Entry(b"/data/large", "f", 0o644, size=100_000, sha256="0" * 64)
     steps = [PathStep(PUT, entry.path, "create", "", entry, None)]
     assert list(preflight.short_of_room(steps, "/var/store")) == short
@@ -369,7 +371,7 @@ def test_check_mode_promises_nothing_that_a_rollback_refuses(
         os.truncate(path, 100)
     else:
         real = os.statvfs
-        few = {"f_bfree": 10, "f_bavail": 10, "f_frsize": 4096, "f_files": 0, "f_flag": 0}
+        few = {"f_blocks": 20, "f_bfree": 10, "f_bavail": 10, "f_frsize": 4096, "f_files": 0, "f_flag": 0}
         monkeypatch.setattr(
             os, "statvfs", lambda path: SimpleNamespace(**few) if isinstance(path, bytes) else real(path)
         )

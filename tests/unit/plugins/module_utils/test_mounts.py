@@ -24,7 +24,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import mounts as table
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.mounts import Mount
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.mounts import Mount, free_bytes
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import mounts as module
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore
@@ -105,6 +105,14 @@ def at(host: Host, store: Store, **more: Any) -> Restore:
 
 def acts(host: Host, store: Store, lines: Sequence[str], **more: Any) -> list[tuple[str, str]]:
     return [(step.action, step.target) for step in host.kind().plan(lines, at(host, store, **more))]
+
+
+def test_a_file_system_that_does_not_count_its_room_has_room() -> None:
+    counted = os.statvfs("/")
+    assert free_bytes(counted) == counted.f_bavail * counted.f_frsize
+    assert free_bytes(counted, reserved=True) == counted.f_bfree * counted.f_frsize
+    proc = os.statvfs("/proc")
+    assert (proc.f_blocks, proc.f_bavail) == (0, 0) and free_bytes(proc) >= 1 << 50
 
 
 @pytest.mark.parametrize("spec", [{"except": ["mnt"]}, {"except": ["/mnt/../x"]}, {"exclude": ["/mnt"]}])

@@ -65,11 +65,13 @@ def made(recorded: Section, present: Section, **choices: Any) -> tuple[list[str]
         ("/etc/hostname", "name"),
         ("/etc/machine-id", "machine id"),
         ("/etc/ssh/ssh_host_ed25519_key.pub", "keys of the host"),
+        ("/etc/pki/consumer/cert.pem", "keys of the host"),
         ("/root/.ssh/authorized_keys", "access"),
         ("/etc/sudoers.d/ops", "access"),
         ("/etc/netplan/50-cloud-init.yaml", "network"),
         ("/etc/network/interfaces.d/eth1", "network"),
         ("/etc/cloud/cloud.cfg.d/99-disable-network-config.cfg", "network"),
+        ("/etc/cloud/cloud.cfg.d/99-installer.cfg", "cloud-init"),
         ("/etc/udev/rules.d/70-persistent-net.rules", "network"),
         ("/etc/fstab", "disks"),
         ("/etc/keepalived/keepalived.conf", "network"),
@@ -99,6 +101,28 @@ def test_other_files_are_nobodys_identity(path: str) -> None:
 )
 def test_a_root_in_which_identity_can_lie_is_looked_through(root: str) -> None:
     assert identity.concerns(root) and not identity.concerns("/srv/www") and not identity.concerns("/etc/nginx")
+
+
+def test_files_that_come_back_to_somebody_else_are_named() -> None:
+    section = tree(*(entry(f"/srv/{uid}", uid=uid) for uid in (0, 33, 1300, 1301, 1302)), paths=("/srv",))
+    then = {"root": 0, "www-data": 33, "shop": 1300, "gone": 1301, "old-name": 1302}
+    here = {"root": 0, "toor": 0, "www-data": 33, "mallory": 1300, "shop": 1304, "new-name": 1302}
+    named = preflight.owners_of_another_name([section], then, here)
+    assert named == [(1300, "shop", "mallory"), (1302, "old-name", "new-name")]
+    assert preflight.owners_of_another_name([section], {}, here) == []
+
+
+def test_a_hard_link_does_not_leave_the_file_system_on_which_it_is_to_lie() -> None:
+    """The spare has a mount where the lost host had a plain directory."""
+    names = ("/srv/a/f", "/srv/a/g", "/srv/b/f", "/srv/b/g")
+    lines = [entry(name, link=b"/srv/a/f" if name != names[0] else b"") for name in names]
+    recorded = tree(entry("/srv/a", "d"), entry("/srv/b", "d"), *lines, paths=("/srv",))
+    found = derive.derive([recorded], [recorded], derive.Choices(mounts={"/srv/b": "ext4"}))
+    links = {path_of(line): Entry.parse(line).link for line in found.sections[0].lines if line[0] == "f"}
+    assert links == {b"/srv/a/f": b"", b"/srv/a/g": b"/srv/a/f", b"/srv/b/f": b"", b"/srv/b/g": b"/srv/b/f"}
+    assert [one.partition(" ")[0] for one in found.left_out] == ["/srv/b/f", "/srv/b/g"]
+    same = derive.derive([recorded], [recorded], derive.Choices(mounts={"/srv": "ext4"}))
+    assert same.sections[0].lines == recorded.lines and same.left_out == []
 
 
 def test_the_disks_that_debconf_names_belong_to_the_boot_of_this_host() -> None:
@@ -343,6 +367,31 @@ def test_a_spare_gets_everything_but_the_identity_and_a_rollback_goes_there(stor
     assert prepare(store, recorded, "take")["id"] == recorded
     rollback(store, recorded)
     assert (etc / "hostname").read_text() == "hostname of the lost host" and not (etc / "crypttab").exists()
+
+
+def test_a_whole_tree_that_cannot_be_put_back_is_no_recovery(
+    store: Store, etc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One path below it is left out, and named."""
+    recorded = checkpoint(store, "base", [{"files": {"paths": [str(etc), str(etc.parent / "etc2")]}}])["id"]
+    (etc / "app.conf").write_text("of the spare")
+    stays = {str(etc / "app.conf"): "it is immutable"}
+    monkeypatch.setattr(flow, "preflight", lambda *_: dict(stays))
+    assert prepare(store, recorded, check_mode=True)["left_out"] == [f"{etc}/app.conf (it is immutable)"]
+    stays = {str(etc): "it is mounted read-only; remount it writable"}
+    why = f"{etc}: it is mounted read-only; remount it writable, or recover other paths alone"
+    with pytest.raises(Refused, match=why):
+        prepare(store, recorded, check_mode=True)
+
+
+def test_a_symlink_that_becomes_a_directory_is_named(store: Store, etc: Path) -> None:
+    recorded = checkpoint(store, "base", [{"files": {"paths": [str(etc / "ssh")]}}], host="web3")["id"]
+    (etc / "ssh").rename(etc / "there")
+    (etc / "ssh").symlink_to("there")
+    words = f"{etc}/ssh is a symlink to there here, and becomes a directory, as it was recorded"
+    assert words in prepare(store, recorded, elsewhere=True)["notes"][0]
+    # A change on the host itself goes back without a word.
+    assert not any("symlink" in one for one in prepare(store, recorded, "take")["notes"])
 
 
 def test_a_checkpoint_of_another_host_is_never_gone_back_to_itself(store: Store, etc: Path, tmp_path: Path) -> None:

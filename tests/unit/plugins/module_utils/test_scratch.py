@@ -52,6 +52,34 @@ def test_the_login_user_can_read_and_write_the_bundle_and_nothing_else() -> None
     assert stat.S_IMODE(own.parent.stat().st_mode) == 0o700
 
 
+def test_a_bundle_goes_beside_the_store_where_that_has_more_room(
+    top: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lib = tmp_path_factory.mktemp("lib")
+    for above in (lib, *lib.parents[:2]):
+        above.chmod(above.stat().st_mode | 0o111)
+    store, free = f"{lib}/evenkeel", {str(top): 5, str(lib): 9}
+    monkeypatch.setattr(scratch, "_free", free.__getitem__)
+    assert scratch.place(store) == str(lib)
+    bundle = scratch.new("run1", USER if os.geteuid() == 0 else os.geteuid(), scratch.place(store))
+    assert os.path.dirname(os.path.dirname(bundle)) == str(lib)
+    scratch.reclaim("", time.time() + LATER, store)
+    assert os.listdir(lib) == []
+    # The login user cannot get there, or others could exchange it, or the usual place has as much.
+    for mode in (0o750, 0o777):
+        lib.chmod(mode)
+        assert scratch.place(store) == str(top)
+    lib.chmod(0o755)
+    free[str(lib)] = 5
+    assert scratch.place(store) == str(top)
+
+
+def test_a_place_where_nobody_can_write_has_no_room(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert scratch._free(str(top)) >= 0 > scratch._free(str(top / "none"))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert scratch._free(str(top)) < 0
+
+
 def test_what_is_taken_in_is_gone_at_once_and_still_there_to_read(top: Path) -> None:
     path = bundle()
     with scratch.taken(str(path)) as there:

@@ -8,7 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import read, words
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import (
+    read,
+    silence,
+    without_twins,
+    words,
+)
 
 COPY = {
     "id": "a" * 64,
@@ -22,7 +27,7 @@ COPY = {
 
 def test_an_honest_answer_is_read_and_nothing_else_in_it() -> None:
     found = read("candidates", {"candidates": [{**COPY, "more": "x"}], "ansible_facts": {"a": 1}})
-    assert list(found) == ["candidates"] and "more" not in found["candidates"][0]
+    assert list(found) == ["candidates", "place"] and "more" not in found["candidates"][0]
     assert found["candidates"][0]["name"] == "protected"
 
 
@@ -95,3 +100,11 @@ def test_an_encrypted_copy_has_its_names_in_its_card() -> None:
 def test_a_record_of_an_encrypted_bundle_has_its_form(wrong: dict[str, Any]) -> None:
     assert read("candidates", {"candidates": [{**COPY, "sealed": {**SEALED, **wrong}}]})["failed"]
     assert read("have", {"ids": [], "bases": [wrong]})["failed"]
+
+
+def test_each_store_answers_once() -> None:
+    told = {name: {"held": [], "place": place} for name, place in (("a", "1" * 64), ("b", "2" * 64), ("c", "1" * 64))}
+    told["d"] = told["e"] = {"held": [], "place": ""}  # Of a version before, which does not tell.
+    found = without_twins(told)
+    assert [name for name, answer in found.items() if answer.get("failed")] == ["c"]
+    assert found["c"]["msg"] == "it is a under another name, by its store" and silence(found["c"]) == "does not count"

@@ -9,6 +9,7 @@ import time
 from unittest.mock import Mock
 
 import pytest
+from ansible_collections.evenkeel.fault_tolerance.plugins.action import ft_replicate
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _remote
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
 
@@ -47,3 +48,28 @@ def test_nobody_is_awaited_where_this_process_has_failed() -> None:
 
 def _lost() -> bool:
     raise OSError("lost")
+
+
+def test_two_names_of_one_address_are_one_host_where_the_way_there_is_the_same() -> None:
+    def shares(**more: object) -> bool:
+        known: dict[str, dict[str, object]] = {
+            "a": {"ansible_host": "10.0.0.5"},
+            "b": {"ansible_host": "10.0.0.5", "ansible_port": 22, **more},
+        }
+        inventory = Mock(spec=_remote.Inventory)
+        inventory.has = lambda _name: True
+        inventory.variable = lambda name, key, default=None: known[name].get(key, default)
+        inventory.is_here = lambda name: known[name].get("ansible_connection") == "local"
+        inventory.connection = lambda name: known[name].get("ansible_connection", "ssh")
+        inventory.address = lambda name: _remote.Inventory.address(inventory, name)
+        inventory.port = lambda name: _remote.Inventory.port(inventory, name)
+        return _remote.Inventory.share_address(inventory, "a", "b")
+
+    assert shares()
+    other = Mock(spec=_remote.Inventory)
+    other.hosts_of, other.share_address = list, lambda peer, owner: (peer, owner) == ("b", "a")
+    # After a recovery of a onto c, the copies of a do not go to a under another name.
+    assert ft_replicate._peers(other, ["a", "b", "c", "d"], "a", "c") == ["d"]
+    assert ft_replicate._peers(other, ["a", "b", "c", "d"], "a", "a") == ["b", "c", "d"]
+    assert not shares(ansible_host="10.0.0.6") and not shares(ansible_port=2222)
+    assert not shares(ansible_ssh_common_args="-J bastion") and not shares(ansible_connection="local")
