@@ -45,24 +45,22 @@ TAKEN = b"+"
 # The settings that Ansible reads when a run needs them. It has read all others by the time at which it is loaded.
 _READ_LATE = {
     *("ANSIBLE_PIPELINING", "CALLBACKS_ENABLED", "DEFAULT_GATHERING", "DEFAULT_STDOUT_CALLBACK"),
-    *("ENABLE_TASK_DEBUGGER", "HOST_PATTERN_MISMATCH", "INJECT_FACTS_AS_VARS", "RETRY_FILES_ENABLED"),
-    *("TAGS_RUN", "TAGS_SKIP"),
+    *("ENABLE_TASK_DEBUGGER", "HOST_PATTERN_MISMATCH", "RETRY_FILES_ENABLED", "TAGS_RUN", "TAGS_SKIP"),
 }
-# The parts that a run of a playbook loads, and programs that print information do not.
-_PARTS = (
-    *("ansible.executor.module_common", "ansible.plugins.strategy.linear", "ansible.plugins.filter.core"),
-    "ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action",
-)
+# The code of our plugins, which each run of ours loads.
+_OURS = "ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action"
 # Plugins of these types. Each run reads the options of all from their documentation, which takes longer than to load
 # them.
 _PLUGINS = {
     "become": ("runas", "su", "sudo"),
     "cache": ("memory",),
     "callback": ("default", "junit", "minimal", "oneline", "tree"),
+    "shell": ("cmd", "powershell", "sh"),
     "connection": ("local", "paramiko_ssh", "psrp", "ssh", "winrm"),
     "inventory": ("auto", "host_list", "ini", "script", "toml", "yaml"),
-    "shell": ("cmd", "powershell", "sh"),
+    "strategy": ("linear",),
 }
+_PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
@@ -71,7 +69,7 @@ def main() -> None:
     mark = _place_of_mark()
     from ansible import constants
 
-    found = os.stat(constants.__file__)
+    found = _state_of_files()
     # As ANSIBLE_COLLECTIONS_PATH sets it, which would hide the user's own value from ansible-config.
     constants.COLLECTIONS_PATHS = [collections, *constants.COLLECTIONS_PATHS]
     constants.DEFAULT_CALLBACK_PLUGIN_PATH = [*constants.DEFAULT_CALLBACK_PLUGIN_PATH, callbacks]
@@ -91,7 +89,7 @@ def main() -> None:
         sockets, patience = [requests], float(idle) if idle else None
         while ready := select.select(sockets, [], [], patience)[0]:
             if requests not in ready:
-                _take(sockets[1], mark, unchanged=_is(constants.__file__, found))
+                _take(sockets, mark, unchanged=_state_of_files() == found)
                 continue
             data, received = _receive(requests)
             if not data:
@@ -103,7 +101,7 @@ def main() -> None:
                 _load_for_runs()
                 continue
             if os.fork() == 0:
-                requests.close()
+                _close(sockets)
                 _answer(received, **asked)
             for one in received:
                 os.close(one)
@@ -118,39 +116,54 @@ def _receive(sender: socket.socket) -> tuple[bytes, list[int]]:
     return data, found
 
 
-def _is(path: str, found: os.stat_result) -> bool:
-    """Whether this file of Ansible is still the one that was found: a playbook may install another version."""
-    with suppress(OSError):
-        return os.path.samestat(os.stat(path), found)
-    return False
+def _close(sockets: list[socket.socket]) -> None:
+    for one in sockets:
+        one.close()
+
+
+def _state_of_files() -> list[tuple[int, int, int]]:
+    """The state of the files that a process of its own would read: Ansible, what is installed beside it, and the user's
+    configuration. A playbook may replace them."""
+    constants = import_module("ansible.constants")
+    code = str(constants.__file__)
+    places = [code, os.path.dirname(os.path.dirname(code)), str(constants.CONFIG_FILE or "")]
+    places += [os.path.abspath("ansible.cfg"), os.path.expanduser("~/.ansible.cfg"), "/etc/ansible/ansible.cfg"]
+    found = []
+    for path in places:
+        try:
+            state = os.stat(path)
+            found.append((state.st_dev, state.st_ino, state.st_ctime_ns))
+        except OSError:
+            found.append((0, 0, 0))
+    return found
 
 
 def _load_for_runs() -> None:
-    """Load what each run would load for itself, as far as it can be loaded."""
+    """Load what each run would load for itself, as far as it can be loaded. Plugins of the user's are left to each run:
+    their code may do anything when it is loaded."""
     loader = import_module("ansible.plugins.loader")
     with suppress(Exception):
         loader.init_plugin_loader()
     warnings.filterwarnings("ignore", "AnsibleCollectionFinder has already been configured")
-    for name in _PARTS:
-        with suppress(Exception):
-            import_module(name)
+    with suppress(Exception):
+        import_module(_OURS)
     for kind, names in _PLUGINS.items():
+        plugins = getattr(loader, f"{kind}_loader")
         for name in names:
             with suppress(Exception):
-                getattr(loader, f"{kind}_loader").get(name, class_only=True)
+                if plugins.find_plugin_with_context(name).plugin_resolved_collection == "ansible.builtin":
+                    plugins.get(name, class_only=True)
     gc.collect()
     gc.freeze()  # A collection would write to all that the copies share.
 
 
 def _has_others(argv: list[str]) -> bool:
-    """Whether plugins beside a playbook take the place of those that this process has loaded."""
+    """Whether plugins beside a playbook take the place of those that this process has loaded: Ansible knows a plugin by
+    the name of its module, whichever file that comes from."""
     places = {word if os.path.isdir(word) else os.path.dirname(word) for word in argv if os.path.exists(word)}
-    return any(
-        os.path.exists(os.path.join(place, f"{kind}_plugins", f"{name}.py"))
-        for place in places
-        for kind, names in _PLUGINS.items()
-        for name in names
-    )
+    names = [name.split(".") for name in sys.modules if name.startswith("ansible.plugins.")]
+    files = [os.path.join(f"{name[2]}_plugins", f"{name[3]}.py") for name in names if len(name) == 4]
+    return any(os.path.exists(os.path.join(place, file)) for place in places for file in files)
 
 
 def _adopt(env: dict[str, str]) -> set[str]:
@@ -179,14 +192,14 @@ def _place_of_mark() -> int:
     return int(getenv(MARK.encode()))
 
 
-def _take(listening: socket.socket, mark: int, *, unchanged: bool) -> None:
+def _take(sockets: list[socket.socket], mark: int, *, unchanged: bool) -> None:
     """Let a copy of this process carry out the run that somebody hands over, where it can do so as a process of its
     own would."""
-    connection, _address = listening.accept()
+    connection, _address = sockets[1].accept()
     with connection:
         data, received = _receive(connection)
         if data and unchanged and os.fork() == 0:
-            listening.close()
+            _close(sockets)
             _carry_out(connection, received, mark, **json.loads(data))
         for one in received:
             os.close(one)
@@ -196,28 +209,48 @@ def _carry_out(
     connection: socket.socket, terminal: list[int], mark: int, argv: list[str], env: dict[str, str], cwd: str
 ) -> None:
     """Run a playbook as if ansible-playbook had been started; never returns. Nothing is begun before the other side
-    has heard that it is taken."""
+    holds a handle of this process, and says so."""
     try:
-        changed = _adopt(env)
-        constants = import_module("ansible.constants")
-        if not constants.DEFAULT_LOG_PATH:  # The log of this process leads to nowhere.
-            changed.discard("DEFAULT_LOG_PATH")
-        if changed - _READ_LATE or cwd != os.getcwd() or len(env[MARK]) != len(NO_MARK) or _has_others(argv):
+        if not _can_carry_out(argv, env, cwd) or len(terminal) != len(("input", "output", "errors")):
             os._exit(0)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.setsid()
-        atexit.unregister(import_module("ansible.utils.path").cleanup_tmp_file)  # The directory of the first process.
-        vars(constants)["DEFAULT_LOCAL_TMP"] = constants.config.get_config_value("DEFAULT_LOCAL_TMP")
+        _become_another()
         ctypes.memmove(mark, env[MARK].encode(), len(NO_MARK))
-        threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
         for number, one in enumerate(terminal):
             os.dup2(one, number)
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(line_buffering=True)  # as for a terminal
+            os.close(one)
         socket.send_fds(connection, [TAKEN], [os.pidfd_open(os.getpid())])
+        if not connection.recv(1):
+            os._exit(0)
+        threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
     except BaseException:
         os._exit(0)
     _finish(argv, connection.fileno())
+
+
+def _can_carry_out(argv: list[str], env: dict[str, str], cwd: str) -> bool:
+    """Whether this process, in this environment now, does what a process of its own would do."""
+    changed = _adopt(env)
+    constants = import_module("ansible.constants")
+    if not constants.DEFAULT_LOG_PATH:  # The log of this process leads to nowhere.
+        changed.discard("DEFAULT_LOG_PATH")
+    hides = getattr(constants, "OLD_PLUGIN_CACHE_CLEARING", False)  # Plugins beside the playbook would not be found.
+    same = not changed - _READ_LATE and cwd == os.getcwd() and len(env[MARK]) == len(NO_MARK)
+    return same and not hides and not _has_others(argv)
+
+
+def _become_another() -> None:
+    """Give up what is of the first process, or is the same in all its copies."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.setsid()
+    constants, display = import_module("ansible.constants"), import_module("ansible.utils.display")
+    atexit.unregister(import_module("ansible.utils.path").cleanup_tmp_file)  # The directory of the first process.
+    vars(constants)["DEFAULT_LOCAL_TMP"] = constants.config.get_config_value("DEFAULT_LOCAL_TMP")
+    vars(import_module("ansible.utils.vars"))["random_int"] = os.urandom(4).hex()  # It begins the names of all tasks.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # as for a terminal
+    with suppress(AttributeError):  # A fork has ended this guard of the streams.
+        for stream in (sys.stdout, sys.stderr):
+            display._synchronize_textiowrapper(stream, display.Display()._lock)
 
 
 def _end_with(connection: socket.socket) -> None:
@@ -241,6 +274,8 @@ def _answer(found: list[int], argv: list[str], env: dict[str, str], vault: list[
     """Run a program as if it had been started; never returns."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     atexit._clear()  # what the first process removes at its end
+    with suppress(AttributeError):  # It has no other terminal than the driver, which may be gone.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if _has_others(argv):
         os._exit(0)
     output, errors, ended, *pipes = found
@@ -264,6 +299,8 @@ def _finish(argv: list[str], ended: int) -> None:
             print(end.code, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
+    with suppress(Exception):
+        vars(threading)["_shutdown"]()  # As Python does at its end: threads of plugins end their work.
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

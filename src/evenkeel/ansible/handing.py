@@ -43,14 +43,21 @@ def _taken_by(ready: socket.socket, path: str, argv: list[str]) -> int | None:
         sent = socket.send_fds(ready, [request], [0, 1, 2])
         ready.sendall(request[sent:])
         _taken, handles, _flags, _address = socket.recv_fds(ready, 1, 1)
-        return handles[0] if handles else None
+        if handles:
+            ready.sendall(b"+")  # It begins.
+            return handles[0]
     return None
 
 
 def _end_as(process: int, ready: socket.socket) -> None:
     """Wait for the end of the process, and end in the same way; never returns."""
+
+    def hand_on(number: int, _frame: object) -> None:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(process, number)
+
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # The process gets the same signal, and may take its time to end.
+        signal.signal(number, hand_on)
     select.select([process], [], [])
     code = b""
     with suppress(OSError):

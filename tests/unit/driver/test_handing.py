@@ -111,14 +111,23 @@ def test_a_copy_takes_over_what_it_can_and_nothing_else(tmp_path: Path, ready: P
     assert carried_out_by(tmp_path) == process.pid
     execute(job(tmp_path, PARENT, ready, passwords={"^Password:": "x"}))
     assert carried_out_by(tmp_path) != process.pid
-    playbook, plugin = tmp_path / "beside" / "play.yml", tmp_path / "beside" / "connection_plugins" / "ssh.py"
-    plugin.parent.mkdir(parents=True)
-    playbook.write_text("[]")
-    for expected in (True, False):
-        this = job(tmp_path, PARENT, ready)
-        execute(replace(this, argv=[*this.argv, str(playbook)]))
-        assert (carried_out_by(tmp_path) == process.pid) is expected
-        plugin.write_text("")
+    this, beside = job(tmp_path, PARENT, ready), tmp_path / "beside"
+    beside.mkdir()
+    (beside / "play.yml").write_text("[]")
+    for name in ("", "strategy_plugins/linear.py", "connection_plugins/ssh.py"):
+        if name:
+            (beside / name).parent.mkdir()
+            (beside / name).write_text("")
+        execute(replace(this, argv=[*this.argv, str(beside / "play.yml")]))
+        assert (carried_out_by(tmp_path) == process.pid) is (not name), name
+        if name:
+            (beside / name).unlink()
+    (tmp_path / "ansible.cfg").write_text("[defaults]\nforks = 7\n")  # A process of its own would read it.
+    execute(this)
+    assert carried_out_by(tmp_path) != process.pid
+    (tmp_path / "ansible.cfg").unlink()
+    execute(this)
+    assert carried_out_by(tmp_path) == process.pid
     process.kill()
     process.wait()
     assert execute(job(tmp_path, PARENT, ready)) == Ended(0)
@@ -179,6 +188,36 @@ def test_a_run_that_ends_before_its_time_leaves_no_process_behind(tmp_path: Path
     assert not _ours(tmp_path)
     assert execute(job(tmp_path, PARENT, ready)) == Ended(0)  # The process still takes runs over.
     assert carried_out_by(tmp_path) == processes()[0].pid
+
+
+def test_a_signal_to_the_program_that_stands_for_a_run_reaches_the_run(tmp_path: Path, ready: Path) -> None:
+    code = (
+        "import signal,sys,time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(5))\n"
+        "print('up', flush=True)\ntime.sleep(600)"
+    )
+
+    def on_event(event: Event) -> None:
+        if "up" in str(event.get("stdout")):
+            found = [
+                one for one in psutil.Process().children(recursive=True) if "handing.py" in " ".join(one.cmdline())
+            ]
+            found[0].terminate()
+
+    assert execute(job(tmp_path, code, ready), on_event=on_event) == Ended(5)
+
+
+def test_each_run_has_names_and_ends_of_threads_of_its_own(tmp_path: Path, ready: Path) -> None:
+    code = (
+        "import os,threading,time\nfrom ansible.utils.vars import get_unique_id\n"
+        "def work():\n    time.sleep(0.5)\n    open(os.environ['EK_TEST'], 'w').write(get_unique_id())\n"
+        "threading.Thread(target=work).start()\n"
+    )
+    found = []
+    for _ in range(2):
+        execute(job(tmp_path, code, ready))
+        found.append((tmp_path / "found").read_text())
+        (tmp_path / "found").unlink()
+    assert found[0] and found[0] != found[1]
 
 
 @pytest.mark.parametrize("victim", ["driver", "child", "stand-in"])
