@@ -143,8 +143,9 @@ def _probes(inventory: Inventory, host: str, given: Any) -> Any:
         raise UsageError(f"{host}: {error.message}") from error
 
 
-def _words_on(host: str, one: _guard.Measured) -> str:
-    parts = [one.state if one.reachable else "unreachable", one.flight or "", "" if one.state == "pass" else one.detail]
+def _words_on(host: str, measured: _guard.Measured) -> str:
+    state, detail = measured.state, "" if measured.state == "pass" else measured.detail
+    parts = [state if measured.reachable else "unreachable", measured.flight or "", detail]
     return f"{host}: " + "; ".join(part for part in parts if part)
 
 

@@ -142,5 +142,5 @@ class ActionModule(ProbingAction):
         return reported({**found, "failed": True, "msg": msg, "error": "Unhealthy", "left": [name]})
 
 
-def _words_on(one: Mapping[str, Any]) -> str:
-    return f"{one['kind']} {one['target']} from {one['source']}: {one['state']}, {one['detail']}"
+def _words_on(answer: Mapping[str, Any]) -> str:
+    return f"{answer['kind']} {answer['target']} from {answer['source']}: {answer['state']}, {answer['detail']}"

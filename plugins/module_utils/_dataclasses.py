@@ -38,7 +38,7 @@ else:
     class _Known:
         """The fields of a class in the form of ``dataclasses``, made when a function of that module asks for them."""
 
-        def __get__(self, one, of):
+        def __get__(self, instance, of):
             from dataclasses import make_dataclass  # Loading this module is what this file avoids.
 
             return make_dataclass(of.__name__, [(one.name, one.type) for one in fields(of)]).__dataclass_fields__
@@ -88,8 +88,8 @@ else:
     def _repr(self):
         return f"{type(self).__qualname__}({', '.join(f'{name}={getattr(self, name)!r}' for name in self._known)})"
 
-    def _values(one):
-        return tuple([getattr(one, name) for name in one._known])
+    def _values(instance):
+        return tuple([getattr(instance, name) for name in instance._known])
 
     def _eq(self, other):
         return _values(self) == _values(other) if type(self) is type(other) else NotImplemented
@@ -100,18 +100,18 @@ else:
     def _refuse(self, name, *_value):
         raise AttributeError(f"cannot assign to field {name!r}")
 
-    def is_dataclass(one):
+    def is_dataclass(value):
         # Not by __dataclass_fields__: that loads Python's own, which may be gone where a host goes back.
-        return hasattr(one if isinstance(one, type) else type(one), "_known")
+        return hasattr(value if isinstance(value, type) else type(value), "_known")
 
-    def fields(one):
-        return tuple(one._known.values())
+    def fields(value):
+        return tuple(value._known.values())
 
-    def replace(one, /, **changes):
-        return type(one)(**{**{name: getattr(one, name) for name in one._known}, **changes})
+    def replace(instance, /, **changes):
+        return type(instance)(**{**{name: getattr(instance, name) for name in instance._known}, **changes})
 
-    def asdict(one):
-        return {name: _plain(getattr(one, name)) for name in one._known}
+    def asdict(instance):
+        return {name: _plain(getattr(instance, name)) for name in instance._known}
 
     def _plain(value):
         if isinstance(value, (list, tuple)):

@@ -167,29 +167,30 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(words(one, 1000) for one in value[:_MOST]) if isinstance(value, (list, tuple)) else ()
 
 
-def _refused(one: Outcome) -> Outcome:
+def _refused(outcome: Outcome) -> Outcome:
     """The outcome at a place where nothing was asked, because this place or another one cannot be drained."""
-    if one.end == UNREACHABLE:
-        return replace(one, words=f"{one.words}; nothing was touched", left=False)
-    if one.end != DONE:
-        return replace(one, end=REFUSED, left=False)
-    why = one.obstacle or "another place cannot be drained now"
-    return replace(one, end=REFUSED, words=f"{one.place.words} is not drained: {why}; nothing was touched")
+    if outcome.end == UNREACHABLE:
+        return replace(outcome, words=f"{outcome.words}; nothing was touched", left=False)
+    if outcome.end != DONE:
+        return replace(outcome, end=REFUSED, left=False)
+    why = outcome.obstacle or "another place cannot be drained now"
+    return replace(outcome, end=REFUSED, words=f"{outcome.place.words} is not drained: {why}; nothing was touched")
 
 
-def _is_to_go_back(one: Outcome) -> bool:
+def _is_to_go_back(outcome: Outcome) -> bool:
     """Whether the place was drained by this call, or may have been."""
-    return one.changed if one.end == DONE else one.left
+    return outcome.changed if outcome.end == DONE else outcome.left
 
 
-def _gone_back(one: Outcome, ready: Outcome | None) -> Outcome:
+def _gone_back(outcome: Outcome, ready: Outcome | None) -> Outcome:
     """The outcome at a place after the drain failed at one of them. ready: the end of its way back, if it had one."""
     if ready is None:
-        if one.end == DONE:
-            return replace(one, end=FAILED, words=f"{one.place.words} stays drained, as it was before this call")
-        return one
-    why = one.words if one.end != DONE else f"{one.place.words} was drained, and another place was not"
-    end = FAILED if one.end == DONE else one.end
+        if outcome.end == DONE:
+            said = f"{outcome.place.words} stays drained, as it was before this call"
+            return replace(outcome, end=FAILED, words=said)
+        return outcome
+    why = outcome.words if outcome.end != DONE else f"{outcome.place.words} was drained, and another place was not"
+    end = FAILED if outcome.end == DONE else outcome.end
     if ready.end == DONE:
         return replace(ready, end=end, words=f"{why}; it was made ready again", changed=True)
     how = "it may still be drained" if ready.may_be_drained else "it is ready again, and not up"

@@ -266,21 +266,21 @@ class Tasks:
                 more["msg"] = f"{self._name(last)}: {result.get('msg') or 'it gives no reason'}"
         return {**result, **more}
 
-    def _name(self, one: _Done) -> str:
-        name = words(one.task.get_name(), 100)
-        return f"the task {name} ({one.task.get_path()})" if self.file else f"the module {name}"
+    def _name(self, done: _Done) -> str:
+        name = words(done.task.get_name(), 100)
+        return f"the task {name} ({done.task.get_path()})" if self.file else f"the module {name}"
 
-    def _shown(self, one: _Done) -> Result:
+    def _shown(self, done: _Done) -> Result:
         """The result of a task as it may be seen. Where nothing of the operation may be, Ansible hides it as a
         whole."""
-        if _is_hidden(one.result) and not self._secret:
+        if _is_hidden(done.result) and not self._secret:
             kept = ("changed", "failed", "skipped", "unreachable")
-            return {"censored": _HIDDEN, **{key: one.result[key] for key in kept if key in one.result}}
+            return {"censored": _HIDDEN, **{key: done.result[key] for key in kept if key in done.result}}
         if not self.file:
-            return one.result
-        items = one.result.get("results")
+            return done.result
+        items = done.result.get("results")
         listed = {"results": [_plain(item) for item in items]} if isinstance(items, list) else {}
-        return {**stored(one.result), **listed}
+        return {**stored(done.result), **listed}
 
 
 class _Queue:

@@ -193,8 +193,8 @@ class Direct:
     def _key_works(self, transfers: Sequence[_Transfer]) -> dict[str, Callable[[], Answer]]:
         """By its receiver: a key on each peer that passes the bundle on."""
 
-        def make(one: _Transfer, host: Host) -> Answer:
-            place = self.places[one.receiver]
+        def make(transfer: _Transfer, host: Host) -> Answer:
+            place = self.places[transfer.receiver]
             hops = [[place.address, place.port]]
             values = {"id": self.checkpoint, "known": [], "hops": hops, "seconds": self._seconds}
             return self.carrier.phase(host, "prepare", **values)
@@ -211,10 +211,10 @@ class Direct:
     def _open(self, transfers: Sequence[_Transfer], sizes: Mapping[Known, int]) -> None:
         """Let each sender in at its receiver, where there is room for the bundle."""
 
-        def admit(one: _Transfer, host: Host) -> Answer:
-            source = one.key["source"] if one.key["source"] == self.inventory.address(one.sender) else ""
-            size = sizes[one.known]
-            values = {"public": one.key["public"], "source": source, "seconds": self._seconds, "size": size}
+        def admit(transfer: _Transfer, host: Host) -> Answer:
+            source = transfer.key["source"] if transfer.key["source"] == self.inventory.address(transfer.sender) else ""
+            size = sizes[transfer.known]
+            values = {"public": transfer.key["public"], "source": source, "seconds": self._seconds, "size": size}
             found = self.carrier.phase(host, "open", login=host.login(), **values)
             if not found.get("failed") and size > found["room"]:
                 self.carrier.phase(host, "close", paths=[found["path"]])
@@ -240,16 +240,17 @@ class Direct:
             seals[one.receiver] = seals[one.before.receiver] if one.before else Seals(self.seals.keys)
             seals[one.receiver].sealing(self.checkpoint, one.known)
 
-        def send(one: _Transfer, host: Host) -> Answer:
-            target = one.target(self.places[one.receiver], self._seconds)
-            sealing = seals[one.receiver].sealing(self.checkpoint, one.known)
-            return self.carrier.phase(host, "send", id=self.checkpoint, known=one.known, target=target, **sealing)
+        def send(transfer: _Transfer, host: Host) -> Answer:
+            target = transfer.target(self.places[transfer.receiver], self._seconds)
+            sealing = seals[transfer.receiver].sealing(self.checkpoint, transfer.known)
+            return self.carrier.phase(host, "send", id=self.checkpoint, known=transfer.known, target=target, **sealing)
 
-        def take(one: _Transfer, host: Host) -> Answer:
-            size, after = sizes[one.known], one.following
+        def take(transfer: _Transfer, host: Host) -> Answer:
+            size, after = sizes[transfer.known], transfer.following
             onward = after.target(self.places[after.receiver], self._seconds) if after and after.is_ready else None
-            values = {"path": one.opened["path"], "size": size, "mac": self.offered.get("mac", ""), "onward": onward}
-            values.update(seals[one.receiver].receiving(self.offered, one.known))
+            mac = self.offered.get("mac", "")
+            values = {"path": transfer.opened["path"], "size": size, "mac": mac, "onward": onward}
+            values.update(seals[transfer.receiver].receiving(self.offered, transfer.known))
             return self.carrier.phase(host, "take", id=self.checkpoint, **values)
 
         works: dict[str, Callable[[], Answer]] = {}
@@ -294,23 +295,23 @@ def _unsent(transport: str, told: Answer) -> Answer:
     return {**answer, "transport": transport, "source_failed": told.get("error") == "Damaged"}
 
 
-def _judged(one: _Transfer, told: Mapping[str, Answer]) -> Answer:
+def _judged(transfer: _Transfer, told: Mapping[str, Answer]) -> Answer:
     """The answer for the receiver of a transfer, from all answers."""
-    found: dict[str, object] = {"transport": one.transport}
-    for begun in (one.key, one.opened):
+    found: dict[str, object] = {"transport": transfer.transport}
+    for begun in (transfer.key, transfer.opened):
         if "path" not in begun:
             return {**failed(words(begun.get("msg"))), **found, "final": bool(begun.get("final"))}
-    if not one.is_ready:
-        return {**failed(f"{one.sender}, which was to pass it on, could not"), **found}
-    answer, sent = told[one.receiver], told.get(f"to {one.receiver}", {})
+    if not transfer.is_ready:
+        return {**failed(f"{transfer.sender}, which was to pass it on, could not"), **found}
+    answer, sent = told[transfer.receiver], told.get(f"to {transfer.receiver}", {})
     if answer.get("state") == "verified":
         return {**answer, **found}
     if answer.get("unreachable"):
         # A receiver that passes its bundle on may have been held up by the next one.
-        return {**answer, **found, "final": one.following is None}
-    before = told.get(one.sender, {}) if one.before else {}
+        return {**answer, **found, "final": transfer.following is None}
+    before = told.get(transfer.sender, {}) if transfer.before else {}
     reasons = [sent.get("msg"), before.get("onward") or before.get("msg"), answer.get("msg")]
-    final = answer.get("error") == "Busy" or (answer.get("error") == "Damaged" and bool(one.known))
+    final = answer.get("error") == "Busy" or (answer.get("error") == "Damaged" and bool(transfer.known))
     why = "; ".join(words(reason) for reason in reasons if reason)
     broken = bool(sent.get("failed")) and sent.get("error") == "Damaged"
     return {**failed(why, str(answer.get("error"))), **found, "final": final, "source_failed": broken}

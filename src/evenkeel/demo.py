@@ -225,15 +225,18 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def main() -> int:
-    """Play all acts. Returns 0 when everything was as told, 1 otherwise."""
+def main(systemd: str = _SYSTEMD) -> int:
+    """Play all acts. Returns 0 when everything was as told, 1 otherwise.
+
+    systemd: the directory that is there where systemd runs.
+    """
     console = Console(highlight=False)
-    if os.geteuid() == 0 and os.path.isdir(_SYSTEMD):
+    if os.geteuid() == 0 and os.path.isdir(systemd):
         # The hosts of the demo have no systemd: as root they would install their units on this machine.
         with suppress(OSError):
             if subprocess.run(_CAN_HIDE, capture_output=True, check=False).returncode == 0:
                 # -P: no module of the current directory counts.
-                again = [*_HIDDEN, os.path.dirname(_SYSTEMD), sys.executable, "-P", "-m", "evenkeel.demo"]
+                again = [*_HIDDEN, os.path.dirname(systemd), sys.executable, "-P", "-m", "evenkeel.demo"]
                 os.execvp(again[0], again)
         console.print("As root it has to hide systemd, and cannot: run it as another user. Nothing was touched.")
         return 1

@@ -130,6 +130,18 @@ def test_names_say_what_they_are() -> None:
     assert found == set()
 
 
+def test_parameters_name_their_noun() -> None:
+    """The short name ``one`` is for an element of a comprehension, and for a lambda."""
+    found = [
+        f"{path.relative_to(ROOT)}: {node.name}"
+        for path in CODE
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+        and "one" in [each.arg for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+    ]
+    assert found == []
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_sentences_of_pages_begin_with_their_subject(path: Path) -> None:
     assert [match[0] for text in _prose(path.read_text()) for match in IN_PROSE.finditer(text)] == []

@@ -130,3 +130,32 @@ def test_signatures_seldom_say_dict_of_anything() -> None:
             said += [node.returns] if isinstance(node, ast.FunctionDef) else []
             count += sum(ast.unparse(one).count("dict[str, Any]") for one in said if one is not None)
     assert 40 < count <= 64
+
+
+# The private functions that tests still patch: where a tree of another user is staged, a cache of what takes a second,
+# and names of Ansible's own.
+PATCHED = {
+    "crash/test_hostile.py": {"_highest"},
+    "unit/conftest.py": {"_zipapp"},
+    "unit/driver/test_asking.py": {"_meta_yml_to_dict"},
+    "unit/plugins/callback/test_witness.py": {"_options_vars"},
+    "unit/plugins/module_utils/test_adapter.py": {"_record_module_result"},
+}
+
+
+def test_tests_seldom_patch_a_private_name() -> None:
+    """Effects are parameters, and an inner step shows by its effect. The numbers of private constants (a limit, a path
+    of this machine) may fall and not rise."""
+    constants, functions = 0, dict[str, set[str]]()
+    tests = LIBRARY.parents[1] / "tests"
+    for path in tests.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "setattr":
+                words = [one.value for one in node.args[:2] if isinstance(one, ast.Constant)]
+                name = str(words[0]).rpartition(".")[2] if words else ""
+                if name.isupper() and name.startswith("_"):
+                    constants += 1
+                elif re.match("_[^_]", name):
+                    functions.setdefault(str(path.relative_to(tests)), set()).add(name)
+    assert functions == PATCHED
+    assert 40 < constants <= 68

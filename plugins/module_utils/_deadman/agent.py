@@ -41,13 +41,13 @@ _LATE = ("concurrent.futures.thread", "http.client", "ssl", "uuid")
 _CODECS = ("utf-8", "ascii", "latin-1", "unicode_escape", "raw_unicode_escape", "idna")
 
 
-def main(way_back: Callable[[], Finish], argv: Sequence[str] | None = None) -> int:
+def main(way_back: Callable[[], Finish], argv: Sequence[str] | None = None, pauses: Sequence[float] = _PAUSES) -> int:
     """Run a task of the agent. ``deadline``: a timer has fired. ``watch``: wait for the deadline as a process.
     ``boot``: the host is early at boot. ``health``: the host is late at a planned boot. ``check``: load everything and
     do nothing, to show that this Python runs the agent.
 
     ``way_back``: loads all of the library that puts the host back. A timer that finds all well, as it does every few
-    seconds, does not load it.
+    seconds, does not load it. ``pauses``: seconds between attempts; the last number is that of all further pauses.
     """
     import argparse  # A call of the controller needs none of it, nor the archive below.
 
@@ -67,7 +67,7 @@ def main(way_back: Callable[[], Finish], argv: Sequence[str] | None = None) -> i
         return _at_boot(store, way_back())
     if args.task == "health":
         return 0 if booted.is_well(store, sys.argv[0]) else DOUBT
-    return _at_deadline(store, args.generation, way_back)
+    return _at_deadline(store, args.generation, way_back, pauses)
 
 
 def _load_late() -> None:
@@ -109,7 +109,7 @@ def _reboot(store: Store) -> None:
         sys.stderr.write(f"the host boots again: {done.words if done.rc else 'asked systemd'}\n")
 
 
-def _at_deadline(store: Store, generation: int, way_back: Callable[[], Finish]) -> int:
+def _at_deadline(store: Store, generation: int, way_back: Callable[[], Finish], pauses: Sequence[float]) -> int:
     """Put the host back if the deadline is over; otherwise make sure that all timers run."""
     change = changes.armed(store)
     if change is None or change.generation != generation:
@@ -127,8 +127,8 @@ def _at_deadline(store: Store, generation: int, way_back: Callable[[], Finish]) 
             if not _wait(store, generation, min(1.0, max(0.05, change.due - store.system.monotonic()))):
                 return 0
             change = changes.armed(store)
-    code = _until_done(store, generation, way_back())
-    return _at_deadline(store, generation, way_back) if code is None else code
+    code = _until_done(store, generation, way_back(), pauses)
+    return _at_deadline(store, generation, way_back, pauses) if code is None else code
 
 
 def _watch_over(store: Store, generation: int, finish: Finish) -> int:
@@ -187,14 +187,14 @@ def _sole_agent(store: Store, generation: int) -> Iterator[bool]:
             os.close(fd)
 
 
-def _until_done(store: Store, generation: int, finish: Finish) -> int | None:
+def _until_done(store: Store, generation: int, finish: Finish, pauses: Sequence[float] = _PAUSES) -> int | None:
     """Roll back this change, again and again, until the rollback succeeds, or until the time for attempts is over and
     the host is in doubt. Return the exit code, or None where the deadline was moved in its last moment."""
     with _sole_agent(store, generation) as is_due:
         if not is_due:
             return 0
         watcher.end_exemption()
-        for pause in itertools.chain(_PAUSES, itertools.repeat(_PAUSES[-1])):
+        for pause in itertools.chain(pauses, itertools.repeat(pauses[-1])):
             _make_room(store)
             try:
                 with _locked(store, generation):
@@ -278,7 +278,7 @@ def _end_jobs(store: Store, change: changes.Armed) -> list[str]:
     since = background.boottime(store.system, change.started) if change.boot_id == store.system.boot_id() else 0.0
     jobs = background.end_jobs(store.system, since, now, _DRAIN, change.login)
     if store.system.has_systemd():  # Without it, this machine may play several hosts.
-        jobs.beside += background.left_behind(since, now, change.login)
+        jobs.beside += background.left_behind(store.system, since, now, change.login)
     return [f"ended a job of Ansible, {job}" for job in jobs.ended] + jobs.left
 
 

@@ -145,9 +145,9 @@ def is_missing(path: str) -> bool:
     return False
 
 
-def is_same(one: str, other: str) -> bool:
+def is_same(path: str, other: str) -> bool:
     """Whether two files have the same content."""
-    with open(one, "rb") as first, open(other, "rb") as second:
+    with open(path, "rb") as first, open(other, "rb") as second:
         while piece := first.read(1 << 20):
             if piece != second.read(1 << 20):
                 return False

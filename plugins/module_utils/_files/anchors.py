@@ -40,13 +40,13 @@ class Anchor(NamedTuple):
     kind: str = ""
 
     @classmethod
-    def read(cls, one: Any) -> Anchor:
+    def read(cls, stored: Any) -> Anchor:
         """The anchor that a journal keeps; an error of ``journals.MALFORMED`` where the journal is damaged."""
-        found = cls(one, None, True) if isinstance(one, str) else cls(str(one[0]), one[1])
-        if len(one) == 4 and not found.old:  # Version 0.1.0 wrote three: two times after the path.
-            found = found._replace(point=str(one[2]), kind=str(one[3]))
+        found = cls(stored, None, True) if isinstance(stored, str) else cls(str(stored[0]), stored[1])
+        if len(stored) == 4 and not found.old:  # Version 0.1.0 wrote three: two times after the path.
+            found = found._replace(point=str(stored[2]), kind=str(stored[3]))
         if b"\0" in os.fsencode(found.path) or not isinstance(found.inode, (int, type(None))):
-            raise ValueError(f"no staging directory: {one!r}")
+            raise ValueError(f"no staging directory: {stored!r}")
         return found
 
     def stored(self) -> list[str | int | None]:

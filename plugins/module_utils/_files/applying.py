@@ -132,37 +132,37 @@ class _Work:
                 self._in_place.append(path)
 
 
-def do(one: Operation, stages: Sequence[int | None], parents: Parents) -> None:
+def do(operation: Operation, stages: Sequence[int | None], parents: Parents) -> None:
     """An operation, if it has not been done yet. ``stages``: descriptors of the staging directories, by number."""
-    if one.op == META:
-        if one.entry is not None and one.entry.type != "d":  # Directories get theirs at the end.
-            _set(one.entry, one.inode, *parents.of(one.path))
+    if operation.op == META:
+        if operation.entry is not None and operation.entry.type != "d":  # Directories get theirs at the end.
+            _set(operation.entry, operation.inode, *parents.of(operation.path))
         return
-    fd, name = parents.of(one.path)
-    stage, staged = stages[one.anchor], one.name
+    fd, name = parents.of(operation.path)
+    stage, staged = stages[operation.anchor], operation.name
     if stage is None:
         raise OSError(errno.ENOENT, _GONE)
-    if one.op == PUT:
-        if inode_of(stage, staged) == one.inode:
+    if operation.op == PUT:
+        if inode_of(stage, staged) == operation.inode:
             os.rename(staged, name, src_dir_fd=stage, dst_dir_fd=fd)
-        elif inode_of(fd, name) != one.inode:
+        elif inode_of(fd, name) != operation.inode:
             raise OSError(errno.ENOENT, _GONE)
-    elif one.op == SWAP:
-        if inode_of(fd, name) != one.inode:
-            if inode_of(stage, staged) != one.inode:
+    elif operation.op == SWAP:
+        if inode_of(fd, name) != operation.inode:
+            if inode_of(stage, staged) != operation.inode:
                 raise OSError(errno.ENOENT, _GONE)
             parents.forget()
-            fd, name = parents.of(one.path)
-            _swap(one, stage, fd, name)
+            fd, name = parents.of(operation.path)
+            _swap(operation, stage, fd, name)
         for taken in (staged, staged + b".old"):
-            check_taken(one, stage, taken, fd, name)
-    elif one.op == DELETE:
+            check_taken(operation, stage, taken, fd, name)
+    elif operation.op == DELETE:
         if inode_of(stage, staged) is None:
             try:
-                _put_aside(one, fd, name, stage, staged)
+                _put_aside(operation, fd, name, stage, staged)
             except FileNotFoundError:
                 return
-        check_taken(one, stage, staged, fd, name)
+        check_taken(operation, stage, staged, fd, name)
 
 
 def _set(entry: Entry, inode: int | None, fd: int, name: bytes) -> None:
@@ -179,8 +179,8 @@ def _set(entry: Entry, inode: int | None, fd: int, name: bytes) -> None:
         os.close(found)
 
 
-def _swap(one: Operation, stage: int, fd: int, name: bytes) -> None:
-    staged = one.name
+def _swap(operation: Operation, stage: int, fd: int, name: bytes) -> None:
+    staged = operation.name
     try:
         exchange(stage, staged, fd, name)
     except OSError as error:
@@ -189,25 +189,25 @@ def _swap(one: Operation, stage: int, fd: int, name: bytes) -> None:
         if error.errno not in NO_EXCHANGE and not (gone and error.errno == errno.ENOENT):
             raise
         if not gone:
-            _put_aside(one, fd, name, stage, staged + b".old")
-            check_taken(one, stage, staged + b".old", fd, name)
+            _put_aside(operation, fd, name, stage, staged + b".old")
+            check_taken(operation, stage, staged + b".old", fd, name)
         os.rename(staged, name, src_dir_fd=stage, dst_dir_fd=fd)
 
 
-def _is_meant(one: Operation, info: os.stat_result) -> bool:
+def _is_meant(operation: Operation, info: os.stat_result) -> bool:
     """Whether the object with this status is the object that was to go."""
-    return not one.checked or not stat.S_ISDIR(info.st_mode) or info.st_ino == one.old_inode
+    return not operation.checked or not stat.S_ISDIR(info.st_mode) or info.st_ino == operation.old_inode
 
 
-def check_taken(one: Operation, stage: int, taken: bytes, fd: int, name: bytes) -> None:
+def check_taken(operation: Operation, stage: int, taken: bytes, fd: int, name: bytes) -> None:
     """Where the wrong directory went to the staging directory, give it back, and raise OSError."""
     try:
         info = os.stat(taken, dir_fd=stage, follow_symlinks=False)
     except FileNotFoundError:
         return
-    if _is_meant(one, info) or info.st_ino == one.inode:
+    if _is_meant(operation, info) or info.st_ino == operation.inode:
         return
-    if one.op == SWAP and inode_of(fd, name) == one.inode:
+    if operation.op == SWAP and inode_of(fd, name) == operation.inode:
         exchange(stage, taken, fd, name)
     else:
         try:
@@ -219,7 +219,7 @@ def check_taken(one: Operation, stage: int, taken: bytes, fd: int, name: bytes) 
     raise OSError(errno.ESTALE, "somebody gave its name to another directory, which was to stay, while it was removed")
 
 
-def _put_aside(one: Operation, fd: int, name: bytes, stage: int, aside: bytes) -> None:
+def _put_aside(operation: Operation, fd: int, name: bytes, stage: int, aside: bytes) -> None:
     """Move the object that goes to the staging directory.
 
     A directory of a lower layer of an overlay cannot be moved as a whole: it is emptied, and removed.
@@ -234,7 +234,7 @@ def _put_aside(one: Operation, fd: int, name: bytes, stage: int, aside: bytes) -
             raise
         folder = os.open(name, DIRECTORY, dir_fd=fd)
         try:
-            if not _is_meant(one, os.fstat(folder)):
+            if not _is_meant(operation, os.fstat(folder)):
                 raise OSError(errno.ESTALE, "somebody gave its name to another directory") from error
             for _path, folders, names, inner in os.fwalk(b".", topdown=False, dir_fd=folder):
                 for each in names:

@@ -58,10 +58,10 @@ def check_patterns(patterns: Sequence[str], what: str) -> list[str]:
     return stripped(patterns)
 
 
-def _may_match(one: str) -> bool:
-    text = one.rstrip("/")
+def _may_match(pattern: str) -> bool:
+    text = pattern.rstrip("/")
     if "/" not in text:  # The pattern */ would become *, which leaves out everything.
-        return text not in ("", ".", "..") and (text == one or text.strip("*") != "")
+        return text not in ("", ".", "..") and (text == pattern or text.strip("*") != "")
     return text[0] in "/*?[" and not {"", ".", ".."} & set(text.split("/")[1:])
 
 

@@ -70,52 +70,52 @@ class _Rereading:
         if self.inodes.get(path, (info.st_dev, info.st_ino)) != (info.st_dev, info.st_ino):
             raise OSError(errno.ESTALE, "it is another directory now")
 
-    def once_more(self, one: Fresh, parent: int, name: bytes) -> bool:
+    def once_more(self, file: Fresh, parent: int, name: bytes) -> bool:
         """Read the file again, and replace a line that is not true any more; False where it is too early to tell."""
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
         try:
             now = os.fstat(fd)
             # A file that only grows, such as a log, is unchanged up to its former end.
-            longer = os.path.samestat(now, one.info) and now.st_size > one.info.st_size
-            if longer or (os.path.samestat(now, one.info) and moment(now) == moment(one.info)):
-                if time.monotonic() - one.read < _APART and may_be_written(fd):
+            longer = os.path.samestat(now, file.info) and now.st_size > file.info.st_size
+            if longer or (os.path.samestat(now, file.info) and moment(now) == moment(file.info)):
+                if time.monotonic() - file.read < _APART and may_be_written(fd):
                     return False
-                if self.has_same_content(one, fd) and (longer or moment(now) == moment(os.fstat(fd))):
+                if self.has_same_content(file, fd) and (longer or moment(now) == moment(os.fstat(fd))):
                     return True
         finally:
             os.close(fd)
-        if one.times >= TRIES or (self.reader.tolerant and one.info.st_size > SMALL):
-            raise unstable(one.path)
-        self.reader.forget(one.info, one.sha)
-        line, key, info = self.reader.file(one.path, name, parent, one.kind, TRIES - one.times)
+        if file.times >= TRIES or (self.reader.tolerant and file.info.st_size > SMALL):
+            raise unstable(file.path)
+        self.reader.forget(file.info, file.sha)
+        line, key, info = self.reader.file(file.path, name, parent, file.kind, TRIES - file.times)
         if self.found.latest is not None:
-            self.found.latest = self.found.latest._replace(times=one.times + 1)
-        self.found.fill(one.place, line, key)
-        if one.info.st_nlink > 1:
-            self.found.shared[one.info.st_dev, one.info.st_ino].remove(one.place)
+            self.found.latest = self.found.latest._replace(times=file.times + 1)
+        self.found.fill(file.place, line, key)
+        if file.info.st_nlink > 1:
+            self.found.shared[file.info.st_dev, file.info.st_ino].remove(file.place)
         if info.st_nlink > 1:
-            self.found.share(info, one.place)
+            self.found.share(info, file.place)
         return True
 
-    def has_same_content(self, one: Fresh, fd: int) -> bool:
+    def has_same_content(self, file: Fresh, fd: int) -> bool:
         """Whether the open file has the same content up to its former end. A content is read for one name of its
         file; a tolerant look asks no further name of a file that was not the same."""
-        inode = one.info.st_dev, one.info.st_ino
-        content = (*inode, one.info.st_size, one.sha)
+        inode = file.info.st_dev, file.info.st_ino
+        content = (*inode, file.info.st_size, file.sha)
         if content in self.unchanged or (self.reader.tolerant and inode in self.changed):
             return content in self.unchanged
-        is_same = hash_of(chunks(fd, one.info.st_size))[0] == one.sha
-        if one.info.st_nlink > 1 and is_same:
+        is_same = hash_of(chunks(fd, file.info.st_size))[0] == file.sha
+        if file.info.st_nlink > 1 and is_same:
             self.unchanged.add(content)
-        elif one.info.st_nlink > 1:
+        elif file.info.st_nlink > 1:
             self.changed.add(inode)
         return is_same
 
-    def drop(self, one: Fresh, why: str) -> None:
+    def drop(self, file: Fresh, why: str) -> None:
         """Give a file that changed at each reading a line that equals no recorded line."""
-        entry = Entry.parse(self.found.lines[one.place])._replace(sha256=UNREAD)
-        self.reader.unread[one.path] = why
-        self.found.fill(one.place, entry.line(), NEVER)
+        entry = Entry.parse(self.found.lines[file.place])._replace(sha256=UNREAD)
+        self.reader.unread[file.path] = why
+        self.found.fill(file.place, entry.line(), NEVER)
 
 
 def may_be_written(fd: int) -> bool:

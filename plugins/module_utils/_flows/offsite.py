@@ -134,11 +134,11 @@ def _exported(store: Store, host: str, checkpoint: str, folder: str) -> str:
     return path
 
 
-def _equals(repository: Repository, one: dict[str, str], folder: str, digest: str) -> bool:
+def _equals(repository: Repository, copy: dict[str, str], folder: str, digest: str) -> bool:
     """Whether the bundle in the repository has this hash. At no time two bundles are here."""
     with suppress(FileNotFoundError):
         os.unlink(os.path.join(folder, _BUNDLE))
-    path = _fetched(repository, one, folder)
+    path = _fetched(repository, copy, folder)
     try:
         return _digest(path) == digest
     finally:
@@ -188,14 +188,14 @@ def fetch(
     return result
 
 
-def _fetched(repository: Repository, one: dict[str, str], folder: str) -> str:
+def _fetched(repository: Repository, copy: dict[str, str], folder: str) -> str:
     """The path of the bundle, fetched into the folder. Refused where there is no room for it."""
-    rows = repository.run("ls", "--json", one["snapshot"], one["path"]).splitlines()
+    rows = repository.run("ls", "--json", copy["snapshot"], copy["path"]).splitlines()
     with suppress(ValueError, TypeError, AttributeError):
-        sizes = [row.get("size") for row in map(json.loads, rows) if row.get("path") == one["path"]]
+        sizes = [row.get("size") for row in map(json.loads, rows) if row.get("path") == copy["path"]]
         foreign.refuse_too_large(int(sizes[-1] if sizes else 0), folder, "the bundle of a checkpoint")
-    repository.run("restore", one["snapshot"], "--include", one["path"], "--target", folder)
-    return os.path.join(folder, one["path"].lstrip("/"))
+    repository.run("restore", copy["snapshot"], "--include", copy["path"], "--target", folder)
+    return os.path.join(folder, copy["path"].lstrip("/"))
 
 
 def _digest(path: str) -> str:

@@ -119,15 +119,18 @@ def send(target: Target, write: Write) -> None:
 
 
 class _Line(io.RawIOBase):
-    """A connection to a target: an ssh client and its input. ``stop`` ends it in any case, and removes the key."""
+    """A connection to a target: an ssh client and its input. ``stop`` ends it in any case, and removes the key.
 
-    def __init__(self, target: Target) -> None:
+    ``client``: the command of another client.
+    """
+
+    def __init__(self, target: Target, client: Sequence[str] = ()) -> None:
         self._target, self._place = target, f"{target.address} port {target.port}"
         # The directory of the key is not taken for a leftover of a killed run while we have the key open.
         self._key = open(target.path, "rb")  # noqa: SIM115 - closed by stop
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
         self._process = subprocess.Popen(  # pylint: disable=ansible-bad-function  # it takes a stream
-            _client(target),
+            client or _client(target),
             bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -386,12 +389,13 @@ class _Inflow(io.RawIOBase):
 class _Onward:
     """The next receiver, for as long as it takes what it gets. ``why``: the reason why it does not, or empty.
 
-    The copy here waits for it with each piece. It is given up where it takes fewer than ``_SLOW`` bytes in ``_IDLE``
+    The copy here waits for it with each piece. It is given up where it takes fewer than ``slow`` bytes in ``idle``
     seconds of waiting.
     """
 
-    def __init__(self, target: Target | None) -> None:
+    def __init__(self, target: Target | None, idle: float = _IDLE, slow: int = _SLOW) -> None:
         self.why = ""
+        self._idle, self._slow = idle, slow
         self._waited, self._taken = 0.0, 0
         self._line: _Line | None = None
         if target is not None:
@@ -407,8 +411,8 @@ class _Onward:
                 count = self._line.write(view)
                 view = view[count:]
                 self._waited, self._taken = self._waited + time.monotonic() - began, self._taken + count
-                if self._waited > _IDLE:
-                    if self._taken < _SLOW:
+                if self._waited > self._idle:
+                    if self._taken < self._slow:
                         raise EvenkeelError("it takes bytes too slowly: they are sent to it apart")
                     self._waited, self._taken = 0.0, 0
             except EvenkeelError as error:

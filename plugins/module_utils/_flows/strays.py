@@ -34,7 +34,7 @@ def found(system: System, since: float, before: float, login: int, planned: str 
     for a while since, seconds after boot, in words."""
     if not system.has_systemd():  # This machine may play several hosts.
         return []
-    words = _shutdown(system, since, planned) + background.left_behind(since, before, login)
+    words = _shutdown(system, since, planned) + background.left_behind(system, since, before, login)
     with suppress(ServiceFailed):
         words += _units(system, since)
     return words[:_SHOWN]

@@ -25,11 +25,13 @@ class Downtime:
     """Connects in a thread of its own, and sends nothing. ``name``: the target in words; empty where there is none.
 
     Downtime is the time between the last good connection before a failed one and the first good one after it. A target
-    that did not answer before the act has no downtime that can be measured.
+    that did not answer before the act has no downtime that can be measured. ``fast``: the seconds of frequent
+    connections.
     """
 
-    def __init__(self, probes: Sequence[Probe]) -> None:
+    def __init__(self, probes: Sequence[Probe], fast: float = _FAST) -> None:
         self.name = ""
+        self._fast = fast
         self._places: list[tuple[int, Address]] = []
         for probe in probes:
             if probe.source == HOST and probe.address is not None and not self._places:
@@ -100,7 +102,7 @@ class Downtime:
             else:
                 since = None
             is_back = not self._missing and self._sum > self._before
-            pace = _SLOWER if is_back or (not self._missing and time.monotonic() - began >= _FAST) else _EVERY
+            pace = _SLOWER if is_back or (not self._missing and time.monotonic() - began >= self._fast) else _EVERY
             self._over.wait(pace)
 
     def _try(self) -> bool:

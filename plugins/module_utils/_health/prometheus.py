@@ -160,9 +160,9 @@ def _series(body: bytes) -> list[Series]:
         raise NoAnswer("the answer does not come from Prometheus: is the url that of the server?") from None
 
 
-def _value(one: Mapping[str, Any]) -> float:
+def _value(sample: Mapping[str, Any]) -> float:
     # A series of native histograms has no value.
-    return float(one["value"][1]) if "value" in one else math.nan
+    return float(sample["value"][1]) if "value" in sample else math.nan
 
 
 def _cut(words: Any) -> str:

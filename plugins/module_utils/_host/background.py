@@ -134,25 +134,25 @@ def end_jobs(system: System, since: float, before: float, wait: float, login: in
     for, and left alone.
     """
     owners = _Owners({0, os.geteuid()}, login)
-    found = _jobs(owners, since, before)
+    found = _jobs(system, owners, since, before)
     limit = system.monotonic() + wait
     # An async job goes on however long we wait; the others may be about to end.
     while any(not _is_async(job) for job in found) and system.monotonic() < limit:
         system.sleep(0.1)
-        found = _jobs(owners, since, before)
+        found = _jobs(system, owners, since, before)
     if not found or not system.has_systemd():
         return Ended()
     result = Ended()
     named = {job.pid: job.words for job in found if not _is_outer_shell(job, found)}
     for number, patience in ((signal.SIGTERM, _TERM), (signal.SIGKILL, _KILL)):
-        for process in _members(found, owners):
+        for process in _members(system, found, owners):
             with suppress(OSError):
                 send_signal(process.pid, process.ticks, number)
         limit = system.monotonic() + patience
-        while _members(found, owners) and system.monotonic() < limit:
+        while _members(system, found, owners) and system.monotonic() < limit:
             system.sleep(0.1)
     # A job that waits for a package manager runs on together with it.
-    left = {process.pid for process in [*_jobs(owners, since, before), *_members(found, owners)]}
+    left = {process.pid for process in [*_jobs(system, owners, since, before), *_members(system, found, owners)]}
     for pid, words in named.items():
         (result.running if pid in left else result.ended).append(words)
     return result
@@ -163,18 +163,18 @@ def running(system: System, since: float, before: float, login: int = -1) -> lis
     where this machine plays several hosts."""
     if not system.has_systemd():
         return []
-    found = _jobs(_Owners({0, os.geteuid()}, login), since, before)
+    found = _jobs(system, _Owners({0, os.geteuid()}, login), since, before)
     return [job.words for job in found if not _is_outer_shell(job, found)]
 
 
-def left_behind(since: float, before: float, login: int = -1) -> list[str]:
+def left_behind(system: System, since: float, before: float, login: int = -1, proc: str = "/proc") -> list[str]:
     """The processes that a login has left behind, in words: started between ``since`` and ``before`` (seconds after
     boot) by root or by the ``login`` of the change, no job of Ansible, and without a parent, as after ``nohup … &``.
     They are named, and never ended: they may be somebody else's."""
     owners = _Owners({0, os.geteuid()}, login)
     return [
         process.words
-        for process in _processes().values()
+        for process in _processes(system, proc).values()
         if process.parent == 1
         and since <= process.started < before
         and process in owners
@@ -182,7 +182,7 @@ def left_behind(since: float, before: float, login: int = -1) -> list[str]:
         and process.name != OURS
         and process.program not in _OF_LOGINS
         and not any(_OF_EDITORS in word for word in process.argv[:2])
-        and _is_of_login(process.pid)
+        and _is_of_login(process.pid, proc)
     ]
 
 
@@ -222,9 +222,9 @@ def _is_outer_shell(job: Process, jobs: Iterable[Process]) -> bool:
     return any(other.parent == job.pid for other in jobs)
 
 
-def _jobs(owners: _Owners, since: float, before: float) -> list[Process]:
+def _jobs(system: System, owners: _Owners, since: float, before: float) -> list[Process]:
     """All jobs but this process, its ancestors, and jobs that run a module of ours."""
-    processes = _processes()
+    processes = _processes(system)
     lineage = _lineage(os.getpid(), processes)
     found = [
         process
@@ -238,9 +238,9 @@ def _jobs(owners: _Owners, since: float, before: float) -> list[Process]:
     return [job for job in found if not runs_ours(job)]
 
 
-def _members(jobs: Iterable[Process], owners: _Owners) -> list[Process]:
+def _members(system: System, jobs: Iterable[Process], owners: _Owners) -> list[Process]:
     """The processes of these jobs that run now, without the jobs in which a package manager of these owners works."""
-    processes = _processes()
+    processes = _processes(system)
     lineage = _lineage(os.getpid(), processes)
     trees = [_tree(job, processes) for job in jobs]
     return [
@@ -278,14 +278,15 @@ def _lineage(pid: int, processes: dict[int, Process]) -> set[int]:
     return found
 
 
-def _processes() -> dict[int, Process]:
-    found = (_process(int(entry)) for entry in os.listdir("/proc") if entry.isdigit())
+def _processes(system: System, proc: str = "/proc") -> dict[int, Process]:
+    found = (_process(pid, proc) for pid in system.pids())
     return {process.pid: process for process in found if process is not None}
 
 
-def _process(pid: int) -> Process | None:
+def _process(pid: int, proc: str) -> Process | None:
     """The process, or None when it is gone or has ended."""
-    stat = read_stat(pid)
+    stat = read_stat(pid, proc)
     if stat is None or stat.has_ended:
         return None
-    return Process(pid, stat.parent, stat.group, user_ids(pid), stat.ticks, stat.name, program_name(pid), login_of(pid))
+    users, program, login = user_ids(pid, proc), program_name(pid, proc), login_of(pid, proc)
+    return Process(pid, stat.parent, stat.group, users, stat.ticks, stat.name, program, login)

@@ -102,10 +102,10 @@ def _is_safe(folder: str) -> bool:
     return os.path.isabs(folder) and os.path.isdir(folder) and not stranger(f"{folder}/any", trusted())
 
 
-def locale() -> dict[str, str]:
+def locale(paths: Sequence[str] = _LOCALES) -> dict[str, str]:
     """The variables of the locale of this host, from the first file that has any. A line of another form decides
     nothing."""
-    for path in _LOCALES:
+    for path in paths:
         with suppress(OSError), open(path, encoding="utf-8", errors="replace") as stream:
             found = dict(re.findall(_VARIABLE, stream.read(_LONGEST), re.MULTILINE))
             if found:

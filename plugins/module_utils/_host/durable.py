@@ -18,13 +18,15 @@ import struct
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
+from typing import Any, Callable, cast
 
 _libc = ctypes.CDLL(None, use_errno=True)
+# Directory, name, directory, name, flag -> 0, or another number with errno.
+Renameat2 = Callable[[int, bytes, int, bytes, int], int]
 _PR_SET_PDEATHSIG = 1
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
-# The number of renameat2 for a Python of 64 bits, on the machines for which we know it.
-_NUMBER = {"x86_64": 316, "aarch64": 276}.get(os.uname().machine) if struct.calcsize("P") == 8 else None
 # The numbers of these calls hold the size of a long, but they read and write an int.
 _GETFLAGS = 0x80006601 | struct.calcsize("l") << 16
 _SETFLAGS = 0x40006602 | struct.calcsize("l") << 16
@@ -124,15 +126,16 @@ def sync_paths(paths: Iterable[str]) -> None:
             os.close(fd)
 
 
-def early(fd: int, pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The pieces of a file, each after it was written there. The kernel begins to write them out meanwhile, so that a
-    later fsync has less to do. Nothing is durable by that, and an error of it is one of that fsync."""
+def early(fd: int, pieces: Iterable[bytes], libc: Any = _libc, size: int = _EARLY) -> Iterator[bytes]:
+    """The pieces of a file, each after it was written there. The kernel begins to write them out meanwhile, ``size``
+    bytes at once, so that a later fsync has less to do. Nothing is durable by that, and an error of it is one of that
+    fsync."""
     begun = written = 0
     for piece in pieces:
         written += len(piece)
-        if written - begun >= _EARLY:
+        if written - begun >= size:
             with suppress(AttributeError):  # A C library may lack the call.
-                _libc.sync_file_range(fd, ctypes.c_int64(begun), ctypes.c_int64(written - begun), _BEGIN)
+                libc.sync_file_range(fd, ctypes.c_int64(begun), ctypes.c_int64(written - begun), _BEGIN)
             begun = written
         yield piece
 
@@ -155,28 +158,43 @@ def die_with_parent(parent: int) -> None:
         os._exit(0)
 
 
-def exchange(source_fd: int, source: bytes, target_fd: int, target: bytes) -> None:
+def renameat2_of(libc: Any, machine: str) -> Renameat2 | None:
+    """The call renameat2 on this machine. None where the C library lacks it, and we do not know its number."""
+    if hasattr(libc, "renameat2"):
+        return cast(Renameat2, libc.renameat2)
+    # musl and old versions of glibc lack the function, not the call.
+    number = {"x86_64": 316, "aarch64": 276}.get(machine) if struct.calcsize("P") == 8 else None
+    return None if number is None else partial(libc.syscall, ctypes.c_long(number))
+
+
+_RENAMEAT2 = renameat2_of(_libc, os.uname().machine)
+
+
+def exchange(source_fd: int, source: bytes, target_fd: int, target: bytes, call: Renameat2 | None = _RENAMEAT2) -> None:
     """Swap two names atomically, whatever their types (renameat2 with RENAME_EXCHANGE)."""
-    _renameat2(source_fd, source, target_fd, target, _RENAME_EXCHANGE, "exchange")
+    if call is None:
+        raise _lacking(target)
+    if call(source_fd, source, target_fd, target, _RENAME_EXCHANGE) != 0:
+        raise _failed("exchange", target)
 
 
-def rename_new(source_fd: int, source: bytes, target_fd: int, target: bytes) -> None:
+def rename_new(
+    source_fd: int, source: bytes, target_fd: int, target: bytes, call: Renameat2 | None = _RENAMEAT2
+) -> None:
     """Rename without replacing: FileExistsError where the name exists (renameat2 with RENAME_NOREPLACE)."""
-    _renameat2(source_fd, source, target_fd, target, _RENAME_NOREPLACE, "noreplace")
+    if call is None:
+        raise _lacking(target)
+    if call(source_fd, source, target_fd, target, _RENAME_NOREPLACE) != 0:
+        raise _failed("noreplace", target)
 
 
-def _renameat2(source_fd: int, source: bytes, target_fd: int, target: bytes, flag: int, label: str) -> None:
-    words = (source_fd, source, target_fd, target, flag)
-    if hasattr(_libc, "renameat2"):
-        failed = _libc.renameat2(*words) != 0
-    elif _NUMBER is not None:
-        # musl and old versions of glibc lack the function, not the call.
-        failed = _libc.syscall(ctypes.c_long(_NUMBER), *words) != 0
-    else:
-        raise OSError(errno.ENOSYS, "renameat2: the C library lacks it", os.fsdecode(target))
-    if failed:
-        code = ctypes.get_errno()
-        raise OSError(code, f"renameat2 {label}: {os.strerror(code)}", os.fsdecode(target))
+def _lacking(target: bytes) -> OSError:
+    return OSError(errno.ENOSYS, "renameat2: the C library lacks it", os.fsdecode(target))
+
+
+def _failed(label: str, target: bytes) -> OSError:
+    code = ctypes.get_errno()
+    return OSError(code, f"renameat2 {label}: {os.strerror(code)}", os.fsdecode(target))
 
 
 def inode_flags(fd: int) -> int:

@@ -34,12 +34,13 @@ def passing(pieces: Iterable[bytes], digest: hashlib._Hash) -> Iterator[bytes]:
         yield piece
 
 
-def hash_file(fd: int) -> tuple[str, int]:
-    """Hash and size of an open file's content from its offset on, as fast as it can be read.
+def hash_file(fd: int, large: int = _LARGE) -> tuple[str, int]:
+    """Hash and size of an open file's content from its offset on, as fast as it can be read. ``large``: the size from
+    which on a thread reads ahead.
 
     The owner of the file can add holes faster than anybody reads: bytes beyond its size at the start are ignored.
     """
-    return hash_of(_fast(fd))
+    return hash_of(_fast(fd, large))
 
 
 def chunks(fd: int, most: int | None = None) -> Iterator[bytes]:
@@ -52,11 +53,11 @@ def chunks(fd: int, most: int | None = None) -> Iterator[bytes]:
         yield chunk
 
 
-def _fast(fd: int) -> Iterator[memoryview]:
+def _fast(fd: int, large: int) -> Iterator[memoryview]:
     """The content in chunks, each valid until the next; for a large file a thread reads ahead."""
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
     most = os.fstat(fd).st_size - os.lseek(fd, 0, os.SEEK_CUR)
-    if most < _LARGE:
+    if most < large:
         buffer = memoryview(bytearray(CHUNK))
         while True:
             count = min(os.readv(fd, [buffer]), most)

@@ -44,16 +44,16 @@ _AUDIT, AUDIT_RULES = "/sbin/auditctl", "/sbin/auditctl -l"
 _LOOK = 5.0
 
 
-def read_settings() -> dict[str, object]:
+def read_settings(table_of_swap: str = _SWAPS, patterns: Sequence[str] = _SETTINGS) -> dict[str, object]:
     """``mounted``: point -> the file system and its options. ``swaps``: paths. ``settings``: path -> value. Plain
     JSON."""
     swaps: list[str] = []
-    with suppress(OSError), open(_SWAPS, encoding="utf-8", errors="surrogateescape") as stream:
+    with suppress(OSError), open(table_of_swap, encoding="utf-8", errors="surrogateescape") as stream:
         paths = [line.split()[0] for line in stream.readlines()[1:]]
         # A container sees the swap of its machine, and compressed memory belongs to the program that makes it.
         swaps = [one for one in paths if os.path.exists(one) and not one.startswith("/dev/zram")]
     settings = {}
-    for path in (path for one in _SETTINGS for path in glob.glob(one)):
+    for path in (path for one in patterns for path in glob.glob(one)):
         with suppress(OSError), open(path, encoding="utf-8", errors="replace") as stream:
             settings[path] = stream.read(_LARGEST).strip()
     settings[_CLOCK] = _clock()

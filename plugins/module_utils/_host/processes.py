@@ -20,7 +20,7 @@ _LONGEST = 1 << 18
 # Seconds for one read of what lies in the memory of a process, and for all reads of it.
 _PATIENCE, _WHOLE = 1.0, 10.0
 # The users one of whose processes has held us up.
-_held_up_by: set[int] = set()
+_held_up_by: set[tuple[str, int]] = set()
 _Seen = TypeVar("_Seen")
 
 
@@ -59,6 +59,11 @@ def read_stat(pid: int | str, proc: str = "/proc") -> Stat | None:
     return Stat(int(pid), name, fields[0], int(fields[1]), int(fields[2]), int(fields[19]), int(fields[4]))
 
 
+def pids(proc: str = "/proc") -> list[int]:
+    """The numbers of all processes."""
+    return [int(entry) for entry in os.listdir(proc) if entry.isdigit()]
+
+
 def start_time(pid: int) -> int | None:
     """Clock ticks after boot at which the process started, or None when there is no such process, or it has ended."""
     stat = read_stat(pid)
@@ -84,10 +89,10 @@ def login_of(pid: int | str, proc: str = "/proc") -> int:
     return found if found < 0xFFFFFFFF else -1
 
 
-def program_name(pid: int) -> str:
+def program_name(pid: int, proc: str = "/proc") -> str:
     """The base name of the program that the process runs; empty where we may not read it."""
     try:
-        return os.path.basename(os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)"))
+        return os.path.basename(os.readlink(f"{proc}/{pid}/exe").removesuffix(" (deleted)"))
     except OSError:
         return ""
 
@@ -102,9 +107,9 @@ def patiently(
     without meaning to. A user can start thousands: after the first one no further process of that user is read, unless
     the caller reads this one ``alone``.
     """
-    users = user_ids(pid, proc)
+    ids = user_ids(pid, proc)
     found: set[_Seen] = set()
-    if users & _held_up_by and not alone:
+    if {(proc, user) for user in ids} & _held_up_by and not alone:
         return found, False
 
     def steps() -> Iterator[None]:
@@ -114,7 +119,7 @@ def patiently(
 
     if steadily(_PATIENCE, _WHOLE, steps):
         return found, True
-    _held_up_by.update(users - trusted())
+    _held_up_by.update((proc, user) for user in ids - trusted())
     return set(found), False
 
 
@@ -134,10 +139,10 @@ def arguments(pid: int | str, proc: str = "/proc") -> list[bytes]:
     return _words(pid, proc)[0]
 
 
-def arguments_of_one(pid: int) -> list[bytes] | None:
+def arguments_of_one(pid: int | str, proc: str = "/proc") -> list[bytes] | None:
     """``arguments`` of a process on which something depends; None where the process holds us up. It is read even where
     another process of its user has held us up."""
-    words, is_all = _words(pid, alone=True)
+    words, is_all = _words(pid, proc, alone=True)
     return words if is_all else None
 
 

@@ -11,7 +11,7 @@ from typing import Callable
 
 from .._dataclasses import dataclass
 from .commands import Completed, command, run
-from .processes import start_time
+from .processes import pids, start_time
 
 
 def _boot_id() -> str:
@@ -28,7 +28,7 @@ def _boot_id() -> str:
 
 @dataclass(frozen=True)
 class System:
-    """The effects that the library needs, as plain callables.
+    """The effects that the library needs, as plain callables. ``pids``: the numbers of all processes.
 
     ``memory``: the directory, writable by us alone, that records which processes we have started; empty for none.
     """
@@ -38,6 +38,7 @@ class System:
     now: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
+    pids: Callable[[], Sequence[int]] = pids
     boot_id: Callable[[], str] = _boot_id
     has_systemd: Callable[[], bool] = lambda: os.path.isdir("/run/systemd/system") and os.geteuid() == 0
     memory: str = ""

@@ -104,13 +104,16 @@ class Mounts(Kind):
         swaps: str = "/proc/swaps",
         mounts: Callable[[], Sequence[Mount]] = table.mounts,
         uuids: str = "/dev/disk/by-uuid",
+        make_point: Callable[[str, Record], None] | None = None,
     ) -> None:
         """``fstab``: the table of mounts at boot. ``swaps``: the kernel's table of swap. ``mounts``: a function that
-        reads the present mounts. ``uuids``: the links from UUIDs to devices."""
+        reads the present mounts. ``uuids``: the links from UUIDs to devices. ``make_point``: a function that makes a
+        mount point that the change has removed."""
         self.fstab = fstab
         self.uuids = uuids
         self.swaps = swaps
         self.mounts = mounts
+        self.make_point = make_point or _make_point
 
     def check(self, spec: Spec) -> dict[str, object]:
         excepts = sorted(set(read(self.options, spec, self.name)["except"]))
@@ -267,7 +270,7 @@ class Mounts(Kind):
             if step.action == "unmount":
                 return self._unmount(point, then, at)
             if step.action == "mount" and not self._is_there(point, then):
-                _make_point(point, then.mounts[point])
+                self.make_point(point, then.mounts[point])
                 commands = [self._mounting(then.mounts[point])]
         for argv in commands:
             done = at.system.run(argv, _TIMEOUT)
@@ -442,11 +445,11 @@ def _is_another(was: Record, live: Record) -> bool:
     return not _is_same_device(was, live) or any(was[key] != live[key] for key in ("kind", "root"))
 
 
-def _is_same_device(one: Record, other: Record) -> bool:
+def _is_same_device(record: Record, other: Record) -> bool:
     """A record of an older version has no UUID."""
-    if "uuid" in one and "uuid" in other:
-        return bool(one["uuid"] == other["uuid"])
-    return _device(one) == _device(other)
+    if "uuid" in record and "uuid" in other:
+        return bool(record["uuid"] == other["uuid"])
+    return _device(record) == _device(other)
 
 
 def _device(record: Record) -> str:

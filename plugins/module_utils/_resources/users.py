@@ -60,12 +60,15 @@ class Users(Kind):
         etc: str = "/etc",
         patience: float = 15.0,
         nologin: str = _NOLOGIN,
+        planned: str = _PLANNED,
         linger: str = "/var/lib/systemd/linger",
     ) -> None:
-        """``patience``: seconds to wait for the lock, by default as long as lckpwdf(3) waits."""
+        """``patience``: seconds to wait for the lock, by default as long as lckpwdf(3) waits. ``planned``: the file of
+        the shutdown that is planned."""
         self.etc = etc
         self.patience = patience
         self.nologin = nologin
+        self.planned = planned
         self.linger = linger
 
     def check(self, spec: Spec) -> dict[str, object]:
@@ -157,7 +160,7 @@ class Users(Kind):
     def _is_shut(self, lines: Sequence[str], system: System) -> bool:
         """Whether all users but root are kept out since, though no shutdown is planned and the host has booted."""
         was_open = any(line.startswith(f"{_NOBODY} ") for line in lines)
-        if not was_open or not os.path.lexists(self.nologin) or os.path.lexists(_PLANNED):
+        if not was_open or not os.path.lexists(self.nologin) or os.path.lexists(self.planned):
             return False
         if not system.has_systemd():
             return True

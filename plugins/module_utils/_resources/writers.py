@@ -18,13 +18,17 @@ _LOOK = 1.0
 
 
 def undeclared(
-    roots: Sequence[str], leaves_out: Callable[[str], bool], programs: Collection[str], proc: str = "/proc"
+    roots: Sequence[str],
+    leaves_out: Callable[[str], bool],
+    programs: Collection[str],
+    proc: str = "/proc",
+    seconds: float = _LOOK,
 ) -> tuple[list[str], bool]:
     """(sentences on the programs that have a file below ``roots`` open for writing, and that no rollback stops, so that
     it replaces the file under them; whether there was time to look at all). ``leaves_out``: whether a path is not
     protected. ``programs``: the declared units."""
     found: dict[str, list[str]] = {}
-    end, places = time.monotonic() + _LOOK, Places(proc)
+    end, places = time.monotonic() + seconds, Places(proc)
     for pid in filter(str.isdigit, os.listdir(proc) if roots else []):
         if time.monotonic() > end:
             return _sentences(found), False

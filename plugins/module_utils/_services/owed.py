@@ -185,8 +185,8 @@ def _told(whole: _Whole) -> list[Owed]:
     return [*found, *([Owed(UNKNOWN, "", _some(whole.unknown))] if whole.unknown else [])]
 
 
-def _rest(one: Owed) -> tuple[str, list[str], list[str]]:
-    return one.unit, one.why, one.processes
+def _rest(owed: Owed) -> tuple[str, list[str], list[str]]:
+    return owed.unit, owed.why, owed.processes
 
 
 def _has_soft_reboot(whole: _Whole) -> bool:
@@ -216,8 +216,8 @@ def _is_program(path: str) -> bool:
         return False
 
 
-def _name(one: Process) -> str:
-    return f"{one.name}[{one.pid}]"
+def _name(process: Process) -> str:
+    return f"{process.name}[{process.pid}]"
 
 
 def _some(items: Sequence[str]) -> list[str]:

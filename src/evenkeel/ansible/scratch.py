@@ -28,12 +28,13 @@ _PEOPLE = 1000
 
 
 @contextmanager
-def scratch_directory(local_tmp: object) -> Iterator[Path]:
+def scratch_directory(local_tmp: object, machine: str = "") -> Iterator[Path]:
     """A directory (0700); at its end the SSH connections in it are closed, and it is removed.
 
     local_tmp: Ansible's setting of that name, the directory in which Ansible makes a directory for each of its runs.
+    machine: the directory in which this machine has its memory, and the files of logind.
     """
-    root = _root()
+    root = _root(machine)
     reclaim(root)
     if isinstance(local_tmp, str):
         reclaim(Path(local_tmp).parent)  # the bundles of our plugins lie there
@@ -49,11 +50,11 @@ def scratch_directory(local_tmp: object) -> Iterator[Path]:
         os.close(lock)
 
 
-def _root() -> Path:
+def _root(machine: str = "") -> Path:
     """A directory in memory in which we can write and that has room; the usual temporary directory where there is no
     such directory that stays. The runtime directory of a login lasts as long as a process of that login."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    for candidate in (runtime if _ours(runtime) else "", _MEMORY if _stays() else ""):
+    for candidate in (runtime if _ours(runtime) else "", machine + _MEMORY if _stays(machine) else ""):
         if candidate and os.access(candidate, os.W_OK | os.X_OK) and _room(candidate) >= _ROOM:
             return Path(candidate)
     return Path(tempfile.gettempdir())
@@ -66,13 +67,13 @@ def _room(path: str) -> int:
     return found.f_bavail * found.f_frsize if found.f_blocks else _ROOM
 
 
-def _stays() -> bool:
+def _stays(machine: str) -> bool:
     """Whether files of this user stay in /dev/shm: logind removes those of a person who logs out (RemoveIPC), whatever
     service of that person still runs."""
-    if os.getuid() < _PEOPLE or not os.path.isdir(_USERS):
+    if os.getuid() < _PEOPLE or not os.path.isdir(machine + _USERS):
         return True
     try:
-        return os.path.exists(os.path.join(_LINGER, pwd.getpwuid(os.getuid()).pw_name))
+        return os.path.exists(os.path.join(machine + _LINGER, pwd.getpwuid(os.getuid()).pw_name))
     except KeyError:
         return False
 

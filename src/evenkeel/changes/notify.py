@@ -58,13 +58,20 @@ def check(url: str) -> str:
 
 
 class Notifier:
-    """Posts a line for each outcome of a host of the ``change``. url: empty where nothing is to be posted."""
+    """Posts a line for each outcome of a host of the ``change``. url: empty where nothing is to be posted.
 
-    def __init__(self, url: str, change: str, playbook: str, post: Post = _post) -> None:
+    last: seconds for the remaining posts at the end of the change. waiting: the number of lines that may wait for a
+    slow receiver.
+    """
+
+    def __init__(
+        self, url: str, change: str, playbook: str, post: Post = _post, last: float = _LAST, waiting: int = _WAITING
+    ) -> None:
         self._url = check(url) if url else ""
         self._about = {"change": change, "playbook": playbook}
         self._post = post
-        self._lines: queue.Queue[bytes | None] = queue.Queue(_WAITING)
+        self._lines: queue.Queue[bytes | None] = queue.Queue(waiting)
+        self._rest = last
         self._last: dict[str, Phase] = {}
         self._lost = 0
         self._why = ""
@@ -89,7 +96,7 @@ class Notifier:
             return []
         try:
             self._lines.put_nowait(None)
-            self._thread.join(_LAST)
+            self._thread.join(self._rest)
         except queue.Full:
             pass
         left = self._lost + sum(line is not None for line in list(self._lines.queue))

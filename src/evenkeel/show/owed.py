@@ -47,9 +47,9 @@ def hosts_of(owed: Iterable[tuple[str, Sequence[Owed]]], *levels: str) -> list[s
     return [host for host, found in owed if any(one["level"] in levels for one in found)]
 
 
-def _thing(one: Owed) -> str:
-    why = _first(one["why"])
-    return f"{text(one['unit'], _LONGEST)} ({why})" if one["unit"] else why
+def _thing(owed: Owed) -> str:
+    why = _first(owed["why"])
+    return f"{text(owed['unit'], _LONGEST)} ({why})" if owed["unit"] else why
 
 
 def _first(why: Sequence[str]) -> str:

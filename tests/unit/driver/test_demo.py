@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -23,10 +24,15 @@ def test_as_root_it_hides_systemd_from_its_hosts(
 
     monkeypatch.setattr(demo.Demo, "build", never)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(demo, "_SYSTEMD", str(tmp_path / "run" / "system"))
-    assert demo.main() == 1 and "it has begun" in capfd.readouterr().out
-    (tmp_path / "run" / "system").mkdir(parents=True)
-    monkeypatch.setattr(demo, "_CAN_HIDE", ("true",))
+    systemd = tmp_path / "run" / "system"
+    assert demo.main(str(systemd)) == 1 and "it has begun" in capfd.readouterr().out
+    systemd.mkdir(parents=True)
+    can_hide = [0, 1]
+
+    def run(argv: tuple[str, ...], **_how: object) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.CompletedProcess(argv, can_hide.pop(0))
+
+    monkeypatch.setattr(subprocess, "run", run)
     again: list[list[str]] = []
 
     def replaced(_program: str, words: list[str]) -> None:
@@ -34,7 +40,6 @@ def test_as_root_it_hides_systemd_from_its_hosts(
         raise OSError
 
     monkeypatch.setattr(os, "execvp", replaced)
-    assert demo.main() == 1 and "Nothing was touched" in " ".join(capfd.readouterr().out.split())
+    assert demo.main(str(systemd)) == 1 and "Nothing was touched" in " ".join(capfd.readouterr().out.split())
     assert again == [[*demo._HIDDEN, f"{tmp_path}/run", sys.executable, "-P", "-m", "evenkeel.demo"]]
-    monkeypatch.setattr(demo, "_CAN_HIDE", ("false",))
-    assert demo.main() == 1 and len(again) == 1
+    assert demo.main(str(systemd)) == 1 and len(again) == 1 and not can_hide

@@ -125,43 +125,40 @@ def test_a_change_does_not_begin_when_it_must_stop_or_nobody_can_tell(said: str 
     stopping(answers("")).check()
 
 
-def stopped_wave(monkeypatch: pytest.MonkeyPatch, at: str, *runs: Any) -> tuple[Wave, Script]:
+def stopped_wave(at: str, *runs: Any) -> tuple[Wave, Script]:
     """A wave that must stop from the run of this name on."""
     one, script = wave(*runs, clock=Hands())
     stop = stopping(answers(""))
     one.context = replace(one.context, stop_if=stop)
-    plays = script._play
 
-    def play(name: str, *rest: Any) -> Any:
-        ended = plays(name, *rest)
+    def then(name: str) -> None:
         if name == at:
             stop.reason = "errors are up"
-        return ended
 
-    monkeypatch.setattr(script, "_play", play)
+    script.then = then
     return one, script
 
 
 BACK = ("settle", [settled("web1", "rolled_back"), settled("web2", "rolled_back")], 2)
 
 
-def test_hosts_in_flight_go_back_when_it_says_so_while_the_playbook_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    one, script = stopped_wave(monkeypatch, "users", ("begin", BEGIN, 0), ("users", WELL, 0), BACK)
+def test_hosts_in_flight_go_back_when_it_says_so_while_the_playbook_runs() -> None:
+    one, script = stopped_wave("users", ("begin", BEGIN, 0), ("users", WELL, 0), BACK)
     assert one.run() == ("", False) and states(one) == [State.ROLLED_BACK] * 2
     assert script.asked[2][1]["evenkeel_verdicts"] == dict.fromkeys(("web1", "web2"), "roll_back")
     assert one.hosts["web1"].why == "errors are up"
 
 
-def test_the_playbook_never_runs_when_it_says_so_while_hosts_are_armed(monkeypatch: pytest.MonkeyPatch) -> None:
-    one, script = stopped_wave(monkeypatch, "begin", ("begin", BEGIN, 0), BACK)
+def test_the_playbook_never_runs_when_it_says_so_while_hosts_are_armed() -> None:
+    one, script = stopped_wave("begin", ("begin", BEGIN, 0), BACK)
     assert one.run() == ("errors are up", False) and states(one) == [State.UNTOUCHED] * 2
     assert [name for name, _ in script.asked] == ["begin", "settle"]
 
 
-def test_hosts_that_soak_when_it_says_so_are_asked_once_more_to_go_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hosts_that_soak_when_it_says_so_are_asked_once_more_to_go_back() -> None:
     first = ("settle", [settled("web1", "confirmed")], 2)
     again = ("settle", [settled("web2", "rolled_back")], 2)
-    one, script = stopped_wave(monkeypatch, "settle", ("begin", BEGIN, 0), ("users", WELL, 0), first, again)
+    one, script = stopped_wave("settle", ("begin", BEGIN, 0), ("users", WELL, 0), first, again)
     one.run()
     assert states(one) == [State.CONFIRMED, State.ROLLED_BACK] and one.hosts["web2"].why == "errors are up"
     assert script.asked[3][1]["evenkeel_verdicts"] == {"web2": "roll_back"}

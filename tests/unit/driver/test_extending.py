@@ -440,16 +440,18 @@ def test_an_approval_is_a_success_only_where_a_run_goes_on(looks: list[dict[str,
 @pytest.mark.parametrize(("took", "waited"), [(1.0, 120.0), (60.0, 400.0)])
 @pytest.mark.parametrize("sign", [True, False])
 def test_hosts_that_are_slow_to_answer_get_longer_to_show_that_a_run_goes_on(
-    monkeypatch: pytest.MonkeyPatch, took: float, waited: float, sign: bool
+    took: float, waited: float, sign: bool
 ) -> None:
     one, clock, _told = extending()
     began = clock.now
 
-    def asked(context: Context, hosts: list[str]) -> dict[str, Any]:
+    def answer(run: OwnRun, on_event: OnEvent, stop: Stop) -> Ended:
         looked, clock.now = clock.now, clock.now + took
-        return {"web1": info("decided" if sign and looked >= began + waited else "approved")}
+        told = info("decided" if sign and looked >= began + waited else "approved")
+        on_event(ended("web1", PREFIX + "ft_info", **told))
+        return Ended(0)
 
-    monkeypatch.setattr(resume, "_ask", asked)
+    cast(Any, one.context.session).run_own = answer
     (change,) = resume.found({"web1": info("held"), "web2": info("held")}, 0.0)
     silence = resume.Resumption(one.context, {})._silence(change.members[:1])
     # The last look begins after the end, so that no sign before the end is missed. No look takes the time of a person.

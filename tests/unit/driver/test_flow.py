@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
@@ -77,13 +77,15 @@ WELL = [
 
 @dataclass
 class Script:
-    """Stands for a Session: plays each run, in order, as (name, events, exit code), and notes what was asked."""
+    """Stands for a Session: plays each run, in order, as (name, events, exit code), and notes what was asked. ``then``:
+    what happens after each run."""
 
     runs: list[tuple[str, list[Event], int | None]]
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     fresh: list[bool] = field(default_factory=list)
     saw: Seen | None = field(default_factory=Seen)
     lines: int = 1
+    then: Callable[[str], None] = lambda name: None
 
     def run_own(self, run: OwnRun, on_event: OnEvent, stop: Stop) -> Ended:
         assert run.hosts == run.variables["evenkeel_hosts"]
@@ -120,6 +122,7 @@ class Script:
         assert name == expected
         for event in events:
             on_event(event)
+        self.then(name)
         return Ended(rc)
 
 

@@ -17,7 +17,7 @@ import pytest
 from evenkeel.ansible.caller import Caller
 from evenkeel.ansible.options import Options
 from evenkeel.ansible.targets import Inventory, Targets
-from evenkeel.changes import flow, notify
+from evenkeel.changes import flow
 from evenkeel.changes.notify import Notifier, check
 from evenkeel.changes.request import Request
 from evenkeel.outcome import UsageError
@@ -144,10 +144,9 @@ def test_a_receiver_that_is_not_there_is_a_note() -> None:
     assert "1 outcome was not posted to http://127.0.0.1:1: " in said and "refused" in said and "SECRET" not in said
 
 
-def test_a_slow_receiver_delays_nothing(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notify, "_LAST", 0.5)
+def test_a_slow_receiver_delays_nothing(receiver: Receiver) -> None:
     receiver.pause = 30.0
-    notifier = Notifier(receiver.url, "c", "site.yml")
+    notifier = Notifier(receiver.url, "c", "site.yml", last=0.5)
     report = notifier.listening(lambda _fact: None)
     start = time.monotonic()
     report(host(Phase.CONFIRMED, *(f"web{number}" for number in range(50))))
@@ -165,14 +164,16 @@ def test_an_error_that_nobody_thought_of_is_a_note() -> None:
     assert notifier.close() == ["1 outcome was not posted to https://example.org: https://example.org is odd"]
 
 
-def test_a_receiver_that_takes_no_more_lines_loses_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notify, "_WAITING", 2)
-    monkeypatch.setattr(notify, "_LAST", 0.1)
+def test_a_receiver_that_takes_no_more_lines_loses_them() -> None:
     hold = threading.Event()
-    notifier = Notifier("https://example.org/", "c", "site.yml", lambda _url, _data: print(hold.wait(10)))
+
+    def post(_url: str, _data: bytes) -> None:
+        hold.wait(10)
+
+    notifier = Notifier("https://example.org/", "c", "site.yml", post, last=0.1, waiting=2)
     report = notifier.listening(lambda _fact: None)
     report(host(Phase.CONFIRMED, *(f"web{number}" for number in range(9))))
-    assert "were not posted" in notifier.close()[0]
+    assert notifier._lines.qsize() == 2 and "were not posted" in notifier.close()[0]
     hold.set()
 
 

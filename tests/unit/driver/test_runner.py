@@ -271,12 +271,12 @@ class _Theirs:
 
     pid = -7
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self, seconds: float, user: int) -> None:
+        self._seconds, self._user = seconds, user
         self.asked = 0
 
     def uids(self) -> SimpleNamespace:
-        return SimpleNamespace(real=os.getuid() + 1)
+        return SimpleNamespace(real=self._user)
 
     def __getattr__(self, name: str) -> Callable[[], object]:
         def held() -> object:
@@ -291,18 +291,16 @@ def test_the_memory_of_a_process_of_another_user_holds_up_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A user of this machine can have anybody wait for ever who asks for a command line or an environment (FUSE)."""
-    theirs = [_Theirs(60.0), _Theirs(60.0)]
+    theirs = [_Theirs(60.0, 54321), _Theirs(60.0, 54321)]
     monkeypatch.setattr(psutil, "process_iter", lambda: iter(theirs))
     monkeypatch.setattr(processes, "_PATIENCE", 0.2)
-    monkeypatch.setattr(processes, "_held_up_by", set())
     began = time.monotonic()
     scratch.hang_up(tmp_path)
     assert not theirs[0].asked
     monkeypatch.setattr(os, "getuid", lambda: 0)
     assert not marked("mine") and time.monotonic() - began < 1.0
     assert [one.asked for one in theirs] == [1, 0], "of a user who has done that no further process is asked"
-    monkeypatch.setattr(processes, "_held_up_by", set())
-    theirs[:] = [_Theirs(0.0)]
+    theirs[:] = [_Theirs(0.0, 54322)]
     assert marked("mine") == theirs, "as a task on this machine that has become another user"
     monkeypatch.setattr(os, "getuid", lambda: 1000)
     assert not marked("mine"), "another user may not ask"

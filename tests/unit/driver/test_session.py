@@ -46,10 +46,10 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_session_does_not_begin_in_memory_without_room(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scratch, "_MEMORY", str(tmp_path / "none"))
-    assert scratch._root() == root
-    monkeypatch.setattr(scratch, "_room", lambda _path: 4095)
-    assert scratch._root() == Path(tempfile.gettempdir())
+    none = str(tmp_path / "none")
+    assert scratch._root(none) == root
+    monkeypatch.setattr(os, "statvfs", lambda _path: SimpleNamespace(f_blocks=1, f_bavail=1, f_frsize=4095))
+    assert scratch._root(none) == Path(tempfile.gettempdir())
 
 
 def test_the_users_configuration_is_kept_and_added_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,26 +132,25 @@ def test_the_scratch_directory_is_private_and_goes_with_the_session(root: Path, 
     assert list(root.iterdir()) == []
 
 
+@pytest.mark.usefixtures("root")
 @pytest.mark.parametrize(
     ("uid", "logind", "lingers", "in_memory"),
     [(0, True, False, True), (999, True, False, True), (1000, True, False, False), (1000, True, True, True)]
     + [(1000, False, False, True)],
 )
 def test_the_scratch_directory_of_a_service_outlives_each_login_of_its_user(
-    uid: int, logind: bool, lingers: bool, in_memory: bool, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    uid: int, logind: bool, lingers: bool, in_memory: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, wanted in (("users", logind), ("linger", True), ("tmp", True), ("linger/me", lingers)):
+    places = {"run/systemd/users": logind, "var/lib/systemd/linger/me": lingers, "dev/shm": True, "tmp": True}
+    for name, wanted in places.items():
         if wanted:
-            (tmp_path / name).mkdir()
+            (tmp_path / name).mkdir(parents=True)
     monkeypatch.delenv("XDG_RUNTIME_DIR")
-    monkeypatch.setattr(scratch, "_MEMORY", str(root))
-    monkeypatch.setattr(scratch, "_USERS", str(tmp_path / "users"))
-    monkeypatch.setattr(scratch, "_LINGER", str(tmp_path / "linger"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     monkeypatch.setattr(os, "getuid", lambda: uid)
     monkeypatch.setattr(pwd, "getpwuid", lambda _uid: SimpleNamespace(pw_name="me"))
-    with scratch.scratch_directory(None) as one:
-        assert one.parent == (root if in_memory else tmp_path / "tmp")
+    with scratch.scratch_directory(None, str(tmp_path)) as one:
+        assert one.parent == tmp_path / ("dev/shm" if in_memory else "tmp")
 
 
 def test_a_private_directory_that_was_removed_is_made_anew_unless_it_is_of_another(

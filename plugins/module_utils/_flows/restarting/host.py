@@ -49,8 +49,9 @@ def identity(mode: str, system: System) -> str:
     return done.out.strip()
 
 
-def check(mode: str, system: System, kernels: str = "/boot") -> None:
-    """Raise UsageError where this host cannot be restarted in this mode."""
+def check(mode: str, system: System, root: str = "") -> None:
+    """Raise UsageError where this host cannot be restarted in this mode. ``root``: the directory above its kernels, and
+    above the files of the kernel that runs."""
     if not system.has_systemd():
         raise UsageError("only root restarts a host, and only one that systemd runs; nothing was touched")
     if mode == SOFT_REBOOT:
@@ -62,10 +63,10 @@ def check(mode: str, system: System, kernels: str = "/boot") -> None:
             )
     if mode == KEXEC:
         why = "" if shutil.which("kexec") else "kexec-tools is not installed"
-        is_loaded = _first(_KEXEC_LOADED) == "1"
-        why = why or ("" if is_loaded or _loadable(kernels) else "no kernel is loaded, or can be")
+        is_loaded = _first(root + _KEXEC_LOADED) == "1"
+        why = why or ("" if is_loaded or _loadable(root) else "no kernel is loaded, or can be")
         # It would load the kernel that runs.
-        why = why or ("" if is_loaded else _newer_kernel(kernels, system))
+        why = why or ("" if is_loaded else _newer_kernel(root, system))
         if why:
             raise UsageError(f"kexec is not possible: {why}. Nothing was touched: use mode {REBOOT}")
 
@@ -102,10 +103,10 @@ def systemd_version(system: System) -> int:
     return int(found[1]) if found else 0
 
 
-def start(mode: str, generation: int, system: System, kernels: str = "/boot") -> None:
+def start(mode: str, generation: int, system: System, root: str = "") -> None:
     """Have systemd restart the host in a moment. Raises ServiceFailed where it does not take that."""
-    if mode == KEXEC and _first(_KEXEC_LOADED) != "1":
-        kernel, image = _loadable(kernels) or ("", "")
+    if mode == KEXEC and _first(root + _KEXEC_LOADED) != "1":
+        kernel, image = _loadable(root) or ("", "")
         done = system.run(["kexec", "--load", kernel, f"--initrd={image}", "--reuse-cmdline"], 60.0)
         if done.rc != 0:
             raise ServiceFailed(f"the kernel {kernel} could not be loaded: {done.words}; the host was not restarted")
@@ -116,18 +117,18 @@ def start(mode: str, generation: int, system: System, kernels: str = "/boot") ->
         raise ServiceFailed(f"systemd-run: {done.words}; the host was not restarted")
 
 
-def _newer_kernel(kernels: str, system: System) -> str:
+def _newer_kernel(root: str, system: System) -> str:
     booted = system.now() - time.clock_gettime(time.CLOCK_BOOTTIME)
-    return newer_kernel(booted, root=kernels.removesuffix("/boot"))
+    return newer_kernel(booted, root=root)
 
 
-def _loadable(kernels: str) -> tuple[str, str] | None:
+def _loadable(root: str) -> tuple[str, str] | None:
     """The files of the running kernel and of its initial file system, where it may be loaded; else None."""
     release = os.uname().release
-    kernel = os.path.join(kernels, f"vmlinuz-{release}")
-    images = [os.path.join(kernels, name) for name in (f"initrd.img-{release}", f"initramfs-{release}.img")]
+    kernel = f"{root}/boot/vmlinuz-{release}"
+    images = [f"{root}/boot/{name}" for name in (f"initrd.img-{release}", f"initramfs-{release}.img")]
     found = next(filter(os.path.isfile, images), "")
-    if _first(_KEXEC_DISABLED) != "0" or not os.path.isfile(kernel) or not found:
+    if _first(root + _KEXEC_DISABLED) != "0" or not os.path.isfile(kernel) or not found:
         return None
     return kernel, found
 

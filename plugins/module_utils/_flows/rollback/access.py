@@ -103,9 +103,9 @@ def _below(lines: Sequence[str], root: bytes) -> list[str]:
     return found
 
 
-def is_of(one: Section, other: Section) -> bool:
+def is_of(section: Section, other: Section) -> bool:
     """Whether both are of the same declaration."""
-    return one.kind == other.kind and files.declared(one.spec) == files.declared(other.spec)
+    return section.kind == other.kind and files.declared(section.spec) == files.declared(other.spec)
 
 
 def with_former_part(now: Section, then: Section, known: Section) -> Section:

@@ -18,10 +18,10 @@ _SHOWN = 10
 _FIRST_PERSON, _NOBODY = 1000, 65534
 
 
-def read_homes() -> dict[int, list[str]]:
+def read_homes(path: str = _FILE) -> dict[int, list[str]]:
     """Number of an account -> its homes."""
     found: dict[int, list[str]] = {}
-    with suppress(OSError), open(_FILE, encoding="utf-8", errors="surrogateescape") as stream:
+    with suppress(OSError), open(path, encoding="utf-8", errors="surrogateescape") as stream:
         for words in (line.rstrip("\n").split(":") for line in stream):
             if len(words) == 7 and words[2].isdigit():
                 found.setdefault(int(words[2]), []).append(words[5])

@@ -137,9 +137,9 @@ def is_crowd(section: Section, theirs: Theirs) -> bool:
     return False
 
 
-def _bytes_of(one: os.DirEntry[str]) -> int:
+def _bytes_of(entry: os.DirEntry[str]) -> int:
     """The bytes of a file that a look reads through, without its holes: those are bounded apart."""
     with suppress(OSError):
-        info = one.stat(follow_symlinks=False)
+        info = entry.stat(follow_symlinks=False)
         return min(info.st_size, info.st_blocks * 512) if stat.S_ISREG(info.st_mode) else 0
     return 0

@@ -67,9 +67,18 @@ class Firewall(Kind):
     read_at_start = False
     on_plain_host: Spec = {}
 
-    def __init__(self, system: System | None = None) -> None:
-        """``system`` runs nft when a declaration is checked: the check proves that nft can load the ruleset again."""
+    def __init__(
+        self,
+        system: System | None = None,
+        configured: Sequence[str] = _CONFIGURED,
+        legacy: Sequence[tuple[str, str]] = _LEGACY,
+    ) -> None:
+        """``system`` runs nft when a declaration is checked: the check proves that nft can load the ruleset again.
+        ``configured``: patterns of the files of rulesets. ``legacy``: a program that filters beside nftables, and the
+        file of its tables."""
         self.system = system or System()
+        self.configured = configured
+        self.legacy = legacy
 
     def for_plain_host(self, beside: Sequence[Spec], taken: Sequence[str]) -> tuple[Spec | None, list[str]]:
         """Without the tables that nft could not load again: one of them would leave all others unprotected."""
@@ -133,7 +142,7 @@ class Firewall(Kind):
         foreign = _foreign(done, found, Keep(excepts))
         strange = [key for key in foreign if key in found and not ruleset.programs_in(found[key], Keep(excepts))]
         keep = Keep(excepts, set(foreign))
-        sets = ruleset.plain_sets(found.values(), keep, _configured())
+        sets = ruleset.plain_sets(found.values(), keep, _read_all(self.configured))
         keep = Keep(excepts, set(foreign), {(*table.key, block.name) for table, block in sets})
         lines = [f"except {' '.join(words)}" for words in excepts]
         for key, table in found.items():
@@ -150,7 +159,7 @@ class Firewall(Kind):
                 lines.append(f"same {table.handle}")
         for table, block in sets:
             lines += [f"alone set {' '.join(table.key)} {block.name}", f"same {table.handle}.{block.handle}"]
-        lines += [f"legacy {name}" for name in _legacy(system)]
+        lines += [f"legacy {name}" for name in _legacy(system, self.legacy)]
         text = ruleset.recording(found.values(), keep)
         form = _form(found.values(), keep)
         return [f"rules form={form} sha256={_stored(text.encode(), sink)}", *lines]
@@ -215,7 +224,7 @@ class Firewall(Kind):
     def suggest(self, changed: Mapping[str, str], taken: Sequence[str], at: Restore) -> Suggestion:
         """A declaration of the ruleset, where a changed file holds a ruleset. Another kind has to cover the file
         itself."""
-        loads = any(fnmatch.fnmatch(path, pattern) for path in changed for pattern in _CONFIGURED)
+        loads = any(fnmatch.fnmatch(path, pattern) for path in changed for pattern in self.configured)
         return ({} if loads and shutil.which("nft") else None), set()
 
 
@@ -260,10 +269,10 @@ def _stored(data: bytes, sink: Sink) -> str:
         return sink.add_file(fd)[0]
 
 
-def _configured() -> str:
-    """The files of rulesets on this host."""
+def _read_all(patterns: Sequence[str]) -> str:
+    """The text of all these files."""
     found = ""
-    for pattern in _CONFIGURED:
+    for pattern in patterns:
         for path in sorted(glob.glob(pattern, recursive=True)):
             if os.path.isfile(path):
                 with open(path, encoding="utf-8", errors="replace") as stream:
@@ -271,10 +280,10 @@ def _configured() -> str:
     return found
 
 
-def _legacy(system: System) -> list[str]:
+def _legacy(system: System, programs: Sequence[tuple[str, str]]) -> list[str]:
     """The programs in use that filter packets besides nftables."""
     found = []
-    for name, path in _LEGACY:
+    for name, path in programs:
         try:
             with open(path, encoding="utf-8") as stream:
                 found += [name] if stream.read().strip() else []

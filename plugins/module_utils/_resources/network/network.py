@@ -217,10 +217,10 @@ class Network(Kind):
         found = tools.switches(system) if then.switches else {}
         return [name for name, is_on in found.items() if not is_on and name not in then.off]
 
-    def _leaving(self, one: Difference, because: str = "", detail: Mapping[str, object] | None = None) -> Step:
+    def _leaving(self, difference: Difference, because: str = "", detail: Mapping[str, object] | None = None) -> Step:
         """The step that names what nobody sets again."""
-        note = f"network: {one.target}: {one.shown}{because}"
-        return Step(self.name, "leave", one.target, one.shown, {**(detail or {}), "note": note})
+        note = f"network: {difference.target}: {difference.shown}{because}"
+        return Step(self.name, "leave", difference.target, difference.shown, {**(detail or {}), "note": note})
 
     def _put_back_for(self, tool: tools.Tool, at: Restore) -> list[str]:
         """The files of the tool that were put back, and that the tool has not read since."""

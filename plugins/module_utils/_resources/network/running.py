@@ -514,11 +514,11 @@ def _is_indirect(record: Record) -> bool:
     return any(key in record for key in ("gateway", "via", "nexthops", "master", "link"))
 
 
-def _making(one: Difference, now: State) -> Iterator[list[str]]:
-    record = one.record
-    if one.word == LINK:
+def _making(difference: Difference, now: State) -> Iterator[list[str]]:
+    record = difference.record
+    if difference.word == LINK:
         yield from _making_link(record, now)
-    elif one.word == ADDRESS:
+    elif difference.word == ADDRESS:
         words = [f"{record['local']}/{record['prefixlen']}", "dev", record["dev"]]
         if record.get("address"):
             words = [record["local"], "peer", f"{record['address']}/{record['prefixlen']}", "dev", record["dev"]]
@@ -526,7 +526,7 @@ def _making(one: Difference, now: State) -> Iterator[list[str]]:
             words += [key, str(record[key])] if key in record else []
         nodad = ["nodad"] if record["family"] == "inet6" else []
         yield ["ip", _FAMILIES[record["family"]], "address", "replace", *words, *nodad]
-    elif one.word == ROUTE:
+    elif difference.word == ROUTE:
         yield ["ip", _FAMILIES[record["family"]], "route", "replace", *route_words(record)]
     else:
         yield ["ip", _FAMILIES[record["family"]], "rule", "add", *rule_words(record)]
@@ -551,20 +551,20 @@ def _making_link(record: Record, now: State) -> Iterator[list[str]]:
         yield ["ip", "link", "set", "dev", name, "up" if record["up"] else "down"]
 
 
-def _removing(one: Difference) -> Iterator[list[str]]:
-    record = one.record
-    if one.word == LINK:
+def _removing(difference: Difference) -> Iterator[list[str]]:
+    record = difference.record
+    if difference.word == LINK:
         yield ["ip", "link", "delete", "dev", record["dev"]]
-    elif one.word == ADDRESS:
+    elif difference.word == ADDRESS:
         address = f"{record['local']}/{record['prefixlen']}"
         yield ["ip", _FAMILIES[record["family"]], "address", "del", address, "dev", record["dev"]]
-    elif one.word == LEASE:
+    elif difference.word == LEASE:
         yield ["ip", _FAMILIES[record["family"]], "address", "flush", "dev", record["dev"], "dynamic"]
-    elif one.word == QUEUE:
+    elif difference.word == QUEUE:
         yield ["tc", "qdisc", "del", "dev", record["dev"], "root"]
-    elif one.word in (ROUTE, RULE):
-        words = route_words(record) if one.word == ROUTE else rule_words(record)
-        yield ["ip", _FAMILIES[record["family"]], one.word, "del", *words]
+    elif difference.word in (ROUTE, RULE):
+        words = route_words(record) if difference.word == ROUTE else rule_words(record)
+        yield ["ip", _FAMILIES[record["family"]], difference.word, "del", *words]
 
 
 def route_words(record: Record) -> list[str]:

@@ -99,8 +99,8 @@ def _paragraphs(text: str) -> Iterable[dict[str, str]]:
             yield dict(line.split(": ", 1) for line in lines)
 
 
-def older(one: str, other: str, system: System) -> bool:
-    return system.run(["dpkg", "--compare-versions", one, "lt", other], _LOOK).rc == 0
+def older(version: str, other: str, system: System) -> bool:
+    return system.run(["dpkg", "--compare-versions", version, "lt", other], _LOOK).rc == 0
 
 
 # -- files that dpkg leaves out of packages

@@ -27,9 +27,9 @@ _LOOK = 60.0
 _COPIES = ("", "~", ".bak", "%", ".dpkg-tmp", ".dpkg-new", ".dpkg-old", ".dpkg-dist")
 
 
-def name_of(one: Package) -> str:
+def name_of(package: Package) -> str:
     """The package, as dpkg and its scripts name it."""
-    return one.name if one.arch == "all" else one.key
+    return package.name if package.arch == "all" else package.key
 
 
 def bare(packages: Collection[Package], system: System) -> list[Package]:
@@ -93,21 +93,23 @@ def forget(packages: Sequence[Package], system: System, run: Callable[[Sequence[
     return left
 
 
-def _without_script(one: Package, script: str, system: System, run: Callable[[Sequence[str]], str]) -> dict[str, str]:
+def _without_script(
+    package: Package, script: str, system: System, run: Callable[[Sequence[str]], str]
+) -> dict[str, str]:
     """Purge the package while its script lies aside."""
     with suppress(FileNotFoundError):
         os.rename(script, script + _ASIDE)
-    said = run(["dpkg", "--purge", name_of(one)])
-    if one.key not in dpkg.with_data(system):
+    said = run(["dpkg", "--purge", name_of(package)])
+    if package.key not in dpkg.with_data(system):
         with suppress(FileNotFoundError):
             os.unlink(script + _ASIDE)
         return {}
     with suppress(FileNotFoundError):
         os.rename(script + _ASIDE, script)
-    return {one.key: f"dpkg does not forget it: {said.strip()[-300:]}"}
+    return {package.key: f"dpkg does not forget it: {said.strip()[-300:]}"}
 
 
-def _script(one: Package) -> str:
+def _script(package: Package) -> str:
     """The path of the script that runs when the package is purged."""
-    paths = [f"{dpkg.INFO}/{name}.postrm" for name in (one.name, one.key)]
+    paths = [f"{dpkg.INFO}/{name}.postrm" for name in (package.name, package.key)]
     return next((path for path in paths if os.path.lexists(path) or os.path.lexists(path + _ASIDE)), paths[0])

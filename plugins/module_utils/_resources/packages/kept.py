@@ -83,11 +83,11 @@ def refuse_if_full(stream: BinaryIO, size: int) -> None:
         raise OSError(f"the file system of the store has no room for {size >> 20} MB")
 
 
-def read(one: Kept) -> Iterator[bytes]:
+def read(file: Kept) -> Iterator[bytes]:
     """The content of the file. Raises Damaged, before the first bytes, where the content has changed."""
-    with open_regular(one.path) as stream:
-        if hash_file(stream.fileno())[0] != one.sha256:
-            raise Damaged(f"{one.path} is not what was kept: its hash is another")
+    with open_regular(file.path) as stream:
+        if hash_file(stream.fileno())[0] != file.sha256:
+            raise Damaged(f"{file.path} is not what was kept: its hash is another")
         os.lseek(stream.fileno(), 0, os.SEEK_SET)
         yield from chunks(stream.fileno())
 

@@ -599,17 +599,17 @@ def _step(action: str, target: str, why: str, package: Package) -> Step:
     return Step("packages", action, target, why, {"package": list(package)})
 
 
-def _removal(then: Recorded, one: Package) -> Step:
-    if then.data is not None and one.key not in then.data:
-        return _step("purge", one.key, "was not installed", one)
+def _removal(then: Recorded, package: Package) -> Step:
+    if then.data is not None and package.key not in then.data:
+        return _step("purge", package.key, "was not installed", package)
     known = then.rest if then.data is None else then.data
     stays = "its configuration and data stay (state rc)"
-    if known is not None and one.key not in known:  # It was nothing to dpkg, and so it is again.
+    if known is not None and package.key not in known:  # It was nothing to dpkg, and so it is again.
         stays = "its data stay, and configuration that is not declared"
-    step = _step("remove", one.key, f"was not installed; {stays}", one)
-    before = known is not None and one.key in known
+    step = _step("remove", package.key, f"was not installed; {stays}", package)
+    before = known is not None and package.key in known
     hint = ", as they were there before" if before else ": with packages: {purge: true} they are removed too"
-    step.detail["note"] = f"{one.key} was removed, and {stays}{hint}"
+    step.detail["note"] = f"{package.key} was removed, and {stays}{hint}"
     step.detail.update({_FORGET: True} if known is not None and not before else {})
     return step
 

@@ -116,14 +116,16 @@ def packages_of(listed: str, wanted: str | None, otherwise: bool | None = None) 
     return found
 
 
-def keep(packages: Sequence[Package], sink: Sink, system: System, fetch: bool = True) -> dict[Ident, str]:
+def keep(
+    packages: Sequence[Package], sink: Sink, system: System, fetch: bool = True, caches: Sequence[str] = _CACHES
+) -> dict[Ident, str]:
     """ident -> name of the package file in the sink, from dnf's cache or else from its repositories.
 
     With a Hasher nothing is downloaded: a file that is not in the cache is LATER. Without ``fetch`` only the cache
-    counts. No more is downloaded than the store has room for.
+    counts. No more is downloaded than the store has room for. ``caches``: patterns of the directories of the cache.
     """
     missing = {package.ident: package for package in packages}
-    folders = [folder for pattern in _CACHES for folder in glob.glob(pattern)]
+    folders = [folder for pattern in caches for folder in glob.glob(pattern)]
     found = _taken(missing, folders, sink, system)
     left = [package for ident, package in missing.items() if ident not in found]
     if not fetch or not left or not shutil.which("dnf"):

@@ -10,7 +10,7 @@ import re
 import shutil
 import socket
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -223,29 +223,28 @@ def test_ssh_keys_that_come_back_are_named_also_on_the_host_itself() -> None:
 
 def test_a_lost_host_that_is_back_when_its_copy_has_come_is_not_doubled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bringing a copy may take hours: the lost host is asked again before the first change."""
-    recovery = object.__new__(Recovery)
-    monkeypatch.setattr(Recovery, "_prepare", lambda _self, _source: {"id": "1" * 64, "left_out": [], "notes": []})
-    monkeypatch.setattr(Recovery, "_still_there", lambda _self: "h1 still answers")
-    monkeypatch.setattr(Recovery, "_found", lambda _self, _copy: {})
+    recovery = bare(monkeypatch, "h3", {"id": "1" * 64, "left_out": [], "notes": []}, identity="take")
+    cast("Any", recovery._inventory).each = lambda hosts, *_: {host: {"host": "h1"} for host in hosts}
     # Without a host to be put back: to call ft_rollback would end in an AttributeError.
     refused = recovery._restore(Copy("h2"))
-    assert refused["error"] == "Refused"
-    assert refused["msg"] == "h1 still answers. Nothing but the store of Evenkeel was changed"
+    assert refused["error"] == "Refused" and refused["msg"].startswith("h1 still answers: two hosts must not be h1.")
+    assert refused["msg"].endswith(". Nothing but the store of Evenkeel was changed")
 
 
-def bare(monkeypatch: pytest.MonkeyPatch, here: str, surveyed: dict[str, Any]) -> Recovery:
+def bare(monkeypatch: pytest.MonkeyPatch, here: str, surveyed: dict[str, Any], **more: str) -> Recovery:
     """A recovery of h1 onto ``here``, which tells this of itself."""
+    seals = SimpleNamespace(opened=list, fetching=lambda _chain: {}, adopting=lambda _chain: {})
     inventory: Any = SimpleNamespace(
         here=lambda: SimpleNamespace(name=here),
         hosts_of=list,
-        keys=lambda _owner: None,
+        keys=lambda _owner: SimpleNamespace(know=lambda *_: True),
         refuse_facts=lambda *_: None,
-        seals=lambda _owner: None,
+        seals=lambda _owner: seals,
         resources=lambda _owner: None,
         share_address=lambda *_: False,
     )
     told = {"host": "h1", "checkpoint": "latest", "store": "/s", "undeclared": False, "timeout": "1h", "identity": None}
-    params = {**told, "kinds": None, "paths": None, "min_copies": 1, "onto": None, "peers": ["h1", "h2", here]}
+    params = {**told, **more, "kinds": None, "paths": None, "min_copies": 1, "onto": None, "peers": ["h1", "h2", here]}
     recovery = Recovery(inventory, params)
     monkeypatch.setattr(recovery._carrier, "phase", lambda *_words, **_more: surveyed)
     return recovery
@@ -286,11 +285,18 @@ def test_lack_of_room_ends_a_recovery_before_anything_comes(monkeypatch: pytest.
 
 
 def test_what_a_run_before_has_brought_is_not_brought_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    recovery = bare(monkeypatch, "h3", {**SURVEY, "held": True, "room": 0})
-    monkeypatch.setattr(recovery, "_gather", lambda: recovery._candidates.append(COPY))
-    monkeypatch.setattr(recovery, "_restore", lambda copy: {"source": copy.peer})
-    # To bring it would end in an AttributeError.
-    assert recovery.run(False) == {"source": "h3"}
+    recovery = bare(monkeypatch, "h3", {})
+    offered = {key: value for key, value in asdict(COPY).items() if key != "peer"}
+    inventory = cast("Any", recovery._inventory)
+    inventory.each = lambda hosts, *_: {host: {"candidates": [offered] if host == "h2" else []} for host in hosts}
+    answers = {
+        "survey": {**SURVEY, "held": True, "room": 0},
+        "derive": {"failed": True, "msg": "it is damaged", "error": "Damaged"},
+    }
+    # To bring it would end in a KeyError.
+    monkeypatch.setattr(recovery._carrier, "phase", lambda _host, phase, **_more: answers[phase])
+    found = recovery.run(False)
+    assert (found["source"], found["msg"]) == ("h3", "it is damaged")
 
 
 def test_no_older_checkpoint_comes_where_the_newest_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,20 +304,19 @@ def test_no_older_checkpoint_comes_where_the_newest_does_not_fit(monkeypatch: py
     recovery = bare(monkeypatch, "h3", SURVEY)
     newest, older = [COPY, replace(COPY, peer="h4")], [replace(COPY, id="2" * 64)]
     large = {"failed": True, "msg": "no room", "error": "Refused", "no_room": True}
-    answers: dict[Copy, dict[str, Any]] = {
-        newest[0]: large,
-        newest[1]: {"failed": True, "msg": "cut", "error": "OSError"},
-    }
+    answers = {"h2": large, "h4": {"failed": True, "msg": "cut", "error": "OSError"}}
     asked = []
 
-    def carry(copy: Copy, *_more: Any) -> dict[str, Any]:
-        asked.append(copy)
-        return answers.get(copy, {})
+    def fetch(peer: str, checkpoint: str, *_more: Any) -> dict[str, Any]:
+        asked.append((peer, checkpoint))
+        return answers.get(peer, {})
 
-    monkeypatch.setattr(recovery, "_carry", carry)
+    cast("Any", recovery._inventory).each = lambda hosts, ask, _seconds: {host: ask(host) for host in hosts}
+    monkeypatch.setattr(recovery._carrier, "fetch", fetch)
+    monkeypatch.setattr(recovery._carrier, "deliver", lambda *_words, **_more: {})
     assert recovery._bring([newest, older], True) == (None, {"failed": True, "msg": "no room", "error": "Refused"})
-    assert asked == newest
-    del answers[newest[1]]
+    assert asked == [(copy.peer, copy.id) for copy in newest]
+    del answers["h4"]
     assert recovery._bring([newest, older], True) == (newest[1], {})
 
 

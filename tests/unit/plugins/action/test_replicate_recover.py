@@ -333,7 +333,7 @@ def test_the_next_call_of_any_module_takes_away_what_is_left_on_a_host(fleet: Fl
 
 @pytest.mark.long
 def test_what_a_run_at_work_has_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_scratch, "_top", lambda: str(tmp_path))
+    monkeypatch.setattr(_scratch.C, "DEFAULT_LOCAL_TMP", str(tmp_path / "ansible-local-1"))
     with _scratch.scratch_directory() as mine:
         Path(mine, "bundle").touch()
         with _scratch.scratch_directory() as other:

@@ -16,10 +16,13 @@ import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import RestoreFailed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files import transaction
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.declaration import left_out
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import Step
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import access, apart
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.plan import Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import files
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.services import Services
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import outage
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.manifest import Section
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
@@ -125,15 +128,18 @@ def test_what_the_first_part_could_not_make_durable_or_start_is_not_forgotten(
     monkeypatch.setattr(transaction.Transaction, "commit", fails_once)
     with pytest.raises(RestoreFailed, match="may not be durable: .*the disk failed"):
         go_back(store, "before")
-    found = []
+    (ours / "file").write_text("newer")
+    stopped, up = iter([outage.Down(units=["app.service"])]), list[list[str]]()
 
-    def carry_out(run: Run) -> None:
-        found.append(run._down.units)
-        run._down = outage.Down(units=["app.service"])
+    def start(_self: Services, down: outage.Down, _at: Restore) -> tuple[list[Step], dict[str, str]]:
+        up.append(down.units)
+        return [], {} if up[1:] else {"app.service": "it does not start yet"}
 
-    monkeypatch.setattr(Run, "_carry_out", carry_out)
+    monkeypatch.setattr(Services, "will_stop", lambda *_words: next(stopped, outage.Down()))
+    monkeypatch.setattr(outage, "take_down", lambda down, _system: down)
+    monkeypatch.setattr(Services, "start_stopped", start)
     go_back(store, "before")
-    assert found == [[], ["app.service"]], "what is down then is brought up by the second part"
+    assert up == [["app.service"]] * 2, "what is down then is brought up by the second part"
 
 
 @needs_root

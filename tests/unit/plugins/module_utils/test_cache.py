@@ -338,7 +338,7 @@ def test_a_second_process_ends_with_the_first(
     known = Cache(store.objects, declared_by(small))
     monkeypatch.setattr(ahead, "MANY", 1)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
-    monkeypatch.setattr(ahead, "_mark_unchanged", lambda *_args: time.sleep(60))
+    monkeypatch.setattr(ahead, "open_dir", lambda _path: time.sleep(60))
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

@@ -38,12 +38,10 @@ def test_a_command_that_does_not_end_when_it_is_killed_is_left(monkeypatch: pyte
     ],
 )
 def test_a_stray_quote_in_the_file_of_the_locale_breaks_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, expected: dict[str, str]
+    tmp_path: Path, text: str, expected: dict[str, str]
 ) -> None:
     (tmp_path / "locale").write_text(text)
-    monkeypatch.setattr(commands, "_LOCALES", [str(tmp_path / "none"), str(tmp_path / "locale")])
-    found = commands.environment()
-    assert {key: value for key, value in found.items() if key.startswith(("LANG", "LC_"))} == expected
+    assert commands.locale([str(tmp_path / "none"), str(tmp_path / "locale")]) == expected
 
 
 def test_a_command_that_ends_when_it_is_killed_has_no_more_words() -> None:
@@ -64,10 +62,9 @@ def test_output_of_any_size_is_no_answer_and_takes_no_memory(then: str) -> None:
     assert peak < 1 << 20 and time.monotonic() - began < 3.0
 
 
-def test_output_up_to_the_limit_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "_MOST", 6)
-    done = commands.run(["sh", "-c", "echo hello; echo world >&2; exit 3"], 5.0)
-    assert (done.rc, done.out, done.err) == (3, "hello\n", "world\n")
+def test_output_up_to_the_limit_is_whole() -> None:
+    done = commands.run(["sh", "-c", f"head -c {64 << 20} /dev/zero; echo world >&2; exit 3"], 30.0)
+    assert (done.rc, len(done.out), done.err) == (3, 64 << 20, "world\n")
 
 
 def test_root_looks_for_commands_only_where_no_other_user_can_put_one(

@@ -392,13 +392,13 @@ def refusing(monkeypatch: pytest.MonkeyPatch, times: int, and_then: Callable[[],
         return preflighted(*words)
 
     monkeypatch.setattr(transaction, "preflight", preflight)
-    monkeypatch.setattr(agent, "_PAUSES", (0.3, 0.3))
     return asked
 
 
-def deadline(store: Store, generation: int = 1) -> int:
+def deadline(store: Store, generation: int = 1, pause: float = 0.3) -> int:
     make_due(store)
-    return agent.main(lambda: finish, ["--store", store.root, "deadline", "--generation", str(generation)])
+    words = ["--store", store.root, "deadline", "--generation", str(generation)]
+    return agent.main(lambda: finish, words, (pause, pause))
 
 
 def test_a_dead_man_that_was_refused_tries_again(
@@ -592,8 +592,7 @@ def test_a_dead_man_whose_disk_is_full_tries_again(
         return lock(self, **wait)
 
     monkeypatch.setattr(Store, "locked", full)
-    monkeypatch.setattr(agent, "_PAUSES", (0.1,))
-    assert deadline(store) == 0 and len(asked) == 2 and (live / "file").read_text() == "before"
+    assert deadline(store, pause=0.1) == 0 and len(asked) == 2 and (live / "file").read_text() == "before"
     assert "No space left on device" in capsys.readouterr().err
 
 
@@ -602,12 +601,11 @@ def test_what_the_store_has_lost_is_in_doubt_alone(store: Store, live: Path, mon
     (live / "lost").write_bytes(os.urandom(100_000))
     begin(store, live)
     (live / "lost").write_text("after")
-    monkeypatch.setattr(agent, "_PAUSES", (0.2,))
     monkeypatch.setattr(changes, "TRIES", 0.5)
     for lost in Path(store.join("objects")).rglob("*"):
         if lost.is_file():
             lost.unlink()
-    assert deadline(store) == agent.DOUBT and info(store)["last"]["outcome"] == "in_doubt"
+    assert deadline(store, pause=0.2) == agent.DOUBT and info(store)["last"]["outcome"] == "in_doubt"
     (left,) = info(store)["last"]["left"]
     assert left.startswith(f"{live}/lost: ") and (live / "file").read_text() == "before"
 
@@ -619,9 +617,8 @@ def test_it_waits_no_longer_than_the_change_lasts(store: Store, live: Path, monk
     assert change is not None
     later = threading.Timer(0.5, changes.conclude, (store, change, changes.CONFIRMED, "settle"))
     asked = refusing(monkeypatch, 1, later.start)
-    monkeypatch.setattr(agent, "_PAUSES", (60.0,))
     started = time.monotonic()
-    assert deadline(store) == 0 and len(asked) == 1 and time.monotonic() - started < 20
+    assert deadline(store, pause=60.0) == 0 and len(asked) == 1 and time.monotonic() - started < 20
 
 
 def test_what_is_refused_at_boot_is_left_to_the_dead_man_and_does_not_hold_the_boot(

@@ -414,7 +414,9 @@ def test_a_socket_that_others_could_have_put_there_is_refused(web: Haproxy, monk
     # A directory in which only trusted users write is enough, and then the owner of the socket listens.
     monkeypatch.setattr(runtime, "stranger", lambda _path, _owners: "")
     assert act(web, "look")["state"] == "ready"
-    monkeypatch.setattr(runtime, "_owners", lambda _path: {os.geteuid() + 1})
+    found, ask = os.lstat(web.path), os.lstat
+    other = os.stat_result((found.st_mode, *found[1:4], os.geteuid() + 1, *found[5:]))
+    monkeypatch.setattr(os, "lstat", lambda path, **how: other if path == str(web.path) else ask(path, **how))
     with pytest.raises(Refused, match="listens at"):
         act(web, "look")
     assert trust.trusted() == {0, os.geteuid()}
@@ -455,7 +457,7 @@ def test_an_answer_of_another_form_is_named(text: str) -> None:
 
 
 def test_an_answer_without_end_is_given_up(web: Haproxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, "_LONGEST", 100)
+    monkeypatch.setattr(web, "answer", lambda _line: "x" * (33 << 20))
     with pytest.raises(ServiceFailed, match="has no end"):
         act(web, "look")
 

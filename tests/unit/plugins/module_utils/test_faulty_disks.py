@@ -98,15 +98,16 @@ def test_an_undo_for_which_there_is_no_room_keeps_nothing_back(
     (tree / "a").write_text("new")
     for number in range(20):
         (tree / f"new{number}").write_bytes(os.urandom(60_000))
-    put = Writer._put
+    add = Writer.add
 
-    def full(writer: Writer, data: bytes) -> None:
-        put(writer, data)
+    def full(writer: Writer, data: bytes) -> str:
+        sha = add(writer, data)
         assert writer._pack is not None
         os.dup2(os.open("/dev/full", os.O_WRONLY), writer._pack.fileno())
+        return sha
 
     with monkeypatch.context() as patched:
-        patched.setattr(Writer, "_put", full)
+        patched.setattr(Writer, "add", full)
         done = go_back(store, made["id"])
     assert (tree / "a").read_text() == "first" and done.left == [] and done.undo == ""
     assert any("the replaced state is not kept" in note for note in done.notes)

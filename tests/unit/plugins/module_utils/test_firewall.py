@@ -118,6 +118,7 @@ class Nft:
     loads: list[str] = field(default_factory=list)
     saved: str = ""
     expressions: list[dict[str, Any]] = field(default_factory=list)
+    kind: firewall.Firewall = field(default_factory=firewall.Firewall)
 
     def run(self, argv: Sequence[str], _timeout: float) -> Completed:
         words = tuple(argv)
@@ -154,11 +155,9 @@ class Nft:
 @pytest.fixture
 def nft(store: Store, monkeypatch: pytest.MonkeyPatch) -> Nft:
     nft = Nft()
-    monkeypatch.setattr(firewall, "_LEGACY", ())
-    monkeypatch.setattr(firewall, "_CONFIGURED", ())
     store.system = replace(store.system, run=nft.run)
-    kind = firewall.Firewall(store.system)
-    monkeypatch.setitem(registry.KINDS, "firewall", kind)
+    nft.kind = firewall.Firewall(store.system, (), ())
+    monkeypatch.setitem(registry.KINDS, "firewall", nft.kind)
     return nft
 
 
@@ -524,16 +523,14 @@ def test_a_record_of_version_0_1_0_comes_back_with_all_its_tables(store: Store, 
     assert kind.not_restorable({}, [line]) == []
 
 
-def test_what_filters_beside_nftables_is_said(store: Store, nft: Nft, monkeypatch: Any, tmp_path: Path) -> None:
+def test_what_filters_beside_nftables_is_said(store: Store, nft: Nft, tmp_path: Path) -> None:
     (tmp_path / "names").write_text("filter\n")
-    monkeypatch.setattr(firewall, "_LEGACY", [("iptables", str(tmp_path / "names")), ("ip6tables", "/nowhere")])
+    nft.kind.legacy = [("iptables", str(tmp_path / "names")), ("ip6tables", "/nowhere")]
     nft.ipsets = "banned\n"
     assert "what iptables and ipset filters beside nftables" in checkpoint(store, "a", FIREWALL)["left"][0]
 
 
-def test_a_set_that_a_file_fills_is_the_administrator_s(
-    store: Store, nft: Nft, monkeypatch: Any, tmp_path: Path
-) -> None:
+def test_a_set_that_a_file_fills_is_the_administrator_s(store: Store, nft: Nft, tmp_path: Path) -> None:
     nft.rules = tabs("""\
 table inet site {
     set banned {
@@ -548,7 +545,7 @@ table inet site {
 """)
     (tmp_path / "site.nft").write_text("table inet site { set banned { type ipv4_addr; elements = { 10.0.0.1 }\n}\n}")
     assert "inet site banned" in checkpoint(store, "a", FIREWALL)["left"][0]
-    monkeypatch.setattr(firewall, "_CONFIGURED", [str(tmp_path / "*")])
+    nft.kind.configured = [str(tmp_path / "*")]
     assert checkpoint(store, "b", FIREWALL)["left"] == []
     before = nft.rules
     nft.rules = before.replace("10.0.0.1", "10.0.0.2")

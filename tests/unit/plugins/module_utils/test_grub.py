@@ -96,8 +96,6 @@ def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Boot:
     monkeypatch.setattr(command, "is_host", lambda _store: True)
     monkeypatch.setattr(flow, "AT_BOOT", re.compile(f"{tmp_path}/boot/"))
     monkeypatch.setattr(command, "install", lambda _store, _agent: "")
-    monkeypatch.setattr(notices, "_tell", lambda *_arguments, **_options: None)
-    monkeypatch.setattr(notices, "_post", lambda *_arguments: None)
     monkeypatch.setattr(notices, "MOTD", str(tmp_path / "motd.d"))
     return made
 

@@ -28,14 +28,13 @@ ALLOWED = {"hashing.py", "cache.py", "manifest.py", "objects.py"}
 
 
 @pytest.mark.parametrize("size", [0, 1, CHUNK // 4, CHUNK + 1, 9 * CHUNK + 7])
-def test_every_way_gives_the_hash_of_the_whole(size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_way_gives_the_hash_of_the_whole(size: int, tmp_path: Path) -> None:
     path = tmp_path / "content"
     path.write_bytes((bytes(range(256)) * (size // 256 + 1))[:size])
     wanted = hashlib.sha256(path.read_bytes()).hexdigest(), size
     for large in (CHUNK * 16, CHUNK):  # Without and with a thread that reads on.
-        monkeypatch.setattr(hashing, "_LARGE", large)
         with open(path, "rb") as stream:
-            assert hash_file(stream.fileno()) == wanted
+            assert hash_file(stream.fileno(), large) == wanted
             os.lseek(stream.fileno(), 0, os.SEEK_SET)
             assert hash_of(chunks(stream.fileno())) == wanted
 

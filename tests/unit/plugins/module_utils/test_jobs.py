@@ -22,31 +22,29 @@ from typing import Any
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import strays
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import background
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.processes import login_of, user_ids
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 
 from .fake_systemd import Unit, machine
 
 TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def ours() -> list[int]:
+    """Of all processes of this machine those that a test has started, and their ancestors: others may be at work here
+    with Ansible."""
+    everything = background._processes(System())
+    return [pid for pid in everything if os.getpid() in background._lineage(pid, everything)]
+
+
 # A host of its own, where jobs can only be of this host.
-HOST = replace(System(), has_systemd=lambda: True)
+HOST = replace(System(), has_systemd=lambda: True, pids=ours)
 _MODULE = """
 import subprocess, sys, time
 child = subprocess.Popen(["/bin/sleep", "77"])
 print("ready", flush=True)
 time.sleep(77)
 """
-
-
-@pytest.fixture(autouse=True)
-def only_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of all processes of this machine only those that a test has started: others may be at work here with Ansible."""
-    everything = background._processes
-
-    def ours() -> dict[int, background.Process]:
-        found = everything()
-        return {pid: one for pid, one in found.items() if os.getpid() in background._lineage(pid, found)}
-
-    monkeypatch.setattr(background, "_processes", ours)
 
 
 @pytest.fixture
@@ -87,7 +85,7 @@ def boottime() -> float:
 
 
 def children(pid: int) -> list[int]:
-    return [one.pid for one in background._processes().values() if one.parent == pid]
+    return [one.pid for one in background._processes(System()).values() if one.parent == pid]
 
 
 @pytest.mark.parametrize("name", ["AnsiballZ_command.py", "async_wrapper.py"])
@@ -149,13 +147,8 @@ def test_a_job_of_another_account_is_ended_where_the_login_of_the_change_has_sta
     since = boottime() - 1
     job = start(started, sys.executable, scripts / "async_wrapper.py")
     assert job.stdout is not None and job.stdout.readline() == "ready\n"
-    everything = background._processes
-
-    def theirs() -> dict[int, background.Process]:
-        found = everything()
-        return {pid: one._replace(users={12345}, login=1000) if one.is_job else one for pid, one in found.items()}
-
-    monkeypatch.setattr(background, "_processes", theirs)
+    monkeypatch.setattr(background, "user_ids", lambda *words: {12345} if words[0] == job.pid else user_ids(*words))
+    monkeypatch.setattr(background, "login_of", lambda *words: 1000 if words[0] == job.pid else login_of(*words))
     for other in (-1, 1001, 0):
         assert not background.end_jobs(HOST, since, boottime(), 0.0, other).ended and job.poll() is None
     assert len(background.end_jobs(HOST, since, boottime(), 0.0, 1000).ended) == 1
@@ -267,7 +260,20 @@ def test_on_a_machine_that_plays_several_hosts_nothing_is_ended(
     assert result == background.Ended() and job.poll() is None
 
 
-def test_what_a_login_has_left_behind_is_named_and_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+def write_process(proc: Path, one: background.Process) -> None:
+    """Write what the kernel tells of a process."""
+    folder = proc / str(one.pid)
+    folder.mkdir()
+    rest = ["0"] * 16
+    (folder / "stat").write_text(f"{one.pid} ({one.name}) S {one.parent} {one.group} {' '.join(rest)} {one.ticks} 0\n")
+    (folder / "status").write_text("Uid:\t" + "\t".join(str(user) for user in [*one.users] * 4) + "\n")
+    (folder / "loginuid").write_text(f"{one.login}\n")
+    (folder / "exe").symlink_to(f"/usr/bin/{one.program}")
+    group = "system.slice/cron.service" if one.pid == 1008 else "user.slice/user-0.slice/session-7.scope"
+    (folder / "cgroup").write_text(f"0::/{group}\n")
+
+
+def test_what_a_login_has_left_behind_is_named_and_not_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def process(pid: int, **more: object) -> background.Process:
         known = background.Process(pid, 1, pid, {0}, 100 * TICKS, "sh", "bash")
         return known._replace(**more)  # type: ignore[arg-type]
@@ -289,10 +295,11 @@ def test_what_a_login_has_left_behind_is_named_and_not_ended(monkeypatch: pytest
     editor = [b"/root/.vscode-server/bin/0123/node", b"--dns-result-order=ipv4first"]
     words = {1009: module, 1011: editor}
     monkeypatch.setattr(background, "arguments", lambda pid: words.get(pid, [b"sh", b"job%d" % pid]))
-    monkeypatch.setattr(background, "_processes", lambda: {one.pid: one for one in every})
-    monkeypatch.setattr(background, "_is_of_login", lambda pid: pid != 1008)
-    assert background.left_behind(50.0, 200.0, 1000) == ["pid 1001: bash", "pid 1002: bash"]
-    assert background.left_behind(50.0, 100.0, 1000) == []
+    for one in every:
+        write_process(tmp_path, one)
+    host = replace(System(), pids=lambda: [one.pid for one in every])
+    assert background.left_behind(host, 50.0, 200.0, 1000, str(tmp_path)) == ["pid 1001: bash", "pid 1002: bash"]
+    assert background.left_behind(host, 50.0, 100.0, 1000, str(tmp_path)) == []
     (said,) = background.Ended(beside=["pid 1001: bash"]).left
     assert said == "started since the host was armed, and goes on in the background: pid 1001: bash"
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,20 +70,19 @@ def test_what_programs_mount_by_themselves_is_not_told(point: str, kind: str) ->
     assert told([*BEFORE[:2], *BEFORE[2:], mount(9, point, kind, parent=2)]) == {}
 
 
-def test_swap_and_settings_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_swap_and_settings_are_told(tmp_path: Path) -> None:
     swaps, pages, swap = tmp_path / "swaps", tmp_path / "enabled", tmp_path / "swapfile"
     swap.touch()
-    monkeypatch.setattr(kernel, "_SWAPS", str(swaps))
-    monkeypatch.setattr(kernel, "_SETTINGS", (f"{tmp_path}/enabled*",))
+    read = partial(kernel.read_settings, str(swaps), (f"{tmp_path}/enabled*",))
     pages.write_text("always [madvise] never\n")
     swaps.write_text("Filename\tType\n/dev/zram0 partition 1 0 5\n/none file 1 0 -2\n")
-    before = kernel.read_settings()
-    assert list(kernel.differences(before, kernel.read_settings())) == []
+    before = read()
+    assert list(kernel.differences(before, read())) == []
     pages.write_text("always madvise [never]\n")
     (tmp_path / "enabled2").write_text("new with a device")
     swaps.write_text(f"Filename\tType\n{swap} file 1 0 -2\n")
-    assert list(kernel.differences(before, kernel.read_settings())) == [(str(swap), "swap on"), (str(pages), "value")]
-    assert list(kernel.differences(kernel.read_settings(), before))[:1] == [(str(swap), "swap off")]
+    assert list(kernel.differences(before, read())) == [(str(swap), "swap on"), (str(pages), "value")]
+    assert list(kernel.differences(read(), before))[:1] == [(str(swap), "swap off")]
     assert list(kernel.differences({}, {"mounted": {}, "swaps": [], "settings": {"/x": "1"}})) == []
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged, RestoreFailed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.step import Step
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import plan
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import (
@@ -158,7 +158,7 @@ def test_a_kind_is_told_only_the_undo_that_can_be_read(
     installer.place.write_text("3")
     rollback(store, "before")
     monkeypatch.setattr(installer, "keeps_data_outside", True)
-    monkeypatch.setattr(Run, "_keep", lambda run, _writer: setattr(run, "_undo", "0" * 64))
+    monkeypatch.setattr(Store, "commit", lambda *_words: SimpleNamespace(id="0" * 64))
     installer.place.write_text("4")
     rollback(store, "before")
     assert installer.undos == [["2"], [], []] and installer.place.read_text() == "1"

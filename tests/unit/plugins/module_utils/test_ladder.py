@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -35,6 +36,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.re
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import flow as back
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import Times
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.package_locks import holder
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.change import Owed, RolledBack
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, restart
@@ -44,11 +46,12 @@ from .fake_systemd import Machine, Unit, machine
 WEB, DB = "web.service", "db.service"
 TIMES = Times(0.0, 3.0, 1.0)
 ALL = ["warm", "cold", "rollback", "reboot"]
+KEXEC = ("sys/kernel/kexec_loaded", "proc/sys/kernel/kexec_load_disabled")
 
 
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    monkeypatch.setattr(at_host, "_PACKAGES", ())  # Those of this machine.
+    monkeypatch.setattr(at_host, "holder", lambda _locks: "")  # Of those of this machine.
     return machine(Unit(WEB), Unit(DB))
 
 
@@ -413,7 +416,7 @@ def test_no_host_goes_down_in_the_middle_of_a_run_of_packages(
     lock.touch()
     boots = Booting(host)
     token = booting(store, boots, "begin", {}, mode=mode)["token"]
-    monkeypatch.setattr(at_host, "_PACKAGES", (str(tmp_path / "none"), str(lock)))
+    monkeypatch.setattr(at_host, "holder", lambda _locks: holder((str(tmp_path / "none"), str(lock))))
     script = f"import fcntl; it = open({str(lock)!r}, 'r+'); fcntl.lockf(it, fcntl.LOCK_EX); print(flush=True); input()"
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", script], **pipes) as dpkg:
@@ -441,17 +444,22 @@ def test_kexec_does_not_boot_the_kernel_of_before(tmp_path: Path, monkeypatch: p
     running = Path("/proc/sys/kernel/osrelease").read_text().strip()
     newer = running.replace(running.split(".")[0], "99", 1)
     monkeypatch.setattr("shutil.which", lambda name: name)
-    monkeypatch.setattr(at_host, "_KEXEC_LOADED", str(tmp_path / "loaded"))
-    monkeypatch.setattr(at_host, "_loadable", lambda _kernels: ("kernel", "image"))
-    boot = tmp_path / "boot"
-    boot.mkdir()
+    boot, loaded, disabled = (tmp_path / name for name in ("boot", *KEXEC))
+    for folder in (boot, loaded.parent, disabled.parent):
+        folder.mkdir(parents=True)
+    disabled.write_text("0\n")
     system = replace(machine().system(), now=time.time)
-    at_host.check("kexec", system, str(boot))
+    with pytest.raises(UsageError, match="no kernel is loaded, or can be"):
+        at_host.check("kexec", system, str(tmp_path))
+    for name in (f"vmlinuz-{running}", f"initrd.img-{running}"):
+        (boot / name).write_bytes(b"of the running kernel")
+        os.utime(boot / name, (0, 0))
+    at_host.check("kexec", system, str(tmp_path))
     (boot / f"vmlinuz-{newer}").write_bytes(b"kernel")
     with pytest.raises(UsageError, match=f"kexec is not possible: the kernel {newer} is installed, and .* runs"):
-        at_host.check("kexec", system, str(boot))
-    (tmp_path / "loaded").write_text("1\n")  # Somebody has chosen a kernel.
-    at_host.check("kexec", system, str(boot))
+        at_host.check("kexec", system, str(tmp_path))
+    loaded.write_text("1\n")  # Somebody has chosen a kernel.
+    at_host.check("kexec", system, str(tmp_path))
 
 
 def test_the_reboot_of_a_ladder_goes_on_under_the_same_token(store: Store, host: Machine) -> None:

@@ -165,7 +165,7 @@ def test_the_library_is_left_only_where_something_is_kept(store: Store) -> None:
 
 def test_a_module_that_brought_its_own_call_alone_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     Path(store.root).mkdir(mode=0o700)
-    monkeypatch.setattr(package, "_loaded", lambda name: None)
+    monkeypatch.setattr(package, "find_spec", lambda name: None)
     package.leave(store, finish)
     assert not Path(store.root, "agent").exists()
 

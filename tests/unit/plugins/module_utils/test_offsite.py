@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
     Refused,
     UsageError,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import offsite, replicas
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.offsite import Repository
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import commands
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
@@ -43,6 +43,25 @@ def repository(tmp_path: Path) -> Repository:
     made = Repository(str(tmp_path / "restic"), str(tmp_path / "password"), SYSTEM)
     made.run("init")
     return made
+
+
+def after_each_restore(tmp_path: Path, does: Callable[[Path], object]) -> Repository:
+    """The repository; this happens to each bundle that has come back from it."""
+
+    def run(argv: Sequence[str], timeout: float) -> Completed:
+        done = SYSTEM.run(argv, timeout)
+        if "restore" in argv:
+            (bundle,) = [path for path in Path(argv[-1]).rglob("*") if path.is_file()]
+            does(bundle)
+        return done
+
+    return Repository(str(tmp_path / "restic"), str(tmp_path / "password"), replace(SYSTEM, run=run))
+
+
+def spoil(bundle: Path) -> None:
+    with bundle.open("r+b") as stream:
+        stream.seek(200)
+        stream.write(b"\xff")
 
 
 def files(tree: Path) -> list[dict[str, Any]]:
@@ -86,15 +105,13 @@ def test_what_another_host_had_becomes_a_copy_of_that_host(
 
 
 def test_what_a_cut_run_has_left_in_the_repository_is_compared(
-    store: Store, tree: Path, repository: Repository, monkeypatch: pytest.MonkeyPatch
+    store: Store, tree: Path, repository: Repository, tmp_path: Path
 ) -> None:
     """The name has a comma, at which restic divides tags."""
     name = "before,100%25=x"
     taken = checkpoint(store, name, files(tree))["id"]
-    with monkeypatch.context() as cut:
-        cut.setattr(offsite, "_equals", lambda *_words: os.unlink("/nowhere"))
-        with pytest.raises(FileNotFoundError):
-            push(store, repository, "web1", "latest")
+    with pytest.raises(FileNotFoundError):
+        push(store, after_each_restore(tmp_path, lambda _bundle: os.unlink("/nowhere")), "web1", "latest")
     (held,) = repository.checkpoints("web1")
     assert held["name"] == name
     foreseen = push(store, repository, "web1", "latest", check_mode=True)
@@ -104,9 +121,9 @@ def test_what_a_cut_run_has_left_in_the_repository_is_compared(
     # Now that is known. Without the note it is compared, and pushed anew where it is another.
     assert "fetched back" not in push(store, repository, "web1", "latest")["proved"][0]
     os.unlink(store.join("offsite.compared"))
-    equals, answers = offsite._equals, iter([False, True])
-    monkeypatch.setattr(offsite, "_equals", lambda *words: equals(*words) and next(answers))
-    assert push(store, repository, "web1", "latest")["changed"] and len(repository.checkpoints("web1")) == 2
+    acts = iter([spoil])
+    once = after_each_restore(tmp_path, lambda bundle: next(acts, str)(bundle))
+    assert push(store, once, "web1", "latest")["changed"] and len(repository.checkpoints("web1")) == 2
     assert fetch(store, repository, "web1", name)["id"] == taken
 
 
@@ -142,24 +159,15 @@ def test_latest_is_the_newest_and_each_can_be_had(
 
 
 def test_what_comes_back_different_does_not_count(
-    store: Store, tree: Path, repository: Repository, monkeypatch: pytest.MonkeyPatch
+    store: Store, tree: Path, repository: Repository, tmp_path: Path
 ) -> None:
     checkpoint(store, "before", files(tree))
-    fetched = offsite._fetched
-
-    def spoilt(*words: Any) -> str:
-        path = fetched(*words)
-        with open(path, "r+b") as stream:
-            stream.seek(200)
-            stream.write(b"\xff")
-        return path
-
-    monkeypatch.setattr(offsite, "_fetched", spoilt)
+    spoiling = after_each_restore(tmp_path, spoil)
     with pytest.raises(Damaged, match=r"came back from .* with another content"):
-        push(store, repository, "web1", "latest")
+        push(store, spoiling, "web1", "latest")
     shutil.rmtree(store.root)
     with pytest.raises(Damaged):
-        fetch(store, repository, "web1", "latest")
+        fetch(store, spoiling, "web1", "latest")
     assert store.checkpoints() == []
 
 
@@ -205,7 +213,7 @@ def test_an_address_is_shown_without_its_secret(address: str, shown: str) -> Non
 def test_without_restic_it_says_what_to_install(store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint(store, "before", files(tree))
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr(commands, "_PLACES", ())
+    monkeypatch.setattr(commands, "search_path", lambda: "/nowhere")
     with pytest.raises(UsageError, match=r"restic cannot be run on this host .* install it"):
         push(store, Repository("/srv/restic", "/etc/password", SYSTEM), "web1", "latest")
 

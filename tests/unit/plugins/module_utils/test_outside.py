@@ -23,7 +23,6 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.fo
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import footprints, strays
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import accounts, flow, proof
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.suggest import suggest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import background, kernel
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
@@ -128,7 +127,7 @@ def test_a_rollback_warns_of_all_that_is_not_as_before(
     monkeypatch.setattr(strays, "found", lambda *_: ["pid 7: sleep"])
     monkeypatch.setattr(accounts, "orphaned", lambda _known: ["/home/new still belongs to uid 7"])
     held: list[Holder] = [{"unit": "app.service", "processes": [], "paths": ["/etc/app/conf"]}]
-    monkeypatch.setattr(Run, "_find_stale_programs", lambda *_: held)
+    monkeypatch.setattr(proof, "holders", lambda *_words, **_more: held)
     with pytest.raises(Unhealthy) as failed:
         settle(store, 1, BAD, *NOW)
     assert failed.value.result["left"] == [
@@ -297,7 +296,7 @@ def test_whatever_fails_there_keeps_no_change_from_its_end(
     def broken(*_args: object, **_more: object) -> None:
         raise RuntimeError("nobody thought of it")
 
-    monkeypatch.setattr(footprints, "_compare_with_record", broken)
+    monkeypatch.setattr(footprint, "differences", broken)
     change(host)
     with pytest.raises(Unhealthy, match=r"not known \(RuntimeError: nobody thought of it\)"):
         settle(store, 1, BAD, *NOW)
@@ -678,7 +677,7 @@ def test_a_held_host_was_looked_at_when_it_was_held_and_the_last_step_is_short(
     change(host)
     settle(store, 1, GOOD, *NOW, verdict="hold")
     assert info(store)["outside"] is None, "the change is not over"
-    monkeypatch.setattr(footprints, "_compare_with_record", lambda *_args: pytest.fail("looked once more"))
+    monkeypatch.setattr(footprint, "differences", lambda *_args: pytest.fail("looked once more"))
     assert paths(host, settle(store, 1, GOOD, *NOW)["outside"]) == CHANGED
 
 

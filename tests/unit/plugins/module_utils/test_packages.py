@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -471,7 +472,6 @@ def test_a_version_that_no_repository_has_does_not_keep_the_others_from_coming(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, option: str, knows: bool
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: name)
-    monkeypatch.setattr(rpm, "_CACHES", ())
     asked: list[list[str]] = []
 
     def run(argv: Sequence[str], _timeout: float) -> Completed:
@@ -493,7 +493,7 @@ def test_a_version_that_no_repository_has_does_not_keep_the_others_from_coming(
     store = Store(str(tmp_path), replace(SYSTEM, run=run))
     (tmp_path / "tmp").mkdir()
     wanted = [Package(name, "noarch", "0:1-1", manager="rpm") for name in ("gone", "web")]
-    assert list(rpm.keep(wanted, Writer(store.objects), store.system)) == [("web", "noarch", "0:1-1")]
+    assert list(rpm.keep(wanted, Writer(store.objects), store.system, caches=())) == [("web", "noarch", "0:1-1")]
     assert option in asked[0] and asked[0][-2:] == ["gone-0:1-1.noarch", "web-0:1-1.noarch"]
     assert len(asked) == (1 if knows else 3)
 
@@ -503,7 +503,6 @@ def test_a_dnf_that_cannot_download_is_asked_once_and_the_advice_is_for_rpm(
 ) -> None:
     there: dict[str, str | None] = {"dnf": "/usr/bin/dnf"}
     monkeypatch.setattr(shutil, "which", there.get)
-    monkeypatch.setattr(rpm, "_CACHES", ())
     asked: list[str] = []
 
     def run(argv: Sequence[str], _timeout: float) -> Completed:
@@ -513,7 +512,7 @@ def test_a_dnf_that_cannot_download_is_asked_once_and_the_advice_is_for_rpm(
     store = Store(str(tmp_path), replace(SYSTEM, run=run))
     (tmp_path / "tmp").mkdir()
     wanted = [Package(name, "noarch", "0:1-1", manager="rpm") for name in "ab"]
-    assert rpm.keep(wanted, Writer(store.objects), store.system) == {} and asked == ["download"]
+    assert rpm.keep(wanted, Writer(store.objects), store.system, caches=()) == {} and asked == ["download"]
     lines = [one.line() for one in wanted]
     assert "dnf-plugins-core" in Packages().not_restorable({}, lines)[0]
     there.clear()
@@ -526,7 +525,6 @@ def test_no_more_package_files_of_rpm_are_fetched_than_the_store_has_room_for(
 ) -> None:
     """Of two packages of 20 and 10 MB, in files of 12 and 6 MB."""
     monkeypatch.setattr(shutil, "which", lambda name: name)
-    monkeypatch.setattr(rpm, "_CACHES", ())
     there: list[int] = []
     asked: list[str] = []
 
@@ -552,7 +550,7 @@ def test_no_more_package_files_of_rpm_are_fetched_than_the_store_has_room_for(
     store = Store(str(tmp_path), replace(SYSTEM, run=run))
     (tmp_path / "tmp").mkdir()
     wanted = [Package(name, "noarch", "0:1-1", manager="rpm") for name in "ab"]
-    found = rpm.keep(wanted, Writer(store.objects), store.system)
+    found = rpm.keep(wanted, Writer(store.objects), store.system, caches=())
     assert asked == rounds and {name for name, _arch, _version in found} == set("".join(rounds))
     assert there == [left for names in rounds for left in range(len(names), 0, -1)], "a file goes once the store has it"
 
@@ -912,7 +910,7 @@ def test_programs_that_change_packages_get_nothing_of_our_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "locale").write_text('LANG="de_DE.UTF-8"\n')
-    monkeypatch.setattr(commands, "_LOCALES", [str(tmp_path / "none"), str(tmp_path / "locale")])
+    monkeypatch.setattr(package, "locale", partial(commands.locale, [str(tmp_path / "locale")]))
     host = Debian([OLD], [OLD])
     store = host.store(tmp_path)
     checkpoint(store, "before", ALL)

@@ -51,6 +51,9 @@ class Answering(cluster.Server):
     """A cluster whose server answers at once."""
 
     def ask(self, *statements: str) -> list[str]:
+        if "pg_create_restore_point" in statements[0]:
+            Path(self.log, wal.segment_name(1, 2, SIZE)).touch()
+            return ["0/2000100"]
         return [str(1000 * MIB)] if "pg_database_size" in statements[0] else []
 
     def address(self) -> tuple[str, str] | None:
@@ -74,6 +77,11 @@ class Place:
         words = [word for word in argv[argv.index("--chdir=/") + 1 :] if not word.startswith(("PATH=", "LC_ALL="))]
         words[0] = os.path.basename(words[0])
         self.commands.append(words[0])
+        if words[0] == "pg_basebackup" and words[0] not in self.failing:
+            new = Path(words[words.index("-D") + 1])
+            new.mkdir()
+            log = {"Timeline": 1, "Start-LSN": "0/2000028", "End-LSN": "0/2000100"}
+            (new / "backup_manifest").write_text(json.dumps({"WAL-Ranges": [log], "Files": []}))
         if words[0].startswith(("pg_", "postgres")):
             return Completed(tuple(words), int(words[0] in self.failing), "", "no space left")
         return System().run(words, timeout)
@@ -96,6 +104,7 @@ def place(tmp_path: Path) -> Place:
 
 def seen(**other: Any) -> cluster.Seen:
     known = {"segment": wal.segment_name(1, 2, SIZE), "inserted": "0/2000100", "segment_size": SIZE}
+    known.update(system="7712093980473719295", version=15)
     return cast(cluster.Seen, {**known, **other})
 
 
@@ -118,47 +127,34 @@ def line(place: Place, **other: Any) -> str:
 # -- a new base
 
 
-@pytest.fixture
-def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The bases that were taken."""
-    found: list[str] = []
-    monkeypatch.setattr(postgresql, "_restore_point", lambda *_args: None)
-    monkeypatch.setattr(postgresql, "_take_base", lambda _server, mine: found.append(mine))
-    return found
-
-
-def test_a_base_is_taken_only_where_it_has_room(
-    place: Place, taken: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_base_is_taken_only_where_it_has_room(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "free", lambda _path: 1100 * MIB)
     with pytest.raises(Refused, match=r"a base backup takes up to 1164 MiB, and \S+/base has 1100 MiB left"):
         postgresql._base(place.server, seen(), MINE, True)
-    assert not taken
+    assert not place.server.taken()
     monkeypatch.setattr(cluster, "free", lambda _path: 1164 * MIB)
-    postgresql._base(place.server, seen(), MINE, True)
-    assert taken == [MINE]
+    base = postgresql._base(place.server, seen(), MINE, True)
+    assert place.server.taken() == [base] and base.store == MINE
 
 
-def test_an_outgrown_base_serves_on_where_a_new_base_has_no_room(
-    place: Place, taken: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_outgrown_base_serves_on_where_a_new_base_has_no_room(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     base = place.base()
-    place.log(2, 3, 4)
-    monkeypatch.setattr(postgresql, "_REPLAY", 0)
-    later = seen(segment=wal.segment_name(1, 4, SIZE), inserted="0/4000100")
+    place.log(*range(2, 68))  # More than a gigabyte, which a rollback replays all the same.
+    later = seen(segment=wal.segment_name(1, 67, SIZE), inserted="0/43000100")
     monkeypatch.setattr(cluster, "free", lambda _path: 1000 * MIB)
-    assert postgresql._base(place.server, later, MINE, True) == base and not taken
+    assert postgresql._base(place.server, later, MINE, True) == base
     monkeypatch.setattr(cluster, "free", lambda _path: 2000 * MIB)
-    assert postgresql._base(place.server, later, MINE, False) == base and not taken  # An undo takes none.
-    postgresql._base(place.server, later, MINE, True)
-    assert taken == [MINE]
+    assert postgresql._base(place.server, later, MINE, False) == base  # An undo takes none.
+    assert place.server.taken() == [base]
+    new = postgresql._base(place.server, later, MINE, True)
+    assert new != base and new in place.server.taken()
 
 
-def test_an_undo_without_a_base_copies_no_cluster(place: Place, taken: list[str]) -> None:
+def test_an_undo_without_a_base_copies_no_cluster(place: Place) -> None:
     place.base(store="0" * 16)  # of another store
     with pytest.raises(Refused, match="an undo does not copy the whole cluster first"):
         postgresql._base(place.server, seen(), MINE, False)
-    assert not taken
+    assert "pg_basebackup" not in place.commands
 
 
 def test_a_base_that_failed_leaves_the_room_to_the_server(place: Place) -> None:
@@ -385,7 +381,6 @@ def test_a_server_that_is_ahead_of_a_copy_of_its_cluster_is_not_replaced(
     known = {"system": json.loads(told[8:])["system"], "standby": False, "timeline": 2, **now}
     running = seen(**known, segment=wal.segment_name(known["timeline"], 9, SIZE), flushed=now["inserted"])
     monkeypatch.setattr(cluster.Server, "seen", lambda _server: running)
-    monkeypatch.setattr(restore_point, "_quiet", lambda *_args: False)
     at = Restore(place.server.system, cast(Objects, None))
     found = postgresql.PostgreSQL().in_use([told], at)
     assert bool(found) is is_ahead and all("it would replace what was written here since" in one for one in found)
@@ -409,7 +404,7 @@ def told(place: Place, answers: dict[str, list[str]], monkeypatch: pytest.Monkey
         return [json.dumps({key: answers.get(word, []) for key, word in keys.items() if word in question})]
 
     monkeypatch.setattr(Answering, "ask", ask)
-    lines = limits.lines(place.server, seen(version=15, **other), ["postgresql.conf"])
+    lines = limits.lines(place.server, seen(**{"version": 15, **other}), ["postgresql.conf"])
     assert restore_point.read([*lines, line(place)]) and not archived.read(lines).files
     return postgresql.PostgreSQL().not_restorable({}, lines)
 
@@ -434,8 +429,7 @@ def test_what_does_not_come_back_is_said_at_the_checkpoint(place: Place, monkeyp
     ]
     managers = {"pg_get_wal_resource_managers": ["mine"]}
     assert "a rollback over one fails: mine" in told(place, managers, monkeypatch)[0]
-    monkeypatch.setattr(limits, "_WITH_MANAGERS", 16)  # PostgreSQL 13 and 14 have no such function.
-    assert told(place, managers, monkeypatch) == []
+    assert told(place, managers, monkeypatch, version=14) == [], "PostgreSQL 13 and 14 have no such function"
     assert told(place, {"pg_file_settings": [f"{data}/postgresql.conf"]}, monkeypatch) == []
 
 
@@ -630,14 +624,13 @@ def test_the_owner_gets_no_variable_of_ours(tmp_path: Path, monkeypatch: pytest.
     assert done.argv[:2] == ("env", "-i") and done.argv.index("setpriv") > 1
 
 
-def test_a_manifest_of_any_size_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_manifest_of_any_size_is_not_read(tmp_path: Path) -> None:
     """It is a file of the cluster's owner."""
     place = Place(tmp_path)
     base = place.base()
     assert cluster.manifest(place.server, base.name) == b'{"Files": [{"Size": 1}]}'
     os.truncate(tmp_path / "data.evenkeel" / "base" / base.name / "backup_manifest", 1 << 40)
-    monkeypatch.setattr(cluster, "_LONGEST_MANIFEST", 1 << 20)
-    with pytest.raises(OSError, match="more than 1048576 bytes"):
+    with pytest.raises(OSError, match=f"more than {128 * MIB} bytes"):
         cluster.manifest(place.server, base.name)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +21,6 @@ from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import ServiceFailed, UsageError
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import processes
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.processes import send_signal, start_time
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process
@@ -108,8 +108,6 @@ def test_a_process_that_holds_up_its_reader_is_neither_another_one_nor_down(
             process.act(verb, service, without)
     assert pid_of(service) == pid and start_time(pid) is not None
     monkeypatch.undo()
-    monkeypatch.setattr(processes, "_held_up_by", {os.getuid()})
-    assert process.observe(service, without).active, "another process of its user has held us up"
 
 
 def test_stop_ends_it_by_its_own_signal(service: process.Definition) -> None:
@@ -127,12 +125,15 @@ def test_stop_uses_the_signal_that_is_asked_for(service: process.Definition) -> 
     assert said(service) == []
 
 
-def test_what_ignores_its_stop_signal_is_killed(service: process.Definition, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "_STOP_LIMIT", 0.3)
+# Its seconds pass thirty times as fast, so that what ends within ten does so within a third.
+FAST = replace(SYSTEM, monotonic=lambda: 30 * time.monotonic())
+
+
+def test_what_ignores_its_stop_signal_is_killed(service: process.Definition) -> None:
     service["argv"] = [*service["argv"], "stubborn"]
     start(service)
     pid = pid_of(service)
-    state, killed = process.carry_out("stop", service, SYSTEM)
+    state, killed = process.carry_out("stop", service, FAST)
     assert not state.active and killed
     assert start_time(pid) is None and said(service) == ["SIGTERM"]
 
@@ -157,11 +158,8 @@ def test_children_end_with_a_service_that_we_have_started(service: process.Defin
 
 
 @pytest.mark.parametrize("verb", ["stop", "restart"])
-def test_children_in_a_group_of_others_are_named_and_left_alone(
-    service: process.Definition, monkeypatch: pytest.MonkeyPatch, verb: str
-) -> None:
+def test_children_in_a_group_of_others_are_named_and_left_alone(service: process.Definition, verb: str) -> None:
     """A restart starts the service all the same."""
-    monkeypatch.setattr(process, "_STOP_LIMIT", 0.3)
     with_child(service)
     with by_hand(service):
         child = child_of(service)
@@ -169,7 +167,7 @@ def test_children_in_a_group_of_others_are_named_and_left_alone(
             with pytest.raises(
                 ServiceFailed, match=rf"has ended, and processes .* go on: {child} \(sleep\); end them by hand"
             ) as caught:
-                process.act(verb, service, SYSTEM)
+                process.act(verb, service, FAST)
             state = process.observe(service, SYSTEM)
             assert start_time(child) is not None and state.active == (verb == "restart")
             assert caught.value.message.endswith(f"; it was started anew, and is {state.text}") == state.active
@@ -185,11 +183,19 @@ def test_children_in_a_group_of_others_have_time_to_end(service: process.Definit
 
 
 def test_a_restart_that_cannot_start_tells_what_goes_on(service: process.Definition) -> None:
-    service["argv"] = ["/bin/false"]
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(ServiceFailed) as caught:
-        patch.setattr(process, "_stop", lambda *_words: (False, "pid 7 goes on"))
-        process.act("restart", service, SYSTEM)
-    assert caught.value.message == "process web ended at once, with exit code 1; pid 7 goes on"
+    script = "test -e ready && exit 1; sleep 60 & echo $! > child; touch ready; while :; do sleep 0.05; done"
+    service["argv"] = ["/bin/sh", "-c", script]
+    with by_hand(service):
+        try:
+            with pytest.raises(ServiceFailed) as caught:
+                process.act("restart", service, FAST)
+        finally:
+            os.kill(child := child_of(service), signal.SIGKILL)
+    assert re.fullmatch(
+        r"process web ended at once, with exit code 1; process web \(pid \d+\) has ended, and processes that it had"
+        rf" started go on: {child} \(sleep\); end them by hand",
+        caught.value.message,
+    )
 
 
 def test_a_service_to_which_we_belong_is_not_stopped(

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import background, patience, processes
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import plain
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.postgresql import cluster
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import running
@@ -59,9 +60,9 @@ def test_the_command_line_of_another_user_is_not_read(foreign: int, monkeypatch:
         return processes.arguments(pid)
 
     monkeypatch.setattr(background, "arguments", arguments)
-    background._jobs(background._Owners({0}, -1), 0.0, 1e12)
+    background._jobs(System(), background._Owners({0}, -1), 0.0, 1e12)
     assert foreign not in read
-    background._jobs(background._Owners({12345}, -1), 0.0, 1e12)
+    background._jobs(System(), background._Owners({12345}, -1), 0.0, 1e12)
     assert foreign in read
 
 
@@ -70,7 +71,6 @@ def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A directory like /proc. Whoever reads the memory of the processes 7 and 8, of one user, is held up; 9 is of
     another one. All three have mapped a file that was replaced."""
     monkeypatch.setattr(processes, "_PATIENCE", 0.3)
-    monkeypatch.setattr(processes, "_held_up_by", set())
     for pid, user in (("7", 12345), ("8", 12345), ("9", 54321)):
         (tmp_path / pid / "fd").mkdir(parents=True)
         (tmp_path / pid / "comm").write_text("daemon\n")
@@ -107,6 +107,16 @@ def test_a_process_that_holds_up_its_reader_is_given_up_and_all_of_its_user(
     began = time.monotonic()
     assert look(held) == seen
     assert 0.3 <= time.monotonic() - began < 0.6
+
+
+def test_a_process_on_which_something_depends_is_read_though_another_of_its_user_has_held_up_its_reader(
+    held: str,
+) -> None:
+    os.remove(f"{held}/8/cmdline")
+    Path(held, "8/cmdline").write_text("serve\0--all\0")
+    assert processes.arguments("7", held) == processes.arguments("8", held) == []
+    assert processes.arguments_of_one("8", held) == [b"serve", b"--all"]
+    assert processes.arguments_of_one("7", held) is None
 
 
 def test_what_was_found_before_a_process_held_up_its_reader_counts(held: str) -> None:

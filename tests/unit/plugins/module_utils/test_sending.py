@@ -213,16 +213,16 @@ def test_the_client_knows_one_key_and_one_host_and_reads_no_settings(top: Path) 
     assert os.listdir(top) == []
 
 
-def line(monkeypatch: pytest.MonkeyPatch, does: str, seconds: float) -> sending._Line:
+def line(does: str, seconds: float) -> sending._Line:
     """A connection whose client is this shell script."""
     path = scratch.new("run1", os.geteuid())
     Path(path).touch()
-    monkeypatch.setattr(sending, "_client", lambda _target: ["sh", "-c", does])
-    return sending._Line(sending.Target(path, "10.0.0.2", 22, "ops", [HOST_KEY], seconds))
+    target = sending.Target(path, "10.0.0.2", 22, "ops", [HOST_KEY], seconds)
+    return sending._Line(target, ["sh", "-c", does])
 
 
-def test_a_receiver_that_says_without_end_fills_no_disk(monkeypatch: pytest.MonkeyPatch, top: Path) -> None:
-    there = line(monkeypatch, "while :; do echo no place for it is here, and more; done >&2", 60.0)
+def test_a_receiver_that_says_without_end_fills_no_disk(top: Path) -> None:
+    there = line("while :; do echo no place for it is here, and more; done >&2", 60.0)
     try:
         with pytest.raises(EvenkeelError, match="ssh to 10.0.0.2"):
             there.end()
@@ -235,10 +235,8 @@ def test_a_receiver_that_says_without_end_fills_no_disk(monkeypatch: pytest.Monk
     assert os.listdir(top) == []
 
 
-def test_a_receiver_that_takes_a_little_from_time_to_time_holds_nobody_for_ever(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    there = line(monkeypatch, "while head -c 4096 >/dev/null; do sleep 0.1; done", 1.0)
+def test_a_receiver_that_takes_a_little_from_time_to_time_holds_nobody_for_ever() -> None:
+    there = line("while head -c 4096 >/dev/null; do sleep 0.1; done", 1.0)
     began = time.monotonic()
     try:
         with pytest.raises(EvenkeelError, match="took no more bytes"):
@@ -272,13 +270,9 @@ class Slow:
     def stop(self) -> None: ...
 
 
-def test_a_next_receiver_is_given_up_for_taking_few_bytes_and_not_for_being_the_slower_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(sending, "_IDLE", 0.3)
-    monkeypatch.setattr(sending, "_SLOW", 60)
+def test_a_next_receiver_is_given_up_for_taking_few_bytes_and_not_for_being_the_slower_one() -> None:
     for count, is_given_up in ((1, True), (50, False)):
-        onward, slow = sending._Onward(None), cast(Any, Slow(count))
+        onward, slow = sending._Onward(None, 0.3, 60), cast(Any, Slow(count))
         onward._line = slow
         began = time.monotonic()
         onward.write(memoryview(bytes(1000)))

@@ -133,8 +133,6 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(command, "is_host", lambda _store: True)
     monkeypatch.setattr(command, "install", lambda _store, _agent: "")
     monkeypatch.setattr(flow, "AT_BOOT", re.compile(f"{tmp_path}/boot/"))
-    monkeypatch.setattr(notices, "_tell", lambda *_arguments, **_options: None)
-    monkeypatch.setattr(notices, "_post", lambda *_arguments: None)
     monkeypatch.setattr(notices, "MOTD", str(tmp_path / "motd.d"))
     return Machine(tmp_path)
 
@@ -304,16 +302,19 @@ def test_a_confirmed_change_says_that_the_kernel_of_before_may_still_be_booted(
     assert machine.get("LoaderEntryDefault") == (OURS if refuses else "3f-*"), "the default of before is back"
 
 
-def broken(_path: str) -> list[str]:
-    raise OSError(errno.EIO, "Input/output error")
-
-
 def test_a_partition_that_cannot_be_read_keeps_no_host_from_going_back(
     host: Store, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin(host, machine, reboots=2)
     machine.start()
-    monkeypatch.setattr(systemd_boot, "_listed", broken)
+    entries, names_of = f"{machine.esp}/loader/entries", os.listdir
+
+    def broken(path: str) -> list[str]:
+        if path == entries:
+            raise OSError(errno.EIO, "Input/output error")
+        return names_of(path)
+
+    monkeypatch.setattr(os, "listdir", broken)
     # The planned boot is recorded, although nobody knows whether it took the entry of the configuration.
     booted, said = after(host, "second")
     record = changes.armed(booted)

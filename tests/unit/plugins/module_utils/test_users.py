@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -114,7 +115,7 @@ def test_the_six_files_come_back_as_one_set(store: Store, etc: Path) -> None:
 def test_a_home_that_belongs_to_an_account_that_went_is_named(
     store: Store, etc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(accounts, "_FILE", str(etc / "passwd"))
+    monkeypatch.setattr(accounts, "read_homes", partial(accounts.read_homes, str(etc / "passwd")))
     monkeypatch.setattr(accounts, "mount_points", lambda: {b"/": "ext4", bytes(tmp_path / "nfs"): "nfs4"})
     (etc / "passwd").write_text("root:x:0:0::/root:/bin/sh\n")
     checkpoint(store, "before", [{"users": {}}])
@@ -135,7 +136,7 @@ def test_a_home_that_belongs_to_an_account_that_went_is_named(
 def test_a_home_that_is_not_there_any_more_is_named(
     store: Store, etc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(accounts, "_FILE", str(etc / "passwd"))
+    monkeypatch.setattr(accounts, "read_homes", partial(accounts.read_homes, str(etc / "passwd")))
     monkeypatch.setattr(accounts, "mount_points", lambda: {b"/": "ext4", bytes(tmp_path / "nfs"): "nfs4"})
     number = os.getuid() if os.getuid() > 999 else 4_001_001
     uids = {"gone": 4001, "moved": number, "renumbered": 4003, "nfs": 4004, "service": 99, "same": 4005}
@@ -163,7 +164,7 @@ def test_a_home_that_is_not_there_any_more_is_named(
 def test_a_home_that_has_another_owner_again_is_to_be_given_back(
     etc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(accounts, "_FILE", str(etc / "passwd"))
+    monkeypatch.setattr(accounts, "read_homes", partial(accounts.read_homes, str(etc / "passwd")))
     monkeypatch.setattr(accounts, "mount_points", lambda: {b"/": "ext4"})
     home = str(tmp_path)
     (etc / "passwd").write_text(f"erin:x:4003:0::{home}:/bin/sh\n")
@@ -507,9 +508,7 @@ def telling(state: str) -> System:
     return replace(System(), has_systemd=lambda: True, run=run)
 
 
-def test_a_file_that_keeps_all_users_out_goes_unless_the_host_shuts_down(
-    etc: Path, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_keeps_all_users_out_goes_unless_the_host_shuts_down(etc: Path, home: Path) -> None:
     kind, lines = recorded(etc)
     nobody = Path(kind.nologin)
     nobody.write_text("maintenance")
@@ -517,9 +516,8 @@ def test_a_file_that_keeps_all_users_out_goes_unless_the_host_shuts_down(
     assert kind.verify(lines, System()) == [f"{nobody} keeps out all users but root, and was not there"]
     # Where it was there it stays.
     assert back(kind, recorded(etc)[1]) == [] and nobody.exists()
-    monkeypatch.setattr(users, "_PLANNED", str(home))
-    assert back(kind, lines) == [] and kind.verify(lines, System()) == [] and nobody.exists()
-    monkeypatch.undo()
+    planned = users.Users(str(etc), nologin=str(nobody), planned=str(home))
+    assert back(planned, lines) == [] and planned.verify(lines, System()) == [] and nobody.exists()
     # While the host boots, systemd takes it away itself.
     for state, words in (("initializing", 0), ("starting", 0), ("degraded", 1), ("running", 1)):
         system = telling(state)

@@ -10,12 +10,13 @@ The old code itself writes the stores: it is kept in ``tests/unit/data`` and run
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,10 +26,12 @@ import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import changes
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Refused, Unhealthy
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import process
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from flows import checkpoint, info, rollback, scrub, settle
 
 from .conftest import SYSTEM, copy_of, differences
+from .fake_systemd import Machine, Unit, machine
 
 DATA = Path(__file__).parents[2] / "data"
 # Runs one expression with the old library, without systemd, and prints what it comes to.
@@ -180,6 +183,133 @@ def live(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """A systemd that answers both versions: the old library only asks it for states when it takes a checkpoint."""
+    found = machine(
+        Unit("web.service"),
+        Unit("off.service", enabled="disabled", active="inactive", sub="dead", identity=""),
+        Unit("gone.service", file=False, enabled="", active="inactive", sub="dead", identity=""),
+    )
+    program = tmp_path / "bin" / "systemctl"
+    program.parent.mkdir()
+    shown = {name: found.show(name) for name in found.units}
+    text = f"print(*({shown!r}[name] for name in sys.argv[sys.argv.index('--') + 1 :]), sep='\\n')"
+    program.write_text(f"#!{sys.executable}\nimport sys\n{text}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    return found
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[process.Definition]:
+    """A process with a pid file, which version 0.1.0 records as well."""
+    argv, pidfile = ["/bin/sleep", "1000"], str(tmp_path / "worker.pid")
+    definition = process.check({"name": "worker", "argv": argv, "pidfile": pidfile})
+    yield definition
+    process.act("stop", definition, SYSTEM)
+
+
+def with_services(live: Path, worker: process.Definition) -> list[dict[str, Any]]:
+    plain = {key: worker[key] for key in ("name", "argv", "pidfile")}
+    services = {"names": ["web", "off", "gone"], "processes": [plain]}
+    return [*declared(live), {"services": services}]
+
+
+def on(store: Store, units: Machine) -> Store:
+    return Store(store.root, replace(store.system, run=units.run, command=units.run))
+
+
+def change_all(units: Machine, worker: process.Definition) -> None:
+    """The change stops and disables one unit, starts and enables another, brings a third, and ends the process."""
+    units.units["web.service"] = Unit("web.service", enabled="disabled", active="inactive", sub="dead", identity="")
+    units.units["off.service"] = Unit("off.service")
+    units.units["gone.service"] = Unit("gone.service")
+    process.act("stop", worker, SYSTEM)
+
+
+def states(units: Machine) -> dict[str, tuple[str, str]]:
+    return {name: (unit.enabled, unit.active) for name, unit in units.units.items()}
+
+
+BEFORE = {
+    "web.service": ("enabled", "active"),
+    "off.service": ("disabled", "inactive"),
+    "gone.service": ("disabled", "inactive"),  # Its file was no declared path, and stays.
+}
+
+
+def test_its_services_are_rolled_back_to(
+    old: Old, store: Store, live: Path, units: Machine, worker: process.Definition
+) -> None:
+    process.act("start", worker, SYSTEM)
+    taken = old(f"checkpoint.checkpoint(store, 'daily', {with_services(live, worker)!r})")
+    manifest = store.manifest(taken["id"])
+    assert [section.kind for section in manifest.sections] == ["files", "services"]
+    (live / "file").write_text("after")
+    change_all(units, worker)
+
+    host = on(store, units)
+    back = rollback(host, taken["id"])
+    assert back["left"] == [] and (live / "file").read_text() == "before"
+    assert states(units) == BEFORE and process.observe(worker, SYSTEM).active
+    assert not rollback(host, taken["id"])["changed"] and scrub(host)["damaged"] == []
+
+
+def test_a_further_checkpoint_of_its_services_is_taken_and_its_own_is_pruned(
+    old: Old, store: Store, live: Path, units: Machine, worker: process.Definition
+) -> None:
+    resources = with_services(live, worker)
+    first = old(f"checkpoint.checkpoint(store, 'daily', {resources!r})")
+    (live / "file").write_text("after")
+    result = checkpoint(on(store, units), "daily", resources, retention={"last": 1, "grace": 0})
+    assert store.refs() == {"daily": [result["id"]]} and result["id"] != first["id"]
+    assert scrub(store)["complete"] and scrub(store)["damaged"] == []
+
+
+@pytest.mark.parametrize("by", ["settle", "boot"])
+def test_a_host_with_services_that_it_armed_goes_back(
+    old: Old, store: Store, live: Path, units: Machine, worker: process.Definition, by: str
+) -> None:
+    process.act("start", worker, SYSTEM)
+    resources = with_services(live, worker)
+    number = int(old(f"checkpoint.checkpoint(store, 'change', {resources!r}, confirm_within=60.0)")["generation"])
+    (live / "file").write_text("after")
+    change_all(units, worker)
+    host = on(store, units)
+    if by == "settle":
+        with pytest.raises(Unhealthy, match="rolled back to change"):
+            settle(host, number, [], 0.0, 10.0, 0.1, verdict="roll_back")
+    else:
+        booted = Store(host.root, replace(host.system, boot_id=lambda: "another"))
+        with booted.locked():
+            finish(booted, boot=True)
+    assert (live / "file").read_text() == "before"
+    enabled = {name: enabled for name, (enabled, _active) in states(units).items()}
+    assert enabled == {name: enabled for name, (enabled, _active) in BEFORE.items()}
+    if by == "settle":
+        assert states(units) == BEFORE
+    else:  # At boot jobs are queued, and nothing waits for them.
+        queued = [call for call in units.acts() if "--no-block" in call]
+        assert [call.split("--no-block ")[1] for call in queued] == [
+            *("stop -- gone.service", "stop -- off.service", "start -- web.service")
+        ]
+    assert process.observe(worker, SYSTEM).active
+    last = info(store)["last"]
+    assert (last["outcome"], last["by"], last["left"]) == ("rolled_back", by, [])
+    assert wait_until(lambda: not watchers(store)), "the old watcher did not see the end"
+
+
+def test_a_host_with_services_that_it_armed_is_confirmed(
+    old: Old, store: Store, live: Path, units: Machine, worker: process.Definition
+) -> None:
+    resources = with_services(live, worker)
+    number = int(old(f"checkpoint.checkpoint(store, 'change', {resources!r}, confirm_within=60.0)")["generation"])
+    change_all(units, worker)
+    changed = states(units)
+    assert settle(on(store, units), number, [], 0.0, 10.0, 0.1)["outcome"] == "confirmed" and states(units) == changed
+
+
 def begin(old: Old, live: Path, within: float = 60.0) -> int:
     begun = old(take("change", live, confirm_within=within))
     (live / "file").write_text("after")
@@ -189,13 +319,13 @@ def begin(old: Old, live: Path, within: float = 60.0) -> int:
 def watchers(store: Store) -> list[Path]:
     """The processes that wait for the deadline of this store."""
     found = []
-    for process in Path("/proc").glob("[0-9]*"):
+    for folder in Path("/proc").glob("[0-9]*"):
         try:
-            words = (process / "cmdline").read_bytes().split(b"\0")
+            words = (folder / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
         if store.root.encode() in words and b"watch" in words:
-            found.append(process)
+            found.append(folder)
     return found
 
 

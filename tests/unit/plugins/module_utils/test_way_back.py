@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import subprocess
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -461,11 +462,11 @@ def test_what_was_taken_down_comes_up_whatever_ends_a_rollback(
         up.extend(down.units)
         return [Step("services", "start", one) for one in down.units], {}
 
-    def full(_run: Run, _writer: object) -> None:
+    def full(*_words: object) -> None:
         raise Refused("there is no room for the undo")
 
     monkeypatch.setattr(Services, "start_stopped", start)
-    monkeypatch.setattr(Run, "_keep", full)
+    monkeypatch.setattr(Store, "commit", full)
     with pytest.raises(Refused):
         rollback(store, "before")
     assert up == ["web.service"]
@@ -523,18 +524,23 @@ def test_what_asks_for_a_checkpoint_that_is_gone_blocks_nothing_for_ever(store: 
     assert (tree / "a").read_text() == "first"
 
 
-def test_a_place_to_stage_that_cannot_be_made_moves_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    good = tmp_path / "good"
-    good.mkdir()
-    monkeypatch.setattr(anchors.Anchors, "_highest", lambda _anchors, parent: parent)
-    made = anchors.Anchors(str(tmp_path))
-    with pytest.raises(FileNotFoundError):
-        made.of(os.fsencode(tmp_path / "never" / "one"), set())
-    with pytest.raises(FileNotFoundError):
-        made.of(os.fsencode(tmp_path / "never" / "two"), set())
-    number = made.of(os.fsencode(good / "one"), set())
-    assert os.path.samestat(os.fstat(made.fd(number)), os.stat(made.made[number].path))
-    made.close()
+@pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="it takes a second file system")
+def test_a_place_to_stage_that_cannot_be_made_moves_no_other(tmp_path: Path) -> None:
+    journal = tmp_path / f"journal-{uuid.uuid4()}"
+    journal.mkdir()
+    made = anchors.Anchors(str(journal))
+    taken = Path("/dev/shm", made.name)
+    taken.touch()
+    try:
+        for name in ("one", "two"):
+            with pytest.raises(FileExistsError):
+                made.of(os.fsencode(taken.with_name(name)), set())
+        number = made.of(os.fsencode(tmp_path / "one"), set())
+        assert os.path.samestat(os.fstat(made.fd(number)), os.stat(made.made[number].path))
+        os.rmdir(made.made[number].path)
+    finally:
+        taken.unlink()
+        made.close()
 
 
 def test_a_kind_of_file_system_may_have_any_name(tmp_path: Path) -> None:

@@ -54,9 +54,8 @@ def test_a_unit_that_has_a_protected_file_open_for_writing_is_named_unless_it_is
     assert writers.undeclared([f"{app}/else"], lambda _path: False, set(), str(proc)) == ([], True)
 
 
-def test_a_look_that_takes_too_long_is_told(proc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writers, "_LOOK", -1.0)
-    assert writers.undeclared([str(tmp_path / "app")], lambda _path: False, set(), str(proc)) == ([], False)
+def test_a_look_that_takes_too_long_is_told(proc: Path, tmp_path: Path) -> None:
+    assert writers.undeclared([str(tmp_path / "app")], lambda _path: False, set(), str(proc), -1.0) == ([], False)
 
 
 @pytest.mark.parametrize("check_mode", [True, False])

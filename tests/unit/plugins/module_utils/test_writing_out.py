@@ -7,11 +7,13 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import durable
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import objects as store_objects
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Objects, Writer
 
 
@@ -31,8 +33,7 @@ def test_the_kernel_begins_with_each_part_of_a_content_once_it_is_in_its_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     libc = Libc()
-    monkeypatch.setattr(durable, "_libc", libc)
-    monkeypatch.setattr(durable, "_EARLY", 1 << 20)
+    monkeypatch.setattr(store_objects, "early", partial(durable.early, libc=libc, size=1 << 20))
     data = os.urandom(3_000_000)
     path = tmp_path / "came"
     path.write_bytes(data)
@@ -45,8 +46,6 @@ def test_the_kernel_begins_with_each_part_of_a_content_once_it_is_in_its_file(
     assert b"".join(objects.read(sha)) == data
 
 
-def test_a_c_library_without_the_call_hinders_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(durable, "_libc", object())
-    monkeypatch.setattr(durable, "_EARLY", 1)
+def test_a_c_library_without_the_call_hinders_nothing(tmp_path: Path) -> None:
     with (tmp_path / "file").open("wb") as stream:
-        assert list(durable.early(stream.fileno(), [b"ab", b"c"])) == [b"ab", b"c"]
+        assert list(durable.early(stream.fileno(), [b"ab", b"c"], object(), 1)) == [b"ab", b"c"]
