@@ -79,12 +79,13 @@ def workers(pid: int, proc: str = "/proc") -> dict[int, int]:
     return {stat.pid: stat.ticks for stat in found}
 
 
-def _is_same_program(one: Stat, other: Stat, proc: str) -> bool:
+def _is_same_program(first: Stat, other: Stat, proc: str) -> bool:
     """Whether two processes run the same file. In a container root may not see that of another user: names decide."""
     try:
-        return os.path.samefile(f"{proc}/{one.pid}/exe", f"{proc}/{other.pid}/exe")
+        # The file itself is not asked: it may lie in a file system that answers no more.
+        return os.readlink(f"{proc}/{first.pid}/exe") == os.readlink(f"{proc}/{other.pid}/exe")
     except OSError:
-        return one.name == other.name
+        return first.name == other.name
 
 
 def logs(pid: int, proc: str = "/proc") -> dict[str, int]:
