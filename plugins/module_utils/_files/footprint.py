@@ -43,7 +43,9 @@ _RUNTIME = b"/run/"
 # Levels of directories, each of which needs an open descriptor.
 _DEEPEST = 100
 # The number of entries after which the time is looked at again.
-_OFTEN = 4096
+_OFTEN = 64
+# The number of entries of a directory of data. A directory that has more of them is not compared.
+_MOST_FLAT = 20_000
 # The last word is there for declared paths, and for entries of directories that are not walked.
 _INODE, _CTIME, _MODE, _UID, _GID, _SIZE, _MTIME, _ATTRIBUTES = range(8)
 _ROOT = b"/"
@@ -62,8 +64,8 @@ class Walk:
 
     ``left_out``: tells whether a directory is left out. ``goes_on``: tells whether there is time for more. A directory
     that two declared trees or two mounts show is walked once, at its first path. ``flat``: directories that hold data;
-    they come first, and nothing below their entries is looked at. ``alone``: paths that come last; nothing below them
-    is looked at, as they may be a user's.
+    they come after the trees, as whoever fills them must not use up the time for these, and nothing below their entries
+    is looked at. ``alone``: paths that come last; nothing below them is looked at, as they may be a user's.
     """
 
     def __init__(
@@ -92,8 +94,11 @@ class Walk:
             if kind not in DISKS:  # Not even looked at: a server that is gone, or a user's own FUSE, never answers.
                 above, name = os.path.split(point)
                 self._strange.setdefault(above, set()).add(os.fsdecode(name))
-        first, last = len(self._flat), len(self._flat) + len(self._paths)
-        for number, root in enumerate((*self._flat, *self._paths, *self._alone)):
+        trees, last = len(self._paths), len(self._paths) + len(self._flat)
+        for number, root in enumerate((*self._paths, *self._flat, *self._alone)):
+            if number >= trees and not self._goes_on():
+                self.complete = False
+                return
             self._disk = mounts.get(mount_of(root, mounts), "")
             if self._disk not in DISKS and not (self._disk == "tmpfs" and root.startswith(_RUNTIME)):
                 continue
@@ -101,7 +106,7 @@ class Walk:
             if itself is not None:
                 yield number, b"", itself
             if number < last:
-                for path, entries in self._entries_of(root) if number < first else self._below(root):
+                for path, entries in self._below(root) if number < trees else self._entries_of(root):
                     yield number, path, entries
 
     def _itself(self, root: bytes) -> bytes | None:
@@ -136,19 +141,23 @@ class Walk:
         found: list[str] = []
         try:
             strange = self._strange.get(folder, ())
-            for name in sorted(set(os.listdir(fd)).difference(strange)):
-                if len(found) % _OFTEN == _OFTEN - 1 and not self._goes_on():
-                    self.complete = False
-                    return
-                with suppress(FileNotFoundError):
-                    info = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                    found.append(f"{name}\0{self._facts(info, fd, os.fsencode(name), folder != _ROOT)}")
+            with os.scandir(fd) as entries:
+                for number, entry in enumerate(entries, 1):
+                    if len(found) >= _MOST_FLAT or (not number % _OFTEN and not self._goes_on()):
+                        self.complete = False  # A part of it cannot be compared: the other walk may see another part.
+                        return
+                    name = os.fsencode(entry.name)
+                    if entry.name in strange or self._left_out(os.path.join(folder, name)):
+                        continue
+                    with suppress(FileNotFoundError):
+                        info = entry.stat(follow_symlinks=False)
+                        found.append(f"{entry.name}\0{self._facts(info, fd, name, folder != _ROOT)}")
         except OSError:
             self.complete = False
             return
         finally:
             os.close(fd)
-        yield folder, os.fsencode("\0".join(found))
+        yield folder, os.fsencode("\0".join(sorted(found)))
 
     def _facts(self, i: os.stat_result, above: int, name: bytes, is_data: bool = False) -> str:
         """The metadata of an entry of the directory ``above``, with its attributes where it is a directory."""

@@ -46,7 +46,7 @@ def remember(store: Store, generation: int, declared: Mapping[str, list[str]]) -
         if declared["paths"] and (command.is_host(store) or declared["paths"] != list(places.PATHS)):
             usual = declared["paths"] == list(places.PATHS)
             alone = [f"{os.fsdecode(home)}/{name}" for home in passages.homes(_PASSWD) for name in passages.OF_LOGIN]
-            seen = {"kernel": _read_kernel(store), "flat": places.FLAT, "alone": alone[:_MOST_ALONE]} if usual else {}
+            seen = {"kernel": _read_kernel(store), "data": places.FLAT, "alone": alone[:_MOST_ALONE]} if usual else {}
             every = {"generation": generation, **declared, **seen}
             footprint.record(path, every, _walk(store, every, _BEFORE))
         else:
@@ -69,9 +69,9 @@ def find_changed(store: Store, generation: int, checkpoint: str, back: bool, sec
 
 
 def _walk(store: Store, declared: Mapping[str, Any], seconds: float) -> Walk:
-    """``flat`` and ``alone`` are not there in what older versions recorded."""
+    """``data`` and ``alone`` are not there in what older versions recorded."""
     end = store.system.monotonic() + seconds
-    paths, flat, alone = ([os.fsencode(one) for one in declared.get(key, ())] for key in ("paths", "flat", "alone"))
+    paths, flat, alone = ([os.fsencode(one) for one in declared.get(key, ())] for key in ("paths", "data", "alone"))
     return Walk(paths, _left_out(store, declared), lambda: store.system.monotonic() < end, flat, alone)
 
 
@@ -86,7 +86,7 @@ def _compare_with_record(store: Store, generation: int, manifest: Manifest, seco
     with gzip.open(store.join("before")) as stream:
         since = os.stat(store.join("before")).st_mtime
         then = Recorded(stream)
-        if then.declared["generation"] != generation:
+        if then.declared["generation"] != generation or "flat" in then.declared:  # That was walked in another order.
             return None
         now = _walk(store, then.declared, seconds)
         found = list(islice(footprint.differences(then, now, _left_out(store, then.declared)), _MOST))

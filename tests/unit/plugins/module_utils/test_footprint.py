@@ -228,6 +228,39 @@ def test_of_a_directory_of_data_its_own_entries_are_compared_and_no_content(host
     assert host.changed()["opt/app"] == "owner, changed"
 
 
+def test_a_directory_of_data_that_somebody_fills_keeps_no_tree_from_being_compared(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.roots, host.flat = [os.fsencode(host.root / "etc")], [os.fsencode(host.root / "opt")]
+    for number in range(footprint._OFTEN + 9):
+        (host.root / f"opt/{number}").touch()
+    assert host.record().complete
+    (host.root / "etc/motd").write_text("other words")
+    (host.root / "opt/new").touch()
+    calls = [0]
+
+    def goes_on() -> bool:
+        calls[0] += 1
+        return calls[0] < 4
+
+    walk = host.walk(goes_on)
+    assert host.changed(walk) == {"etc/motd": "content"} and not walk.complete
+    assert host.changed() == {"etc/motd": "content", "opt/new": "new"}
+    monkeypatch.setattr(footprint, "_MOST_FLAT", footprint._OFTEN)
+    walk = host.walk()
+    assert host.changed(walk) == {"etc/motd": "content"} and not walk.complete, "no entry that was cut off is removed"
+    monkeypatch.setattr(footprint, "_MOST_FLAT", 5)
+    host.left_out = lambda path: os.path.dirname(path).endswith(b"/opt")
+    assert host.walk().complete and list(host.walk().directories()), "what is left out fills no directory"
+
+
+def test_each_path_that_is_looked_at_alone_asks_whether_there_is_time(host: Host) -> None:
+    alone = [os.fsencode(host.root / f"etc/{number}") for number in range(9)]
+    rounds = iter([True] * 4)
+    walk = Walk([], keep_all, lambda: next(rounds, False), [], alone)
+    assert (len(list(walk.directories())), walk.complete) == (4, False)
+
+
 def test_a_record_of_a_version_that_did_not_look_at_declared_paths_themselves_is_read(host: Host) -> None:
     host.roots = [os.fsencode(host.root / "etc")]
     host.record()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -271,6 +272,14 @@ def test_a_record_of_another_change_is_not_compared(store: Store, host: Path) ->
     arm(store, host)
     Path(store.join("before")).write_bytes(kept)
     assert settle(store, 2, GOOD, *NOW)["outside"] is None
+
+
+def test_a_record_of_a_walk_in_another_order_is_not_compared(store: Store, host: Path) -> None:
+    with gzip.open(store.join("before")) as stream:
+        first, rest = stream.read().split(b"\n", 1)
+    with gzip.open(store.join("before"), "wb") as stream:
+        stream.write(json.dumps({**json.loads(first), "flat": []}).encode() + b"\n" + rest)
+    assert settle(store, 1, GOOD, *NOW)["outside"] is None
 
 
 def test_nothing_is_looked_at_where_no_place_is_named(store: Store, host: Path) -> None:
