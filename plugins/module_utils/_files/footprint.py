@@ -162,7 +162,8 @@ class Walk:
     def _facts(self, i: os.stat_result, above: int, name: bytes, is_data: bool = False) -> str:
         """The metadata of an entry of the directory ``above``, with its attributes where it is a directory."""
         is_folder = stat.S_ISDIR(i.st_mode)
-        is_passing = self._disk in _PASSING_INODES or (is_data and stat.S_ISREG(i.st_mode))
+        # Programs make their files and sockets anew as they work and start.
+        is_passing = self._disk in _PASSING_INODES or (is_data and not (is_folder or stat.S_ISLNK(i.st_mode)))
         ctime = 0 if is_data or (is_folder and self._disk in _COPIED_UP) else i.st_ctime_ns
         size, mtime = (0, 0) if is_data else (i.st_size, i.st_mtime_ns)
         words = (0 if is_passing else i.st_ino, ctime, i.st_mode, i.st_uid, i.st_gid, size, mtime)

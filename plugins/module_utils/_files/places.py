@@ -28,10 +28,13 @@ PATHS = (
     *("/run/sysctl.d", "/run/tmpfiles.d", "/run/sysusers.d", "/run/modprobe.d", "/run/modules-load.d"),
     *("/opt", "/root"),
 )
+_VOLUMES = ("/var/lib/docker/volumes", "/var/lib/containers/storage/volumes")
+# The name of a volume that comes and goes with its container.
+_NO_NAME = "[0-9a-f]" * 64
 # Directories that hold data, of which only what lies right in them is looked at, beside PATHS.
 FLAT = (
     *("/", "/home", "/srv", "/var", "/var/lib", "/var/spool", "/var/www", "/var/lib/machines", "/var/lib/private"),
-    *("/var/lib/docker/volumes", "/var/lib/containers/storage/volumes", "/var/lib/flatpak/app", "/snap"),
+    *(*_VOLUMES, "/var/lib/flatpak/app", "/snap"),
 )
 # Data of users and of programs, where a person names a path around them.
 _DATA = ("/dev", "/home", "/lost+found", "/media", "/mnt", "/proc", "/run", "/srv", "/sys", "/tmp", "/var")
@@ -43,6 +46,8 @@ EXCLUDE = (
     *(".ansible", "ansible-tmp-*", "__pycache__", "*.pyc", "*.cache", ".cache", "gschemas.compiled"),
     "/run/*netplan*",  # It makes them of its files in /etc, whenever it is called.
     *(".*_history", ".lesshst", ".viminfo", ".wget-hsts"),
+    "/var/lib/docker/volumes/backingFsBlockDev",
+    *(f"{volumes}/{_NO_NAME}" for volumes in _VOLUMES),
 )
 
 

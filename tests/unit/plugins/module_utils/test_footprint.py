@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import stat
 import struct
 import subprocess
 from collections.abc import Callable, Sequence
@@ -252,6 +253,25 @@ def test_a_directory_of_data_that_somebody_fills_keeps_no_tree_from_being_compar
     monkeypatch.setattr(footprint, "_MOST_FLAT", 5)
     host.left_out = lambda path: os.path.dirname(path).endswith(b"/opt")
     assert host.walk().complete and list(host.walk().directories()), "what is left out fills no directory"
+
+
+def test_what_a_service_makes_anew_among_data_is_not_replaced(host: Host) -> None:
+    host.roots, host.flat = [], [os.fsencode(host.root / "opt")]
+    made: dict[Path, Callable[[Path], object]] = {
+        host.root / "opt/fifo": lambda path: os.mkfifo(path, 0o600),
+        host.root / "opt/socket": lambda path: os.mknod(path, 0o600 | stat.S_IFSOCK),
+        host.root / "opt/link": lambda path: path.symlink_to("app"),
+    }
+    for path, make in made.items():
+        make(path)
+    host.record()
+    for path, make in made.items():
+        make(path.with_name("next"))
+        path.with_name("next").rename(path)
+    assert host.changed() == {"opt/link": "replaced"}, "another link leads elsewhere"
+    (host.root / "opt/fifo").unlink()
+    os.mknod(host.root / "opt/fifo", 0o600 | stat.S_IFSOCK)
+    assert host.changed()["opt/fifo"] == "replaced", "another type"
 
 
 def test_each_path_that_is_looked_at_alone_asks_whether_there_is_time(host: Host) -> None:
