@@ -44,7 +44,8 @@ EXCLUDE = (
     *(f"/etc/{name}-" for name in ("passwd", "shadow", "group", "gshadow", "subuid", "subgid")),
     *("/etc/udev/hwdb.bin", "/usr/lib/udev/hwdb.bin", "/usr/lib/locale/locale-archive", "/usr/share/info/dir"),
     *(".ansible", "ansible-tmp-*", "__pycache__", "*.pyc", "*.cache", ".cache", "gschemas.compiled"),
-    "/run/*netplan*",  # It makes them of its files in /etc, whenever it is called.
+    # Netplan makes them of its files in /etc, whenever it is called.
+    *("/run/*netplan*", "/run/NetworkManager/conf.d/10-globally-managed-devices.conf"),
     *(".*_history", ".lesshst", ".viminfo", ".wget-hsts"),
     "/var/lib/docker/volumes/backingFsBlockDev",
     *(f"{volumes}/{_NO_NAME}" for volumes in _VOLUMES),
