@@ -64,4 +64,6 @@ def check(spec: Any) -> dict[str, list[str]]:
     if not all(found["exclude"]):
         raise UsageError("outside: exclude must be a list of names or paths, with * and ? for what may vary")
     exclude = check_patterns(found["exclude"], "outside: exclude")
-    return {"paths": list(dict.fromkeys(paths)), "exclude": [*(() if usual else _DATA), *EXCLUDE, *exclude]}
+    # A path that is declared is asked for, itself too.
+    always = [one for one in (*(() if usual else _DATA), *EXCLUDE) if one not in paths]
+    return {"paths": list(dict.fromkeys(paths)), "exclude": [*always, *exclude]}

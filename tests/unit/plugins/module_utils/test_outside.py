@@ -408,6 +408,10 @@ def test_the_usual_places_are_programs_and_configuration_and_no_data() -> None:
     assert not any(map(left_out, data)), "they themselves are looked at, and their own entries"
     around = footprints._left_out(Store("/var/lib/evenkeel", System()), places.check({"paths": ["/"]}))
     assert all(map(around, data)), "nobody asked for data who asked for all of a host"
+    srv = footprints._left_out(Store("/var/lib/evenkeel", System()), places.check({"paths": ["/", "/srv/"]}))
+    assert [path for path in data if not srv(path)] == [b"/srv"], "a path that is declared counts itself"
+    kept = places.check({"paths": ["/srv"], "exclude": ["/srv"]})
+    assert footprints._left_out(Store("/var/lib/evenkeel", System()), kept)(b"/srv"), "a person left it out"
 
 
 def test_files_that_decide_about_logins_are_looked_at_in_each_home(
