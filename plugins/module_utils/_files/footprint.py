@@ -39,7 +39,7 @@ _COPIED_UP = ("overlay", "aufs")
 # File systems that may give a file another inode number at any time.
 _PASSING_INODES = (*_COPIED_UP, "vfat")
 # Below it lies configuration in memory, which counts until the next boot.
-_RUNTIME = b"/run/"
+RUNTIME = b"/run/"
 # Levels of directories, each of which needs an open descriptor.
 _DEEPEST = 100
 # The number of entries after which the time is looked at again.
@@ -100,7 +100,7 @@ class Walk:
                 self.complete = False
                 return
             self._disk = mounts.get(mount_of(root, mounts), "")
-            if self._disk not in DISKS and not (self._disk == "tmpfs" and root.startswith(_RUNTIME)):
+            if self._disk not in DISKS and not (self._disk == "tmpfs" and root.startswith(RUNTIME)):
                 continue
             itself = self._itself(root)
             if itself is not None:

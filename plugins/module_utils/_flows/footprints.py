@@ -47,7 +47,7 @@ def remember(store: Store, generation: int, declared: Mapping[str, list[str]]) -
             usual = declared["paths"] == list(places.PATHS)
             alone = [f"{os.fsdecode(home)}/{name}" for home in passages.homes(_PASSWD) for name in passages.OF_LOGIN]
             seen = {"kernel": _read_kernel(store), "data": places.FLAT, "alone": alone[:_MOST_ALONE]} if usual else {}
-            every = {"generation": generation, **declared, **seen}
+            every = {"generation": generation, "boot": store.system.boot_id(), **declared, **seen}
             footprint.record(path, every, _walk(store, every, _BEFORE))
         else:
             remove_file(path)
@@ -89,7 +89,10 @@ def _compare_with_record(store: Store, generation: int, manifest: Manifest, seco
         if then.declared["generation"] != generation or "flat" in then.declared:  # That was walked in another order.
             return None
         now = _walk(store, then.declared, seconds)
-        found = list(islice(footprint.differences(then, now, _left_out(store, then.declared)), _MOST))
+        changed = footprint.differences(then, now, _left_out(store, then.declared))
+        if then.declared.get("boot") != store.system.boot_id():  # Each boot makes anew what lies in memory.
+            changed = (one for one in changed if not one.path.startswith(footprint.RUNTIME))
+        found = list(islice(changed, _MOST))
         complete = then.complete and now.complete and len(found) < _MOST
     at = Restore(store.system, store.objects, since=since)
     if "kernel" in then.declared:

@@ -410,7 +410,7 @@ def test_of_memory_only_configuration_that_counts_until_the_next_boot_is_looked_
     monkeypatch.setattr(footprint, "mount_points", lambda: {**real, point: "tmpfs"})
     host.roots = [point + b"/ssh", os.fsencode(host.root / "etc/motd")]
     assert list(host.walk().directories()) == []
-    monkeypatch.setattr(footprint, "_RUNTIME", point + b"/")
+    monkeypatch.setattr(footprint, "RUNTIME", point + b"/")
     host.record()
     (host.root / "etc/ssh/new").touch()
     (host.root / "etc/motd").write_text("a file may be declared, too")

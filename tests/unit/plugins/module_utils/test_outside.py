@@ -245,6 +245,19 @@ def test_a_boot_does_not_wait_and_then_it_is_not_known(store: Store, host: Path)
         settle(after, 1, GOOD, *NOW)
 
 
+def test_what_lies_in_memory_is_not_compared_after_a_boot(
+    store: Store, host: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(footprint, "RUNTIME", os.fsencode(host / "usr") + b"/")
+    change(host)
+    with pytest.raises(Unhealthy, match="4 paths outside of it stay changed"):
+        settle(store, 1, GOOD, *NOW, verdict="roll_back")
+    after = Store(store.root, replace(store.system, boot_id=lambda: "another"))
+    with pytest.raises(Unhealthy) as failed:
+        settle(after, 1, GOOD, *NOW)
+    assert paths(host, failed.value.result["outside"]) == {"etc/app/one.log": "content"}
+
+
 def test_what_tasks_changed_after_the_host_went_back_is_told_as_well(store: Store, host: Path) -> None:
     with pytest.raises(Unhealthy, match="outside of it no change is seen"):
         settle(store, 1, None, *NOW, verdict="roll_back")
