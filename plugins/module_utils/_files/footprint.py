@@ -40,6 +40,8 @@ _COPIED_UP = ("overlay", "aufs")
 _PASSING_INODES = (*_COPIED_UP, "vfat")
 # Below it lies configuration in memory, which counts until the next boot.
 RUNTIME = b"/run/"
+# Bytes of a declaration, which names files in the homes of all accounts.
+_LONGEST = 16 << 20
 # Levels of directories, each of which needs an open descriptor.
 _DEEPEST = 100
 # The number of entries after which the time is looked at again.
@@ -292,7 +294,7 @@ class Recorded:
 
     def __init__(self, stream: BinaryIO | gzip.GzipFile) -> None:
         self._stream = stream
-        self.declared = json.loads(stream.readline(1 << 20))
+        self.declared = json.loads(stream.readline(_LONGEST))
         self.complete = False
         if not isinstance(self.declared, dict):
             raise ValueError("the record has no declaration")

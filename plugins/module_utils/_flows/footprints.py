@@ -48,7 +48,9 @@ def remember(store: Store, generation: int, declared: Mapping[str, list[str]]) -
             alone = [f"{os.fsdecode(home)}/{name}" for home in passages.homes(_PASSWD) for name in passages.OF_LOGIN]
             seen = {"kernel": _read_kernel(store), "data": places.FLAT, "alone": alone[:_MOST_ALONE]} if usual else {}
             every = {"generation": generation, "boot": store.system.boot_id(), **declared, **seen}
-            footprint.record(path, every, _walk(store, every, _BEFORE))
+            walk = _walk(store, every, _BEFORE)
+            walk.complete = not usual or len(alone) <= _MOST_ALONE
+            footprint.record(path, every, walk)
         else:
             remove_file(path)
 

@@ -17,8 +17,8 @@ _SECTOR = 512
 _WORD = r"""(ID|VERSION_ID)=["']?([A-Za-z0-9._-]{1,60})["']?"""
 # Block devices that are no disks: memory, images, parts of other devices.
 _NO_DISK = r"(ram|loop|zram|dm-|md|sr|fd|nbd)\d*"
-# Disks, file systems and accounts that are kept, and read, of a machine.
-_MOST = 200
+# Disks and file systems, and accounts, that are kept, and read, of a machine.
+_MOST, _MOST_ACCOUNTS = 200, 10_000
 # Characters of a text that is read.
 _LONGEST = 4096
 
@@ -63,7 +63,7 @@ class Machine:
                 for one in (systems[:_MOST] if isinstance(systems, list) else [])
                 if isinstance(one, Mapping)
             ),
-            _numbers(found.get("accounts")),
+            _numbers(found.get("accounts"), _MOST_ACCOUNTS),
         )
 
 
@@ -86,7 +86,7 @@ def _accounts(path: str) -> dict[str, int]:
     """The accounts of the file, and none of a directory service: that may not answer."""
     found: dict[str, int] = {}
     with suppress(OSError), open(path, encoding="utf-8", errors="replace") as stream:
-        for line in islice(stream, _MOST):
+        for line in islice(stream, _MOST_ACCOUNTS):
             words = line.split(":")
             if len(words) == 7 and words[2].isdigit():
                 found.setdefault(words[0], int(words[2]))
@@ -131,8 +131,8 @@ def _text(value: object) -> str:
     return value[:_LONGEST] if isinstance(value, str) else ""
 
 
-def _numbers(value: object) -> dict[str, int]:
-    pairs = list(value.items())[:_MOST] if isinstance(value, Mapping) else []
+def _numbers(value: object, most: int = _MOST) -> dict[str, int]:
+    pairs = list(value.items())[:most] if isinstance(value, Mapping) else []
     return {_text(name): _number(one) for name, one in pairs}
 
 

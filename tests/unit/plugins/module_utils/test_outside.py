@@ -459,6 +459,23 @@ def test_files_that_decide_about_logins_are_looked_at_in_each_home(
     }
 
 
+@pytest.mark.parametrize("most", [7, 1_000_000])
+def test_files_of_homes_beyond_the_limit_make_the_result_a_part(
+    store: Store, host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(footprints, "command", SimpleNamespace(is_host=lambda _store: True))
+    monkeypatch.setattr(footprints, "_MOST_ALONE", most)
+    monkeypatch.setattr(places, "PATHS", (str(host / "etc"),))
+    monkeypatch.setattr(places, "FLAT", ())
+    monkeypatch.setattr(footprints, "_PASSWD", str(tmp_path / "passwd"))
+    homes = [f"/{'x' * 200}/{number}" for number in range(500)]
+    (tmp_path / "passwd").write_text("".join(f"a:x:1:1::{home}:/bin/sh\n" for home in homes))
+    settle(store, 1, GOOD, *NOW)
+    arm(store, host, paths=None, exclude=[])
+    told = settle(store, 2, GOOD, *NOW)["outside"]
+    assert (told["paths"], told["complete"]) == ([], most > 7)
+
+
 def test_of_the_usual_places_those_with_data_are_looked_at_by_their_own_entries(
     store: Store, host: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -307,6 +307,13 @@ def test_the_login_of_the_controller_still_becomes_root() -> None:
     assert preflight.missing_groups(b"sudo:x:27:\n", here, "") == []
 
 
+def test_all_accounts_of_a_large_host_are_read(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/passwd").write_text("".join(f"a{uid}:x:{uid}:{uid}::/:/bin/sh\n" for uid in range(3000)))
+    known = machine.read_machine(str(tmp_path)).accounts
+    assert len(known) == 3000 and Machine.read(Machine(accounts=known).record()).accounts == known
+
+
 def test_a_machine_is_read_from_any_record() -> None:
     assert Machine.read(DEBIAN.record()) == DEBIAN
     assert Machine.read(machine.read_machine().record()) == machine.read_machine()
