@@ -14,9 +14,11 @@ from .._errors import UsageError
 
 # The beginning of the name of a staging directory; the name of its journal follows.
 STAGE = ".evenkeel-"
-# Names of our own traces inside a declared tree: staging directories, and the units of the dead-man.
+# Names of our own traces inside a declared tree: staging directories, bundles in transit (see ``_host/scratch.py``),
+# and the units of the dead-man.
 OWN_NAMES = (
     b".evenkeel-*",
+    b"evenkeel-bundle-*",
     b"evenkeel-deadman*.service",
     b"evenkeel-deadman*.timer",
     b"evenkeel-boot*.service",

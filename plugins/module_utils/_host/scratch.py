@@ -44,11 +44,22 @@ _MOST = 10_000
 
 def place(store: str) -> str:
     """The directory in which bundles for the store lie in transit: the one of everybody, or the one beside the store
-    where that has more room. Many hosts have a small file system at the first, and some none that can be written."""
-    beside = _beside(store)
+    where that has more room. Many hosts have a small file system at the first, and some none that can be written. The
+    login user must be able to pass through, and nobody else may exchange it."""
+    beside, usual = _beside(store), _free(_TOP)
+    if usual >= 0 and _device(beside) == _device(_TOP):  # The free bytes change from one question to the next.
+        return _TOP
     through = all(os.stat(one).st_mode & 0o001 for one in (os.fsencode(beside), *ancestors(os.fsencode(beside))))
-    ours = through and not stranger(os.path.join(beside, _PREFIX), trusted())
-    return beside if ours and _free(beside) > _free(_TOP) else _TOP
+    return beside if through and _is_ours(beside) and _free(beside) > usual else _TOP
+
+
+def _is_ours(folder: str) -> bool:
+    """Whether nobody else can exchange what lies in the directory."""
+    return not stranger(os.path.join(folder, _PREFIX), trusted())
+
+
+def _device(folder: str) -> int:
+    return os.stat(folder).st_dev
 
 
 def _beside(store: str) -> str:
@@ -143,7 +154,8 @@ def _remove(folder: str) -> None:
 def reclaim(run: str, now: float, store: str = "") -> None:
     """Remove bundles of killed runs, also those for the ``store``. Bundles of this ``run``, bundles that a process has
     open, bundles that changed a moment ago, and transfers whose time is not over stay."""
-    tops = dict.fromkeys((_TOP, _beside(store) if store else _TOP))
+    beside = _beside(store) if store else _TOP
+    tops = dict.fromkeys((_TOP, beside if _is_ours(beside) else _TOP))
     left = [
         found
         for top in tops

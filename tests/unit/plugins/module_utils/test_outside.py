@@ -380,7 +380,12 @@ def test_the_store_and_our_own_units_are_no_change(store: Store, tmp_path: Path)
     checkpoint(store, "change", declared, within=60.0, outside={"paths": [str(tmp_path)]})
     (tmp_path / "evenkeel-deadman.service").write_text("x")
     (tmp_path / "ansible-tmp-1.2-3").mkdir()
-    assert settle(store, 1, GOOD, *NOW)["outside"]["paths"] == []
+    for folder in (tmp_path, tmp_path / "live"):
+        (folder / "evenkeel-bundle-run-1").mkdir()
+    with pytest.raises(Unhealthy) as failed:
+        settle(store, 1, BAD, *NOW)
+    assert failed.value.result["outside"]["paths"] == []
+    assert (tmp_path / "live/evenkeel-bundle-run-1").exists(), "a bundle in transit is part of no tree"
 
 
 @pytest.mark.parametrize(

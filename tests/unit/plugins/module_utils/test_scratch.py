@@ -60,16 +60,26 @@ def test_a_bundle_goes_beside_the_store_where_that_has_more_room(
         above.chmod(above.stat().st_mode | 0o111)
     store, free = f"{lib}/evenkeel", {str(top): 5, str(lib): 9}
     monkeypatch.setattr(scratch, "_free", free.__getitem__)
+    assert scratch.place(store) == str(top), "one file system has the same room, whatever it says from time to time"
+    free[str(top)] = -1
+    assert scratch.place(store) == str(lib), "nobody can write there"
+    free[str(top)] = 5
+    monkeypatch.setattr(scratch, "_device", hash)
     assert scratch.place(store) == str(lib)
     bundle = scratch.new("run1", USER if os.geteuid() == 0 else os.geteuid(), scratch.place(store))
     assert os.path.dirname(os.path.dirname(bundle)) == str(lib)
     scratch.reclaim("", time.time() + LATER, store)
     assert os.listdir(lib) == []
     # The login user cannot get there, or others could exchange it, or the usual place has as much.
+    bundle = scratch.new("run1", os.geteuid(), str(lib))
     for mode in (0o750, 0o777):
         lib.chmod(mode)
         assert scratch.place(store) == str(top)
+    scratch.reclaim("", time.time() + LATER, store)
+    assert os.path.exists(os.path.dirname(bundle)), "others could have exchanged what is to be removed"
     lib.chmod(0o755)
+    scratch.reclaim("", time.time() + LATER, store)
+    assert os.listdir(lib) == []
     free[str(lib)] = 5
     assert scratch.place(store) == str(top)
 
