@@ -281,7 +281,7 @@ outside:
       description: The number of all such paths.
       type: int
     complete:
-      description: Whether all places could be looked at, within the time for that and without an error.
+      description: Whether all places could be looked at, within the limits for that and without an error.
       type: bool
 owed:
   description:
