@@ -47,7 +47,7 @@ _DEEPEST = 100
 # The number of entries after which the time is looked at again.
 _OFTEN = 64
 # The number of entries of a directory of data. A directory that has more of them is not compared.
-_MOST_FLAT = 20_000
+MOST_FLAT = 20_000
 # The last word is there for declared paths, and for entries of directories that are not walked.
 _INODE, _CTIME, _MODE, _UID, _GID, _SIZE, _MTIME, _ATTRIBUTES = range(8)
 _ROOT = b"/"
@@ -145,7 +145,7 @@ class Walk:
             strange = self._strange.get(folder, ())
             with os.scandir(fd) as entries:
                 for number, entry in enumerate(entries, 1):
-                    if len(found) >= _MOST_FLAT or (not number % _OFTEN and not self._goes_on()):
+                    if len(found) >= MOST_FLAT or (not number % _OFTEN and not self._goes_on()):
                         self.complete = False  # A part of it cannot be compared: the other walk may see another part.
                         return
                     name = os.fsencode(entry.name)

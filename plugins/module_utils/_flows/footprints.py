@@ -31,7 +31,7 @@ from .._store.store import Store
 # The number of paths that are looked at further.
 _MOST = 200_000
 # The accounts, and the number of files in their homes that are looked at.
-_PASSWD, _MOST_ALONE = "/etc/passwd", 10_000
+_PASSWD, MOST_ALONE = "/etc/passwd", 10_000
 # Seconds for the walk when a change is armed, and for the walk at its end.
 _BEFORE, _AFTER = 5.0, 5.0
 
@@ -46,10 +46,10 @@ def remember(store: Store, generation: int, declared: Mapping[str, list[str]]) -
         if declared["paths"] and (command.is_host(store) or declared["paths"] != list(places.PATHS)):
             usual = declared["paths"] == list(places.PATHS)
             alone = [f"{os.fsdecode(home)}/{name}" for home in passages.homes(_PASSWD) for name in passages.OF_LOGIN]
-            seen = {"kernel": _read_kernel(store), "data": places.FLAT, "alone": alone[:_MOST_ALONE]} if usual else {}
+            seen = {"kernel": _read_kernel(store), "data": places.FLAT, "alone": alone[:MOST_ALONE]} if usual else {}
             every = {"generation": generation, "boot": store.system.boot_id(), **declared, **seen}
             walk = _walk(store, every, _BEFORE)
-            walk.complete = not usual or len(alone) <= _MOST_ALONE
+            walk.complete = not usual or len(alone) <= MOST_ALONE
             footprint.record(path, every, walk)
         else:
             remove_file(path)

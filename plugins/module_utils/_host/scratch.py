@@ -46,11 +46,11 @@ def place(store: str) -> str:
     """The directory in which bundles for the store lie in transit: the one of everybody, or the one beside the store
     where that has more room. Many hosts have a small file system at the first, and some none that can be written. The
     login user must be able to pass through, and nobody else may exchange it."""
-    beside, usual = _beside(store), _free(_TOP)
-    if usual >= 0 and _device(beside) == _device(_TOP):  # The free bytes change from one question to the next.
+    beside, usual = _beside(store), room_in(_TOP)
+    if usual >= 0 and device_of(beside) == device_of(_TOP):  # The free bytes change from one question to the next.
         return _TOP
     through = all(os.stat(one).st_mode & 0o001 for one in (os.fsencode(beside), *ancestors(os.fsencode(beside))))
-    return beside if through and _is_ours(beside) and _free(beside) > usual else _TOP
+    return beside if through and _is_ours(beside) and room_in(beside) > usual else _TOP
 
 
 def _is_ours(folder: str) -> bool:
@@ -58,7 +58,7 @@ def _is_ours(folder: str) -> bool:
     return not stranger(os.path.join(folder, _PREFIX), trusted())
 
 
-def _device(folder: str) -> int:
+def device_of(folder: str) -> int:
     return os.stat(folder).st_dev
 
 
@@ -69,7 +69,7 @@ def _beside(store: str) -> str:
     return folder
 
 
-def _free(folder: str) -> int:
+def room_in(folder: str) -> int:
     """The bytes that are free there; less than none where nobody can write."""
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
         return -1

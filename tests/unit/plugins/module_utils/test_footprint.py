@@ -247,10 +247,10 @@ def test_a_directory_of_data_that_somebody_fills_keeps_no_tree_from_being_compar
     walk = host.walk(goes_on)
     assert host.changed(walk) == {"etc/motd": "content"} and not walk.complete
     assert host.changed() == {"etc/motd": "content", "opt/new": "new"}
-    monkeypatch.setattr(footprint, "_MOST_FLAT", footprint._OFTEN)
+    monkeypatch.setattr(footprint, "MOST_FLAT", footprint._OFTEN)
     walk = host.walk()
     assert host.changed(walk) == {"etc/motd": "content"} and not walk.complete, "no entry that was cut off is removed"
-    monkeypatch.setattr(footprint, "_MOST_FLAT", 5)
+    monkeypatch.setattr(footprint, "MOST_FLAT", 5)
     host.left_out = lambda path: os.path.dirname(path).endswith(b"/opt")
     assert host.walk().complete and list(host.walk().directories()), "what is left out fills no directory"
 

@@ -163,6 +163,7 @@ def test_what_stays_changed_in_the_kernel_is_told_by_its_path(
     monkeypatch.setattr(kernel, "read_settings", lambda: seen)
     monkeypatch.setattr(footprints, "command", SimpleNamespace(is_host=lambda _store: True))
     monkeypatch.setattr(places, "PATHS", (str(host),))
+    monkeypatch.setattr(places, "FLAT", ())
     settle(store, 1, GOOD, *NOW)
     arm(store, host)
     seen = {
@@ -469,7 +470,7 @@ def test_files_of_homes_beyond_the_limit_make_the_result_a_part(
     store: Store, host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
     monkeypatch.setattr(footprints, "command", SimpleNamespace(is_host=lambda _store: True))
-    monkeypatch.setattr(footprints, "_MOST_ALONE", most)
+    monkeypatch.setattr(footprints, "MOST_ALONE", most)
     monkeypatch.setattr(places, "PATHS", (str(host / "etc"),))
     monkeypatch.setattr(places, "FLAT", ())
     monkeypatch.setattr(footprints, "_PASSWD", str(tmp_path / "passwd"))

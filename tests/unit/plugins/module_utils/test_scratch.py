@@ -59,12 +59,12 @@ def test_a_bundle_goes_beside_the_store_where_that_has_more_room(
     for above in (lib, *lib.parents[:2]):
         above.chmod(above.stat().st_mode | 0o111)
     store, free = f"{lib}/evenkeel", {str(top): 5, str(lib): 9}
-    monkeypatch.setattr(scratch, "_free", free.__getitem__)
+    monkeypatch.setattr(scratch, "room_in", free.__getitem__)
     assert scratch.place(store) == str(top), "one file system has the same room, whatever it says from time to time"
     free[str(top)] = -1
     assert scratch.place(store) == str(lib), "nobody can write there"
     free[str(top)] = 5
-    monkeypatch.setattr(scratch, "_device", hash)
+    monkeypatch.setattr(scratch, "device_of", hash)
     assert scratch.place(store) == str(lib)
     bundle = scratch.new("run1", USER if os.geteuid() == 0 else os.geteuid(), scratch.place(store))
     assert os.path.dirname(os.path.dirname(bundle)) == str(lib)
@@ -85,9 +85,9 @@ def test_a_bundle_goes_beside_the_store_where_that_has_more_room(
 
 
 def test_a_place_where_nobody_can_write_has_no_room(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert scratch._free(str(top)) >= 0 > scratch._free(str(top / "none"))
+    assert scratch.room_in(str(top)) >= 0 > scratch.room_in(str(top / "none"))
     monkeypatch.setattr(os, "access", lambda *_: False)
-    assert scratch._free(str(top)) < 0
+    assert scratch.room_in(str(top)) < 0
 
 
 def test_what_is_taken_in_is_gone_at_once_and_still_there_to_read(top: Path) -> None:
