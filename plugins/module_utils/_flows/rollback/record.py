@@ -104,6 +104,21 @@ class Record:
                     self._note_steps(KINDS[kind].apply(steps, at._replace(undo=self._undo_lines(kind))))
         return bool(steps)
 
+    def _precede_files(self) -> None:
+        """Carry out the steps of kinds that have to come before any file. Files that come back may hide that other
+        steps are due: these are noted until they are done."""
+        declared = {section.kind for section in self._plan.sections}
+        for name in (one for one in KINDS.where("precedes_files") if one in declared):
+            with self._trying(name):
+                kind, at = KINDS[name], self._circumstances()
+                steps = plan.steps_of(kind, self._plan.sections, at, partial(self._trying, name))
+                self._undone += [one for one in steps if one.action in kind.unseen and one not in self._undone]
+                now = kind.first(steps)
+                if steps:
+                    self._write_wanted()
+                if now:
+                    self._note_steps(kind.apply(now, at))
+
     @contextmanager
     def _noting_undone(self, kind: Kind, steps: Sequence[Step]) -> Iterator[None]:
         """Note the steps that fail and of which no measurement can tell whether they are still to be done."""

@@ -141,6 +141,8 @@ class Run(First, Proof):
                 self._put_back_what_programs_changed()
         self._prove_kinds()
         self._notes += [*accounts.orphaned(known), *accounts.bereft(known), *credentials.gone_back(self._changed)]
+        with self._trying(registry.trees().name):
+            self._notes += registry.stays(self._plan.sections)
         if self.how.unattended and self._started_programs() and not self._left:
             with self._trying(registry.trees().name):
                 self.written = plan.written_since(self.store, self._plan.sections, self.how)
@@ -275,6 +277,7 @@ class Run(First, Proof):
             self._no_undo(error, writer)
 
     def put_back_files(self, paths: transaction.Transaction) -> None:
+        self._precede_files()
         with self._trying(registry.trees().name), locked(self._kinds(), self.store.system, self.how.unattended):
             self._note_paths(self._plan.files, self._committed(paths))
         self._write_wanted()
