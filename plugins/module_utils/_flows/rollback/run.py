@@ -36,7 +36,7 @@ from ..._services import outage
 from ..._store.manifest import Manifest
 from ..._store.objects import Hasher, Writer
 from ..._store.store import UNDO
-from . import access, accounts, alternatives, credentials, plan, wanted
+from . import access, accounts, alternatives, audit, credentials, plan, wanted
 from .first import First
 from .plan import Plan, Reading
 from .proof import Proof
@@ -285,6 +285,12 @@ class Run(First, Proof):
 
     def _renew(self) -> None:
         self._left += self._renewal.carry_out(self._changed, self._plan.sections, self.store.system)
+        rules = audit.files_of(self._changed)
+        if rules != self._rules and not self.how.boot:  # The boot loads them later.
+            self._rules = rules
+            left, notes = audit.load(self.store, self.manifest)
+            self._left += left
+            self._notes += [one for one in notes if one not in self._notes]
 
     def put_back_packages(self) -> None:
         if self._plan.early:
