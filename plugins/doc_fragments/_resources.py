@@ -89,8 +89,9 @@ options:
             the owners and modes of the directories that a login passes, such as homes
             with their C(.ssh), without which sshd lets nobody in, and of those that programs
             of all users pass, such as C(/srv) and C(/var/lib). Whether the services of
-            an account run without a login (C(loginctl enable-linger)) comes back too.
-            Takes nothing. For example V(users: {}).'
+            an account run without a login (C(loginctl enable-linger)) comes back too,
+            but for people, who may set it for themselves. Takes nothing. For example V(users:
+            {}).'
         type: dict
         version_added: 0.2.0
         suboptions: {}

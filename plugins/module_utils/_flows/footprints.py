@@ -15,7 +15,8 @@ from contextlib import suppress
 from itertools import islice
 from typing import Any, Callable
 
-from .._deadman import command, outside
+from .._deadman import changes, command, outside
+from .._errors import EvenkeelError
 from .._files import declaration, footprint, places
 from .._files.declaration import OWN_NAMES, Declaration
 from .._files.footprint import Changed, Recorded, Walk
@@ -53,6 +54,16 @@ def remember(store: Store, generation: int, declared: Mapping[str, list[str]]) -
             footprint.record(path, every, walk)
         else:
             remove_file(path)
+
+
+def audit_before(store: Store, checkpoint: str) -> dict[str, str]:
+    """The kernel's rules of the audit as ``kernel.read_audit`` gave them when the change after this checkpoint was
+    armed; empty where they are not known."""
+    with suppress(OSError, EOFError, ValueError, KeyError, EvenkeelError), gzip.open(store.join("before")) as stream:
+        change, declared = changes.armed(store), Recorded(stream).declared
+        if change is not None and (change.checkpoint, change.generation) == (checkpoint, declared["generation"]):
+            return {kernel.AUDIT_RULES: declared["kernel"]["settings"][kernel.AUDIT_RULES]}
+    return {}
 
 
 def find_changed(store: Store, generation: int, checkpoint: str, back: bool, seconds: float = _AFTER) -> Outside | None:

@@ -18,7 +18,7 @@ from .._errors import EvenkeelError
 from .._host.system import System
 from .._resources import registry
 from .._resources.kind import Restore
-from .._store.store import Store
+from .._store.store import Store, time_of
 
 # Seconds after which the package manager is not held up any longer, however late the deadline is.
 _LIMIT = 600
@@ -58,9 +58,10 @@ def keep(store: Store, told: Sequence[str]) -> list[str]:
     change = changes.armed(store)
     if change is None or change.overdue(store.system) is not None:
         return []
-    at = Restore(store.system, store.objects)
+    manifest = store.manifest(change.checkpoint)
+    at = Restore(store.system, store.objects, since=time_of(manifest.created).timestamp())
     return [
         words
-        for section in store.manifest(change.checkpoint).sections
+        for section in manifest.sections
         for words in registry.kind_of(section).keep_replaced(registry.its_lines(section), told, at)
     ]

@@ -40,7 +40,7 @@ _LARGEST = 4096
 # writes its corrections into the other lines by itself.
 _CLOCK, _UTC = "/etc/adjtime", b"UTC"
 # The program that lists the rules of the audit, and the name under which they are told: no path shows them.
-_AUDIT, AUDIT_RULES = "/sbin/auditctl", "/sbin/auditctl -l"
+AUDIT, AUDIT_RULES = "/sbin/auditctl", "/sbin/auditctl -l"
 _LOOK = 5.0
 
 
@@ -73,9 +73,9 @@ def _clock() -> str:
 def read_audit(run: Callable[[Sequence[str], float], Completed]) -> dict[str, str]:
     """A hash of the kernel's rules of the audit, and whether they are locked, as a setting; empty where no audit is, or
     where it is another host's, as in a container."""
-    if not os.path.exists(_AUDIT):
+    if not os.path.exists(AUDIT):
         return {}
-    said = [run([_AUDIT, word], _LOOK) for word in ("-s", "-l")]
+    said = [run([AUDIT, word], _LOOK) for word in ("-s", "-l")]
     if any(one.rc for one in said):
         return {}
     state = [line for line in said[0].out.splitlines() if line.startswith("enabled ")]

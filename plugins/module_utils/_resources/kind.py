@@ -121,6 +121,8 @@ class Kind:
     applies_files = False
     # Its steps change files, or change which files are seen: paths are put back once more after the kind.
     changes_files = False
+    # It has steps that precede all files: see ``first``. Its steps of ``unseen`` are decided then, too.
+    precedes_files = False
     # Its lock keeps other programs from files that give access.
     lock_guards_access = False
     # The state belongs to one machine: another host keeps its own.
@@ -235,6 +237,14 @@ class Kind:
 
     def access_lines(self, lines: Sequence[str]) -> list[str]:
         """The lines that decide whether people can log in. They go back first on a host that goes back by itself."""
+        return []
+
+    def first(self, steps: Sequence[Step]) -> list[Step]:
+        """The steps among these that have to be done before any file goes back. Pure."""
+        return []
+
+    def stays(self, lines: Sequence[str]) -> list[str]:
+        """Sentences on state that differs from the lines, and that a rollback leaves to the people who own it."""
         return []
 
     def reveals(self, steps: Sequence[Step]) -> list[str]:

@@ -42,7 +42,7 @@ IN_ORDER: dict[str, Row] = {
         },
         ["on_plain_host", "only_paths"],
     ),
-    "users": Row(".users", "Users", {}, ["lock_guards_access", "on_plain_host"]),
+    "users": Row(".users", "Users", {}, ["lock_guards_access", "on_plain_host", "precedes_files"]),
     "mounts": Row(
         ".mounts",
         "Mounts",

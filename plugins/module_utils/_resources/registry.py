@@ -105,6 +105,11 @@ def trees() -> Kind:
     return KINDS[name]
 
 
+def stays(sections: Sequence[Section]) -> list[str]:
+    """Sentences on the state of the sections that differs, and that a rollback leaves to the people who own it."""
+    return [words for section in sections for words in kind_of(section).stays(own_lines(section))]
+
+
 def of_steps(steps: Iterable[Step]) -> list[Kind]:
     """The kinds of the steps, in their order."""
     names = {step.resource for step in steps}

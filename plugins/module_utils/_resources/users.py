@@ -10,17 +10,19 @@ import fcntl
 import os
 import re
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import NamedTuple
 
 from .._dataclasses import replace
 from .._errors import EvenkeelError, Refused, RestoreFailed
-from .._files.footprint import MODE, NEW, OWNER, REMOVED
+from .._files.footprint import CHANGED, CONTENT_OR_TIME, MODE, NEW, OWNER, REMOVED, REPLACED
 from .._files.step import Step
 from .._host.durable import write_file
 from .._host.options import read
 from .._host.paths import make_dirs
 from .._host.system import System
+from .._host.trust import read_small
 from . import json_line, passages
 from .kind import Kind, Restore, Sink, Spec, Suggestion, is_within
 
@@ -34,9 +36,28 @@ _PASSAGE = "passage"
 # that the host still boots.
 _NOBODY, _NOLOGIN, _PLANNED = "nologin", "/run/nologin", "/run/systemd/shutdown/scheduled"
 _BOOTING = ("initializing", "starting")
-# logind keeps a file for each account whose services run without a login. An account may change its own.
+# logind keeps a file for each account whose services run without a login. People may change their own. The name of a
+# file has some bytes of the account's name escaped.
 _LINGER = "linger"
-_ACCOUNT = r"[A-Za-z0-9_][A-Za-z0-9._-]*[$]?"
+_ESCAPED = r"\\(?:\\|x[2-9a-f][0-9a-f]|[1-3][0-7]{2})"
+_ACCOUNT = rf"[A-Za-z0-9_](?:[A-Za-z0-9._@+-]|{_ESCAPED})*[$]?"
+# The differences of such a file that say no more than whether it is there: it is empty, and comes back as another one.
+_THERE = {NEW, REMOVED, REPLACED, CHANGED, CONTENT_OR_TIME}
+# The first number of the account of a person, and that of nobody.
+_FIRST_PERSON, _NO_PERSON = 1000, 65534
+# The most bytes of passwd.
+_LARGEST = 1 << 24
+# Seconds for all answers of logind together.
+_ANSWERS = 10.0
+
+
+class _Lingering(NamedTuple):
+    """``names`` of the files of accounts whose services run without a login. ``people``: all accounts of people in
+    passwd. ``daemons``: the other accounts of passwd among the ``names``."""
+
+    names: Set[str]
+    people: Set[str]
+    daemons: Set[str]
 
 
 class Users(Kind):
@@ -45,7 +66,8 @@ class Users(Kind):
     They are read and put back under the lock of useradd and its like. So are the owners and modes of the directories
     that a login passes, such as homes with their C(.ssh), without which sshd lets nobody in, and of those that programs
     of all users pass, such as C(/srv) and C(/var/lib). Whether the services of an account run without a login
-    (C(loginctl enable-linger)) comes back too. Takes nothing. For example V(users: {}).
+    (C(loginctl enable-linger)) comes back too, but for people, who may set it for themselves. Takes nothing. For
+    example V(users: {}).
     """
 
     name = "users"
@@ -53,6 +75,8 @@ class Users(Kind):
     order = 30
     lock_guards_access = True
     read_at_start = False
+    precedes_files = True
+    unseen = ("create",)
     on_plain_host: Spec = {}
 
     def __init__(
@@ -87,13 +111,13 @@ class Users(Kind):
         of that name shuts out all users."""
         found = passages.read_passages(os.path.join(self.etc, _FILES[0]))
         lines = [json_line.write(_PASSAGE, one._asdict()) for one in found]
-        lines.append(json_line.write(_LINGER, {"names": sorted(self._lingering())}))
+        lines.append(json_line.write(_LINGER, self._lingering_now()))
         return lines if os.path.lexists(self.nologin) else [*lines, json_line.write(_NOBODY, {})]
 
     def plan(self, lines: Sequence[str], at: Restore) -> list[Step]:
         is_shut = not at.boot and self._is_shut(lines, at.system)
         shut = [Step(self.name, "delete", self.nologin, "was not there")] if is_shut else []
-        return [*shut, *self._linger_steps(lines)] + [
+        return [*shut, *self._linger_steps(lines, at)] + [
             Step(self.name, "attributes", one.path, words, one._asdict())
             for one, words in passages.differing(_recorded(lines))
             if one.path not in at.changed
@@ -101,10 +125,11 @@ class Users(Kind):
 
     def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
         done, left = [], []
+        end = at.system.monotonic() + _ANSWERS
         for step in steps:
             try:
-                if "linger" in step.detail:
-                    self._set_linger(step, at)
+                if _LINGER in step.detail:
+                    step = self._set_linger(step, at, end)
                 elif step.action == "delete":
                     with suppress(FileNotFoundError):
                         os.unlink(self.nologin)
@@ -131,31 +156,79 @@ class Users(Kind):
             found.append(f"{self.nologin} keeps out all users but root, and was not there")
         return found
 
-    def _lingering(self) -> set[str]:
+    def first(self, steps: Sequence[Step]) -> list[Step]:
+        return [step for step in steps if _LINGER in step.detail and step.action == "delete"]
+
+    def stays(self, lines: Sequence[str]) -> list[str]:
+        then, now = _recorded_linger(lines), self._lingering()
+        theirs = self._theirs(then, now ^ then.names) if then is not None else set()
+        return [
+            f"services of {_account_of(name)} {'run' if name in now else 'do not run'} without a login (loginctl), "
+            "unlike at the checkpoint: people may change that for themselves, so that it stays"
+            for name in sorted(theirs)
+        ]
+
+    def _files(self) -> set[str]:
         with suppress(OSError):
-            return {name for name in os.listdir(self.linger) if re.fullmatch(_ACCOUNT, name)}
+            return set(os.listdir(self.linger))
         return set()
 
-    def _linger_steps(self, lines: Sequence[str]) -> list[Step]:
+    def _lingering(self) -> set[str]:
+        return {name for name in self._files() if re.fullmatch(_ACCOUNT, name)}
+
+    def _lingering_now(self) -> dict[str, object]:
+        names, accounts = self._lingering(), self._accounts()
+        people = {name for name, uid in accounts.items() if _FIRST_PERSON <= uid < _NO_PERSON}
+        daemons = {account for account in map(_account_of, names) if account in accounts} - people
+        return {"names": sorted(names), "people": sorted(people), "daemons": sorted(daemons)}
+
+    def _accounts(self) -> dict[str, int]:
+        """The accounts in passwd, with their numbers."""
+        text = b""
+        with suppress(OSError):
+            text = read_small(os.path.join(self.etc, _FILES[0]), _LARGEST)[0]
+        every = (line.split(b":") for line in text.splitlines())
+        return {os.fsdecode(words[0]): int(words[2]) for words in every if len(words) == 7 and words[2].isdigit()}
+
+    def _theirs(self, then: _Lingering, names: Set[str]) -> set[str]:
+        """The names that a rollback leaves to their people: those of accounts that neither came nor went with the
+        change, and of accounts that passwd does not have, such as those of a domain."""
+        now, people = self._accounts(), then.people
+        accounts = {name: _account_of(name) for name in names}
+        return {name for name, one in accounts.items() if (one in now) == (one in people) and one not in then.daemons}
+
+    def _linger_steps(self, lines: Sequence[str], at: Restore) -> list[Step]:
+        """A step that waits for its account is among ``undone``: with the account it cannot be told any more that the
+        change had removed that."""
         then, now = _recorded_linger(lines), self._lingering()
         if then is None:  # An older version has recorded none.
             return []
-        found = [(name, "delete", "was not there") for name in sorted(now - then)]
-        found += [(name, "create", "is not there") for name in sorted(then - now)]
-        return [Step(self.name, action, f"{self.linger}/{name}", why, {"linger": name}) for name, action, why in found]
+        theirs = self._theirs(then, now ^ then.names)
+        owed = {str(one.detail[_LINGER]) for one in at.undone if one.resource == self.name and _LINGER in one.detail}
+        found = [(name, "delete", "was not there") for name in sorted(now - then.names - theirs)]
+        found += [
+            (name, "create", "is not there") for name in sorted((then.names - now - theirs) | (owed & then.names))
+        ]
+        return [Step(self.name, action, f"{self.linger}/{name}", why, {_LINGER: name}) for name, action, why in found]
 
-    def _set_linger(self, step: Step, at: Restore) -> None:
-        """Have logind start or stop the services of the account. Where it does not answer, or knows no such account,
-        its file alone tells what counts from the next boot on."""
-        goes = step.action == "delete"
+    def _set_linger(self, step: Step, at: Restore, end: float) -> Step:
+        """Have logind start or stop the services of the account, until ``end``. Where it does not answer, or knows no
+        such account, its file alone tells what counts from the next boot on."""
+        goes, account = step.action == "delete", _account_of(str(step.detail[_LINGER]))
+        why = ""
         if at.system.has_systemd() and not at.boot:
-            at.system.run(["loginctl", f"{'disable' if goes else 'enable'}-linger", str(step.detail["linger"])], 10.0)
+            left, verb = end - at.system.monotonic(), f"{'disable' if goes else 'enable'}-linger"
+            said = at.system.run(["loginctl", verb, account], left) if left > 0 else None
+            why = "logind has not answered" if said is None else said.words if said.rc else ""
         if goes and os.path.lexists(step.target):
             os.unlink(step.target)
         elif not goes and not os.path.lexists(step.target):
             make_dirs(self.linger)
             write_file(step.target, b"")
             os.chmod(step.target, 0o644)
+        what = "may run until" if goes else "run without a login from"
+        note = f"services of {account} {what} the next boot{'' if goes else ' on'}: {why}"
+        return replace(step, detail={**step.detail, "note": note}) if why else step
 
     def _is_shut(self, lines: Sequence[str], system: System) -> bool:
         """Whether all users but root are kept out since, though no shutdown is planned and the host has booted."""
@@ -175,13 +248,25 @@ class Users(Kind):
         return [json_line.write(_PASSAGE, one._asdict()) for one in stay]
 
     def access_lines(self, lines: Sequence[str]) -> list[str]:
-        return list(lines)
+        return [line for line in lines if not line.startswith(f"{_LINGER} ")]
 
     def covers(self, spec: Spec, lines: Sequence[str], changed: Mapping[str, str], at: Restore) -> list[str]:
         paths = [one.path for one in _recorded(lines)] if changed else []
         back = [path for path in paths if path in changed and set(changed[path].split(", ")) <= {MODE, OWNER}]
-        names = {NEW, REMOVED} if _recorded_linger(lines) is not None else set()
-        return back + [path for path, what in changed.items() if what in names and is_within(path, self.linger)]
+        then = _recorded_linger(lines)
+        if then is None:
+            return back
+        # The directory itself may stand for all that is in it.
+        mine = [path for path, what in changed.items() if set(what.split(", ")) <= _THERE]
+        files = {path: {os.path.basename(path)} for path in mine if os.path.dirname(path) == self.linger}
+        files.update({path: self._files() ^ then.names for path in mine if path == self.linger})
+        return back + [path for path, names in files.items() if self._comes_back(then, names)]
+
+    def _comes_back(self, then: _Lingering, names: Set[str]) -> bool:
+        """Whether all these files come back, or have come back."""
+        due = names & (self._files() ^ then.names)
+        known = all(re.fullmatch(_ACCOUNT, name) for name in names)
+        return known and not self._theirs(then, due)
 
     def outside(self, spec: Spec, lines: Sequence[str], declared: Sequence[Spec], system: System) -> list[str]:
         return []
@@ -203,15 +288,25 @@ def _recorded(lines: Sequence[str]) -> list[passages.Passage]:
     return found
 
 
-def _recorded_linger(lines: Sequence[str]) -> set[str] | None:
+def _recorded_linger(lines: Sequence[str]) -> _Lingering | None:
     """The accounts whose services ran without a login; None where none are recorded."""
     for line in (one for one in lines if one.startswith(f"{_LINGER} ")):
         with json_line.read(line) as (_word, record):
             names = record["names"]
             if not isinstance(names, list) or not all(re.fullmatch(_ACCOUNT, one) for one in names):
                 raise ValueError("no names of accounts")
-            return set(names)
+            return _Lingering(set(names), set(map(str, record["people"])), set(map(str, record["daemons"])))
     return None
+
+
+def _account_of(name: str) -> str:
+    """The account of a file of logind."""
+
+    def plain(found: re.Match[bytes]) -> bytes:
+        code = found[0][1:]
+        return code if code == b"\\" else bytes([int(code[1:], 16) if code[:1] == b"x" else int(code, 8)])
+
+    return os.fsdecode(re.sub(_ESCAPED.encode(), plain, os.fsencode(name)))
 
 
 @contextmanager

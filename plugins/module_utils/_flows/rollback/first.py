@@ -69,6 +69,7 @@ class First(Record):
                     with suppress(OSError, EvenkeelError):
                         lines = KINDS[section.kind].capture(section.spec, writer, self.store.system)
                         self._before_access.append((section, access.own_alone(section, lines)))
+            self._precede_files()
             kinds = dict.fromkeys(part.kind for part in first)
             for kind in (one for one in kinds if not KINDS[one].applies_files):
                 self._put_back(kind, first)

@@ -67,6 +67,7 @@ class Record:
         self._is_part = False
         self._restart_needed: list[Holder] = []
         self._renewal = Renewal()
+        self._rules: list[str] = []  # Those that were loaded.
         self._still = quiescing.Quiesced(how.quiesce, store.system, "nothing was changed")
         if not how.unattended:  # An interrupted rollback was checked when it began.
             plan.check_declared(manifest)
@@ -103,6 +104,21 @@ class Record:
                 with self._noting_undone(KINDS[kind], steps):
                     self._note_steps(KINDS[kind].apply(steps, at._replace(undo=self._undo_lines(kind))))
         return bool(steps)
+
+    def _precede_files(self) -> None:
+        """Carry out the steps of kinds that have to come before any file. Files that come back may hide that other
+        steps are due: these are noted until they are done."""
+        declared = {section.kind for section in self._plan.sections}
+        for name in (one for one in KINDS.where("precedes_files") if one in declared):
+            with self._trying(name):
+                kind, at = KINDS[name], self._circumstances()
+                steps = plan.steps_of(kind, self._plan.sections, at, partial(self._trying, name))
+                self._undone += [one for one in steps if one.action in kind.unseen and one not in self._undone]
+                now = kind.first(steps)
+                if steps:
+                    self._write_wanted()
+                if now:
+                    self._note_steps(kind.apply(now, at))
 
     @contextmanager
     def _noting_undone(self, kind: Kind, steps: Sequence[Step]) -> Iterator[None]:

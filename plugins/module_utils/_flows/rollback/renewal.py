@@ -18,20 +18,16 @@ from ..._store.manifest import Section
 
 class Made(NamedTuple):
     """``file``: there where this host has such a thing; no such thing is made anew where the file is state itself.
-    ``paths``: what it is made of. ``else_``: in words, what comes of it where it is not made anew; empty where the
-    program fails for other reasons too, and others compare what it has made. ``seconds``: how long that may take.
-    ``asks``: the command that succeeds where this host has such a thing."""
+    ``paths``: what it is made of. ``else_``: in words, what comes of it where it is not made anew. ``seconds``: how
+    long that may take."""
 
     file: str
     paths: str
     argv: tuple[str, ...]
     else_: str
     seconds: float = 60.0
-    asks: tuple[str, ...] = ()
 
 
-# It fails in a container, whose kernel has the rules of another host.
-_AUDIT = ("auditctl", "-s")
 MADE = (
     Made(
         "/etc/ld.so.cache",
@@ -70,8 +66,6 @@ MADE = (
         "the locales are those of the change",
         600.0,
     ),
-    # A rule for a path that does not exist fails, as it did before. The footprint of the change has the kernel's rules.
-    Made("/sbin/augenrules", r"/etc/audit/(rules\.d(/.*)?|audit\.rules)", ("augenrules", "--load"), "", 60.0, _AUDIT),
 )
 
 
@@ -94,9 +88,7 @@ class Renewal:
             if came == self._done.get(one.file, []) or not has or any(held):
                 continue
             self._done[one.file] = came
-            if one.asks and system.run(one.asks, one.seconds).rc:
-                continue
             done = system.run(one.argv, one.seconds)
-            if done.rc and one.else_:
+            if done.rc:
                 left.append(f"{one.file}: {' '.join(one.argv)} failed, so that {one.else_}: {done.words}")
         return left

@@ -36,7 +36,7 @@ from ..._services import outage
 from ..._store.manifest import Manifest
 from ..._store.objects import Hasher, Writer
 from ..._store.store import UNDO
-from . import access, accounts, alternatives, credentials, plan, wanted
+from . import access, accounts, alternatives, audit, credentials, plan, wanted
 from .first import First
 from .plan import Plan, Reading
 from .proof import Proof
@@ -141,6 +141,8 @@ class Run(First, Proof):
                 self._put_back_what_programs_changed()
         self._prove_kinds()
         self._notes += [*accounts.orphaned(known), *accounts.bereft(known), *credentials.gone_back(self._changed)]
+        with self._trying(registry.trees().name):
+            self._notes += registry.stays(self._plan.sections)
         if self.how.unattended and self._started_programs() and not self._left:
             with self._trying(registry.trees().name):
                 self.written = plan.written_since(self.store, self._plan.sections, self.how)
@@ -275,6 +277,7 @@ class Run(First, Proof):
             self._no_undo(error, writer)
 
     def put_back_files(self, paths: transaction.Transaction) -> None:
+        self._precede_files()
         with self._trying(registry.trees().name), locked(self._kinds(), self.store.system, self.how.unattended):
             self._note_paths(self._plan.files, self._committed(paths))
         self._write_wanted()
@@ -282,6 +285,12 @@ class Run(First, Proof):
 
     def _renew(self) -> None:
         self._left += self._renewal.carry_out(self._changed, self._plan.sections, self.store.system)
+        rules = audit.files_of(self._changed)
+        if rules != self._rules and not self.how.boot:  # The boot loads them later.
+            self._rules = rules
+            left, notes = audit.load(self.store, self.manifest)
+            self._left += left
+            self._notes += [one for one in notes if one not in self._notes]
 
     def put_back_packages(self) -> None:
         if self._plan.early:

@@ -164,12 +164,11 @@ class Work:
     def retake(self, wanted: Sequence[Package]) -> dict[str, str]:
         """Install the packages once more that lack files because another package had taken them; return (key -> cause)
         for those that still lack files."""
-        root = self.at.objects.root
-        lost = takeovers.lacking(root, wanted, read_packages(self.at.system))
+        lost = takeovers.lacking(self.at, wanted, read_packages(self.at.system))
         if lost:
             paths = [self.files[key] for key in lost]
             self._run([*apt_install(paths, [], self.options, self.at.patience), "--yes", "--reinstall"])
-            lost = takeovers.lacking(root, wanted, read_packages(self.at.system))
+            lost = takeovers.lacking(self.at, wanted, read_packages(self.at.system))
         why = "it lacks {}, which another package had taken over: {}"
         return {
             key: why.format(", ".join(paths[:5]), cause(self.said, key.partition(":")[0]) or reason(self.said))

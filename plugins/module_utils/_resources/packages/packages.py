@@ -228,7 +228,7 @@ class Packages(Kind):
         names = replacing.about(source, text, process, at.system)
         files = replacing.archives(source, text, process)
         live = dpkg.read_packages(at.system) if names or files else {}
-        taken = takeovers.find(files, live, at.system)
+        taken = takeovers.find(files, live, at)
         takeovers.keep(at.objects.root, taken)
         mine = replacing.chosen(recorded, live, names | {one.ident[:2] for one in taken})
         left = replacing.keep(mine, at.objects.root, at.system)
@@ -460,7 +460,7 @@ def _retaken(lines: Sequence[str], steps: Sequence[Step], at: Restore) -> list[S
         return []
     wanted = {one.key: one for one in parse(lines).present}
     go = {one.name for action, one in _changes(steps) if action in (*INSTALLS, *REMOVES)}
-    lost = takeovers.lacking(at.objects.root, list(wanted.values()), dpkg.read_packages(at.system), go)
+    lost = takeovers.lacking(at, list(wanted.values()), dpkg.read_packages(at.system), go)
     return [
         _step(
             takeovers.RETAKE, f"{key} {wanted[key].version}", f"has lost {_some(paths)} to another package", wanted[key]

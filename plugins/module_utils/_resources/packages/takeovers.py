@@ -19,6 +19,7 @@ from typing import NamedTuple
 from ..._host.durable import ensure_dir, write_file
 from ..._host.system import System
 from ..._host.trust import read_small
+from ..kind import Restore
 from . import dpkg, kept
 from .package import Ident, Package
 
@@ -34,16 +35,19 @@ _WORDS = {"<<": "lt", "<=": "le", "=": "eq", ">=": "ge", ">>": "gt"}
 
 
 class Taken(NamedTuple):
-    """``ident`` of the package that had the paths; ``by``: the name of the package that has them since."""
+    """``ident`` of the package that had the paths; ``by``: the name of the package that has them since ``when``, in
+    epoch seconds; 0 where an older version has recorded it."""
 
     ident: Ident
     by: str
     paths: Sequence[str]
+    when: float = 0.0
 
 
-def find(archives: Sequence[str], live: Mapping[str, Package], system: System) -> list[Taken]:
-    """The paths that these package files take over from installed packages."""
-    found = []
+def find(archives: Sequence[str], live: Mapping[str, Package], at: Restore) -> list[Taken]:
+    """The paths that these package files take over from installed packages, now: after the checkpoint of ``at``, even
+    where the change has set the clock."""
+    found, system, when = [], at.system, max(at.system.now(), at.since)
     for path in archives:
         said = system.run(["dpkg-deb", "--show", "--showformat=${Package}\t${Replaces}", path], _LOOK)
         name, _tab, replaces = said.out.partition("\t")
@@ -51,7 +55,7 @@ def find(archives: Sequence[str], live: Mapping[str, Package], system: System) -
         if losing:
             listed = system.run(["dpkg-deb", "--contents", path], _LOOK).out.splitlines()
             mine = {re.split(" -> | link to ", one[1])[0] for one in map(_LISTED.fullmatch, listed) if one}
-            every = [Taken(one.ident, name, sorted(mine & _paths(one))) for one in losing]
+            every = [Taken(one.ident, name, sorted(mine & _paths(one)), when) for one in losing]
             found += [one for one in every if one.paths]
     return found
 
@@ -76,12 +80,12 @@ def _paths(package: Package) -> set[str]:
 
 
 def keep(root: str, found: Sequence[Taken]) -> None:
-    """Name these paths in the store, beside those that it names already."""
-    known = every(root)
-    more = [one for one in found if one not in known]
-    if more:
+    """Name these paths in the store, beside those that it names already. The same paths count from their last time."""
+    if found:
+        new = [one[:3] for one in found]
+        known = [one for one in every(root) if one[:3] not in new]
         ensure_dir(os.path.join(root, kept.FOLDER))
-        _write(root, [*known, *more])
+        _write(root, [*known, *found])
 
 
 def _write(root: str, found: Sequence[Taken]) -> None:
@@ -92,7 +96,10 @@ def every(root: str) -> list[Taken]:
     """All that the store names."""
     with suppress(OSError, ValueError, TypeError):
         records = json.loads(read_small(os.path.join(root, kept.FOLDER, _FILE), _LARGEST)[0])
-        return [Taken((str(a), str(b), str(c)), str(by), list(map(str, paths))) for (a, b, c), by, paths in records]
+        return [
+            Taken((str(a), str(b), str(c)), str(by), list(map(str, paths)), *map(float, when))
+            for (a, b, c), by, paths, *when in records
+        ]
     return []
 
 
@@ -105,13 +112,14 @@ def forget(root: str, needed: Collection[Ident]) -> None:
 
 
 def lacking(
-    root: str, wanted: Sequence[Package], live: Mapping[str, Package], go: Collection[str] = ()
+    at: Restore, wanted: Sequence[Package], live: Mapping[str, Package], go: Collection[str] = ()
 ) -> dict[str, list[str]]:
     """Key of a package that is installed as ``wanted`` -> the paths that it lacks, and that no other package has then.
-    ``go``: the names of the packages that are about to be changed."""
+    ``go``: the names of the packages that are about to be changed. A package that had lost its paths before the
+    checkpoint lacked them there, too."""
     idents = {one.ident for one in wanted}
     found: dict[str, list[str]] = {}
-    for one in every(root):
+    for one in (one for one in every(at.objects.root) if not 0.0 < one.when < at.since):
         mine = live.get(":".join(one.ident[:2]))
         if mine is None or mine.status or mine.ident != one.ident or one.ident not in idents:
             continue

@@ -112,7 +112,7 @@ def test_a_hardware_clock_that_has_the_local_time_is_told_and_its_corrections_ar
 def test_rules_of_the_audit_and_their_lock_are_told_where_the_kernel_lists_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernel, "_AUDIT", str(tmp_path))
+    monkeypatch.setattr(kernel, "AUDIT", str(tmp_path))
 
     def rules(state: str, listed: str, rc: int = 0) -> dict[str, str]:
         said = {"-s": f"{state}\nlost 7\nbacklog {len(listed)}\n", "-l": listed}
@@ -122,5 +122,5 @@ def test_rules_of_the_audit_and_their_lock_are_told_where_the_kernel_lists_them(
     assert before == rules("enabled 1", "No rules") and list(before) == [kernel.AUDIT_RULES]
     assert len({*before.values(), *rules("enabled 2", "No rules").values(), *rules("enabled 1", "-w /x").values()}) == 3
     assert rules("enabled 1", "No rules", rc=4) == {}
-    monkeypatch.setattr(kernel, "_AUDIT", str(tmp_path / "none"))
+    monkeypatch.setattr(kernel, "AUDIT", str(tmp_path / "none"))
     assert rules("enabled 1", "No rules") == {}

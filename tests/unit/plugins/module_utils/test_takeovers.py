@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import RestoreFailed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import keeping
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.kind import Restore
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.packages import kept, takeovers
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.packages.package import Package
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.packages.takeovers import Taken
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Objects
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from flows import rollback
+from flows import checkpoint, rollback
 
 from .test_packages import OLD, Debian, _no_real_packages
 from .test_replacing import LIB, armed, cached, from_apt, over
@@ -97,9 +101,8 @@ def test_the_packages_that_lose_files_are_kept_with_the_paths(
     host, store = taking
     host.replaces_of = relations
     install(host, store)
-    assert takeovers.every(store.root) == (
-        [Taken(OLD.ident, "taker", ["/usr/bin/link", "/usr/bin/web"])] if taken else []
-    )
+    found = [one[:3] for one in takeovers.every(store.root)]
+    assert found == ([(OLD.ident, "taker", ["/usr/bin/link", "/usr/bin/web"])] if taken else [])
     assert set(kept.every(store.root)) == ({OLD.ident} if taken else set())
 
 
@@ -122,6 +125,20 @@ def test_a_package_that_lost_files_to_one_that_goes_is_installed_once_more(takin
     assert not rollback(store, "before")["changed"], "it has them now"
 
 
+def test_a_package_that_lacked_its_files_at_the_checkpoint_goes_on_without_them(taking: tuple[Taking, Store]) -> None:
+    host, store = taking
+    host.replaces_of = "web"
+    store.system = replace(store.system, now=lambda: 1e9)  # The change has set the clock back.
+    install(host, store)
+    assert takeovers.every(store.root)[0].when > 1.5e9
+    over(store)
+    host.installed = [LIB, OLD]
+    store.system = replace(store.system, now=System().now)
+    checkpoint(store, "later", [{"packages": {}}])
+    assert rollback(store, "later", check_mode=True)["planned"] == []
+    assert [step["action"] for step in rollback(store, "before", check_mode=True)["planned"]] == ["retake"]
+
+
 def test_what_cannot_be_had_back_is_left_and_named(taking: tuple[Taking, Store]) -> None:
     host, store = taking
     host.replaces_of, host.gives_back = "web", False
@@ -135,17 +152,22 @@ def test_what_cannot_be_had_back_is_left_and_named(taking: tuple[Taking, Store])
 
 def test_files_that_another_package_keeps_are_not_missed(tmp_path: Path) -> None:
     root, live = str(tmp_path), {one.key: one for one in (OLD, TAKER)}
+    at = Restore(System(), Objects(root))
     takeovers.keep(root, [Taken(OLD.ident, "taker", ["/usr/bin/web"])])
     takeovers.keep(root, [Taken(OLD.ident, "taker", ["/usr/bin/web"])])
     lists(tmp_path, "web")
     lists(tmp_path, "taker:amd64", "/usr/bin/web")
-    assert takeovers.lacking(root, [OLD], live) == {}
-    assert takeovers.lacking(root, [OLD], live, {"taker"}) == {OLD.key: ["/usr/bin/web"]}
-    assert takeovers.lacking(root, [LIB], live, {"taker"}) == {}, "nobody has recorded it"
+    assert takeovers.lacking(at, [OLD], live) == {}
+    assert takeovers.lacking(at, [OLD], live, {"taker"}) == {OLD.key: ["/usr/bin/web"]}
+    assert takeovers.lacking(at, [LIB], live, {"taker"}) == {}, "nobody has recorded it"
     lists(tmp_path, "taker:amd64")
-    assert takeovers.lacking(root, [OLD], live) == {OLD.key: ["/usr/bin/web"]}
+    assert takeovers.lacking(at, [OLD], live) == {OLD.key: ["/usr/bin/web"]}
     other = OLD._replace(version="2.0")
-    assert takeovers.lacking(root, [OLD], {OLD.key: other}) == {}, "another version comes back anyway"
+    assert takeovers.lacking(at, [OLD], {OLD.key: other}) == {}, "another version comes back anyway"
+    # A package that lacked its files at the checkpoint is as it was; the same paths may be taken over once more.
+    for when, since, due in ((5.0, 9.0, False), (9.0, 9.0, True), (9.0, 5.0, True)):
+        takeovers.keep(root, [Taken(OLD.ident, "taker", ["/usr/bin/web"], when)])
+        assert bool(takeovers.lacking(at._replace(since=since), [OLD], live)) is due
     takeovers.forget(root, {OLD.ident})
     assert len(takeovers.every(root)) == 1
     takeovers.forget(root, set())

@@ -28,6 +28,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files im
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._files.journals import Plan
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback import access, accounts
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.plan import Options
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.run import Run
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host import mounts
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.commands import Completed
@@ -345,7 +346,8 @@ def mode(path: Path) -> int:
 def test_directories_that_a_login_passes_get_their_modes_again(etc: Path, home: Path) -> None:
     """sshd refuses each key below a home that others can write to."""
     kind, lines = recorded(etc)
-    assert recorded(etc)[1] == lines and kind.access_lines(lines) == lines
+    assert recorded(etc)[1] == lines
+    assert kind.access_lines(lines) == [line for line in lines if not line.startswith("linger ")]
     assert str(home) in str(lines) and f'"{etc}"' not in str(lines)
     home.chmod(0o777)
     (home / ".ssh").chmod(0o2770)
@@ -362,44 +364,166 @@ def test_directories_that_a_login_passes_get_their_modes_again(etc: Path, home: 
     assert kind.verify(lines, System()) == [] and back(kind, lines) == []
 
 
-@pytest.mark.parametrize("answers", [True, False])
-def test_services_of_accounts_run_without_a_login_as_before(
-    etc: Path, home: Path, tmp_path: Path, answers: bool
-) -> None:
-    linger, ran = tmp_path / "linger", []
+class Logind:
+    """The files of logind in ``folder``; it answers in ``seconds`` of a clock of its own, if at all."""
 
-    def logind(argv: Sequence[str], _seconds: float) -> Completed:
-        ran.append(tuple(argv))
-        if answers:
-            (linger / argv[2]).touch() if argv[1] == "enable-linger" else (linger / argv[2]).unlink()
-        return Completed(tuple(argv), int(not answers), "", "no such account")
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.seconds, self.rc, self.clock = folder, 0.0, 0, 0.0
+        self.ran: list[tuple[str, ...]] = []
+        folder.mkdir()
+        self.system = replace(System(), run=self.run, has_systemd=lambda: True, monotonic=lambda: self.clock)
 
-    system = replace(System(), run=logind, has_systemd=lambda: True)
-    kind = users.Users(str(etc), nologin=str(etc / "passwd"), linger=str(linger))
-    none = kind.capture({}, Hasher(), system)
-    linger.mkdir()
-    for name in ("ops", "web$", "-x"):
-        (linger / name).touch()
-    lines, at = kind.capture({}, Hasher(), system), Restore(system, Objects("/nowhere"))
-    (linger / "ops").rename(linger / "new")
-    changed = {f"{linger}/ops": "removed", f"{linger}/new": "new", "/etc/motd": "new"}
-    assert kind.covers({}, lines, changed, at) == [f"{linger}/ops", f"{linger}/new"]
-    assert kind.verify(lines, system) == [], "accounts may change it for themselves all the time"
-    kind.apply(kind.plan(lines, at), at)
-    assert sorted(os.listdir(linger)) == ["-x", "ops", "web$"] and kind.plan(lines, at) == []
-    assert ran == [("loginctl", "disable-linger", "new"), ("loginctl", "enable-linger", "ops")]
+    def run(self, argv: Sequence[str], _seconds: float) -> Completed:
+        self.ran.append(tuple(argv[1:]))
+        self.clock += self.seconds
+        return Completed(tuple(argv), self.rc, "", "no such account")
+
+    def kind(self, etc: Path) -> users.Users:
+        return users.Users(str(etc), nologin=str(etc / "passwd"), linger=str(self.folder))
+
+    def has(self, *names: str) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
+        for name in names:
+            (self.folder / name).touch()
+
+
+PASSWD = "".join(f"{name}:x:{uid}:1::/:/bin/sh\n" for name, uid in (("svc", 900), ("other", 901), ("joe", 1000)))
+
+
+@pytest.fixture
+def logind(etc: Path, tmp_path: Path) -> Logind:
+    (etc / "passwd").write_text(PASSWD)
+    return Logind(tmp_path / "linger")
+
+
+@pytest.mark.parametrize("rc", [0, 1])
+def test_services_of_accounts_run_without_a_login_as_before(etc: Path, logind: Logind, rc: int) -> None:
+    kind, at, linger = logind.kind(etc), Restore(logind.system, Objects("/nowhere")), logind.folder
+    none = kind.capture({}, Hasher(), logind.system)
+    logind.rc = rc
+    logind.has("svc", "-x")
+    lines = kind.capture({}, Hasher(), logind.system)
+    logind.has("other", "-x")
+    assert kind.verify(lines, logind.system) == [], "accounts may change it for themselves all the time"
+    done = kind.apply(kind.plan(lines, at), at)
+    assert sorted(os.listdir(linger)) == ["-x", "svc"] and kind.plan(lines, at) == []
+    assert logind.ran == [("disable-linger", "other"), ("enable-linger", "svc")]
+    assert [one.detail.get("note") for one in done] == (
+        [
+            "services of other may run until the next boot: no such account",
+            "services of svc run without a login from the next boot on: no such account",
+        ]
+        if rc
+        else [None, None]
+    )
     # A checkpoint without any, the boot at which logind does not run yet, and one of an older version.
     shutil.rmtree(linger)
     boot = at._replace(boot=True)
     kind.apply(kind.plan(lines, boot), boot)
-    assert sorted(os.listdir(linger)) == ["ops", "web$"] and mode(linger / "ops") == 0o644
+    assert os.listdir(linger) == ["svc"] and mode(linger / "svc") == 0o644
     kind.apply(kind.plan(none, boot), boot)
-    assert os.listdir(linger) == [] and len(ran) == 2
-    (linger / "ops").touch()
-    older = [line for line in lines if not line.startswith("linger ")]
-    assert kind.plan(older, at) == [] and kind.covers({}, older, changed, at) == []
+    assert os.listdir(linger) == [] and len(logind.ran) == 2
+    older = [line for line in none if not line.startswith("linger ")]
+    logind.has("svc")
+    assert kind.plan(older, at) == [] and kind.covers({}, older, {f"{linger}/svc": "new"}, at) == []
     with pytest.raises(Damaged):
         kind.plan(['linger {"names": ["../x"]}'], at)
+
+
+def test_logind_is_asked_no_more_once_it_has_not_answered(etc: Path, logind: Logind) -> None:
+    kind, at = logind.kind(etc), Restore(logind.system, Objects("/nowhere"))
+    lines = kind.capture({}, Hasher(), logind.system)
+    logind.has("svc", "other")
+    logind.rc, logind.seconds = 124, 10.0
+    done = kind.apply(kind.plan(lines, at), at)
+    assert logind.ran == [("disable-linger", "other")] and os.listdir(logind.folder) == []
+    assert done[1].detail["note"] == "services of svc may run until the next boot: logind has not answered"
+
+
+def test_people_keep_their_own_choice(etc: Path, logind: Logind) -> None:
+    """Their jobs would end, or start; accounts that came or went with the change are the change's."""
+    (etc / "passwd").write_text(PASSWD + "gone:x:1001:1::/:/bin/sh\n")
+    kind, at, linger = logind.kind(etc), Restore(logind.system, Objects("/nowhere")), logind.folder
+    logind.has("gone", "mary@example.com")
+    lines = kind.capture({}, Hasher(), logind.system)
+    logind.has("joe", "new", "svc")
+    (etc / "passwd").write_text(PASSWD + "new:x:1001:1::/:/bin/sh\n")
+    steps = kind.plan(lines, at)
+    assert [(one.action, os.path.basename(one.target)) for one in steps] == [
+        ("delete", "new"),
+        ("delete", "svc"),
+        ("create", "gone"),
+    ]
+    assert kind.first(steps) == steps[:2]
+    assert kind.stays(lines) == [
+        f"services of {who} without a login (loginctl), unlike at the checkpoint: people may change that for "
+        "themselves, so that it stays"
+        for who in ("joe run", "mary@example.com do not run")
+    ]
+    changed = {f"{linger}/{name}": "new" for name in ("joe", "new", "svc")} | {f"{linger}/gone": "removed"}
+    covered = [f"{linger}/{name}" for name in ("new", "svc", "gone")]
+    assert kind.covers({}, lines, changed, at) == covered
+    # With its account back, only what was planned before tells that this is due.
+    kind.apply(kind.first(steps), at)
+    (etc / "passwd").write_text(PASSWD + "gone:x:1001:1::/:/bin/sh\n")
+    assert kind.plan(lines, at) == [] and kind.plan(lines, at._replace(undone=steps[2:])) == steps[2:]
+    kind.apply(steps[2:], at)
+    assert kind.covers({}, lines, {f"{linger}/joe": "new", f"{linger}/gone": "content or time"}, at) == covered[2:]
+
+
+@pytest.mark.parametrize(
+    ("name", "account"),
+    [
+        ("joe@corp.example.com", "joe@corp.example.com"),
+        ("CORP\\\\joe", "CORP\\joe"),
+        ("joe\\x40corp", "joe@corp"),
+        ("j\\303\\266rg", "jörg"),
+        ("joe\\000", ""),
+        ("joe\\x0a", ""),
+        ("-joe", ""),
+    ],
+)
+def test_a_file_of_logind_counts_as_covered_where_its_account_is_handled(
+    etc: Path, logind: Logind, name: str, account: str
+) -> None:
+    kind, at, path = logind.kind(etc), Restore(logind.system, Objects("/nowhere")), f"{logind.folder}/{name}"
+    lines = kind.capture({}, Hasher(), logind.system)
+    logind.has(name)
+    with open(etc / "passwd", "a", encoding="utf-8") as stream:
+        stream.write(f"{account or 'joe'}:x:1002:1::/:/bin/sh\n")
+    changed = {path: "new", str(logind.folder): "new", f"{path}/x": "new"}
+    assert kind.covers({}, lines, changed, at) == ([path, str(logind.folder)] if account else [])
+    kind.apply(kind.plan(lines, at), at)
+    assert logind.ran == ([("disable-linger", account)] if account else [])
+
+
+@pytest.mark.parametrize("unattended", [False, True])
+def test_services_end_before_their_account_goes_and_start_after_it_is_back(
+    etc: Path, logind: Logind, unattended: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passages, "_OF_ALL", ())
+    monkeypatch.setattr(access, "PATHS", (str(etc),))
+    monkeypatch.setitem(registry.KINDS, "users", logind.kind(etc))
+    seen: list[tuple[str, bool]] = []
+
+    def run(argv: Sequence[str], _seconds: float) -> Completed:
+        has = f"{argv[-1]}:" in (etc / "passwd").read_text()
+        seen.append((" ".join(argv[1:]), has))
+        return Completed(tuple(argv), int(not has), "", "")
+
+    (etc / "passwd").write_text(PASSWD + "gone:x:1001:1::/:/bin/sh\n")
+    logind.has("gone")
+    store = Store(str(tmp_path / "store"), replace(System(), run=run, has_systemd=lambda: True))
+    checkpoint(store, "before", [{"users": {}}])
+    (etc / "passwd").write_text(PASSWD + "new:x:1001:1::/:/bin/sh\n")
+    logind.has("new")
+    seen.clear()
+    manifest = store.manifest(store.resolve("before"))
+    with store.locked():
+        result = Run(store, manifest, Options(unattended=unattended)).carry_out()
+    assert [one for one in seen if "linger" in one[0]] == [("disable-linger new", True), ("enable-linger gone", True)]
+    assert os.listdir(logind.folder) == ["gone"] and not [one for one in result.notes if "services of" in one]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives directories away")
