@@ -148,6 +148,7 @@ class _Preparing:
             without=_without(sections),
             refused=self._way_in(sections),
         )
+            elsewhere=self.request.elsewhere,
         made = derive.derive(sections, present, choices)
         refused = dict(choices.refused)
         short: dict[str, str] = {}
