@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.action.ft_recover import Copy, Recovery, _unfit
+from ansible_collections.evenkeel.fault_tolerance.plugins.action.ft_recover import Copy, Recovery, _holders, _unfit, choose
 
 from .conftest import Fleet, Run
 from .test_guard import NOWHERE
@@ -346,4 +346,21 @@ def test_a_host_under_two_names_is_one_holder(monkeypatch: pytest.MonkeyPatch) -
     recovery._least = 2
     told = recovery.run(False)
     assert told["error"] == "NotFound" and "1 of 2 peers hold a verified copy" in str(told["msg"])
-    assert "under another name, by its store" in str(told["left"])
+    assert "both count as one holder" in str(told["left"])
+
+
+def test_a_peer_that_claims_the_store_of_another_hides_no_copy_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    recovery = bare(monkeypatch, "h3", {})
+    recovery._peers = ["liar", "h2", "h3"]
+    copy = {"id": COPY.id, "state": "verified", "created": COPY.created}
+    told = {
+        "liar": {"candidates": [], "place": "1" * 64},
+        "h2": {"candidates": [copy], "place": "1" * 64},
+        "h3": {"candidates": [copy], "place": "2" * 64},
+    }
+    recovery._inventory = cast("Any", SimpleNamespace(each=lambda *_: told))
+    recovery._seals = cast("Any", SimpleNamespace(opened=list))
+    recovery._keys = cast("Any", SimpleNamespace(know=lambda *_: True, where="here"))
+    recovery._gather()
+    (copies,) = choose(recovery._candidates, "latest")
+    assert [one.peer for one in copies] == ["h2", "h3"] and _holders(copies) == 2
