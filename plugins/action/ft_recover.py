@@ -259,6 +259,10 @@ class Recovery:
         own = self._is_owner(self._here.name, told)
         if own:
             return f"{own}: recover {self._owner} onto itself. Nothing was changed", False
+        why = self._seems_owner(self._here.name, told)
+        if why:
+            self._warnings.append(f"{self._here.name}: {why}")
+            self._left.append(self._warnings[-1])
         obstacle = (told["obstacle"] if self._is_elsewhere() else told["waits"]) or _no_room(told, copy)
         self._mine = str(told["host"])
         another = _stands_for(told, copy, self._here.name)
@@ -269,11 +273,29 @@ class Recovery:
         return (f"{why}. Nothing was changed" if why else ""), bool(told["held"])
 
     def _is_owner(self, host: str, told: Answer) -> str:
-        """Why a host is the lost one under another name, by its own answer or its address; empty where it is not."""
-        if host == self._owner or not (told.get("taken") or self._inventory.share_address(host, self._owner)):
+        """Why a host is the lost one under another name: one store answers to both; empty where that is not known."""
+        if not told.get("place") or not self._seems_owner(host, told):
             return ""
-        why = "it took that checkpoint itself" if told.get("taken") else "both have one address"
-        return f"{host} is {self._owner} under another name ({why})"
+        is_same = self._ask_owner().get("place") == told["place"]
+        return f"{host} is {self._owner} under another name (one store answers to both)" if is_same else ""
+
+    def _seems_owner(self, host: str, told: Answer) -> str:
+        """Why a host may be the lost one under another name, or a copy of it; empty without a reason."""
+        if host == self._owner:
+            return ""
+        if told.get("taken"):
+            return f"its store has that checkpoint as its own: it may be {self._owner}, or a copy of its disk"
+        if self._inventory.share_address(host, self._owner):
+            return f"{self._owner} has the same address: it may be {self._owner}, or have come in its place"
+        return ""
+
+    def _ask_owner(self) -> Answer:
+        """The answer of the lost host, by its name; empty where it has left the inventory: there is nothing to ask."""
+        try:
+            (owner,) = self._inventory.hosts_of([self._owner])
+        except (AnsibleError, ValueError):
+            return {}
+        return self._inventory.each([owner], lambda host: self._carrier.phase(host, "survey"), _GONE)[owner]
 
     def _is_elsewhere(self) -> bool:
         return self._owner != self._here.name
@@ -283,11 +305,7 @@ class Recovery:
         name, or only ``here`` does."""
         if self._identity != _TAKE or not self._is_elsewhere():
             return ""
-        try:
-            (owner,) = self._inventory.hosts_of([self._owner])
-        except (AnsibleError, ValueError):
-            return ""  # It has left the inventory: there is nothing to ask.
-        told = self._inventory.each([owner], lambda host: self._carrier.phase(host, "survey"), _GONE)[owner]
+        told, owner = self._ask_owner(), self._owner
         if told.get("unreachable"):
             place = self._open_port(owner)
             return (
@@ -296,7 +314,7 @@ class Recovery:
                 if place
                 else ""
             )
-        if told.get("host") == self._mine:
+        if not told or told.get("host") == self._mine:
             return ""
         return f"{owner} still answers: two hosts must not be {owner}. Shut it down, or recover with identity: keep"
 

@@ -241,6 +241,7 @@ _ANSWERS: dict[str, dict[str, Form]] = {
         "held": lambda value: value is True,
         "stands_for": words,
         "taken": lambda value: value is True,
+        "place": _or_nothing(_text(_ID)),
     },
     "derive": {
         "id": _or_nothing(_text(_ID)),
