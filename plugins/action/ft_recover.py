@@ -30,7 +30,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action i
     refused,
 )
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import Answer
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import few, without_twins, words
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answers import few, first_names, words
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._carry import Carrier
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._key import Keys
@@ -53,7 +53,8 @@ _GONE = 30.0
 
 @dataclass(frozen=True)
 class Copy:
-    """A copy that a peer offers, with its MAC: an entry of the result ``candidates``."""
+    """A copy that a peer offers, with its MAC: an entry of the result ``candidates``. ``holder``: the first name of the
+    store of the peer, where another peer tells of the same store."""
 
     peer: str
     id: str = ""
@@ -67,6 +68,7 @@ class Copy:
     architecture: str = ""
     bytes: int = 0
     sealed: Any = None
+    holder: str = ""
 
     def shown(self) -> dict[str, str]:
         """The entry, without the MAC, the records of an encrypted copy, and what only the choice of a spare needs."""
@@ -133,7 +135,7 @@ class Recovery:
         """The result of the module. Nothing but the store of ``here`` is changed before all that can refuse has not."""
         self._gather()
         known = choose(self._candidates, self._wanted)
-        usable = [copies for copies in known if len({copy.peer for copy in copies}) >= self._least]
+        usable = [copies for copies in known if _holders(copies) >= self._least]
         if not usable:
             return self._nothing_found(known)
         newest = usable[0]
@@ -166,18 +168,24 @@ class Recovery:
     def _gather(self) -> None:
         """Ask each peer for its copies, and judge them."""
         told = self._inventory.each(self._peers, lambda host: self._carrier.phase(host, "candidates"), self._timeout)
-        told = without_twins({peer: told[peer] for peer in self._peers})
+        names = first_names({peer: told[peer] for peer in self._peers})
+        # A peer can claim the store of another. So a store decides on the number of holders alone: each copy is proved.
         self._candidates = [
-            _judged(copy, self._owner, self._keys)
+            replace(_judged(copy, self._owner, self._keys), holder=names[peer])
             for peer in self._peers
             for copy in _found(peer, told[peer], self._seals)
+        ]
+        twins = [
+            f"{peer}: it is {other} under another name, or says so, by its store: both count as one holder"
+            for peer, other in names.items()
+            if peer != other
         ]
         wrong = [
             f"{copy.peer}: {copy.state} {copy.id[:12]} {copy.detail}".replace("  ", " ")
             for copy in self._candidates
             if copy.state not in ("verified", "none")
         ]
-        self._left = few(wrong)
+        self._left = few([*twins, *wrong])
 
     def _entries(self) -> list[dict[str, str]]:
         return [copy.shown() for copy in self._candidates]
@@ -251,6 +259,10 @@ class Recovery:
         own = self._is_owner(self._here.name, told)
         if own:
             return f"{own}: recover {self._owner} onto itself. Nothing was changed", False
+        why = self._seems_owner(self._here.name, told)
+        if why:
+            self._warnings.append(f"{self._here.name}: {why}")
+            self._left.append(self._warnings[-1])
         obstacle = (told["obstacle"] if self._is_elsewhere() else told["waits"]) or _no_room(told, copy)
         self._mine = str(told["host"])
         another = _stands_for(told, copy, self._here.name)
@@ -261,11 +273,29 @@ class Recovery:
         return (f"{why}. Nothing was changed" if why else ""), bool(told["held"])
 
     def _is_owner(self, host: str, told: Answer) -> str:
-        """Why a host is the lost one under another name, by its own answer or its address; empty where it is not."""
-        if host == self._owner or not (told.get("taken") or self._inventory.share_address(host, self._owner)):
+        """Why a host is the lost one under another name: one store answers to both; empty where that is not known."""
+        if not told.get("place") or not self._seems_owner(host, told):
             return ""
-        why = "it took that checkpoint itself" if told.get("taken") else "both have one address"
-        return f"{host} is {self._owner} under another name ({why})"
+        is_same = self._ask_owner().get("place") == told["place"]
+        return f"{host} is {self._owner} under another name (one store answers to both)" if is_same else ""
+
+    def _seems_owner(self, host: str, told: Answer) -> str:
+        """Why a host may be the lost one under another name, or a copy of it; empty without a reason."""
+        if host == self._owner:
+            return ""
+        if told.get("taken"):
+            return f"its store has that checkpoint as its own: it may be {self._owner}, or a copy of its disk"
+        if self._inventory.share_address(host, self._owner):
+            return f"{self._owner} has the same address: it may be {self._owner}, or have come in its place"
+        return ""
+
+    def _ask_owner(self) -> Answer:
+        """The answer of the lost host, by its name; empty where it has left the inventory: there is nothing to ask."""
+        try:
+            (owner,) = self._inventory.hosts_of([self._owner])
+        except (AnsibleError, ValueError):
+            return {}
+        return self._inventory.each([owner], lambda host: self._carrier.phase(host, "survey"), _GONE)[owner]
 
     def _is_elsewhere(self) -> bool:
         return self._owner != self._here.name
@@ -275,11 +305,7 @@ class Recovery:
         name, or only ``here`` does."""
         if self._identity != _TAKE or not self._is_elsewhere():
             return ""
-        try:
-            (owner,) = self._inventory.hosts_of([self._owner])
-        except (AnsibleError, ValueError):
-            return ""  # It has left the inventory: there is nothing to ask.
-        told = self._inventory.each([owner], lambda host: self._carrier.phase(host, "survey"), _GONE)[owner]
+        told, owner = self._ask_owner(), self._owner
         if told.get("unreachable"):
             place = self._open_port(owner)
             return (
@@ -288,7 +314,7 @@ class Recovery:
                 if place
                 else ""
             )
-        if told.get("host") == self._mine:
+        if not told or told.get("host") == self._mine:
             return ""
         return f"{owner} still answers: two hosts must not be {owner}. Shut it down, or recover with identity: keep"
 
@@ -435,10 +461,15 @@ def _age(age: float | None) -> str:
     return f"{age:.0f} s"
 
 
+def _holders(copies: Sequence[Copy]) -> int:
+    """The number of stores that have these copies."""
+    return len({copy.holder or copy.peer for copy in copies})
+
+
 def _too_few(known: Sequence[Sequence[Copy]], least: int) -> list[str]:
     """A sentence on each checkpoint that too few peers hold."""
     return [
-        f"checkpoint {copies[0].id[:12]} of {copies[0].created} is left aside: {len({copy.peer for copy in copies})} of"
+        f"checkpoint {copies[0].id[:12]} of {copies[0].created} is left aside: {_holders(copies)} of"
         f" {least} peers hold a verified copy"
         for copies in known
     ]
@@ -533,7 +564,7 @@ def _warnings(copies: Sequence[Copy], owner: str, wanted: str, proved: bool, dec
         found.append(
             f"the inventory declares nothing for {owner} ({RESOURCES_VARIABLE}): the whole checkpoint is restored"
         )
-    if len(copies) == 1 and wanted != first.id:
+    if _holders(copies) == 1 and wanted != first.id:
         found.append(f"only {first.peer} has the newest checkpoint, {first.id[:12]} of {first.created}")
     return found
 

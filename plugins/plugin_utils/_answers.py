@@ -241,6 +241,7 @@ _ANSWERS: dict[str, dict[str, Form]] = {
         "held": lambda value: value is True,
         "stands_for": words,
         "taken": lambda value: value is True,
+        "place": _or_nothing(_text(_ID)),
     },
     "derive": {
         "id": _or_nothing(_text(_ID)),
@@ -264,13 +265,20 @@ def failed(why: str, error: str = "EvenkeelError") -> Answer:
     return {"failed": True, "msg": why, "error": error}
 
 
-def without_twins(told: Mapping[str, Answer]) -> dict[str, Answer]:
-    """The answers, each store once: a host that is asked under two names would count as two. Its first name counts, and
-    the others have failed."""
+def first_names(told: Mapping[str, Answer]) -> dict[str, str]:
+    """Each name, with the first name whose answer tells of the same store. A host that is asked under two names would
+    count as two."""
     places: dict[str, str] = {}
+    return {
+        name: places.setdefault(str(answer["place"]), name) if answer.get("place") else name
+        for name, answer in told.items()
+    }
+
+
+def without_twins(told: Mapping[str, Answer]) -> dict[str, Answer]:
+    """The answers, each store once: its first name counts, and the others have failed."""
     found = dict(told)
-    for name, answer in told.items():
-        other = places.setdefault(str(answer["place"]), name) if answer.get("place") else name
+    for name, other in first_names(told).items():
         if other != name:
             found[name] = failed(f"it is {other} under another name, by its store", _TWIN)
     return found

@@ -213,7 +213,7 @@ class Surveyed(Result):
     ``waits``: why it cannot be put back even to a checkpoint of its own. ``room``: bytes for a copy, in its store and
     on its way there. ``host``: words by which one host, at one boot, is known. ``held``: whether its store has the
     checkpoint whole, so that nothing is to be brought. ``stands_for``: the lost host whose place it has taken; empty
-    for none. ``taken``: whether it took the checkpoint itself."""
+    for none. ``taken``: whether its store has the checkpoint as its own. ``place``: of its store (``Store.place``)."""
 
     obstacle: str = ""
     waits: str = ""
@@ -224,6 +224,7 @@ class Surveyed(Result):
     held: bool = False
     stands_for: str = ""
     taken: bool = False
+    place: str = ""
 
 
 @dataclass

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from ..._dataclasses import dataclass, field, replace
 from ..._files.entry import ABOVE, ABSENT, Entry, path_of
 from ..._host.paths import ancestors
-from ..._resources import files
+from ..._resources import files, plain
 from ..._resources.kind import is_within
 from ..._resources.registry import kind_of, own_lines, path_lines, tree_spec
 from ..._store.manifest import Section
@@ -29,7 +29,8 @@ _KEEPER, _ADDRESS = "keepalived.service", b"/etc/keepalived/keepalived.conf"
 class Choices:
     """``keeps``: whether the host keeps its identity; ``parts``: names of parts that it keeps even if not. ``mounts``:
     the mount points here, with the kinds of their file systems. ``ours``: paths of Evenkeel itself here. ``refused``:
-    paths that cannot be put back here, and why. ``without``: kinds that cannot be put back here, and why."""
+    paths that cannot be put back here, and why. ``without``: kinds that cannot be put back here, and why.
+    ``elsewhere``: the record is one of another host."""
 
     keeps: bool = False
     parts: Sequence[str] = ()
@@ -37,6 +38,7 @@ class Choices:
     ours: Sequence[str] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
     without: Mapping[str, str] = field(default_factory=dict)
+    elsewhere: bool = False
 
     @property
     def keeps_hardware(self) -> bool:
@@ -136,6 +138,10 @@ def _tops(recorded: Sequence[str], spec: Mapping[str, object], choices: Choices)
         inside = any(is_within(point, str(root)) for root in _list(spec["paths"]))
         if inside and os.fsencode(point) not in kinds:
             found[os.fsencode(point)] = "a mount point on this host"
+    if choices.elsewhere:
+        # That host lacked such a tree by chance: nobody has declared that this host must lack it.
+        absent = {path_of(line) for line in recorded if line.startswith(ABSENT)}
+        found.update({one: "the other host had none" for one in map(os.fsencode, plain.TREES) if one in absent})
     return found
 
 

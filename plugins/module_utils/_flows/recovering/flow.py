@@ -80,6 +80,7 @@ def survey(store: Store, checkpoint: str = "", host: str = "", terms: replicas.T
         held=bool(checkpoint) and replicas.has_adopted(store, host, checkpoint, terms or replicas.Terms()),
         stands_for=_stands_for(store),
         taken=any(checkpoint in ids for ids in store.own_refs().values()),
+        place=store.place(),
     )
 
 
@@ -147,6 +148,7 @@ class _Preparing:
             ours=ours.paths(self.store.root),
             without=_without(sections),
             refused=self._way_in(sections),
+            elsewhere=self.request.elsewhere,
         )
         made = derive.derive(sections, present, choices)
         refused = dict(choices.refused)

@@ -15,7 +15,13 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from ansible_collections.evenkeel.fault_tolerance.plugins.action.ft_recover import Copy, Recovery, _unfit
+from ansible_collections.evenkeel.fault_tolerance.plugins.action.ft_recover import (
+    Copy,
+    Recovery,
+    _holders,
+    _unfit,
+    choose,
+)
 
 from .conftest import Fleet, Run
 from .test_guard import NOWHERE
@@ -322,19 +328,42 @@ def test_no_older_checkpoint_comes_where_the_newest_does_not_fit(monkeypatch: py
 
 def test_the_lost_host_is_not_its_own_spare(monkeypatch: pytest.MonkeyPatch) -> None:
     """The inventory may have it under another name: its store tells, and so does its address."""
-    itself = {**SURVEY, "taken": True}
+    itself = {**SURVEY, "taken": True, "place": "1" * 64}
     recovery = bare(monkeypatch, "h3", itself)
-    why = "h3 is h1 under another name (it took that checkpoint itself)"
+    inventory: Any = recovery._inventory
+    inventory.each = lambda *_: {"h1": itself, "h3": itself}
+    why = "h3 is h1 under another name (one store answers to both)"
     assert recovery._survey_here(COPY, True) == (f"{why}: recover h1 onto itself. Nothing was changed", False)
     recovery._onto = ["h3"]
-    recovery._inventory = cast("Any", SimpleNamespace(each=lambda *_: {"h3": itself}))
     assert why in str(recovery._chosen(COPY, True)["msg"])
-    # Nothing is there that could answer.
-    lost = {"unreachable": True, "msg": "no route"}
-    recovery._inventory = cast("Any", SimpleNamespace(each=lambda *_: {"h3": lost}, share_address=lambda *_: True))
-    assert "h3 is h1 under another name (both have one address)" in str(recovery._chosen(COPY, True)["msg"])
+    # Its address alone makes the recovery ask.
+    inventory.share_address, itself["taken"] = lambda *_: True, False
+    assert why in str(recovery._chosen(COPY, True)["msg"])
     # It took the checkpoint as the host itself, and goes back to it.
     assert bare(monkeypatch, "h1", itself)._survey_here(COPY, True) == ("", False)
+
+
+@pytest.mark.parametrize(
+    "owner", [{"unreachable": True, "msg": "no route"}, {"failed": True, "msg": "x"}, {**SURVEY, "place": "2" * 64}]
+)
+def test_a_copy_of_the_disk_of_the_lost_host_can_be_its_spare(
+    monkeypatch: pytest.MonkeyPatch, owner: dict[str, Any]
+) -> None:
+    """A machine made from last night's backup has the store of the lost host, and perhaps its address."""
+    for by_store in (True, False):
+        clone = {**SURVEY, "taken": by_store, "place": "1" * 64}
+        recovery = bare(monkeypatch, "h3", clone)
+        inventory: Any = recovery._inventory
+        inventory.each, inventory.share_address = lambda *_, c=clone: {"h1": owner, "h3": c}, lambda *_: True
+        why = (
+            "its store has that checkpoint as its own: it may be h1, or a copy of its disk"
+            if by_store
+            else "h1 has the same address: it may be h1, or have come in its place"
+        )
+        assert recovery._survey_here(COPY, True) == ("", False)
+        assert recovery._warnings == recovery._left == [f"h3: {why}"]
+        recovery._onto = ["h3"]
+        assert recovery._chosen(COPY, True)["onto"] == "h3"
 
 
 def test_a_host_under_two_names_is_one_holder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,4 +375,21 @@ def test_a_host_under_two_names_is_one_holder(monkeypatch: pytest.MonkeyPatch) -
     recovery._least = 2
     told = recovery.run(False)
     assert told["error"] == "NotFound" and "1 of 2 peers hold a verified copy" in str(told["msg"])
-    assert "under another name, by its store" in str(told["left"])
+    assert "both count as one holder" in str(told["left"])
+
+
+def test_a_peer_that_claims_the_store_of_another_hides_no_copy_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    recovery = bare(monkeypatch, "h3", {})
+    recovery._peers = ["liar", "h2", "h3"]
+    copy = {"id": COPY.id, "state": "verified", "created": COPY.created}
+    told = {
+        "liar": {"candidates": [], "place": "1" * 64},
+        "h2": {"candidates": [copy], "place": "1" * 64},
+        "h3": {"candidates": [copy], "place": "2" * 64},
+    }
+    recovery._inventory = cast("Any", SimpleNamespace(each=lambda *_: told))
+    recovery._seals = cast("Any", SimpleNamespace(opened=list))
+    recovery._keys = cast("Any", SimpleNamespace(know=lambda *_: True, where="here"))
+    recovery._gather()
+    (copies,) = choose(recovery._candidates, "latest")
+    assert [one.peer for one in copies] == ["h2", "h3"] and _holders(copies) == 2

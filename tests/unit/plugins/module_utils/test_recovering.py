@@ -209,6 +209,22 @@ def test_a_mount_point_here_that_was_none_stays_and_a_directory_gets_what_was_th
     assert found.spec[files.MOUNTS] == {"/etc/app": "ext4", "/etc/resolv.conf": "tmpfs"}
 
 
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_tree_of_a_plain_host_that_the_lost_host_lacks_stays_on_a_spare(keeps: bool) -> None:
+    def host(*lines: str) -> Section:
+        return replace(tree(paths=("/opt", "/srv")), lines=[entry("/", "D", mtime=0), *lines])
+
+    absent = [entry(path, "-") for path in ("/opt", "/srv")]
+    opt = [entry("/opt", "d"), entry("/opt/agent", word="1")]
+    recorded, present = host(*absent), host(*opt, entry("/srv", "d"))
+    lines, left = made(recorded, present, keeps=keeps, elsewhere=True)
+    # Somebody has declared /srv, and it is to be absent.
+    assert lines == [*opt, absent[1]] and left == ["/opt (the other host had none)"]
+    # The host itself goes back to its own state, and a spare without the tree has nothing to keep.
+    assert made(recorded, present, keeps=keeps) == (absent, [])
+    assert made(recorded, recorded, keeps=keeps, elsewhere=True) == (absent, [])
+
+
 def test_paths_that_are_refused_and_evenkeels_own_are_left_out() -> None:
     recorded = tree(entry("/etc/a", word="1"), entry("/etc/b", "d"), entry("/etc/b/c", word="1"))
     lines, left = made(
