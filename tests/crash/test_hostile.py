@@ -7,15 +7,18 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
 import struct
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -309,11 +312,28 @@ def private(folder: Path) -> Path | None:
     return None
 
 
+# The variable with which the tree of ``owned`` is the top of a mount, in a mount namespace of its own.
+TOP = "EVENKEEL_TOP_OF_MOUNT"
+
+
 @pytest.fixture
-def owned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def owned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A tree of another user's with what is root's alone in it, of which the store has the checkpoint ``before``; it is
-    staged in the tree itself, as where that is the top of a mount."""
+    staged in the tree itself, as where that is the top of a mount. With ``TOP`` it is that."""
     live = tmp_path / "live"
+    live.mkdir()
+    if os.environ.get(TOP) is None:
+        monkeypatch.setattr(anchors.Anchors, "_highest", lambda _anchors, _parent: os.fsencode(live))
+        yield filled(live)
+        return
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", live], check=True)
+    try:
+        yield filled(live)
+    finally:
+        subprocess.run(["umount", "--lazy", live], check=True)
+
+
+def filled(live: Path) -> Path:
     for name in ("pub", "priv", "other"):
         (live / name).mkdir(parents=True)
     (live / "pub" / "key").write_text("as recorded")
@@ -323,8 +343,7 @@ def owned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (live / "priv").chmod(0o700)
     for path in (live, live / "pub", live / "pub" / "key", live / "other", live / "file"):
         os.chown(path, NOBODY, NOBODY)
-    monkeypatch.setattr(anchors.Anchors, "_highest", lambda _anchors, _parent: os.fsencode(live))
-    checkpoint(store_of(tmp_path), "before", [{"files": {"paths": [str(live)]}}])
+    checkpoint(store_of(live.parent), "before", [{"files": {"paths": [str(live)]}}])
     return live
 
 
@@ -612,7 +631,7 @@ def test_a_staging_directory_that_is_gone_keeps_nothing_back(
     (owned / "file").write_text("changed")
     kill(store, monkeypatch)
     place = owned / staged_in(owned)[0]
-    place.rename(owned.parent / "away")
+    shutil.move(place, owned.parent / "away")
     if there == "a directory":
         place.mkdir(0o777)
         os.chown(place, NOBODY, NOBODY)
@@ -904,10 +923,94 @@ def test_what_is_roots_stays_so_however_often_its_name_is_exchanged(owned: Path,
             with stopped(user):
                 for one in [one for one in owned.rglob("key") if one.read_bytes() == SECRET]:
                     info = one.parent.stat()
-                    assert (info.st_uid, stat.S_IMODE(info.st_mode)) == (0, 0o700), (one, ends)
+                    assert (info.st_uid, stat.S_IMODE(info.st_mode)) == (0, 0o700), (one, ends, oct(one.stat().st_mode))
     assert ends["refused"]
     rollback(store, "before")
     assert private(owned) == owned / "priv" and staged_in(owned) == []
+
+
+@pytest.mark.skipif(TOP in os.environ, reason="it is what this runs")
+def test_what_is_roots_stays_so_where_the_tree_is_the_top_of_a_mount() -> None:
+    if subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], check=False).returncode != 0:
+        pytest.skip("nothing can be mounted here")
+    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "often_its_name"]
+    done = subprocess.run(
+        ["unshare", "-m", *argv], env={**os.environ, TOP: "1"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout[-4000:]
+
+
+def test_a_directory_with_contents_that_stayed_is_not_given_away(owned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The owner of the tree gave root's directory the name of a directory of theirs, before the rollback."""
+    store = store_of(owned.parent)
+    (owned / "priv" / "sub").mkdir(mode=0o755)
+    (owned / "priv" / "sub" / "key").write_bytes(SECRET)
+    (owned / "pub" / "sub").mkdir(mode=0o755)
+    (owned / "pub" / "sub" / "key").write_text("as recorded")
+    os.chown(owned / "pub" / "sub", NOBODY, NOBODY)
+    checkpoint(store, "deep", [{"files": {"paths": [str(owned)]}}])
+    exchange(owned, "pub", "priv")
+
+    def full(made: Any, entry: Entry, *words: Any) -> None:
+        if entry.path == os.fsencode(owned / "pub" / "sub" / "key"):
+            raise OSError(errno.ENOSPC, "no room")
+        making.make(made, entry, *words)
+
+    with monkeypatch.context() as patched, store.locked(), pytest.raises(RestoreFailed) as failed:
+        patched.setattr(staging, "make", full)
+        Run(store, store.manifest(store.resolve("deep")), Options(unattended=True)).carry_out()
+    info = (owned / "pub").stat()
+    assert (owned / "pub" / "sub" / "key").read_bytes() == SECRET
+    assert (info.st_uid, stat.S_IMODE(info.st_mode)) == (0, 0o700)
+    (words,) = failed.value.result["left"]
+    assert words == f"{owned}/pub: it is not opened to other users while {owned}/pub/sub/key is not as recorded"
+    assert (owned / "priv" / "key").read_bytes() == SECRET and private(owned) == owned / "priv"
+    rollback(store, "deep")
+    assert (owned / "pub").stat().st_uid == NOBODY and (owned / "pub" / "sub" / "key").read_text() == "as recorded"
+
+
+def test_nothing_goes_below_a_directory_that_could_not_be_closed() -> None:
+    found = known.Known({b"/live/priv": (7, b"/")})
+    found.shut(b"/live/priv")
+    fd = os.open("/", os.O_RDONLY)
+    for path in (b"/live/priv", b"/live/priv/sub/deep"):
+        with pytest.raises(OSError, match="is not the directory that was read before"):
+            known.Known(found.of).check(path, fd)
+    found.check(b"/live/private", fd)
+    os.close(fd)
+
+
+def test_nothing_is_staged_in_a_directory_of_roots_below_one_of_another_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = tmp_path / "live"
+    (live / "priv").mkdir(parents=True)
+    os.chown(live, NOBODY, NOBODY)
+    monkeypatch.setattr(anchors, "mount_of", lambda _path, _mounts: os.fsencode(live))
+    assert anchors.Anchors("journal")._highest(os.fsencode(live / "priv")) == os.fsencode(live)
+    os.chown(live, 0, 0)
+    assert anchors.Anchors("journal")._highest(os.fsencode(live / "priv")) == os.fsencode(live)
+
+
+def test_an_empty_directory_of_roots_does_not_pass_for_the_staging_directory(
+    owned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_of(owned.parent)
+    (owned / "file").write_text("changed")
+    (owned / "empty").mkdir(0o700)
+    inode = (owned / "empty").stat().st_ino
+
+    def take(name: Any, *_words: Any, **_more: Any) -> bool:
+        if not str(name).startswith(declaration.STAGE):
+            return False
+        exchange(owned, str(name), "empty")
+        return True
+
+    with monkeypatch.context() as patched:
+        acted = once(patched, os, "mkdir", take, after=True)
+        with pytest.raises(EvenkeelError, match="another directory in the place of"):
+            rollback(store, "before")
+    assert acted and inode != (owned / "empty").stat().st_ino and (owned / "file").read_text() == "changed"
 
 
 # -- another user who keeps root busy, or from reading

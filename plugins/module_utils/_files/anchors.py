@@ -19,7 +19,7 @@ from .._host.durable import (
     write_file,
 )
 from .._host.mounts import file_system_of, mount_of, mount_points
-from .._host.paths import DIRECTORY, ancestors, is_ours, open_dir
+from .._host.paths import DIRECTORY, ancestors, is_ours, keeps_names, open_dir
 from . import declaration
 from .entry import PINNED
 from .mounts import FIXED, MASKED
@@ -143,11 +143,13 @@ class Anchors:
         fd, kept = None, False
         try:
             before = os.fstat(above)
-            os.mkdir(self.name, 0o700, dir_fd=above)
+            # The sticky bit tells it from every other empty directory of ours that somebody could give its name to.
+            os.mkdir(self.name, 0o1700, dir_fd=above)
             set_mtime(above, before.st_mtime_ns)
             fd = os.open(self.name, DIRECTORY, dir_fd=above)
             info = os.fstat(fd)
-            if self.made[-1].is_for_us_alone(info, above) and not os.listdir(fd):
+            new = info.st_mode & stat.S_ISVTX or is_ours(before.st_uid, before.st_mode)
+            if new and self.made[-1].is_for_us_alone(info, above) and not os.listdir(fd):
                 self.made[-1] = self.made[-1]._replace(inode=info.st_ino)
                 self._write()
                 kept = True
@@ -187,6 +189,7 @@ class Anchors:
             os.close(fd)
         mount = mount_of(parent, self._mounts)
         usable: list[bytes] = []
+        fixed = True
         for above in [*ancestors(parent + b"/"), parent]:
             if not (above + b"/").startswith(mount.rstrip(b"/") + b"/"):
                 continue
@@ -197,9 +200,11 @@ class Anchors:
                 # Immutable, it is not writable in the first place; append-only, names could come and not go.
                 if near and os.access(b".", os.W_OK | os.X_OK, dir_fd=fd) and not inode_flags(fd) & PINNED:
                     # Best where nobody else can rename the staging directory.
-                    if is_ours(info.st_uid, info.st_mode):
+                    if fixed and is_ours(info.st_uid, info.st_mode):
                         return above
                     usable.append(above)
+                # Below a directory of another user a name may be that of any directory: what is ours there is no place.
+                fixed = fixed and keeps_names(info.st_uid, info.st_mode)
             finally:
                 os.close(fd)
         if usable:

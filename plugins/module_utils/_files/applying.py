@@ -17,7 +17,7 @@ from .._host.durable import (
     set_inode_flags,
     syncfs,
 )
-from .._host.paths import DIRECTORY, Parents, opened
+from .._host.paths import DIRECTORY, Parents, ancestors, opened
 from .anchors import own
 from .entry import FLAGS, PINNED, Entry
 from .journals import Operation, Plan
@@ -55,6 +55,7 @@ class _Work:
         self._plan = plan
         self._known = Known(plan.known)
         self._stages: list[int | None] = []
+        self._narrowed: set[bytes] = set()
         self._touched: set[bytes] = set()
         self._in_place: list[bytes] = []
 
@@ -87,7 +88,11 @@ class _Work:
                 continue
             try:
                 with noting(self.doubtful, entry.path):
-                    narrow(entry, fd)
+                    self._narrowed.add(entry.path)
+                    if not narrow(entry, fd):
+                        self._narrowed.remove(entry.path)
+                if entry.path in self.doubtful and os.geteuid() == 0:
+                    self._known.shut(entry.path)
             finally:
                 os.close(fd)
 
@@ -106,9 +111,17 @@ class _Work:
                     self._touched.add(os.path.dirname(one.path))
 
     def _finish(self) -> None:
+        stayed = [*self._plan.left, *self.doubtful, *(one + b"/" for one in self.closed)]
+        holding = {above: one for one in stayed for above in ancestors(one)}
         for entry in self._plan.directories:
             if entry.path in self.closed:
                 continue  # It may hold something that nobody else must see. The proof names the difference.
+            if entry.path in holding and entry.path in self._narrowed and entry.path in self._plan.loose:
+                # Whoever can exchange its name can have had it be a directory with contents of somebody else.
+                path = os.fsdecode(holding[entry.path]).rstrip("/")
+                words = f"it is not opened to other users while {path} is not as recorded"
+                self.doubtful.setdefault(entry.path, words)
+                continue
             with noting(self.doubtful, entry.path):
                 fd = self._known.open(entry.path)
                 try:
@@ -119,6 +132,8 @@ class _Work:
                 finally:
                     os.close(fd)
                 self._in_place.append(entry.path)
+            if entry.path in self.doubtful:
+                holding.update(dict.fromkeys(ancestors(entry.path), entry.path))
 
     def _pin(self, parents: Parents) -> None:
         inodes = {one.path: one.inode for one in self._plan.operations}

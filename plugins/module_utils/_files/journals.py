@@ -84,7 +84,8 @@ class Plan(NamedTuple):
     """Everything that is carried out after COMMIT.
 
     ``closed`` are directories that somebody exchanged before the staging. ``directories`` get their attributes at the
-    end, and after them each path of ``pins`` its immutable or append-only flags.
+    end, and after them each path of ``pins`` its immutable or append-only flags. ``loose`` are those of the directories
+    whose names another user can exchange, and ``left`` the paths that do not go back.
     """
 
     note: Note
@@ -94,6 +95,8 @@ class Plan(NamedTuple):
     operations: Sequence[Operation]
     directories: Sequence[Entry]
     pins: Sequence[tuple[bytes, int]]
+    loose: Collection[bytes] = frozenset()
+    left: Collection[bytes] = frozenset()
 
     def write(self, journal: str) -> None:
         """Write the plan to its journal."""
@@ -105,12 +108,15 @@ class Plan(NamedTuple):
             "steps": [one.stored() for one in self.operations],
             "directories": [entry.line() for entry in self.directories],
             "pins": [[path.hex(), flags] for path, flags in self.pins],
+            "loose": [path.hex() for path in sorted(self.loose)],
+            "left": [path.hex() for path in sorted(self.left)],
         }
         write_file(os.path.join(journal, "plan"), json.dumps(plan).encode())
 
     @classmethod
     def read(cls, raw: Any) -> Plan:
-        """The plan that a journal keeps. Version 0.1.0 wrote no ``known``, ``closed`` and ``pins``."""
+        """The plan that a journal keeps. Version 0.1.0 wrote neither ``known`` nor any collection from ``closed`` on
+        but the operations and ``directories``."""
         anchors = [Anchor.read(one) for one in raw["anchors"]]
         return cls(
             raw["note"],
@@ -120,6 +126,8 @@ class Plan(NamedTuple):
             [Operation.read(one, len(anchors)) for one in raw["steps"]],
             [Entry.parse(line) for line in raw["directories"]],
             [(bytes.fromhex(path), int(flags)) for path, flags in raw.get("pins", ())],
+            {bytes.fromhex(path) for path in raw.get("loose", ())},
+            {bytes.fromhex(path) for path in raw.get("left", ())},
         )
 
 

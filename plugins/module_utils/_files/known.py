@@ -11,11 +11,13 @@ from contextlib import contextmanager
 
 from .._errors import UsageError
 from .._host.mounts import mount_of, mount_points
-from .._host.paths import open_dir
+from .._host.paths import ancestors, open_dir
 
 # A directory that a rollback works in: its inode number, and the mount point that it lies on. There is no number of its
 # device: a boot may give it another.
 Identity = tuple[int, bytes]
+# That of no directory.
+_NONE: Identity = (-1, b"")
 
 
 class Known:
@@ -24,6 +26,7 @@ class Known:
     def __init__(self, known: Mapping[bytes, Identity]) -> None:
         self.of = dict(known)
         self._mounts = set(mount_points())
+        self._shut = {path for path, identity in known.items() if identity == _NONE}
 
     def note(self, path: bytes, inode: int) -> Identity:
         """Remember this inode number for the directory at the path."""
@@ -31,11 +34,14 @@ class Known:
         return self.of[path]
 
     def shut(self, path: bytes) -> None:
-        """Let no directory pass for the meant directory at this path any more."""
-        self.of[path] = (-1, b"")
+        """Let no directory at or below this path pass for the meant directory any more."""
+        self.of[path] = _NONE
+        self._shut.add(path)
 
     def check(self, path: bytes, fd: int) -> None:
         """Raise OSError unless the open directory is the meant directory."""
+        if self._shut and any(one in self._shut for one in ancestors(path)):
+            raise OSError(errno.ESTALE, f"{another(path)}, or is in such a directory")
         if path in self.of and self.of[path] != (os.fstat(fd).st_ino, mount_of(path, self._mounts)):
             raise OSError(errno.ESTALE, another(path))
 

@@ -126,8 +126,9 @@ def attributes(entry: Entry, fd: int, where: int | str | None = None) -> None:
         os.utime(where, ns=(entry.mtime, entry.mtime))
 
 
-def narrow(entry: Entry, fd: int) -> None:
-    """While names come and go in the open directory, admit only users who may enter it both now and as recorded.
+def narrow(entry: Entry, fd: int) -> bool:
+    """While names come and go in the open directory, admit only users who may enter it both now and as recorded; False
+    where these are the same users.
 
     Where owner, group or ACL differ, the directory is ours meanwhile, and other users keep the permissions that they
     have both now and as recorded.
@@ -137,7 +138,7 @@ def narrow(entry: Entry, fd: int) -> None:
     acl, recorded = _acl(fd), dict(entry.xattrs).get(_ACL, b"")
     owned = (info.st_uid, info.st_gid) == (entry.uid, entry.gid)
     if owned and now == then and acl == recorded:
-        return
+        return False
     both = now & then | (now | then) & stat.S_ISVTX
     if not owned or acl != recorded:
         every = 7
@@ -152,6 +153,7 @@ def narrow(entry: Entry, fd: int) -> None:
     os.chmod(fd, both)
     if acl and acl != recorded:
         os.removexattr(fd, _ACL)
+    return True
 
 
 def _acl(fd: int) -> bytes:

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 from .._errors import Damaged, EvenkeelError, Refused
 from .._host.durable import exchange, syncfs
-from .._host.paths import Parents, open_dir
+from .._host.paths import Parents, ancestors, keeps_names, may_be_exchanged, open_dir
 from .._store.objects import Reader
 from .._store.store import Store
 from .anchors import Anchors
@@ -32,11 +32,12 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 class Staging:
     """Everything new, made ready in the staging directories. ``left``: target -> why, for each step that failed.
 
-    ``partly``: a path that the store cannot give back, or for which the disk has no room, is left out as well.
+    ``partly``: a path that the store cannot give back, or for which the disk has no room, is left out as well. ``left``
+    at the beginning: the steps that are left out.
     """
 
-    def __init__(self, store: Store, journal: str, partly: bool) -> None:
-        self.left: dict[str, str] = {}
+    def __init__(self, store: Store, journal: str, partly: bool, left: Mapping[str, str] | None = None) -> None:
+        self.left = dict(left or {})
         self._store = store
         self._contents = Reader(store.objects)
         self._journal = journal
@@ -50,6 +51,7 @@ class Staging:
     def plan(self, steps: Sequence[PathStep], directories: Sequence[Entry], note: Note) -> Plan:
         """The plan to carry out after COMMIT. It is written to the journal, and all that it needs is durable."""
         seen = _seen(steps)
+        loose = _loose(directories)
         parents = Parents(check=lambda path, fd: self._compare(path, fd, seen.get(path)))
         try:
             operations = list(self._operations(steps, parents))
@@ -62,6 +64,9 @@ class Staging:
             self._anchors.close()
         self.left.update(below(steps, self.left))
         missing = {os.fsencode(one) for one in self.left}
+        for entry in directories:
+            if entry.path in missing:  # It admits whom it admits now: nothing goes into it.
+                self._known.shut(entry.path)
         files = [step.entry for step in steps if step.entry is not None and step.entry.type == "f"]
         plan = Plan(
             note,
@@ -71,6 +76,8 @@ class Staging:
             [one for one in operations if one.path not in missing],
             [entry for entry in directories if entry.path not in missing],
             [(one.path, one.flags & PINNED) for one in files if one.flags & PINNED and one.path not in missing],
+            loose,
+            missing,
         )
         plan.write(self._journal)
         return plan
@@ -200,6 +207,20 @@ def _seen(steps: Sequence[PathStep]) -> dict[bytes, Inode | None]:
     for step in steps:
         seen.setdefault(step.path, step.itself)
     return seen
+
+
+def _loose(directories: Sequence[Entry]) -> set[bytes]:
+    """The directories whose names another user can exchange, or could before owners and modes come back."""
+    open_to_others = {entry.path for entry in directories if not keeps_names(entry.uid, entry.mode)}
+    found = set()
+    for entry in directories:
+        try:
+            loose = may_be_exchanged(entry.path)
+        except OSError:  # A step makes it, or a directory above it; or another user changes names just now.
+            loose = True
+        if loose or any(above in open_to_others for above in ancestors(entry.path)):
+            found.add(entry.path)
+    return found
 
 
 def _inode_of(folder: int, name: bytes) -> int:

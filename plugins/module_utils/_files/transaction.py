@@ -102,9 +102,9 @@ class Transaction:
                 ensure_dir(self._store.join("journal"))
                 self.journal = self._store.join("journal", f"{int(self._store.system.now() * 1000):015d}-{os.getpid()}")
                 ensure_dir(self.journal)
-                made = Staging(self._store, self.journal, partly)
+                made = Staging(self._store, self.journal, partly, left)
                 self._plan = made.plan(chosen, directories, self._note)
-                left = {**made.left, **left}
+                left = made.left
         self._staged, self._left = (steps, directories), left
         return left
 

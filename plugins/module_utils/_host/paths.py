@@ -168,3 +168,17 @@ def ancestors(path: bytes) -> Iterator[bytes]:
 def is_ours(uid: int, mode: int) -> bool:
     """Whether nobody else can rename files that we make in a directory of this owner and mode."""
     return uid == os.geteuid() and bool(not mode & 0o022 or mode & stat.S_ISVTX)
+
+
+def keeps_names(uid: int, mode: int) -> bool:
+    """Whether nobody but root and this user can exchange names in a directory of this owner and mode."""
+    return is_ours(uid, mode) or (uid == 0 and bool(not mode & 0o022 or mode & stat.S_ISVTX))
+
+
+def may_be_exchanged(path: bytes) -> bool:
+    """Whether another user can give the name of the path, or of a directory above it, to another directory."""
+    for above in ancestors(path):
+        info = os.stat(above, follow_symlinks=False)
+        if not keeps_names(info.st_uid, info.st_mode):
+            return True
+    return False

@@ -36,6 +36,8 @@ PLAN = Plan(
     ],
     [FOLDER],
     [(b"/d/file", 16)],
+    {b"/d"},
+    {b"/left"},
 )
 STORED = {
     "note": {"to": "before"},
@@ -51,6 +53,8 @@ STORED = {
     ],
     "directories": [FOLDER.line()],
     "pins": [["2f642f66696c65", 16]],
+    "loose": ["2f64"],
+    "left": ["2f6c656674"],
 }
 
 
