@@ -364,8 +364,10 @@ def _difference(then: bytes | None, now: bytes | None) -> str:
         return ", ".join(found)
     if old[_INODE] != new[_INODE]:
         return REPLACED
-    # Entries that came or went change both times of a directory; attributes change the ctime alone.
-    return "" if kind == stat.S_IFDIR and old[_MTIME] != new[_MTIME] else CHANGED
+    # Entries that came or went change both times of a directory; attributes change the ctime alone, as does a mode that
+    # is set once more.
+    known = len(new) > _ATTRIBUTES and len(old) == len(new)
+    return "" if kind == stat.S_IFDIR and (known or old[_MTIME] != new[_MTIME]) else CHANGED
 
 
 def was_there(record: str, paths: Sequence[str], since: float) -> dict[str, bool]:

@@ -123,6 +123,12 @@ def test_attributes_beside_owner_and_mode_are_told_of_files_and_directories(host
     assert host.changed() == {"usr/bin/tool": "changed", "etc/ssh": "changed"}
 
 
+def test_a_mode_of_a_place_itself_that_is_set_once_more_is_no_change(host: Host) -> None:
+    for root in host.roots:
+        os.chmod(root, os.stat(root).st_mode & 0o7777)
+    assert host.changed() == {}
+
+
 def test_an_overlay_makes_directories_anew_and_that_is_no_change(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(footprint, "_COPIED_UP", tuple(footprint.DISKS))
     host.record()

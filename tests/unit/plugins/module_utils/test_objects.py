@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import Damaged
@@ -80,17 +80,17 @@ def test_neighbours_are_read_from_one_open_pack_and_a_damaged_content_is_named(
     writer = Writer(objects)
     names = [writer.add(b"content %d" % number) for number in range(20)]
     writer.publish()
-    opened: list[str] = []
-    whole = objects._open
+    opened: list[object] = []
+    whole = open
 
-    def open_it(path: str) -> BinaryIO:
+    def open_it(path: Any, *words: Any, **more: Any) -> Any:
         opened.append(path)
-        return whole(path)
+        return whole(path, *words, **more)
 
-    monkeypatch.setattr(objects, "_open", open_it)
+    monkeypatch.setattr("builtins.open", open_it)
     with closing(Reader(objects)) as reader:
         assert [b"".join(reader.read(sha)) for sha in names] == [b"content %d" % number for number in range(20)]
-        assert len(opened) == 1
+        assert len(opened) == 2  # The index of the pack, and its contents.
         (pack,) = tmp_path.glob("packs/*.pack")
         pack.chmod(0o600)
         pack.write_bytes(pack.read_bytes().replace(b"content 7", b"content X"))

@@ -496,7 +496,7 @@ def test_room_is_made_in_the_places_where_it_is_measured(
         receive(peer, "web1", one, str(tmp_path / content))
         clock.at += HOUR
     (tmp_path / "landing").mkdir()
-    monkeypatch.setattr(scratch, "new", lambda _run, _owner: str(tmp_path / "landing/bundle"))
+    monkeypatch.setattr(scratch, "new", lambda *_: str(tmp_path / "landing/bundle"))
     monkeypatch.setattr(foreign, "room", lambda *places: 15 // len(places) if len(copies.checkpoints()) > 1 else 1000)
     values = {"directory": str(tmp_path), "run": "1", "size": 10}
     asked = {"store": peer.root, "host": "web1", "retention": {"last": 1, "grace": 0}, "_phase": "land"}
