@@ -67,7 +67,7 @@ class Record:
         self._is_part = False
         self._restart_needed: list[Holder] = []
         self._renewal = Renewal()
-        self._rules: list[str] = []  # Those that were loaded.
+        self._rules: list[str] = []  # The rules that were loaded.
         self._still = quiescing.Quiesced(how.quiesce, store.system, "nothing was changed")
         if not how.unattended:  # An interrupted rollback was checked when it began.
             plan.check_declared(manifest)
