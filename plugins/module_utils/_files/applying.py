@@ -117,7 +117,7 @@ class _Work:
             if entry.path in self.closed:
                 continue  # It may hold something that nobody else must see. The proof names the difference.
             if entry.path in holding and entry.path in self._narrowed and entry.path in self._plan.loose:
-                # Whoever can exchange its name can have had it be a directory with contents of somebody else.
+                # Another user may have given its name to a directory with contents that this user must not see.
                 path = os.fsdecode(holding[entry.path]).rstrip("/")
                 words = f"it is not opened to other users while {path} is not as recorded"
                 self.doubtful.setdefault(entry.path, words)
