@@ -72,8 +72,8 @@ def test_the_terminal_of_a_run_that_has_ended_is_closed_at_once(monkeypatch: pyt
 
 
 def children() -> list[psutil.Process]:
-    """The children of runners; other tests have processes of their own. The kernel tells the words of a program a moment
-    after it is started."""
+    """The children of runners; other tests have processes of their own. The kernel tells the words of a program a
+    moment after it is started."""
     found = psutil.Process().children()
     for one in found:
         while not one.cmdline() and one.status() != psutil.STATUS_ZOMBIE:

@@ -193,7 +193,7 @@ def test_room_is_counted_where_a_path_will_lie_below_directories_that_steps_make
     free = {b"/": 10**6, b"/data": 100, b"/etc/bound": 0}
     monkeypatch.setattr(preflight, "mounts", lambda: table)
     monkeypatch.setattr(
-        os, "statvfs", lambda path: SimpleNamespace(f_frsize=1, f_bfree=free[path], f_files=0, f_flag=0)
+        os, "statvfs", lambda path: SimpleNamespace(f_frsize=1, f_blocks=1, f_bfree=free[path], f_files=0, f_flag=0)
     )
     folders = [b"/data/new", b"/data/new/sub", b"/etc/new"]
     files = [b"/data/new/sub/large", b"/data/new/sub/more", b"/etc/new/large", b"/etc/other", b"/etc/bound"]
