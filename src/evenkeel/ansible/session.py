@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from evenkeel.ansible.asking import program
@@ -139,13 +139,13 @@ class Session:
         env = self.ansible.own(pipelining=self._pipelining) | more
         followed = run.name == "begin"
         watching = self._preparing(watch) if followed else watch
-        ended = self._execute(argv, env, watching, stop, fresh=run.fresh, ready=self.ready)
+        ended = self._execute(self._job(argv, env, ready=self.ready), watching, stop, fresh=run.fresh)
         if self._pipelining and self.ansible.pipelining is None and progress.wants_terminal and not progress.did:
             # sudo demands a terminal here (requiretty). Nothing has run yet, so the playbook is run once more.
             self._pipelining = False
             on_event({"event": AGAIN})
             env = self.ansible.own(pipelining=False) | more
-            ended = self._execute(argv, env, on_event, stop, fresh=run.fresh, ready=self.ready)
+            ended = self._execute(self._job(argv, env, ready=self.ready), on_event, stop, fresh=run.fresh)
         if run.facts:
             self._refuse_facts(on_event)
         return ended
@@ -195,7 +195,8 @@ class Session:
                 facts.unlink()
         argv = [program("ansible-playbook"), *self.options.inventories(), *self.options.common, *self.options.users]
         argv += [*self._limit(run.limit), str(around)]
-        return self._execute(argv, {**env, **self._facts()}, self._preparing(on_event), stop, until=run.until)
+        job = self._job(argv, {**env, **self._facts()}, until=run.until)
+        return self._execute(job, self._preparing(on_event), stop)
 
     def _preparing(self, on_event: OnEvent) -> OnEvent:
         """Prepare the run that follows this one, once this one is at its tasks."""
@@ -230,30 +231,22 @@ class Session:
             "ANSIBLE_CACHE_PLUGIN_TIMEOUT": "0",
         }
 
-    def _execute(
-        self,
-        argv: Sequence[str],
-        env: Mapping[str, str],
-        on_event: OnEvent,
-        stop: Stop,
-        *,
-        fresh: bool = False,
-        until: Until | None = None,
-        ready: str = "",
-    ) -> Ended:
+    def _job(self, argv: Sequence[str], env: Mapping[str, str], *, until: Until | None = None, ready: str = "") -> Job:
+        return Job(argv, self.ansible.cwd, env, self.secrets.answers(), self.scratch, until, ready)
+
+    def _execute(self, job: Job, on_event: OnEvent, stop: Stop, *, fresh: bool = False) -> Ended:
         sockets = self.scratch / (f"c{next(self._numbers)}" if fresh else "c")
         enabled = [*(self.ansible.settings.get("CALLBACKS_ENABLED") or []), WITNESS]
         ours = {"ANSIBLE_CALLBACKS_ENABLED": ",".join(enabled), "EVENKEEL_WITNESS": ""}
         ours |= {"EVENKEEL_PLAYBOOK_DIR": str(self.base or ""), "EVENKEEL_SOCKETS": ""}
-        env = {**self.ansible.environment(), **ours, **env}
+        env = {**self.ansible.environment(), **ours, **job.env}
         if len(str(sockets)) <= _LONGEST_SOCKET_DIRECTORY:
             # We open connections of our own: an older open connection has no keep-alive, and may already be dead.
             sockets.mkdir(mode=0o700, exist_ok=True)
             env["ANSIBLE_SSH_CONTROL_PATH_DIR"] = str(sockets)
             env["EVENKEEL_SOCKETS"] = str(sockets) if fresh else ""
-        job = Job(argv, self.ansible.cwd, env, self.secrets.answers(), self.scratch, until, ready)
         try:
-            return self.start(job, on_event, stop)
+            return self.start(replace(job, env=env), on_event, stop)
         finally:
             if fresh:
                 hang_up(sockets)
