@@ -259,16 +259,16 @@ class Walk:
 def _attributes(above: int, name: bytes) -> int:
     """A number for the extended attributes of a directory, ACL and label among them. Values that its owner sets do not
     count, but for their names: they may be large."""
-    digest = sha256()
+    found = b""
     with suppress(OSError):
         fd = os.open(name, DIRECTORY, dir_fd=above)
         try:
             for key in sorted(os.listxattr(fd)):
                 value = b"" if key.startswith("user.") else os.getxattr(fd, key)
-                digest.update(b"%d %b %d %b" % (len(key), os.fsencode(key), len(value), value))
+                found += b"%d %b %d %b" % (len(key), os.fsencode(key), len(value), value)
         finally:
             os.close(fd)
-    return int(digest.hexdigest()[:8], 16)
+    return int(sha256(found).hexdigest()[:8], 16)
 
 
 def record(path: str, declared: Mapping[str, Any], walk: Walk) -> None:

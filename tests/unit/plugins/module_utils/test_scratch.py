@@ -23,7 +23,7 @@ LATER = 60.0
 @pytest.fixture(autouse=True)
 def top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(scratch, "_TOP", str(tmp_path))
-    for above in tmp_path.parents[:2]:
+    for above in tmp_path.parents[:3]:
         above.chmod(above.stat().st_mode | 0o111)
     tmp_path.chmod(0o1777)
     return tmp_path
@@ -56,7 +56,7 @@ def test_a_bundle_goes_beside_the_store_where_that_has_more_room(
     top: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lib = tmp_path_factory.mktemp("lib")
-    for above in (lib, *lib.parents[:2]):
+    for above in (lib, *lib.parents[:3]):
         above.chmod(above.stat().st_mode | 0o111)
     store, free = f"{lib}/evenkeel", {str(top): 5, str(lib): 9}
     monkeypatch.setattr(scratch, "room_in", free.__getitem__)
