@@ -197,6 +197,7 @@ def test_what_lies_beside_the_trees_is_back_or_named(plain: Fleet) -> None:
             "/srv/ek-app": "mode",
             "/var/lib/ek-data": "mode, changed",
             "/etc/adjtime": "value",
+            "/var/lib/systemd/linger": "new",
             "/home/ops/.ssh/authorized_keys": "content",
         }
     finally:
