@@ -35,8 +35,6 @@ from importlib import import_module
 _MOST = 64
 # The sources of a vault password with which Ansible asks a person.
 PROMPTS = ("prompt", "prompt_ask_vault_pass")
-
-
 # The variable that names the run of a process (processes.py), and the value that stands for a name until there is one.
 MARK = "EVENKEEL_RUN"
 NO_MARK = "0" * 32
@@ -195,23 +193,23 @@ def _place_of_mark() -> int:
 def _take(sockets: list[socket.socket], mark: int, *, unchanged: bool) -> None:
     """Let a copy of this process carry out the run that somebody hands over, where it can do so as a process of its
     own would."""
-    connection, _address = sockets[1].accept()
-    with connection:
+    # Without a copy the other side starts a process of its own, and this process goes on.
+    with suppress(OSError), sockets[1].accept()[0] as connection:
         data, received = _receive(connection)
         if data and unchanged and os.fork() == 0:
             _close(sockets)
-            _carry_out(connection, received, mark, **json.loads(data))
+            _carry_out(connection, received, mark, data)
         for one in received:
             os.close(one)
 
 
-def _carry_out(
-    connection: socket.socket, terminal: list[int], mark: int, argv: list[str], env: dict[str, str], cwd: str
-) -> None:
+def _carry_out(connection: socket.socket, terminal: list[int], mark: int, data: bytes) -> None:
     """Run a playbook as if ansible-playbook had been started; never returns. Nothing is begun before the other side
     holds a handle of this process, and says so."""
     try:
-        if not _can_carry_out(argv, env, cwd) or len(terminal) != len(("input", "output", "errors")):
+        asked = json.loads(data)
+        argv, env = asked["argv"], asked["env"]
+        if not _can_carry_out(argv, env, asked["cwd"]) or len(terminal) != len(("input", "output", "errors")):
             os._exit(0)
         _become_another()
         ctypes.memmove(mark, env[MARK].encode(), len(NO_MARK))
@@ -299,13 +297,15 @@ def _finish(argv: list[str], ended: int) -> None:
             print(end.code, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
-    with suppress(Exception):
-        vars(threading)["_shutdown"]()  # As Python does at its end: threads of plugins end their work.
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.write(ended, b"%d\n" % code)
-    os._exit(code)
+    try:
+        with suppress(Exception):
+            vars(threading)["_shutdown"]()  # As Python does at its end: threads of plugins end their work.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.write(ended, b"%d\n" % code)
+    finally:
+        os._exit(code)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -131,6 +132,22 @@ def test_a_copy_takes_over_what_it_can_and_nothing_else(tmp_path: Path, ready: P
     process.kill()
     process.wait()
     assert execute(job(tmp_path, PARENT, ready)) == Ended(0)
+
+
+def test_somebody_who_goes_or_says_nonsense_ends_neither_the_process_nor_its_copies(
+    tmp_path: Path, ready: Path
+) -> None:
+    (process,) = processes()
+    for said in (b"", b"{", b"{\n", b"[]\n", b'{"argv": 1}\n', b"x" * 100_000):
+        with socket.socket(socket.AF_UNIX) as one:
+            one.connect(str(ready))
+            one.sendall(said)
+    execute(job(tmp_path, PARENT, ready))
+    assert carried_out_by(tmp_path) == process.pid
+    end = time.monotonic() + 10
+    while process.children() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert process.children() == [], "a copy must not serve beside the process"
 
 
 def test_it_takes_no_run_over_when_ansible_was_replaced(tmp_path: Path) -> None:
