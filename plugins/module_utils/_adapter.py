@@ -56,7 +56,7 @@ def run_module(
     options.update(argument_spec=dict(argument_spec, store=STORE), supports_check_mode=True)
     module = _Module(**options) if call is None else _Called(call, **options)
     result = answer(argument_spec, work, module.params, check_mode=module.check_mode, diff=module._diff)
-    for said in result.pop("warnings"):
+    for said in result.pop("warnings", []):
         module.warn(said)
     if result.pop("failed", False):
         module.fail_json(**result)

@@ -44,7 +44,8 @@ def answer(
         result = {}
         failure = {"failed": True, "msg": sentence(f"{error}; nothing more was done"), "error": OS_ERROR}
     warnings = [sentence(str(said)) for said in result.pop("warnings", None) or []]
-    return {**report(result), **failure, "warnings": warnings}
+    # As with Ansible's own modules, a result without warnings has no such key.
+    return {**report(result), **failure, **({"warnings": warnings} if warnings else {})}
 
 
 def shown(params: Params) -> dict[str, object]:

@@ -69,6 +69,12 @@ def test_a_checkpoint_without_a_deadman_leaves_the_library_as_well(bare_fleet: F
     assert run.rc == 0 and not sent(run) and told(run) == [True, False]
 
 
+def test_a_result_without_warnings_has_no_key_for_them(piped: Fleet) -> None:
+    """Playbooks ask whether there is one."""
+    is_warned = {"register": "said", "failed_when": "said.warnings is defined"}
+    assert piped.play([{**CHECKPOINT, **is_warned}, {**SETTLE, **is_warned}], "h1").rc == 0
+
+
 def test_errors_are_those_of_the_module(fleet: Fleet) -> None:
     fleet.hosts["h1"]["ansible_pipelining"] = False
     fleet.play([CHECKPOINT, SETTLE], "h1")
