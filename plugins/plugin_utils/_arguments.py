@@ -13,7 +13,6 @@ from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.errors import UnsupportedError
-from ansible.utils.display import Display
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import (
     Option,
@@ -51,6 +50,8 @@ def _check(options: Options, arguments: Mapping[str, Any], where: str, values: d
         if not isinstance(error, UnsupportedError):
             yield f"{where.rstrip('.')}: {error.msg}" if where else str(error.msg)
     for said in result._deprecations:
+        from ansible.utils.display import Display  # It loads all settings of Ansible.
+
         Display().deprecated(said["msg"], version=said.get("version"), collection_name=said.get("collection_name"))
     for name, option in options.items():
         values[name] = result.validated_parameters.get(name)

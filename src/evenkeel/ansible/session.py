@@ -177,7 +177,6 @@ class Session:
 
     def list_own(self, name: str, variables: Mapping[str, object], limit: str) -> tuple[str, ...]:
         """The hosts on which our playbook ``name`` would run. Raises UsageError when there is no host."""
-        self.prepare()
         extra = f"-e=@{self._write('vars.json', json.dumps(variables))}"
         return chosen_hosts(str(self._own(name)), limit, self.options, self.ansible, self.secrets, extra)
 
@@ -322,6 +321,7 @@ def open_session(ansible: Ansible, options: Options, secrets: Secrets, base: Pat
     with scratch_directory(ansible.settings.get("DEFAULT_LOCAL_TMP")) as scratch:
         runner = Runner(ansible.cwd, scratch)
         try:
+            runner.prepare()  # It loads what it needs while the caller checks the rest.
             ready = scratch / "ready"
             path = str(ready) if ansible.ready.take_runs(ready) else ""
             yield Session(ansible, options, secrets, scratch, base, runner.execute, runner.prepare, path)
