@@ -23,6 +23,7 @@ _PACKAGES = [
     "iproute2",
     "kmod",
     "procps",
+    "kexec-tools",
 ]
 _LOADER = {False: ["grub-pc-bin", "grub2-common"], True: ["systemd-boot"]}
 RELEASE = "bookworm"

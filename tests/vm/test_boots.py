@@ -129,17 +129,22 @@ def efi_vm() -> Iterator[Machine]:
 def change(vm: Machine, home: Path, script: str, within: int) -> subprocess.Popen[bytes]:
     """A change that runs this script, boots the host, and confirms."""
     (home / "site.yml").write_text(PLAYBOOK.format(change=script.replace("\n", "\n        "), within=within))
+    environment = reached(vm, home)
+    argv = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "inventory", "site.yml"]
+    with open(home / "said", "w", encoding="utf-8") as said:
+        return subprocess.Popen(argv, cwd=home, env=environment, stdout=said, stderr=said, start_new_session=True)
+
+
+def reached(vm: Machine, home: Path) -> dict[str, str]:
+    """Write an inventory with the machine, and return the environment in which Ansible reaches it."""
     where = f"ansible_host=127.0.0.1 ansible_port={vm.port} ansible_user=root"
     (home / "inventory").write_text(f"vm {where} ansible_python_interpreter=/usr/bin/python3\n")
-    environment = {
+    return {
         **os.environ,
         "ANSIBLE_TIMEOUT": "60",
         "ANSIBLE_PRIVATE_KEY_FILE": str(vm.folder.parent / "key"),
         "ANSIBLE_SSH_COMMON_ARGS": " ".join(["-F", "/dev/null", *vm.ssh_options]),
     }
-    argv = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "inventory", "site.yml"]
-    with open(home / "said", "w", encoding="utf-8") as said:
-        return subprocess.Popen(argv, cwd=home, env=environment, stdout=said, stderr=said, start_new_session=True)
 
 
 def ends(running: subprocess.Popen[bytes]) -> None:
@@ -215,3 +220,14 @@ def test_systemd_boot_leaves_a_kernel_that_panics(efi_vm: Machine, tmp_path: Pat
     comes_back(efi_vm, tmp_path, "systemd-boot-panic", INSTALL.format(initrd="echo broken"), "boot", 1200)
     assert "Unable to mount root fs" in efi_vm.console
     assert efi_vm.on(EFI_STATE) == before
+
+
+def test_kexec_restarts_a_host_without_its_boot_loader(vm: Machine, tmp_path: Path) -> None:
+    """Without its configuration GRUB would wait at its prompt for ever."""
+    vm.on("mv /boot/grub/grub.cfg /boot/grub/away")
+    before = vm.on("cat /proc/sys/kernel/random/boot_id")
+    argv = [sys.executable, "-m", "evenkeel.cli", "restart", "--mode", "kexec", "-i", "inventory", "-T", "60"]
+    environment = reached(vm, tmp_path)
+    done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "restarted" in done.stderr + done.stdout, done.stdout + done.stderr
+    assert vm.on("cat /proc/sys/kernel/random/boot_id") != before and vm.on("systemctl is-active site") == "active\n"
