@@ -190,6 +190,13 @@ class Target:
 
 
 def _refusal_of(unit: Unit, before: ServiceState, verb: str) -> str:
+    if before.name.endswith(".slice"):
+        return (
+            f"{before.name} is a slice: its stop ends all units in it, such as logins, and its start starts none of"
+            " them. Restart these units"
+        )
+    if before.name.endswith(".device"):
+        return f"{before.name} is a device, which systemd neither starts nor stops"
     if unit.load == "masked":
         return f"{before.name} is masked, so that it cannot be started: unmask it (systemctl unmask), or leave it be"
     if unit.load not in ("loaded", ""):

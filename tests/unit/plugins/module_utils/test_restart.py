@@ -314,6 +314,16 @@ def test_a_unit_that_cannot_be_restarted_is_refused(facts: dict[str, Any], mode:
         assert act(host, "warm")["done"], "a reload is allowed"
 
 
+@pytest.mark.parametrize(
+    ("name", "words"), [("user.slice", "its stop ends all units in it"), ("dev-sda.device", "neither starts nor stops")]
+)
+def test_a_unit_that_stands_for_others_is_refused(name: str, words: str) -> None:
+    host = machine(Unit(name))
+    with pytest.raises(UsageError, match=f"{words}.*Nothing was touched"):
+        act(host, name=name)
+    assert host.acts() == []
+
+
 def test_a_unit_that_systemd_could_not_load_is_refused() -> None:
     host = machine(Unit(WEB))
     found = target.target_of_service(SystemdService("web"), host.system())
