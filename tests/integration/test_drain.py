@@ -99,11 +99,11 @@ def download(fleet: Fleet, rate: str) -> Iterator[subprocess.Popen[str]]:
 
 def test_a_drain_waits_for_a_download_and_requests_come_again_afterwards(behind: Fleet) -> None:
     assert ask(behind) == {"web1", "web2"}
-    with download(behind, "8M") as running:
+    with download(behind, "6M") as running:
         foreseen = drain(behind, "drained", check=True)
         assert foreseen["changed"] and foreseen["sessions"] == 1 and status(behind, "web1") == "UP"
         result = drain(behind, "drained", deadline="30s")
-        assert running.wait(20) == 0 and running.communicate()[0] == str(SIZE)
+        assert running.wait(30) == 0 and running.communicate()[0] == str(SIZE)
     assert result["changed"] and result["done"] == result["planned"] == foreseen["planned"], result
     assert (result["state"], result["status"], result["sessions"]) == ("drained", "DRAIN", 0)
     assert result["waited"] > 1 and result["proved"][0] == "web goes on with web2"

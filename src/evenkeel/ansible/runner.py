@@ -61,8 +61,10 @@ class Ended:
     errors: str = ""
 
 
-class _Child:
+class Child:
     """A child that loads ansible-runner, and then waits for its order. scratch: the directory of its run."""
+
+    _orders: _Orders
 
     def __init__(self, cwd: str, scratch: Path) -> None:
         self.ident, self.seal = uuid.uuid4().hex, uuid.uuid4().int
@@ -84,8 +86,8 @@ class _Child:
         """Whether it can run something. A cleaner of temporary files may have removed its directory."""
         return self.process.poll() is None and self.scratch.is_dir()
 
-    def run(self, job: Job, on_event: Callable[[Event], None], stop: Callable[[], str]) -> Ended:
-        """Run ``job`` to its end. The child ends with it."""
+    def begin(self, job: Job) -> None:
+        """Begin ``job``. The child ends with it."""
         env = {**os.environ, **job.env, MARK: self.ident, "MAX_EVENT_RES": str(LONGEST_RESULT), SEAL: str(self.seal)}
         # A display that the user has chosen would be wrapped around the events, and nobody would see it.
         env.pop("ANSIBLE_STDOUT_CALLBACK", None)
@@ -100,16 +102,27 @@ class _Child:
             "session": str(job.scratch),
             "seal": self.seal,
         }
+        self._orders = _Orders(self.process, order)
+
+    def follow(
+        self, on_event: Callable[[Event], None], stop: Callable[[], str], until: Callable[[], float] | None = None
+    ) -> Ended:
+        """Follow the job that has begun to its end; see ``Runner.execute()``. until: see ``Job``."""
+        self._orders.until = until or _never
         try:
-            ended = _follow(self.process, _Orders(self.process, order, job.until), on_event, stop)
+            self._orders.tell()
+            ended = _follow(self.process, self._orders, on_event, stop)
             with contextlib.suppress(subprocess.TimeoutExpired):  # it has said its last word
                 self.process.wait(_LAST_WORDS)
             return Ended(ended.rc, ended.stopped, self.errors.read_text(errors="replace")[-4000:])
         finally:
-            # Also when on_event raised: no process of the run may go on unseen.
-            if self.process.poll() is None:
-                end_all(self.ident)
-            self.close()
+            self.end()  # Also when on_event raised.
+
+    def end(self) -> None:
+        """End what has begun: no process of the run may go on unseen."""
+        if self.process.poll() is None:
+            end_all(self.ident)
+        self.close()
 
     def close(self) -> None:
         """End it, where it still waits, and remove its directory."""
@@ -126,13 +139,13 @@ class Runner:
 
     def __init__(self, cwd: str, scratch: Path) -> None:
         self._cwd, self._scratch = cwd, scratch
-        self._ahead: list[_Child] = []
+        self._ahead: list[Child] = []
 
     def prepare(self) -> None:
         """Start the child of the next job, unless one waits. An error is left to that job."""
         with contextlib.suppress(OSError):
             if not self._ahead:
-                self._ahead.append(_Child(self._cwd, self._scratch))
+                self._ahead.append(Child(self._cwd, self._scratch))
 
     def execute(self, job: Job, on_event: Callable[[Event], None], stop: Callable[[], str]) -> Ended:
         """Run ``job`` to its end, calling ``on_event`` in this thread for each event, in order.
@@ -140,9 +153,15 @@ class Runner:
         stop: asked several times a second; a reason (not empty) ends the run and all its processes. It is asked as well
         where the child ended the run.
         """
-        return (self._waiting() or _Child(job.cwd, job.scratch)).run(job, on_event, stop)
+        return self.begin(job).follow(on_event, stop, job.until)
 
-    def _waiting(self) -> _Child | None:
+    def begin(self, job: Job) -> Child:
+        """Begin ``job``, for a caller who follows it to its end later, or ends it."""
+        child = self._waiting() or Child(job.cwd, job.scratch)
+        child.begin(job)
+        return child
+
+    def _waiting(self) -> Child | None:
         """The child that waits, if it can run something."""
         with contextlib.suppress(IndexError):  # another thread may have taken it
             child = self._ahead.pop()
@@ -157,20 +176,22 @@ class Runner:
             self._ahead.pop().close()
 
 
+def _never() -> float:
+    """The end of the time of a run that has none."""
+    return math.inf
+
+
 class _Orders:
     """The lines for the child: the order, then the end of its time whenever that has moved. The pipe stays open: its
     end tells the child that we died."""
 
-    def __init__(
-        self, child: subprocess.Popen[bytes], order: Mapping[str, object], until: Callable[[], float] | None
-    ) -> None:
-        self.ident = str(order["ident"])
-        self._child, self._until, self._told = child, until, math.inf
+    def __init__(self, child: subprocess.Popen[bytes], order: Mapping[str, object]) -> None:
+        self.ident, self.until = str(order["ident"]), _never
+        self._child, self._told = child, math.inf
         self._send(order)
-        self.tell()
 
     def tell(self) -> None:
-        until = self._until() if self._until else math.inf
+        until = self.until()
         if until != self._told:
             self._send(clock.since_boot(until))
             self._told = until

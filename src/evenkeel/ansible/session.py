@@ -10,18 +10,20 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from evenkeel.ansible.ahead import Awaited
 from evenkeel.ansible.asking import program
 from evenkeel.ansible.beside import link
 from evenkeel.ansible.configuration import NO_FACTS, NO_TERMINAL, Ansible
 from evenkeel.ansible.event import Event, mapping
 from evenkeel.ansible.events import AGAIN, PREFIX
 from evenkeel.ansible.options import Options, Secrets
-from evenkeel.ansible.runner import Ended, Job, Runner
+from evenkeel.ansible.runner import Child, Ended, Job, Runner
 from evenkeel.ansible.scratch import hang_up, scratch_directory
 from evenkeel.ansible.targets import chosen_hosts
 from evenkeel.ansible.wrapper import wrapped
@@ -47,6 +49,8 @@ _FORKS = 50
 _LARGEST_FACTS = 16_000_000
 # The paths of sockets are limited to about 108 bytes, and ssh appends 17 to the 10 of Ansible's name.
 _LONGEST_SOCKET_DIRECTORY = 70
+# A playbook for hosts whose names have fewer characters than this fits into a pipe, which takes 65,536 bytes.
+_FITS = 50_000
 
 OnEvent = Callable[[Event], None]
 Stop = Callable[[], str]
@@ -106,8 +110,8 @@ class Seen:
 class Session:
     """scratch: private (0700), in memory where there is such a file system. base: the directory of the user's
     playbook, whose variables, plugins and collections count besides those of the inventory; None where no such
-    directory counts. start: runs a job. prepare: is told that another job follows. ready: the socket of a process that
-    takes over runs of our own playbooks (see ``Job``).
+    directory counts. runner: runs the jobs. ready: the socket of a process that takes over runs of our own playbooks
+    (see ``Job``).
     """
 
     ansible: Ansible
@@ -115,12 +119,12 @@ class Session:
     secrets: Secrets
     scratch: Path
     base: Path | None
-    start: Callable[[Job, OnEvent, Stop], Ended]
-    prepare: Callable[[], None]
+    runner: Runner
     ready: str = ""
     # Two runs may go on at the same time, and share no file.
     _numbers: Iterator[int] = field(default_factory=itertools.count)
     _pipelining: bool = field(default=True)
+    _ahead: _Ahead | None = field(default=None)
 
     def run_own(self, run: OwnRun, on_event: OnEvent, stop: Stop) -> Ended:
         """Run a playbook of the collection; see ``Runner.execute()`` for ``on_event`` and ``stop``."""
@@ -137,9 +141,7 @@ class Session:
 
         more = {**(self._facts() if run.facts else {}), **(_UNSEEN if run.unseen else {})}
         env = self.ansible.own(pipelining=self._pipelining) | more
-        followed = run.name == "begin"
-        watching = self._preparing(watch) if followed else watch
-        ended = self._execute(self._job(argv, env, ready=self.ready), watching, stop, fresh=run.fresh)
+        ended = self._execute(self._job(argv, env, ready=self.ready), watch, stop, fresh=run.fresh)
         if self._pipelining and self.ansible.pipelining is None and progress.wants_terminal and not progress.did:
             # sudo demands a terminal here (requiretty). Nothing has run yet, so the playbook is run once more.
             self._pipelining = False
@@ -180,32 +182,69 @@ class Session:
         extra = f"-e=@{self._write('vars.json', json.dumps(variables))}"
         return chosen_hosts(str(self._own(name)), limit, self.options, self.ansible, self.secrets, extra)
 
+    def load_for_users(self, limit: Sequence[str]) -> None:
+        """Start Ansible for the user's playbook on ``limit``, unless it was started. It loads while these hosts are
+        armed, and waits for the playbook. An error is left to the run of that playbook."""
+        if self._ahead or len(json.dumps(limit)) > _FITS or sys.platform != "linux":
+            return
+        with suppress(OSError):
+            path = self._beside() / f".evenkeel-around-{next(self._numbers)}.yml"
+            playbook = Awaited(path)
+            self._ahead = _Ahead(tuple(limit), playbook, self.runner.begin(self._users_job(limit, path)))
+
     def run_users(self, run: UsersRun, on_event: OnEvent, stop: Stop) -> Ended:
         """Run the user's playbook; see ``Runner.execute()`` for ``on_event`` and ``stop``."""
         path = os.path.join(self.ansible.cwd, run.playbook)
         path = os.path.abspath(path) if os.path.exists(path) else run.playbook  # else a collection's playbook
-        around = self._beside() / ".evenkeel-around.yml"
-        around.write_text(wrapped(path, run.hosts, run.mark, self.options.tags(self.ansible.settings) or []))
+        text = wrapped(path, run.hosts, run.mark, self.options.tags(self.ansible.settings) or [])
+        around = self._write("around.yml", text)
         (self.scratch / "witness").mkdir(mode=0o700, exist_ok=True)
         (self.scratch / "witness" / "seen.json").unlink(missing_ok=True)
-        env = {"EVENKEEL_WITNESS": str(self.scratch / "witness"), "EVENKEEL_LIMIT": self.options.limit}
         for facts in (self.scratch / "facts").glob("*"):
             if facts.name in run.hosts or _host_of(facts) in run.hosts:  # a host that changes gathers its facts itself
                 facts.unlink()
+        ahead, self._ahead = self._ahead, None
+        if ahead and (ahead.limit != tuple(run.limit) or not ahead.child.waits):
+            ahead.end()
+            ahead = None
+        if ahead is None:
+            playbook = self._beside() / ".evenkeel-around.yml"
+            os.replace(around, playbook)
+            job = replace(self._users_job(run.limit, playbook), until=run.until)
+            return self.runner.execute(job, self._preparing(on_event), stop)
+        ahead.playbook.write(around)
+
+        def offering() -> str:
+            ahead.playbook.offer()
+            return stop()
+
+        try:
+            return ahead.child.follow(self._preparing(on_event), offering, run.until)
+        finally:
+            ahead.playbook.close()
+
+    def _users_job(self, limit: Sequence[str], playbook: Path) -> Job:
+        """The run of a playbook of the user's on ``limit``."""
+        env = {"EVENKEEL_WITNESS": str(self.scratch / "witness"), "EVENKEEL_LIMIT": self.options.limit}
         argv = [program("ansible-playbook"), *self.options.inventories(), *self.options.common, *self.options.users]
-        argv += [*self._limit(run.limit), str(around)]
-        job = self._job(argv, {**env, **self._facts()}, until=run.until)
-        return self._execute(job, self._preparing(on_event), stop)
+        argv += [*self._limit(limit), str(playbook)]
+        return self._equipped(self._job(argv, {**env, **self._facts()}), self.scratch / "c")
 
     def _preparing(self, on_event: OnEvent) -> OnEvent:
         """Prepare the run that follows this one, once this one is at its tasks."""
 
         def watch(event: Event) -> None:
             if event.get("event") == "playbook_on_task_start":
-                self.prepare()
+                self.runner.prepare()
             on_event(event)
 
         return watch
+
+    def close(self) -> None:
+        """End what was started for runs that did not come."""
+        if self._ahead:
+            self._ahead.end()
+        self.runner.close()
 
     def seen(self) -> Seen | None:
         """The hosts that the last run of the user's playbook reached; None when the run did not reach its recap."""
@@ -230,11 +269,19 @@ class Session:
             "ANSIBLE_CACHE_PLUGIN_TIMEOUT": "0",
         }
 
-    def _job(self, argv: Sequence[str], env: Mapping[str, str], *, until: Until | None = None, ready: str = "") -> Job:
-        return Job(argv, self.ansible.cwd, env, self.secrets.answers(), self.scratch, until, ready)
+    def _job(self, argv: Sequence[str], env: Mapping[str, str], *, ready: str = "") -> Job:
+        return Job(argv, self.ansible.cwd, env, self.secrets.answers(), self.scratch, ready=ready)
 
     def _execute(self, job: Job, on_event: OnEvent, stop: Stop, *, fresh: bool = False) -> Ended:
         sockets = self.scratch / (f"c{next(self._numbers)}" if fresh else "c")
+        try:
+            return self.runner.execute(self._equipped(job, sockets, fresh=fresh), on_event, stop)
+        finally:
+            if fresh:
+                hang_up(sockets)
+
+    def _equipped(self, job: Job, sockets: Path, *, fresh: bool = False) -> Job:
+        """The job with all settings of its run. sockets: the directory of its connections."""
         enabled = [*(self.ansible.settings.get("CALLBACKS_ENABLED") or []), WITNESS]
         ours = {"ANSIBLE_CALLBACKS_ENABLED": ",".join(enabled), "EVENKEEL_WITNESS": ""}
         ours |= {"EVENKEEL_PLAYBOOK_DIR": str(self.base or ""), "EVENKEEL_SOCKETS": ""}
@@ -244,11 +291,7 @@ class Session:
             sockets.mkdir(mode=0o700, exist_ok=True)
             env["ANSIBLE_SSH_CONTROL_PATH_DIR"] = str(sockets)
             env["EVENKEEL_SOCKETS"] = str(sockets) if fresh else ""
-        try:
-            return self.start(replace(job, env=env), on_event, stop)
-        finally:
-            if fresh:
-                hang_up(sockets)
+        return replace(job, env=env)
 
     def _limit(self, hosts: Sequence[str]) -> list[str]:
         # In a file: a thousand names do not fit every command line. An empty file would mean all hosts.
@@ -294,6 +337,19 @@ class Session:
         return directory
 
 
+@dataclass(frozen=True)
+class _Ahead:
+    """A run of the user's playbook on ``limit`` that has begun, and waits for the playbook."""
+
+    limit: tuple[str, ...]
+    playbook: Awaited
+    child: Child
+
+    def end(self) -> None:
+        self.playbook.close()
+        self.child.end()
+
+
 def _host_of(facts: Path) -> str:
     """The host of a file of facts: since ansible-core 2.19 the version of its form stands before the name."""
     return re.sub(r"^s\d+_", "", facts.name)
@@ -320,10 +376,11 @@ def open_session(ansible: Ansible, options: Options, secrets: Secrets, base: Pat
     """A session; at its end connections are closed and its directory is gone."""
     with scratch_directory(ansible.settings.get("DEFAULT_LOCAL_TMP")) as scratch:
         runner = Runner(ansible.cwd, scratch)
+        runner.prepare()  # It loads what it needs while the caller checks the rest.
+        ready = scratch / "ready"
+        session = Session(ansible, options, secrets, scratch, base, runner)
         try:
-            runner.prepare()  # It loads what it needs while the caller checks the rest.
-            ready = scratch / "ready"
-            path = str(ready) if ansible.ready.take_runs(ready) else ""
-            yield Session(ansible, options, secrets, scratch, base, runner.execute, runner.prepare, path)
+            session.ready = str(ready) if ansible.ready.take_runs(ready) else ""
+            yield session
         finally:
-            runner.close()
+            session.close()

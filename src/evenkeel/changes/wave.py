@@ -77,6 +77,7 @@ class Wave:
             feed(record, event)
             if event.get("event") == "playbook_on_task_start":
                 context.task(record.task, Phase.BEGIN)
+                context.session.load_for_users(self._limit())
                 came.add(mapping(event.get("event_data")).get("resolved_action"))
             host, _ = about(event)
             result = record.of(host, "ft_checkpoint")
@@ -179,8 +180,7 @@ class Wave:
 
         context.tell(Phase.CHANGE, *self.hosts)
         playbook, hosts = context.request.playbook, list(self.hosts)
-        limit = [*hosts, *context.targets.local]
-        run = UsersRun(playbook, limit, hosts, record.mark, self._until)
+        run = UsersRun(playbook, self._limit(), hosts, record.mark, self._until)
         ended = context.session.run_users(run, on_event, stop)
         if ended.stopped:
             context.note(ended.stopped)
@@ -190,6 +190,10 @@ class Wave:
         seen = context.session.seen()
         missed = "no play of the playbook came to it, although plays named it before the change"
         return {host: why or (missed if seen and host in seen.missed else "") for host, why in whys.items()}
+
+    def _limit(self) -> list[str]:
+        """The hosts to which the user's playbook is limited."""
+        return [*self.hosts, *self.context.targets.local]
 
     def _until(self) -> float:
         """The end of the time for the user's playbook."""

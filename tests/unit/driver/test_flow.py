@@ -83,6 +83,7 @@ class Script:
     runs: list[tuple[str, list[Event], int | None]]
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     fresh: list[bool] = field(default_factory=list)
+    loading: list[list[str]] = field(default_factory=list)
     saw: Seen | None = field(default_factory=Seen)
     lines: int = 1
     then: Callable[[str], None] = lambda name: None
@@ -96,6 +97,9 @@ class Script:
         assert run.fresh or run.name != "settle", "a login after the change confirms it"
         self.fresh.append(run.fresh)
         return self._play(run.name, dict(run.variables), on_event)
+
+    def load_for_users(self, limit: Sequence[str]) -> None:
+        self.loading.append(list(limit))
 
     def run_users(self, run: UsersRun, on_event: OnEvent, stop: Stop) -> Ended:
         """A run that came to its recap came to our play, on the hosts that did not fail."""
@@ -183,7 +187,7 @@ def test_a_good_change_is_confirmed_by_the_probes_of_every_host() -> None:
     assert one.run() == ("", False)
     assert states(one) == [State.CONFIRMED] * 2
     assert [one.hosts[host].changed for host in HOSTS] == [True, False]
-    assert script.asked[1][1]["limit"] == ["web1", "web2", "localhost"]
+    assert script.asked[1][1]["limit"] == ["web1", "web2", "localhost"] == script.loading[0]
     assert script.asked[2][1]["evenkeel_generations"] == {"web1": 3, "web2": 3}
     assert set(script.asked[2][1]["evenkeel_verdicts"].values()) == {"probe"}
 

@@ -122,6 +122,9 @@ class World:
         self.sleep(2.0)
         return Ended(0)
 
+    def load_for_users(self, _limit: object) -> None:
+        """Nothing of it can be seen on a host."""
+
     def run_users(self, run: UsersRun, on_event: OnEvent, stop: Stop) -> Ended:
         failures = {}
         on_event({"event": "playbook_on_play_start", "event_data": {}})

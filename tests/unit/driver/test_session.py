@@ -158,7 +158,7 @@ def test_a_private_directory_that_was_removed_is_made_anew_unless_it_is_of_anoth
 ) -> None:
     with open_session(Ansible("/", {}, ""), Options(), Secrets(), tmp_path) as one:
         shutil.rmtree(one.scratch)
-        one.start = lambda *_: Ended(0)
+        vars(one.runner)["execute"] = lambda *_: Ended(0)
         one.run_users(UsersRun("site.yml", ["web1"], ["web1"], "mark"), lambda event: None, lambda: "")
         shutil.rmtree(one.scratch)
         one.run_own(OwnRun("settle", {}, ["web1"], fresh=True), lambda event: None, lambda: "")
@@ -430,7 +430,7 @@ def test_a_run_that_sudo_kept_from_beginning_for_want_of_a_terminal_is_run_witho
 
     told: list[Event] = []
     with open_session(Ansible("/", {}, "", pipelining), Options(), Secrets(), tmp_path) as one:
-        one.start = execute
+        vars(one.runner)["execute"] = execute
         one.run_own(OwnRun("begin", {}, ["web1"]), told.append, lambda: "")
         assert seen == runs
         assert ({"event": AGAIN} in told) is (len(runs) == 2)
@@ -438,10 +438,7 @@ def test_a_run_that_sudo_kept_from_beginning_for_want_of_a_terminal_is_run_witho
         assert seen == [*runs, runs[-1]], "and so are the runs that follow"
 
 
-@pytest.mark.parametrize(("name", "follows"), [("begin", True), ("settle", False), ("", True)])
-def test_the_run_that_follows_is_prepared_while_hosts_are_at_their_tasks(
-    name: str, follows: bool, root: Path, tmp_path: Path
-) -> None:
+def test_the_run_that_follows_is_prepared_while_hosts_are_at_their_tasks(root: Path, tmp_path: Path) -> None:
     told: list[str] = []
 
     def execute(_job: Job, on_event: OnEvent, _stop: Stop) -> Ended:
@@ -451,12 +448,9 @@ def test_the_run_that_follows_is_prepared_while_hosts_are_at_their_tasks(
         return Ended(0)
 
     with open_session(Ansible("/", {}, ""), Options(), Secrets(), tmp_path) as one:
-        one.start, one.prepare = execute, lambda: told.append("prepared")
-        if name:
-            one.run_own(OwnRun(name, {}, ["web1"]), lambda _event: None, lambda: "")
-        else:
-            one.run_users(UsersRun("site.yml", ["web1"], ["web1"], "mark"), lambda _event: None, lambda: "")
-    assert told == ["prepared"] * follows
+        vars(one.runner).update(execute=execute, prepare=lambda: told.append("prepared"))
+        one.run_users(UsersRun("site.yml", ["web1"], ["web1"], "mark"), lambda _event: None, lambda: "")
+    assert told == ["prepared"]
 
 
 def test_host_names_and_values_of_any_letters_are_written_as_utf_8(root: Path, tmp_path: Path) -> None:
@@ -503,7 +497,7 @@ def test_every_task_of_ours_has_a_deadline_on_each_host(
         return Ended(0)
 
     with open_session(Ansible("/", {}, ""), Options(answer_within=option), Secrets(), tmp_path) as one:
-        one.start = play
+        vars(one.runner)["execute"] = play
         one.run_own(run, lambda event: None, lambda: "")
     assert seen == [seconds]
 
@@ -534,7 +528,7 @@ def test_the_hosts_of_a_wave_are_asked_side_by_side(
         return Ended(0)
 
     with open_session(Ansible("/", settings, ""), Options(common=common), Secrets(), tmp_path) as one:
-        one.start = play
+        vars(one.runner)["execute"] = play
         one.run_own(OwnRun("settle", {}, [f"web{number}" for number in range(hosts)]), lambda event: None, lambda: "")
         one.run_own(OwnRun("heal", {}, ["web1", "web2"], wide=False), lambda event: None, lambda: "")
         one.run_users(UsersRun("site.yml", ["web1"], ["web1"], "mark"), lambda event: None, lambda: "")
@@ -554,7 +548,7 @@ def test_facts_that_would_slow_every_wave_are_not_kept(root: Path, tmp_path: Pat
                 (one.scratch / "facts" / name).write_bytes(b" " * size)
             return Ended(0)
 
-        one.start = play
+        vars(one.runner)["execute"] = play
         one.run_own(OwnRun("facts", {}, ["web1"], facts=True), events.append, lambda: "")
         assert {path.name for path in (one.scratch / "facts").iterdir()} == {"s1_web2", "web3"}
     assert {mapping(event["event_data"])["host"] for event in events} == {"web1", "s1_web2"}
@@ -565,7 +559,7 @@ def test_a_host_that_changes_gathers_its_facts_anew(root: Path, tmp_path: Path) 
         (one.scratch / "facts").mkdir()
         for name in ("s1_web1", "web2", "s1_web3", "s1_s1_web1"):
             (one.scratch / "facts" / name).touch()
-        one.start = lambda *_: Ended(0)
+        vars(one.runner)["execute"] = lambda *_: Ended(0)
         one.run_users(UsersRun("site.yml", ["web1"], ["web1", "web2"], "mark"), lambda event: None, lambda: "")
         assert {path.name for path in (one.scratch / "facts").iterdir()} == {"s1_web3", "s1_s1_web1"}
 
@@ -580,7 +574,7 @@ def test_a_run_of_the_users_playbook_knows_their_limit_and_every_run_their_direc
         return Ended(0)
 
     with open_session(Ansible("/", {}, ""), Options(limit="web*"), Secrets(), tmp_path) as one:
-        one.start = play
+        vars(one.runner)["execute"] = play
         one.run_users(UsersRun("site.yml", ["web1"], ["web1"], "mark"), lambda event: None, lambda: "")
         one.run_own(OwnRun("status", {}, ["web1"]), lambda event: None, lambda: "")
     assert [env.get("EVENKEEL_LIMIT") for env in seen] == ["web*", None]
@@ -604,7 +598,7 @@ def test_the_login_that_a_fresh_run_shares_is_its_own_and_ends_with_it(
         return Ended(0)
 
     with open_session(Ansible("/", {}, ""), Options(), Secrets(), tmp_path) as one:
-        one.start = play
+        vars(one.runner)["execute"] = play
         for fresh in (True, False, True):
             one.run_own(OwnRun("settle", {}, ["web1"], fresh=fresh), lambda event: None, lambda: "")
         one.run_users(UsersRun("site.yml", ["web1"], ["web1"], "mark"), lambda event: None, lambda: "")

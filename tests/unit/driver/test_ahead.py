@@ -1,0 +1,130 @@
+# Copyright (c) 2026 The Evenkeel Authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The user's playbook begins sooner, as Ansible loads while the hosts are armed, and it begins on the same terms."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from evenkeel.ansible.ahead import Awaited
+from evenkeel.ansible.configuration import Ansible
+from evenkeel.ansible.event import Event, mapping
+from evenkeel.ansible.options import Options, Secrets
+from evenkeel.ansible.processes import marked
+from evenkeel.ansible.session import Session, UsersRun, open_session
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no run begins ahead")
+SITE = "- hosts: all\n  gather_facts: false\n  tasks: [{ansible.builtin.debug: {msg: here}}]\n"
+
+
+class Reader:
+    """A process, or here a thread, that reads the playbook at a path."""
+
+    def __init__(self, path: Path) -> None:
+        self.text = ""
+        self._path = path
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        self.text = self._path.read_text()
+
+    def ends(self) -> str:
+        self._thread.join(10)
+        assert not self._thread.is_alive(), "it still waits for the playbook"
+        return self.text
+
+
+def test_who_waits_already_and_who_comes_later_read_the_same_playbook_once(tmp_path: Path) -> None:
+    playbook = Awaited(tmp_path / "site.yml")
+    waiting = Reader(tmp_path / "site.yml")
+    time.sleep(0.2)
+    (tmp_path / "new").write_text(SITE)
+    playbook.write(tmp_path / "new")
+    playbook.offer()
+    assert waiting.ends() == SITE == (tmp_path / "site.yml").read_text()
+
+
+def test_who_was_about_to_open_the_pipe_is_offered_the_playbook_again(tmp_path: Path) -> None:
+    playbook = Awaited(tmp_path / "site.yml")
+    os.link(tmp_path / "site.yml", tmp_path / "pipe")
+    (tmp_path / "new").write_text(SITE)
+    playbook.write(tmp_path / "new")
+    late = Reader(tmp_path / "pipe")
+    time.sleep(0.2)
+    playbook.offer()
+    assert late.ends() == SITE
+    playbook.close()
+
+
+@pytest.fixture
+def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
+    (tmp_path / "memory").mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "memory"))
+    (tmp_path / "hosts").write_text("web1\nweb2\n")
+    (tmp_path / "site.yml").write_text(SITE)
+    options = Options(inventory=(str(tmp_path / "hosts"),))
+    with open_session(Ansible(str(tmp_path), {}, ""), options, Secrets(), tmp_path) as found:
+        yield found
+
+
+def play(session: Session, *hosts: str) -> list[str]:
+    """The hosts on which the task of the user's playbook ran."""
+    events: list[Event] = []
+    run = UsersRun("site.yml", hosts, hosts, "the mark")
+    ended = session.run_users(run, events.append, lambda: "")
+    assert ended.rc == 0, (ended, [event.get("stdout") for event in events])
+    done = [mapping(event["event_data"]) for event in events if event["event"] == "runner_on_ok"]
+    assert {str(one["host"]) for one in done if one["task"] == "the mark"} == set(hosts)
+    return sorted(str(one["host"]) for one in done if one["task"] != "the mark")
+
+
+def test_ansible_loads_ahead_and_runs_on_the_same_hosts(session: Session) -> None:
+    session.load_for_users(["web1", "web2"])
+    session.load_for_users(["web1", "web2"])
+    ahead = session._ahead
+    assert ahead is not None
+    assert play(session, "web1", "web2") == ["web1", "web2"]
+    assert session._ahead is None and not ahead.child.waits
+    assert play(session, "web1") == ["web1"], "one that was not begun ahead"
+
+
+def test_a_run_on_other_hosts_begins_anew(session: Session) -> None:
+    session.load_for_users(["web1", "web2"])
+    ahead = session._ahead
+    assert ahead is not None
+    assert play(session, "web2") == ["web2"]
+    assert not marked(ahead.child.ident), "nothing of the other run is left"
+
+
+def test_a_run_whose_processes_were_killed_meanwhile_begins_anew(session: Session) -> None:
+    session.load_for_users(["web1"])
+    ahead = session._ahead
+    assert ahead is not None
+    ahead.child.process.kill()
+    ahead.child.process.wait()
+    assert play(session, "web1") == ["web1"]
+
+
+def test_a_run_that_does_not_come_leaves_nothing_behind(session: Session) -> None:
+    session.load_for_users(["web1"])
+    ahead = session._ahead
+    assert ahead is not None
+    deadline = time.monotonic() + 20
+    while len(marked(ahead.child.ident)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    session.close()
+    assert not marked(ahead.child.ident) and not ahead.child.scratch.exists()
+
+
+def test_more_hosts_than_a_pipe_takes_are_not_begun_ahead(session: Session) -> None:
+    session.load_for_users([f"web{number}" for number in range(10_000)])
+    assert session._ahead is None
