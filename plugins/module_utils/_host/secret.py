@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from .options import Options, Params
@@ -50,6 +49,8 @@ def text_without(text: str, secrets: Sequence[str]) -> str:
 
 def traceback_without(error: BaseException, secrets: Sequence[str]) -> str:
     """The traceback of an error, without the secrets in its message."""
+    import traceback  # Nearly no call needs it.
+
     lines = traceback.format_exception(type(error), error, error.__traceback__)
     return text_without("".join(lines).rstrip(), secrets)
 
