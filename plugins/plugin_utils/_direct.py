@@ -73,9 +73,8 @@ tell(_direct.run(asked))
 
 
 def is_possible(action: ActionBase) -> bool:
-    """Whether the task waits for its answer, on its own host, and the shell there is one of Unix."""
-    task, connection = action._task, action._connection
-    return not (task.delegate_to or task.async_val) and getattr(connection._shell, "SHELL_FAMILY", "") == "sh"
+    """Whether the task waits for its answer, and the shell of its host is one of Unix."""
+    return not action._task.async_val and getattr(action._connection._shell, "SHELL_FAMILY", "") == "sh"
 
 
 def ask(
@@ -85,10 +84,11 @@ def ask(
     host has no library of these sources and cannot load the one that is sent, or where the user of the login finds no
     Python. The host masks secrets in all that it prints; they are masked here too if its Python dies.
 
-    variables: those of that host. library: the SHA-256 of the sources. Raises AnsibleConnectionFailure where the host
-    is unreachable, and UsageError for wrong arguments.
+    variables: those of that host, or of the host that delegates the task to it. library: the SHA-256 of the sources.
+    Raises AnsibleConnectionFailure where the host is unreachable, and UsageError for wrong arguments.
     """
     task = action._task
+    variables = (variables.get("ansible_delegated_vars") or {}).get(task.delegate_to, variables)
     spec: Options = {**call(name)[0], "store": STORE}
     quiet = C.config.get_config_value("DEFAULT_NO_TARGET_SYSLOG", variables=dict(variables))
     values = checked(_as_written(spec), {**arguments})

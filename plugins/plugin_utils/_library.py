@@ -24,11 +24,10 @@ def call(
     module: str, arguments: Mapping[str, Any], send: Send, action: ActionBase, variables: Mapping[str, Any]
 ) -> Answer:
     """The result of ``module``, from the library of this version on the host, or from one that is sent there. The
-    module itself is sent with ``async``, with ``delegate_to``, and where the Python of the host cannot load such a
-    library.
+    module itself is sent with ``async``, and where the Python of the host cannot load such a library.
 
     send: sends a module of this collection with arguments, and returns its result. action: has the connection to the
-    host. variables: those of that host.
+    host. variables: those of that host, or of the host that delegates the task to it.
     """
     name = module.removeprefix("ft_")
     if name in CALLS and _direct.is_possible(action):

@@ -261,6 +261,11 @@ def test_a_python_is_found_where_ansible_finds_it(piped: Fleet, python: str, bec
         assert run.rc != 0 and sent(run) == ["ft_info"], "Ansible itself tells that there is no such Python"
 
 
+def test_the_host_to_which_a_task_is_delegated_is_asked_with_its_own_python(piped: Fleet) -> None:
+    run = piped.play([{**task("ft_info"), "delegate_to": "h1"}], "h2", "-vvv")
+    assert run.rc == 0 and not sent(run) and ran(piped) == [DIRECT]
+
+
 def test_a_program_that_dies_is_not_run_again(piped: Fleet) -> None:
     """It may have done half of its work."""
     (piped.home / "python").write_text(f'#!/bin/sh\necho "[$*]" >>{piped.home}/ran\necho killed >&2; exit 137\n')
