@@ -197,13 +197,13 @@ def mapped(pid: int | str, proc: str = "/proc") -> Iterator[Mapped]:
     return (one for piece in mappings(pid, proc) for one in piece)
 
 
-def mappings(pid: int | str, proc: str = "/proc") -> Iterator[Iterable[Mapped]]:
+def mappings(pid: int | str, proc: str = "/proc", piece: int = _PIECE) -> Iterator[Iterable[Mapped]]:
     """``mapped``, in the pieces in which the kernel tells them: each shows that the reading goes on. A file is in a
-    piece once, however often it is mapped."""
+    piece once, however often it is mapped. ``piece``: the most bytes that are asked for at once."""
     try:
         with open(f"{proc}/{pid}/maps", "rb", buffering=0) as stream:
             rest = b""
-            while data := stream.read(_PIECE):
+            while data := stream.read(piece):
                 whole, _end, rest = (rest + data).rpartition(b"\n")
                 if len(rest) > _LONGEST:  # A path of that length belongs to nobody whom we know.
                     return

@@ -162,10 +162,7 @@ def test_no_thread_of_the_kernel_is_read(held: str, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("piece", [1 << 16, 7])
-def test_mappings_are_told_as_the_kernel_shows_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
-) -> None:
-    monkeypatch.setattr(processes, "_PIECE", piece)
+def test_mappings_are_told_as_the_kernel_shows_them(tmp_path: Path, piece: int) -> None:
     lines = [
         "55d4-55d5 r--p 00000000 08:1f 77                         /srv/a file (deleted)",
         "55d5-55d6 r-xp 00001000 08:1f 77                         /srv/a file (deleted)",
@@ -176,7 +173,9 @@ def test_mappings_are_told_as_the_kernel_shows_them(
     ]
     (tmp_path / "7").mkdir()
     (tmp_path / "7" / "maps").write_text("".join(f"{line}\n" for line in lines))
-    found = [(one.path, one.number, one.is_code) for one in processes.mapped(7, str(tmp_path))]
+    found = [
+        (one.path, one.number, one.is_code) for some in processes.mappings(7, str(tmp_path), piece) for one in some
+    ]
     code = (b"/srv/a file (deleted)", (os.makedev(8, 0x1F), 77), True)
     assert found == [
         (*code[:2], False),
