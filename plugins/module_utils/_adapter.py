@@ -31,30 +31,11 @@ class _Module(AnsibleModule):  # type: ignore[misc]  # Ansible has no types
         super()._return_formatted(kwargs)
 
 
-class _Called(_Module):
-    """A module with other arguments than Ansible has sent."""
-
-    def __init__(self, call: Params, **options: Any) -> None:
-        self._call = call
-        super().__init__(**options)
-
-    def _load_params(self) -> None:
-        self.params = dict(self._call)
-
-
-def run_module(
-    argument_spec: Options,
-    work: Callable[[Params, bool], Result],
-    call: Params | None = None,
-    **options: Any,
-) -> None:
-    """Run ``work(params, check_mode)`` and report its result; errors of the library fail with the same keys.
-
-    call: all arguments, with Ansible's own, where another module was sent to make this call (``ft_call``).
-    """
+def run_module(argument_spec: Options, work: Callable[[Params, bool], Result], **options: Any) -> None:
+    """Run ``work(params, check_mode)`` and report its result; errors of the library fail with the same keys."""
     mark_as_ours()
     options.update(argument_spec=dict(argument_spec, store=STORE), supports_check_mode=True)
-    module = _Module(**options) if call is None else _Called(call, **options)
+    module = _Module(**options)
     result = answer(argument_spec, work, module.params, check_mode=module.check_mode, diff=module._diff)
     for said in result.pop("warnings", []):
         module.warn(said)

@@ -15,6 +15,7 @@ from typing import Any
 from ._errors import OS_ERROR, EvenkeelError
 from ._host import scratch
 from ._host.options import Option, Options, Params, given
+from ._host.secret import secrets, traceback_without, without
 from ._host.text import bounded, escaped, harmless, masked, named, sentence
 from ._results.result import Result
 
@@ -28,24 +29,26 @@ def answer(
     argument_spec: Options, work: Callable[[Params, bool], Result], params: Params, *, check_mode: bool, diff: bool
 ) -> dict[str, Any]:
     """The result of ``work(params, check_mode)``, with the keys that every module promises. An error of the library has
-    the same keys, and ``failed``. ``warnings`` are sentences for a person."""
+    the same keys, and ``failed``. ``warnings`` are sentences for a person. No secret is in any of it, nor in the
+    traceback of an unexpected error."""
+    hidden = secrets(argument_spec, params)
     if not check_mode:
         run = str((params.get("_values") or {}).get("run", ""))
         scratch.reclaim(run, time.time(), str(params.get("store") or STORE["default"]))
+    result: dict[str, Any] = {}
     failure: dict[str, Any] = {}
+    unexpected = ""
     try:
         result = work(named(_given(argument_spec, params)), check_mode).report()
         if not diff:
             result.pop("diff", None)
     except EvenkeelError as error:
         result = dict(error.result)
-        failure = {"failed": True, "msg": sentence(error.message), "error": error.code}
+        failure = {"failed": True, "msg": error.message, "error": error.code}
     except OSError as error:
-        result = {}
-        failure = {"failed": True, "msg": sentence(f"{error}; nothing more was done"), "error": OS_ERROR}
-    warnings = [sentence(str(said)) for said in result.pop("warnings", None) or []]
+    warnings = [sentence(str(said)) for said in found.pop("warnings", None) or []]
     # As with Ansible's own modules, a result without warnings has no such key.
-    return {**report(result), **failure, **({"warnings": warnings} if warnings else {})}
+    return {**report(found), **({"warnings": warnings} if warnings else {})}
 
 
 def shown(params: Params) -> dict[str, object]:

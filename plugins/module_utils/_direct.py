@@ -15,6 +15,7 @@ from typing import Any
 from ._answering import answer, shown
 from ._calls.every import call
 from ._host.background import mark_as_ours
+from ._host.secret import secrets, without
 
 # The longest line for the log of the host, in characters.
 _LONGEST = 2000
@@ -33,7 +34,8 @@ def run(asked: Mapping[str, Any]) -> dict[str, Any]:
     for key, option in spec.items():
         if option.get("type") == "path" and isinstance(params.get(key), str):
             params[key] = _path(params[key])
-    told = shown(params)
+    hidden = secrets(spec, params)
+    told = shown({key: without(value, hidden) for key, value in params.items()})
     if asked["log"]:
         _log(name, told)
     result = answer(spec, work, params, check_mode=asked["check"], diff=asked["diff"])

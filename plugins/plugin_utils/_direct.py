@@ -34,6 +34,8 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._answerin
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.every import call
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman.package import sources_of_call
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.secret import secrets as secrets_of
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.secret import without
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer import ROOM, Answer, answer, bounded
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
 
@@ -71,27 +73,25 @@ tell(_direct.run(asked))
 
 
 def is_possible(action: ActionBase) -> bool:
-    """Whether the task waits for its answer, on its own host, and the shell there is one of Unix."""
-    task, connection = action._task, action._connection
-    return not (task.delegate_to or task.async_val) and getattr(connection._shell, "SHELL_FAMILY", "") == "sh"
+    """Whether the task waits for its answer, and the shell of its host is one of Unix."""
+    return not action._task.async_val and getattr(action._connection._shell, "SHELL_FAMILY", "") == "sh"
 
 
 def ask(
     action: ActionBase, variables: Mapping[str, Any], name: str, arguments: Mapping[str, Any], library: str
-) -> Answer | None:
+) -> Answer:
     """The result of a call of ``ft_NAME`` on the host of the action's connection; ``absent`` is true where the
-    host has no library of these sources and cannot load the one that is sent. None, and nothing was asked, where a
-    value of the call is a secret, which Ansible's own module masks, or where the user of the login finds no Python.
+    host has no library of these sources and cannot load the one that is sent, or where the user of the login finds no
+    Python. The host masks secrets in all that it prints; they are masked here too if its Python dies.
 
-    variables: those of that host. library: the SHA-256 of the sources. Raises AnsibleConnectionFailure where the host
-    is unreachable, and UsageError for wrong arguments.
+    variables: those of that host, or of the host that delegates the task to it. library: the SHA-256 of the sources.
+    Raises AnsibleConnectionFailure where the host is unreachable, and UsageError for wrong arguments.
     """
     task = action._task
+    variables = (variables.get("ansible_delegated_vars") or {}).get(task.delegate_to, variables)
     spec: Options = {**call(name)[0], "store": STORE}
     quiet = C.config.get_config_value("DEFAULT_NO_TARGET_SYSLOG", variables=dict(variables))
     values = checked(_as_written(spec), {**arguments})
-    if _holds_secret(spec, values):
-        return None
     asked = {
         "name": name,
         "library": library,
@@ -107,7 +107,7 @@ def ask(
     def execute() -> Answer:
         command = _command(action, variables)
         if not command:
-            return {}
+            return ABSENT
         result = _result(_run(action, command, sent), str(asked["mark"]))
         how = packing(result)
         if not how:
@@ -115,7 +115,9 @@ def ask(
         Display().vvv(f"the library is sent with ft_{name}")
         return _result(_run(action, command, sent + packed(name, how)), str(asked["mark"]))
 
-    return answer(action._connection, execute) or None
+    found = answer(action._connection, execute)
+    hidden = secrets_of(spec, values)
+    return {key: without(value, hidden) for key, value in found.items()}
 
 
 def program(asked: Mapping[str, Any]) -> bytes:
@@ -206,21 +208,6 @@ def _search(names: Sequence[str], then: str) -> str:
 def _as_written(spec: Options) -> Options:
     """The specification, with paths as texts: they are those of the host, which expands them."""
     return {key: {**one, "type": "str"} if one.get("type") == "path" else one for key, one in spec.items()}
-
-
-def _holds_secret(spec: Options, values: Mapping[str, Any]) -> bool:
-    """Whether one of the values is not for any log."""
-    for key, option in spec.items():
-        value = values.get(key)
-        if value in (None, "", [], {}):
-            continue
-        if option.get("no_log"):
-            return True
-        inner = value if isinstance(value, list) else [value]
-        deeper = option.get("options")
-        if deeper and any(isinstance(one, Mapping) and _holds_secret(deeper, one) for one in inner):
-            return True
-    return False
 
 
 def _result(done: Mapping[str, Any], mark: str) -> Answer:

@@ -35,14 +35,13 @@ def whole(collections: Path, module: str) -> int:
     return len(built.b_module_data)
 
 
-def sizes(collections: Path, name: str) -> tuple[int, int, int, int, int]:
-    """The bytes of a call on a host without the library and with it, both again for a call that holds a secret, and of
-    the whole module. The arguments are not counted."""
+def sizes(collections: Path, name: str) -> tuple[int, int, int]:
+    """The bytes of a call on a host without the library and with it, and of the whole module. The arguments are not
+    counted."""
     from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _direct
 
-    program, small = len(_direct.program({"name": name, "arguments": {}})), whole(collections, "ft_call")
-    library = len(_direct.archive(name, "bz2"))
-    return 2 * program + library, program, 2 * small + library, small, whole(collections, f"ft_{name}")
+    program = len(_direct.program({"name": name, "arguments": {}}))
+    return 2 * program + len(_direct.archive(name, "bz2")), program, whole(collections, f"ft_{name}")
 
 
 def main() -> None:
@@ -56,10 +55,10 @@ def main() -> None:
         for path in sorted((collections / COLLECTION / "plugins/modules").glob("ft_*.py")):
             print(f"| {path.stem} | {whole(collections, path.stem) / 1000:.0f} |")
         return
-    from ansible_collections.evenkeel.fault_tolerance.plugins.modules.ft_call import CALLS
+    from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.every import CALLS
 
-    print("| call | first | later | with a secret: first | later | whole module |")
-    print("|---|---|---|---|---|---|")
+    print("| call | first | later | whole module |")
+    print("|---|---|---|---|")
     for name in CALLS:
         print(f"| `ft_{name}` |", " | ".join(f"{size / 1000:.0f}" for size in sizes(collections, name)), "|")
 

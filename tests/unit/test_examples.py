@@ -129,8 +129,7 @@ def arguments_of(module: str) -> dict[str, Any]:
 
     found = __import__(f"ansible_collections.{FQCN}.plugins.modules.{module}", fromlist=["main"])
     as_we_are = mock.patch.object(_adapter, "mark_as_ours")
-    where = (found, "AnsibleModule") if hasattr(found, "AnsibleModule") else (_adapter, "_Module")
-    with mock.patch.object(*where, caught), as_we_are, pytest.raises(Spec) as raised:
+    with mock.patch.object(_adapter, "_Module", caught), as_we_are, pytest.raises(Spec) as raised:
         found.main()
     keywords: dict[str, Any] = raised.value.args[0]
     return keywords

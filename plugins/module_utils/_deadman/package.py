@@ -31,7 +31,7 @@ _CONSOLE = "_flows.console"
 _KEEPING = "_flows.keeping"
 _WAY_BACK = ("_flows.rollback.flow", "finish")
 _CALLS = "_calls"
-_ANSWERS = ("_adapter", "_direct", f"{_CALLS}.packed")
+_ANSWERS = ("_direct", f"{_CALLS}.packed")
 # The answers that each change needs.
 _OFTEN = ("_direct", *(f"{_CALLS}.{name}" for name in ("checkpoint", "health", "info", "rollback", "settle")))
 # Units and watchers of every version start this module: an armed host keeps the agent with which it was armed.
@@ -50,7 +50,7 @@ def install(store: Store, finish: Callable[..., list[str]]) -> str:
 
     The name of the zipapp holds the hashes of its sources and of itself, so that the zipapp runs only as it was
     written here. The file of a waiting agent stays until no change is armed. The controller also finds the library by
-    this name (``ft_call``).
+    this name (``_found``).
     """
     folder = store.join("agent")
     ensure_dir(folder)
@@ -88,8 +88,8 @@ def sources() -> dict[str, str]:
 
 def sources_of_call(name: str) -> dict[str, str]:
     """The ``sources`` with which the call ``ft_NAME`` is answered; all sources, where that call can leave them."""
-    found = _with_imports({f"{_PACKAGE}/__init__.py": ""}, [f"{_base()}.{one}" for one in ("_adapter", "_direct")])
-    found = _with_imports(found, [f"{_base()}.{_CALLS}.{name}"])
+    start = {f"{_PACKAGE}/__init__.py": ""}
+    found = _with_imports(start, [f"{_base()}.{one}" for one in ("_direct", f"{_CALLS}.{name}")])
     return sources() if f"{_PACKAGE}/_deadman/package.py" in found else found
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .._errors import UsageError
 from .._host.durations import seconds
 from .._host.options import Options
+from .._host.secret import secrets, text_without
 from .._host.system import System
 from .probe import CONTROLLER, FAIL, PASS, UNKNOWN, Measurement, Probe, split_url
 
@@ -66,6 +67,7 @@ class Server:
                 )
         self._headers = {"User-Agent": "evenkeel", "Accept": "application/json", **headers}
         self._ca = declared["ca"]
+        self._secrets = secrets(SERVER, declared)
 
     def ask(self, query: str, timeout: float) -> list[Series]:
         """The series that the query gives now; a scalar counts as one series. Raises NoAnswer within ``timeout``.
@@ -88,9 +90,12 @@ class Server:
             ) from None
         finally:
             connection.close()
-        if answer.status != 200:
-            raise NoAnswer(_refusal(answer.status, answer.reason, body))
-        return _series(body)
+        try:
+            if answer.status != 200:
+                raise NoAnswer(_refusal(answer.status, answer.reason, body))
+            return _series(body)
+        except NoAnswer as error:  # A server may quote what it was sent.
+            raise NoAnswer(text_without(str(error), self._secrets)) from None
 
     def _connection(self, timeout: float) -> HTTPConnection:
         from http.client import HTTPConnection, HTTPSConnection

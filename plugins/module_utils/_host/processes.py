@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,13 @@ from .trust import trusted
 
 # The most bytes that are read of an entry whose length its process decides. One argument has at most half of that.
 _LONGEST = 1 << 18
+# The bytes for which the kernel is asked at once, where it decides how many it gives.
+_PIECE = 1 << 16
+# The real, effective and saved user id in the status of a process.
+_USERS = re.compile(rb"^Uid:\s+(\d+)\s+(\d+)\s+(\d+)", re.M)
+# A line of the mappings of a process that names a file, or what stands for one: whether it is code, its device, its
+# inode and its path.
+_MAPPING = re.compile(rb"^\S+ \S\S(\S)\S \S+ (\S+) (\d+) +(\S[^\n]*)$", re.M)
 # Seconds for one read of what lies in the memory of a process, and for all reads of it.
 _PATIENCE, _WHOLE = 1.0, 10.0
 # The users one of whose processes has held us up.
@@ -72,11 +80,20 @@ def start_time(pid: int) -> int | None:
 
 def user_ids(pid: int | str, proc: str = "/proc") -> set[int]:
     """The real, effective and saved user ids of the process; empty when there is no such process."""
+    return _users(_status(pid, proc))
+
+
+def _status(pid: int | str, proc: str) -> bytes:
     try:
-        with open(f"{proc}/{pid}/status", encoding="ascii", errors="replace") as stream:
-            return {int(word) for line in stream if line.startswith("Uid:") for word in line.split()[1:4]}
+        with open(f"{proc}/{pid}/status", "rb", buffering=0) as stream:
+            return stream.read(_PIECE)
     except OSError:
-        return set()
+        return b""
+
+
+def _users(status: bytes) -> set[int]:
+    found = _USERS.search(status)
+    return set(map(int, found.groups())) if found else set()
 
 
 def login_of(pid: int | str, proc: str = "/proc") -> int:
@@ -107,8 +124,11 @@ def patiently(
     without meaning to. A user can start thousands: after the first one no further process of that user is read, unless
     the caller reads this one ``alone``.
     """
-    ids = user_ids(pid, proc)
+    status = _status(pid, proc)
+    ids = _users(status)
     found: set[_Seen] = set()
+    if b"\nThreads:" in status and b"\nVmSize:" not in status:
+        return found, True  # A thread of the kernel, or a zombie: it has no memory.
     if {(proc, user) for user in ids} & _held_up_by and not alone:
         return found, False
 
@@ -153,36 +173,41 @@ def _words(pid: int | str, proc: str = "/proc", alone: bool = False) -> tuple[li
 
 
 class Mapped(NamedTuple):
-    """A file that a process has mapped. ``number``: the device and inode of the file. ``is_code``: whether it runs."""
+    """A file that a process has mapped. ``kind``: ``x`` where it runs. The rest is as the kernel shows it."""
 
+    kind: bytes
+    device: bytes
+    inode: bytes
     path: bytes
-    number: tuple[int, int]
-    is_code: bool
+
+    @property
+    def is_code(self) -> bool:
+        return self.kind == b"x"
+
+    @property
+    def number(self) -> tuple[int, int]:
+        """The device and inode of the file."""
+        major, _colon, minor = self.device.partition(b":")
+        return os.makedev(int(major, 16), int(minor, 16)), int(self.inode)
 
 
 def mapped(pid: int | str, proc: str = "/proc") -> Iterator[Mapped]:
     """The files that the process has mapped, one by one: a process can map one file tens of thousands of times. They
     are read ``patiently``."""
-    return (one for one in mappings(pid, proc) if one is not None)
+    return (one for piece in mappings(pid, proc) for one in piece)
 
 
-def mappings(pid: int | str, proc: str = "/proc") -> Iterator[Mapped | None]:
-    """``mapped``, with None for each mapping of no file: it shows that the reading goes on."""
+def mappings(pid: int | str, proc: str = "/proc", piece: int = _PIECE) -> Iterator[Iterable[Mapped]]:
+    """``mapped``, in the pieces in which the kernel tells them: each shows that the reading goes on. A file is in a
+    piece once, however often it is mapped. ``piece``: the most bytes that are asked for at once."""
     try:
-        with open(f"{proc}/{pid}/maps", "rb") as stream:
-            place, number = [b""], (0, 0)
-            while line := stream.readline(_LONGEST):
-                if line[-1:] != b"\n":  # A path of that length belongs to nobody whom we know.
+        with open(f"{proc}/{pid}/maps", "rb", buffering=0) as stream:
+            rest = b""
+            while data := stream.read(piece):
+                whole, _end, rest = (rest + data).rpartition(b"\n")
+                if len(rest) > _LONGEST:  # A path of that length belongs to nobody whom we know.
                     return
-                fields = line[:-1].split(None, 5)
-                if len(fields) < 6:
-                    yield None
-                else:
-                    if fields[3:5] != place:  # Mappings of one file mostly follow each other.
-                        place = fields[3:5]
-                        major, _colon, minor = place[0].partition(b":")
-                        number = (os.makedev(int(major, 16), int(minor, 16)), int(place[1]))
-                    yield Mapped(fields[5], number, b"x" in fields[1])
+                yield map(Mapped._make, dict.fromkeys(_MAPPING.findall(whole)))
     except OSError:  # The process has ended, or we may not read it.
         return
 

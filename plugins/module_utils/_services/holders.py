@@ -42,11 +42,10 @@ def holders(
             return (replaced(path[: -len(_DELETED)]) if path.endswith(_DELETED) else None) or moved(path)
 
         def used(pid: str = pid) -> Iterator[bytes | None]:
-            path, found = b"", None
-            for one in takewhile(lambda _one: goes_on(), mappings(pid, proc)):
-                if one is not None and one.path != path:
-                    path, found = one.path, original(one.path)
-                yield found if one is not None else None
+            for piece in takewhile(lambda _piece: goes_on(), mappings(pid, proc)):
+                yield None  # The reading goes on, though the piece may name no file.
+                for path in takewhile(lambda _path: goes_on(), dict.fromkeys(one.path for one in piece)):
+                    yield original(path)
 
         seen, is_all = patiently(pid, used, proc)
         if not is_all:

@@ -112,9 +112,9 @@ def _mapped(pid: int, proc: str) -> set[tuple[str, bool]]:
     may be missing where the process holds us up, which a rollback tells by its note on ``restart_needed``."""
 
     def read() -> Iterator[str]:
-        for one in mappings(pid, proc):
-            is_code = one is not None and one.is_code and one.path.startswith(b"/")
-            yield os.fsdecode(one.path) if one is not None and is_code else ""
+        for piece in mappings(pid, proc):
+            yield ""
+            yield from (os.fsdecode(one.path) for one in piece if one.is_code and one.path.startswith(b"/"))
 
     return {(path.removesuffix(_GONE), path.endswith(_GONE)) for path in patiently(pid, read, proc)[0] if path}
 

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,8 @@ from ansible.module_utils.testing import patch_module_args
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas, sealed, sealed_record
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from ansible_collections.evenkeel.fault_tolerance.plugins.modules import ft_call, ft_replicate
+from ansible_collections.evenkeel.fault_tolerance.plugins.modules import ft_replicate
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _direct
 
 from .conftest import Fleet
 from .test_guard import NOWHERE
@@ -283,14 +287,17 @@ def test_what_a_killed_run_leaves_on_its_way_is_encrypted(fleet: Fleet, monkeypa
     assert len(data) > 300_000 and data.startswith(b"Salted__") and MARKER[:12] not in data and b"customers" not in data
 
 
-@pytest.mark.parametrize("module", [ft_call, ft_replicate])
-def test_no_answer_of_a_module_shows_a_secret(module: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("direct", [True, False])
+def test_no_answer_of_a_call_shows_a_secret(direct: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The controller prints the answers of hosts where it is asked to (-vvv)."""
     call: dict[str, Any] = {"_phase": "discard", "_values": {"path": str(tmp_path / "no")}, "_secrets": ["5ec4e7" * 9]}
     call |= {"peers": [], "store": str(tmp_path / "store")}
-    if module is ft_call:
-        call = {"name": "replicate", "library": "f" * 64, "store": call["store"], "arguments": call}
-    with patch_module_args(call), pytest.raises(SystemExit):
-        module.main()
+    if direct:
+        asked = {"name": "replicate", "library": "", "arguments": call, "check": False, "diff": False, "log": True}
+        program = _direct.program({**asked, "mark": "m"}) + _direct.archive("replicate", "bz2")
+        subprocess.run([sys.executable, *shlex.split(_direct._OPTIONS)], input=program, check=True)
+    else:
+        with patch_module_args(call), pytest.raises(SystemExit):
+            ft_replicate.main()
     said = capfd.readouterr().out
-    assert said.startswith("\n{") and "5ec4e7" not in said
+    assert '"invocation": ' in said and "5ec4e7" not in said

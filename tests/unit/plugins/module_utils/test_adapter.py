@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.testing import patch_module_args
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _adapter
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import ServiceFailed
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options, Params
@@ -38,8 +39,8 @@ class Run:
                 raise error
             return Result()
 
-        with pytest.raises(SystemExit):
-            _adapter.run_module(SPEC, work, {"store": self._store, **given})
+        with patch_module_args({"store": self._store, **given}), pytest.raises(SystemExit):
+            _adapter.run_module(SPEC, work)
         return {key: value for key, value in self.results.pop().items() if key != "exception"}  # Lines of this file.
 
 

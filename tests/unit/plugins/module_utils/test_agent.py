@@ -88,7 +88,7 @@ def test_only_an_import_that_begins_its_line_is_one() -> None:
 
 def test_the_agent_holds_all_that_it_imports() -> None:
     inside = {path.partition("/")[2] for path in package._sources(finish.__module__, finish.__name__) if "/" in path}
-    starts = ("_deadman/agent.py", "_flows/rollback/flow.py", "_flows/console.py", "_adapter.py", "_direct.py")
+    starts = ("_deadman/agent.py", "_flows/rollback/flow.py", "_flows/console.py", "_direct.py")
     assert inside == {"__init__.py", "_agent.py"}.union(*map(closure, (*starts, "_calls/packed.py")))
 
 
@@ -212,7 +212,7 @@ def test_another_python_takes_the_source(tmp_path: Path) -> None:
 
 
 def test_an_agent_knows_its_sources_without_reading_them(store: Store) -> None:
-    """The controller finds it by them (ft_call), and a checkpoint by the same agent leaves it as it is."""
+    """The controller finds it by them (``_found``), and a checkpoint by the same agent leaves it as it is."""
     with store.locked():
         made = package.install(store, finish)
     script = """

@@ -10,7 +10,6 @@ import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils import _found
@@ -18,7 +17,6 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.rollback.flow import finish
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._found import library, load, loads
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from ansible_collections.evenkeel.fault_tolerance.plugins.modules import ft_call
 
 NOBODY = 65534
 
@@ -92,50 +90,11 @@ def test_a_library_that_is_not_ours_or_not_safe_is_passed_over(
     assert library(store.root, package.digest()) == b""
 
 
-class Ended(Exception):
-    pass
-
-
-def test_a_python_without_files_in_memory_is_sent_each_module(
+def test_a_python_without_files_in_memory_loads_no_library(
     store: Store, agent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: dict[str, object] = {}
-
-    class Module:
-        params: ClassVar = {"store": store.root, "library": package.digest(), "name": "info", "sent": None}
-
-        def __init__(self, **_: object) -> None:
-            pass
-
-        def exit_json(self, **result: object) -> None:
-            told.update(result)
-            raise Ended
-
-    monkeypatch.setattr(ft_call, "AnsibleModule", Module)
     monkeypatch.delattr(os, "memfd_create")
-    with pytest.raises(Ended):
-        ft_call.main()
-    assert told == {"absent": True, "loads": "", "invocation": {}}
-
-
-def test_a_library_that_cannot_be_read_is_none(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The home of the login may lie on NFS, where the root of this host reads nothing of it."""
-    told: list[dict[str, object]] = []
-
-    class Module:
-        params: ClassVar = {"store": store.root, "library": "0", "name": "info", "sent": str(tmp_path / "gone")}
-
-        def __init__(self, **_: object) -> None:
-            pass
-
-        def exit_json(self, **result: object) -> None:
-            told.append(result)
-            raise Ended
-
-    monkeypatch.setattr(ft_call, "AnsibleModule", Module)
-    with pytest.raises(Ended):
-        ft_call.main()
-    assert told == [{"absent": True, "loads": "", "invocation": {}}]
+    assert not load(store.root, package.digest()) and loads() == ""
 
 
 def test_a_python_tells_what_it_can_load(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,6 +154,37 @@ def test_a_process_with_very_many_files_holds_nobody_up(held: str, monkeypatch: 
     assert len(found["paths"]) == 21 and not skipped
 
 
+def test_no_thread_of_the_kernel_is_read(held: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no memory, and is half of the processes of a host."""
+    monkeypatch.setattr(processes, "steadily", None)
+    Path(held, "7/status").write_text("Name:\tkthreadd\nUid:\t0\t0\t0\t0\nThreads:\t1\n")
+    assert processes.patiently("7", list, held) == (set(), True)
+
+
+@pytest.mark.parametrize("piece", [1 << 16, 7])
+def test_mappings_are_told_as_the_kernel_shows_them(tmp_path: Path, piece: int) -> None:
+    lines = [
+        "55d4-55d5 r--p 00000000 08:1f 77                         /srv/a file (deleted)",
+        "55d5-55d6 r-xp 00001000 08:1f 77                         /srv/a file (deleted)",
+        "55d6-55d7 r-xp 00002000 08:1f 77                         /srv/a file (deleted)",
+        "55d7-55d8 rw-p 00000000 00:00 0 ",
+        "55d8-55d9 rw-s 00000000 00:05 9   /dev/zero\\012",
+        "7ffd-7ffe r-xp 00000000 00:00 0      [vdso]",
+    ]
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "maps").write_text("".join(f"{line}\n" for line in lines))
+    found = [
+        (one.path, one.number, one.is_code) for some in processes.mappings(7, str(tmp_path), piece) for one in some
+    ]
+    code = (b"/srv/a file (deleted)", (os.makedev(8, 0x1F), 77), True)
+    assert found == [
+        (*code[:2], False),
+        *([code] if piece > 7 else [code, code]),
+        (b"/dev/zero\\012", (os.makedev(0, 5), 9), False),
+        (b"[vdso]", (0, 0), True),
+    ]
+
+
 def test_a_process_that_goes_on_for_ever_is_given_up_all_the_same() -> None:
     def steps() -> Iterator[None]:
         while True:

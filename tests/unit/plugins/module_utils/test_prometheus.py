@@ -147,8 +147,9 @@ def test_secrets_go_to_the_server_and_nowhere_else(server: Fake) -> None:
     found = look("prometheus", server, min=1, token=f"{SECRET}\n", headers={"X-Scope-OrgID": 7})
     assert server.headers["authorization"] == f"Bearer {SECRET}" and server.headers["x-scope-orgid"] == "7"
     assert found.state == "pass" and SECRET not in repr(found)
-    server.answer = lambda query: (401, "no")
-    assert SECRET not in repr(look("prometheus", server, min=1, token=SECRET))
+    server.answer = lambda query: (401, f'{{"error": "no such token: {SECRET}"}}')
+    quoted = repr(look("prometheus", server, min=1, token=SECRET))
+    assert "no such token: ********" in quoted and SECRET not in quoted
 
 
 GOOD = {"url": "http://p:9090", "query": "up", "min": 1}
