@@ -114,7 +114,7 @@ def _at_deadline(store: Store, generation: int, way_back: Callable[[], Finish], 
     change = changes.armed(store)
     if change is None or change.generation != generation:
         if change is None:
-            timers.disarm(store)
+            units.stop_watch(store)
         return 0
     if change.overdue(store.system) is None:
         with suppress(EvenkeelError, OSError):
