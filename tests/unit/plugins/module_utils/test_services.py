@@ -132,7 +132,7 @@ def test_unit_files_and_drop_ins_belong_to_a_unit() -> None:
 def test_the_script_of_a_unit_that_a_generator_made_belongs_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(links, "_GENERATED", (str(tmp_path / "generator"), str(tmp_path / "generator.late")))
+    monkeypatch.setattr(links, "GENERATED", (str(tmp_path / "generator"), str(tmp_path / "generator.late")))
     host = machine(Unit(WEB, more={"SourcePath": "/etc/init.d/web"}), Unit(DB))
     assert "/etc/init.d/web" not in Services(host.system()).trees(spec(WEB, DB)) and not host.calls
     (tmp_path / "generator.late").mkdir()
