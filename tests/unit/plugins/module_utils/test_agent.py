@@ -88,7 +88,14 @@ def test_only_an_import_that_begins_its_line_is_one() -> None:
 
 def test_the_agent_holds_all_that_it_imports() -> None:
     inside = {path.partition("/")[2] for path in package._sources(finish.__module__, finish.__name__) if "/" in path}
-    starts = ("_deadman/agent.py", "_flows/rollback/flow.py", "_flows/console.py", "_adapter.py", "_direct.py")
+    starts = (
+        "_deadman/agent.py",
+        "_flows/rollback/flow.py",
+        "_flows/console.py",
+        "_adapter.py",
+        "_direct.py",
+        "_host/archive.py",
+    )
     assert inside == {"__init__.py", "_agent.py"}.union(*map(closure, (*starts, "_calls/packed.py")))
 
 
@@ -188,6 +195,29 @@ print(*[kind.name for kind in registry.KINDS.values()])
     }
     # Arming a change, a mistake in a declaration, and tests need these: the way back does not.
     assert late - set(loaded) <= {"argparse", "dataclasses", "difflib", "zipfile", "__future__"}
+
+
+def test_python_reads_the_code_of_each_module_once(store: Store) -> None:
+    program = """
+import marshal, sys, types, zipimport
+read = []
+loads = lambda data: read.append(1) or marshal.loads(data)
+sys.path.insert(0, sys.argv[1])
+zipimport.marshal = types.SimpleNamespace(loads=loads)
+from evenkeel_agent._agent import way_back
+way_back()
+mine = [one for name, one in sys.modules.items() if name.startswith("evenkeel_agent.")]
+for one in mine:
+    assert one.__file__ == zipimport.zipimporter.get_filename(one.__loader__, one.__name__), one.__name__
+    read.pop()
+print(len(mine), len(read))
+"""
+    with store.locked():
+        argv = [sys.executable, "-I", "-c", program, package.install(store, finish)]
+    done = subprocess.run(argv, cwd="/", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    modules, times = map(int, done.stdout.split())
+    assert modules > 100 and times < modules + 20, done.stdout
 
 
 def test_the_code_that_no_change_loads_is_compressed(tmp_path: Path) -> None:
