@@ -35,8 +35,8 @@ _GRACE = 2.0
 _CHECK, _QUIET = 3.0, 12.0
 # Seconds that may pass between the number of a change and its record, while it is being armed.
 _ARMING = 120.0
-# Modules of Python that are loaded at their first use.
-_LATE = ("concurrent.futures.thread", "http.client", "ssl", "uuid")
+# Modules of Python that the way back loads at their first use. A watcher measures no probe: it needs no http and ssl.
+_LATE = ("concurrent.futures.thread", "uuid")
 # Python loads codecs at their first use.
 _CODECS = ("utf-8", "ascii", "latin-1", "unicode_escape", "raw_unicode_escape", "idna")
 
@@ -75,7 +75,7 @@ def _load_late() -> None:
     for codec in _CODECS:
         codecs.lookup(codec)
     for name in _LATE:
-        with suppress(ImportError):  # A Python without it can still be asked over http.
+        with suppress(ImportError):  # A Python may lack one.
             importlib.import_module(name)
 
 
@@ -114,7 +114,7 @@ def _at_deadline(store: Store, generation: int, way_back: Callable[[], Finish], 
     change = changes.armed(store)
     if change is None or change.generation != generation:
         if change is None:
-            timers.disarm(store)
+            units.stop_watch(store)
         return 0
     if change.overdue(store.system) is None:
         with suppress(EvenkeelError, OSError):

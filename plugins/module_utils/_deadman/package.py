@@ -14,6 +14,7 @@ from contextlib import suppress
 from importlib.util import MAGIC_NUMBER, find_spec, resolve_name
 
 from .._errors import EvenkeelError
+from .._host import archive
 from .._host.durable import ensure_dir, write_file
 from .._host.trust import open_regular
 from .._store.store import Store
@@ -21,6 +22,8 @@ from . import agent, changes, command
 from .invocation import agent_hash, python
 
 _PACKAGE = "evenkeel_agent"
+# The first code of the library that Python runs.
+_INIT = "from ._host.archive import read_once\n\nread_once()\n"
 # The directory of this library; a library in an archive has no such directory.
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # The free bytes on the store's file system that are needed to leave a library there.
@@ -88,7 +91,7 @@ def sources() -> dict[str, str]:
 
 def sources_of_call(name: str) -> dict[str, str]:
     """The ``sources`` with which the call ``ft_NAME`` is answered; all sources, where that call can leave them."""
-    start = {f"{_PACKAGE}/__init__.py": ""}
+    start = {f"{_PACKAGE}/__init__.py": _INIT}
     found = _with_imports(start, [f"{_base()}.{one}" for one in ("_direct", f"{_CALLS}.{name}")])
     return sources() if f"{_PACKAGE}/_deadman/package.py" in found else found
 
@@ -107,8 +110,8 @@ def _kept_digest() -> str:
     """The digest in the archive from which this library was loaded; empty where no call has left that archive here."""
     if _base() == _PACKAGE:
         with suppress(OSError):
-            archive = __loader__.archive  # type: ignore[name-defined]
-            return bytes(__loader__.get_data(os.path.join(archive, _DIGEST))).decode()  # type: ignore[name-defined]
+            path = os.path.join(__loader__.archive, _DIGEST)  # type: ignore[name-defined]
+            return bytes(__loader__.get_data(path)).decode()  # type: ignore[name-defined]
     return ""
 
 
@@ -133,15 +136,15 @@ def _zipapp(sources: dict[str, str]) -> bytes:
 
     often = _with_imports({}, [agent.__name__, *(f"{_base()}.{name}" for name in (_WAY_BACK[0], *_OFTEN))])
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
+    with zipfile.ZipFile(buffer, "w") as whole:
         for path, text in sorted(sources.items()):
-            archive.writestr(zipfile.ZipInfo(path), text, zipfile.ZIP_DEFLATED)
+            whole.writestr(zipfile.ZipInfo(path), text, zipfile.ZIP_DEFLATED)
             # Python never compares such a .pyc with its source (PEP 552). Docstrings would take a tenth of the room.
             code = marshal.dumps(compile(text, path, "exec", dont_inherit=True, optimize=2))
             code = MAGIC_NUMBER + b"\1\0\0\0" + bytes(8) + code
             how = zipfile.ZIP_STORED if path in often else zipfile.ZIP_DEFLATED
-            archive.writestr(zipfile.ZipInfo(path + "c"), code, how)
-        archive.writestr(zipfile.ZipInfo(_DIGEST), _digest(sources))
+            whole.writestr(zipfile.ZipInfo(path + "c"), code, how)
+        whole.writestr(zipfile.ZipInfo(_DIGEST), _digest(sources))
     return buffer.getvalue()
 
 
@@ -175,7 +178,7 @@ def main():
     from ._deadman import agent
     return agent.main(way_back)
 """
-    files = {"__main__.py": _MAIN, f"{_PACKAGE}/__init__.py": "", _START: start, **needed}
+    files = {"__main__.py": _MAIN, f"{_PACKAGE}/__init__.py": _INIT, _START: start, **needed}
     return _with_imports(files, [f"{base}.{name}" for name in (_CONSOLE, _KEEPING, *_ANSWERS)])
 
 
@@ -185,7 +188,7 @@ def program(module: str) -> tuple[dict[str, str], str]:
     ``module``: its name below this library.
     """
     main = f"from {_PACKAGE}.{module} import main\nraise SystemExit(main())\n"
-    files = {"__main__.py": main, f"{_PACKAGE}/__init__.py": ""}
+    files = {"__main__.py": main, f"{_PACKAGE}/__init__.py": _INIT}
     parts = module.split(".")
     sources = _with_imports(files, [".".join([_base(), *parts[:end]]) for end in range(1, len(parts) + 1)])
     return sources, hashlib.sha256(MAGIC_NUMBER + _digest(sources).encode()).hexdigest()
@@ -198,7 +201,7 @@ def executable(sources: dict[str, str]) -> bytes:
 
 def _with_imports(files: dict[str, str], modules: list[str]) -> dict[str, str]:
     base, on_disk = _base(), os.path.isdir(_HERE)
-    todo, seen = modules, {base}
+    todo, seen = [*modules, f"{base}._host", archive.__name__], {base}
     while todo:
         name = todo.pop()
         if name in seen or not name.startswith(base + "."):

@@ -6,6 +6,10 @@ The units that are needed until the next boot lie in ``/run``: no checkpoint hol
 back or removes them. A timer fires at the deadline, on a clock that no change of the date moves. A second timer fires
 every few seconds, so that the agent sees whether the watcher still runs. Both timers start the same service. Only the
 units for the boot lie in ``/etc``.
+
+systemd (since version 246) finds units that it has not loaded yet without a reload. A reload costs much, and starts
+many timers of others anew. So the end of a change unloads its timers, and arming reloads systemd only where the timers
+do not run as they are written.
 """
 
 from __future__ import annotations
@@ -105,6 +109,22 @@ StandardOutput=journal
 StandardError=journal
 SyslogLevel=notice
 """
+# The properties that tell whether a unit runs as its files are, and when a timer elapses.
+_LOADED = "LoadState,ActiveState,FragmentPath,DropInPaths,NeedDaemonReload,NextElapseUSecMonotonic"
+# Seconds by which the time of a timer may differ from the deadline, since systemd counts microseconds.
+_EXACT = 0.01
+# The units of time in which systemctl prints a span -> seconds.
+_SPANS = {
+    "us": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "min": 60.0,
+    "h": 3600.0,
+    "d": 86400.0,
+    "w": 604800.0,
+    "month": 2629800.0,
+    "y": 31557600.0,
+}
 # Our units stop at shutdown, but not by hand, by a pattern, or for an isolated target.
 _STAYS = "DefaultDependencies=no\nConflicts=shutdown.target\nBefore=shutdown.target\n"
 _HELD = "RefuseManualStop=yes\nIgnoreOnIsolate=yes\n"
@@ -130,7 +150,7 @@ class SystemdTimer:
         start_service(store)
 
     def disarm(self, store: Store) -> None:
-        stop_watch(store)
+        stop_timers(store)
 
 
 def unit(store: Store, kind: str = "deadman") -> str:
@@ -159,7 +179,7 @@ def install_boot(store: Store, agent: str) -> None:
     """Put the units for the boot in place. Remove masks, and units of an older version, that take precedence over our
     units."""
     _clear(store)
-    _write(_boot_files(store, agent))
+    _write(_unlike(_boot_files(store, agent)))
     _link(store)
 
 
@@ -187,10 +207,13 @@ def ensure(store: Store, number: int, due: float, agent: str, patience: float = 
     ``due``: in seconds of the monotonic clock. Raises Refused where systemd does not obey.
     """
     files = {**_boot_files(store, agent), **_run_files(store, number, due, agent)}
-    repaired = any([_clear(store), _link(store), any(_read(path) != text for path, text in files.items())])
+    other = _unlike(files)
     timers = [unit(store) + ".timer", unit(store, "watch") + ".timer"]
-    if repaired:
-        _write({path: text for path, text in files.items() if _read(path) != text})
+    if any([_clear(store), _link(store), other]):
+        _write(other)
+        store.system.run(["systemctl", "start", *timers], patience)
+        if _run_as_written(store, due, patience):
+            return True
     else:
         shown = store.system.run(["systemctl", "show", "--property=LoadState,ActiveState", *timers], patience)
         if shown.rc == 0 and shown.out.count("LoadState=loaded") == shown.out.count("ActiveState=active") == 2:
@@ -198,6 +221,33 @@ def ensure(store: Store, number: int, due: float, agent: str, patience: float = 
     systemctl(store, "daemon-reload", patience=patience)
     systemctl(store, "start", *timers, patience=patience)
     return True
+
+
+def _run_as_written(store: Store, due: float, patience: float) -> bool:
+    """Whether both timers run and systemd has loaded them, and their service, from our files as they are now."""
+    timers = [f"{unit(store, kind)}.timer" for kind in ("deadman", "watch")]
+    names = [*timers, f"{unit(store)}.service"]
+    shown = store.system.run(["systemctl", "show", f"--property={_LOADED}", *names], patience)
+    blocks = [block.splitlines() for block in shown.out.strip().split("\n\n")]
+    found = [dict(line.split("=", 1) for line in block if "=" in line) for block in blocks]
+    if shown.rc != 0 or len(found) != len(names):
+        return False
+    for name, values in zip(names, found):
+        path = os.path.join(_RUN, name)
+        wanted = {"LoadState": "loaded", "FragmentPath": path, "NeedDaemonReload": "no"}
+        if name in timers:
+            wanted["ActiveState"] = "active"
+        if not wanted.items() <= values.items() or _drop_in(path) not in values.get("DropInPaths", "").split():
+            return False
+    return abs(_seconds(found[0].get("NextElapseUSecMonotonic", "")) - due) < _EXACT
+
+
+def _seconds(span: str) -> float:
+    """A span of time as systemctl prints it, such as ``1h 2min 3.5s``; below 0 where it is none."""
+    words = [re.fullmatch(r"([0-9.]+)([a-z]+)", word) for word in span.split()]
+    if not words or any(word is None or word[2] not in _SPANS for word in words):
+        return -1.0
+    return sum(float(word[1]) * _SPANS[word[2]] for word in words if word is not None)
 
 
 def start_service(store: Store) -> None:
@@ -210,9 +260,35 @@ def start_health(store: Store) -> None:
     store.system.run(["systemctl", "start", "--no-block", unit(store, "health") + ".service"], 10.0)
 
 
+def stop_timers(store: Store) -> None:
+    """Stop both timers of a change that is over, so that systemd unloads them. The timer of the deadline refuses to be
+    stopped: only the start of a unit that conflicts with it stops it. That unit has a file for this moment alone, and
+    ends at once by itself.
+
+    Where this fails, the timer of the deadline elapses by itself, and the service that it starts finds nothing to do.
+    """
+    name = f"{unit(store, 'over')}.target"
+    path = os.path.join(_RUN, name)
+    with suppress(OSError):
+        try:
+            _write({path: _over_text(store)})
+            if store.system.run(["systemctl", "start", "--no-block", name], 10.0).rc == 0:
+                return
+        finally:
+            remove_file(path)
+    stop_watch(store)
+
+
+def _over_text(store: Store) -> str:
+    return (
+        "[Unit]\nDescription=End the timers of a change that is over\nDefaultDependencies=no\nStopWhenUnneeded=yes\n"
+        f"Conflicts={unit(store)}.timer {unit(store, 'watch')}.timer shutdown.target\n"
+    )
+
+
 def stop_watch(store: Store) -> None:
-    """Stop the timer that checks the watcher. The timer of the deadline elapses by itself, and the service that it
-    starts finds nothing to do."""
+    """Stop the timer that checks the watcher, and leave the timer of the deadline alone: it may be that of a change
+    that is just being armed."""
     store.system.run(["systemctl", "stop", "--no-block", unit(store, "watch") + ".timer"], 10.0)
 
 
@@ -301,8 +377,13 @@ def _unit_files(folder: str, name: str, head: str, body: str, tail: str = "") ->
     section = "Timer" if name.endswith(".timer") else "Service"
     return {
         os.path.join(folder, name): f"[Unit]\n{head}\n[{section}]\n{body}{tail}",
-        os.path.join(folder, f"{name}.d", "zzz-evenkeel.conf"): f"[{section}]\n{body}",
+        _drop_in(os.path.join(folder, name)): f"[{section}]\n{body}",
     }
+
+
+def _drop_in(path: str) -> str:
+    """The path of the last drop-in of the unit with this file."""
+    return os.path.join(f"{path}.d", "zzz-evenkeel.conf")
 
 
 def _exec_start(store: Store, agent: str, task: str) -> str:
@@ -384,6 +465,11 @@ def _clear(store: Store) -> bool:
     for path in found:
         remove_file(path)
     return bool(found)
+
+
+def _unlike(files: Mapping[str, str]) -> dict[str, str]:
+    """The files that do not hold their text."""
+    return {path: text for path, text in files.items() if _read(path) != text}
 
 
 def _write(files: Mapping[str, str]) -> None:

@@ -173,8 +173,10 @@ class Services(Programs):
             for name in sorted({unit, links.template(unit)}):
                 found |= {f"/etc/systemd/system/{name}", f"/etc/systemd/system.control/{name}.d"}
                 found.add(f"/run/systemd/system.control/{name}.d")
+        # systemd makes the unit of a script of System V by a generator.
+        made = [unit for unit in spec["names"] if links.is_made(unit)]
         with suppress(ServiceFailed):
-            described = systemd.describe(spec["names"], self.system) if self.system.has_systemd() else []
+            described = systemd.describe(made, self.system) if self.system.has_systemd() else []
             found |= {unit.source for unit in described if unit.source.startswith("/etc/init.d/")}
         return sorted(found)
 
@@ -188,7 +190,7 @@ class Services(Programs):
         variables = environment.read_variables(system) if names else {}
         if variables:
             lines.append(json_line.write(_ENVIRONMENT, environment.record(variables, system)))
-        for seen, unit in zip(systemd.observe(names, system), systemd.describe(names, system)):
+        for seen, unit in systemd.view(names, system):
             # Record the state in which the unit settles, not a state on the way.
             limit = _BRIEFLY if every else 30.0
             state = systemd.settled(seen.name, system, limit) if systemd.passing(seen) else seen
@@ -236,14 +238,14 @@ class Services(Programs):
         the same at any time while other kinds are put back."""
         units, processes = _recorded(lines)
         names = [unit["name"] for unit in units]
-        described = systemd.describe(names, at.system)
+        seen = systemd.view(names, at.system)
+        states, described = [state for state, _unit in seen], [unit for _state, unit in seen]
         pids = running.processes([unit.id for unit in described]) if not at.boot else {}
         # Services that did not run at the checkpoint stop first, so that a port or a lock is free for its former
         # holder.
         first, last = _variables(lines, at.system), list[Step]()
         reader = links.reader()
         linked = [step for unit in units for step in _links(unit, reader)]
-        states = systemd.observe(names, at.system)
         for unit, live, known in zip(units, states, described):
             steps = last if unit["active"] or unit.get("passing") else first
             for trigger in systemd.observe([one for one in unit.get("triggers", ()) if one not in names], at.system):
@@ -317,7 +319,7 @@ class Services(Programs):
         units, processes = _recorded(lines)
         wrong = []
         names, reader = [unit["name"] for unit in units], links.reader()
-        for unit, seen, known in zip(units, systemd.observe(names, system), systemd.describe(names, system)):
+        for unit, (seen, known) in zip(units, systemd.view(names, system)):
             # Where the record leaves it open, nobody waits for it: it may start and fail for ever.
             is_on_its_way = systemd.passing(seen) and not _is_open(unit, known)
             live = systemd.settled(unit["name"], system) if is_on_its_way else seen
@@ -452,7 +454,7 @@ def _own_names(names: list[str], system: System) -> list[str]:
             raise UsageError(f"services: {error.message}") from error
     units = [systemd.unit_name(name) for name in names]
     with suppress(ServiceFailed):  # The capture will report that systemd does not answer.
-        units = [unit.id for unit in systemd.describe(units, system)] if system.has_systemd() else units
+        units = systemd.own_names(units, system) if system.has_systemd() else units
     return sorted(set(units))
 
 
@@ -780,7 +782,7 @@ def _came(lines: Sequence[str], system: System, at: Restore | None = None) -> li
     names = [name for name in _all_but(excepts, system) if name not in known]
     changed = at.changed if at else ()
     found = []
-    for live, unit in zip(systemd.observe(names, system), systemd.describe(names, system)):
+    for live, unit in systemd.view(names, system):
         if unit.id.endswith(MOUNTING) and not all_told:
             continue  # An older record, and that of another host, has no mounts.
         if at is None and systemd.passing(live):

@@ -23,6 +23,8 @@ KEPT, RUNTIME = "/etc/systemd/system", "/run/systemd/system"
 _SHIPPED = ("/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 _PULLING = (".wants", ".requires", ".upholds")
 _LEVELS = [f"/etc/rc{level}.d" for level in "0123456S"]
+# The directories of the units that generators make.
+GENERATED = ("/run/systemd/generator", "/run/systemd/generator.early", "/run/systemd/generator.late")
 # Units that can be named in a declaration: no templates, and none that only group others.
 _RUNS = r"(?!evenkeel-)[A-Za-z0-9:_.\\-]+(?:@[A-Za-z0-9:_.\\-]+)?\.(?:service|socket|timer|path|mount|automount)"
 # (name, target) of each entry of a directory (see ``_entries``).
@@ -35,6 +37,11 @@ def template(unit: str) -> str:
     """``a@.service`` of ``a@one.service``; the unit itself where it is no instance."""
     stem, dot, kind = unit.rpartition(".")
     return stem.partition("@")[0] + "@" + dot + kind if "@" in stem else unit
+
+
+def is_made(unit: str) -> bool:
+    """Whether a generator has made a file of this unit."""
+    return any(os.path.lexists(os.path.join(folder, unit)) for folder in GENERATED)
 
 
 def reader() -> Reader:

@@ -129,8 +129,31 @@ def describe(names: Sequence[str], system: System) -> list[Unit]:
     does."""
     if not names:
         return []
+    return _units(_show(facts.PROPERTIES, [unit_name(name) for name in names], system), system)
+
+
+def view(names: Sequence[str], system: System) -> list[tuple[ServiceState, Unit]]:
+    """What ``observe`` and ``describe`` tell of the units at the same moment, with one call of systemctl."""
+    if not names:
+        return []
+    properties = ",".join(dict.fromkeys(f"{_PROPERTIES},{facts.PROPERTIES}".split(",")))
+    units = [unit_name(name) for name in names]
+    blocks = _show(properties, units, system)
+    states = [_state(unit, dict(line.split("=", 1) for line in block), system) for unit, block in zip(units, blocks)]
+    return list(zip(states, _units(blocks, system)))
+
+
+def own_names(names: Sequence[str], system: System) -> list[str]:
+    """The own name of each unit, also where an alias is given. Raises ServiceFailed as ``observe`` does."""
+    if not names:
+        return []
+    blocks = _show("Id", [unit_name(name) for name in names], system)
+    return [line[len("Id=") :] for block in blocks for line in block if line.startswith("Id=")]
+
+
+def _units(blocks: Sequence[Sequence[str]], system: System) -> list[Unit]:
     found, of_cluster = [], _of_cluster(system)
-    for block in _show(facts.PROPERTIES, [unit_name(name) for name in names], system):
+    for block in blocks:
         values: dict[str, list[str]] = {}
         for line in block:
             key, _sign, value = line.partition("=")
@@ -219,10 +242,9 @@ def reloaded_too(units: Sequence[str], system: System) -> dict[str, str]:
         if system.monotonic() >= end:
             break
         system.sleep(0.2)
-    states = observe(units, system)
     wrong = {
         one.id: state.text if not state.active else f"its reload ended with {one.reload_result}"
-        for one, state in zip(describe(units, system), states)
+        for state, one in view(units, system)
         if not state.active or one.reload_result not in ("", "success")
     }
     return {name: why + last_words(name, system) for name, why in wrong.items()}
@@ -281,7 +303,7 @@ def act(verb: str, name: str, system: System, wait: bool = True, endless: float 
     if verb in ("start", "restart"):
         # A unit that failed too often refuses to start until its failures are reset.
         system.run(["systemctl", "reset-failed", "--", unit], 30.0)
-    (before,), (permits,) = observe([unit], system), describe([unit], system)
+    ((before, permits),) = view([unit], system)
     options = ["--quiet"] if verb in _UNIT_FILE_VERBS else []
     if verb == "unmask" and before.enabled == "masked-runtime":
         options.append("--runtime")

@@ -237,10 +237,13 @@ def target_of_service(service: Service, system: System) -> Target:
         return Target(service, inspected.state, _own(own))
     if isinstance(service, ProcessService):
         return Target(service, service.observe(system), _own({"process": dict(service.definition)}))
-    before = service.observe(system)
+    unit: Unit | None = None
+    if isinstance(service, SystemdService):
+        ((before, unit),) = systemd.view([service.name], system)
+    else:
+        before = service.observe(system)
     if not before.exists:
         return Target(service, before, _own({"name": service.name}))
-    unit = systemd.describe([service.name], system)[0] if isinstance(service, SystemdService) else None
     started = start_time(unit.main) if unit is not None and unit.main else None
     along = systemd.along(unit, system) if unit is not None else ()
     dependents = systemd.running_dependents(unit, system) if unit is not None and before.active else []

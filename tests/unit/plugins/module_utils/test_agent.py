@@ -88,7 +88,13 @@ def test_only_an_import_that_begins_its_line_is_one() -> None:
 
 def test_the_agent_holds_all_that_it_imports() -> None:
     inside = {path.partition("/")[2] for path in package._sources(finish.__module__, finish.__name__) if "/" in path}
-    starts = ("_deadman/agent.py", "_flows/rollback/flow.py", "_flows/console.py", "_direct.py")
+    starts = (
+        "_deadman/agent.py",
+        "_flows/rollback/flow.py",
+        "_flows/console.py",
+        "_direct.py",
+        "_host/archive.py",
+    )
     assert inside == {"__init__.py", "_agent.py"}.union(*map(closure, (*starts, "_calls/packed.py")))
 
 
@@ -169,9 +175,14 @@ print(*[kind.name for kind in registry.KINDS.values()])
     needed = closure("_deadman/agent.py") | closure("_flows/rollback/flow.py")
     names = {f"evenkeel_agent.{name[:-3]}".replace("/", ".").removesuffix(".__init__") for name in needed}
     assert names <= set(loaded)
+    # A process that waits measures no probe: after a planned boot a process of its own does.
+    probes = {path for path in needed if path.startswith("_health/")}
+    booted = {HERE / path for path in {*probes, "_deadman/booted.py"}}
+    importers = {path for path in needed if booted & set(imported(HERE / path))} - {*probes, "_deadman/booted.py"}
+    assert importers == {"_deadman/agent.py"} and "ssl" not in loaded
     late = {
         name
-        for path in needed
+        for path in needed - probes
         for node in ast.walk(ast.parse((HERE / path).read_text()))
         for name in (
             [one.name for one in node.names]
@@ -183,6 +194,29 @@ print(*[kind.name for kind in registry.KINDS.values()])
     }
     # Arming a change, a mistake in a declaration, and tests need these: the way back does not.
     assert late - set(loaded) <= {"argparse", "dataclasses", "difflib", "zipfile", "__future__"}
+
+
+def test_python_reads_the_code_of_each_module_once(store: Store) -> None:
+    program = """
+import marshal, sys, types, zipimport
+read = []
+loads = lambda data: read.append(1) or marshal.loads(data)
+sys.path.insert(0, sys.argv[1])
+zipimport.marshal = types.SimpleNamespace(loads=loads)
+from evenkeel_agent._agent import way_back
+way_back()
+mine = [one for name, one in sys.modules.items() if name.startswith("evenkeel_agent.")]
+for one in mine:
+    assert one.__file__ == zipimport.zipimporter.get_filename(one.__loader__, one.__name__), one.__name__
+    read.pop()
+print(len(mine), len(read))
+"""
+    with store.locked():
+        argv = [sys.executable, "-I", "-c", program, package.install(store, finish)]
+    done = subprocess.run(argv, cwd="/", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    modules, times = map(int, done.stdout.split())
+    assert modules > 100 and times < modules + 20, done.stdout
 
 
 def test_the_code_that_no_change_loads_is_compressed(tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def test_what_is_refused_touches_nothing(more: dict[str, Any], words: str) -> No
 def test_check_mode_says_what_would_be_done_and_does_nothing() -> None:
     host = machine(Unit(WEB))
     result = act(host, check_mode=True)
-    assert host.acts() == [] and [call.split()[1] for call in host.calls] == ["show", "show"]
+    assert host.acts() == [] and [call.split()[1] for call in host.calls] == ["show"]
     assert result["changed"] and result["planned"] == act(host)["planned"]
     assert result["done"] == result["proved"] == result["left"] == []
     with pytest.raises(UsageError, match="warm"):

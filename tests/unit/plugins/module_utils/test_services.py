@@ -129,6 +129,26 @@ def test_unit_files_and_drop_ins_belong_to_a_unit() -> None:
         spec("../../passwd")
 
 
+def test_the_script_of_a_unit_that_a_generator_made_belongs_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(links, "GENERATED", (str(tmp_path / "generator"), str(tmp_path / "generator.late")))
+    host = machine(Unit(WEB, more={"SourcePath": "/etc/init.d/web"}), Unit(DB))
+    assert "/etc/init.d/web" not in Services(host.system()).trees(spec(WEB, DB)) and not host.calls
+    (tmp_path / "generator.late").mkdir()
+    (tmp_path / "generator.late" / WEB).touch()
+    assert "/etc/init.d/web" in Services(host.system()).trees(spec(WEB, DB)) and len(host.calls) == 1
+
+
+def test_systemd_is_asked_once_for_all_units_at_one_moment() -> None:
+    host = machine(Unit(WEB), Unit(DB))
+    lines = Services().capture(spec(WEB, DB), Hasher(), host.system())
+    assert [call.split()[1] for call in host.calls] == ["show-environment", "show"]
+    host.calls.clear()
+    assert Services().verify(lines, host.system()) == []
+    assert [call.split()[1] for call in host.calls].count("show") == 1
+
+
 def test_properties_that_last_until_the_next_boot_belong_to_all_units() -> None:
     """Nobody but systemctl set-property writes there; below /run/systemd/system other programs do."""
     assert Services(machine().system()).trees({"names": None, "processes": []}) == [

@@ -22,6 +22,11 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resource
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Hasher
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 
+# Systemd starts the timers without a reload, and shows that they run as they are written.
+_STARTED = re.compile(
+    r"(show \S+UserspaceTimestampMonotonic )?start evenkeel-deadman.timer evenkeel-watch.timer "
+    r"show \S+ evenkeel-deadman.timer evenkeel-watch.timer evenkeel-deadman.service"
+)
 AGENT = "/var/lib/evenkeel/agent/evenkeel-0123456789ab.pyz"
 
 
@@ -39,10 +44,19 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[str]) -> S
 
     def run(argv: Any, timeout: float) -> Any:
         asked.append(" ".join(argv[1:]))
-        out = "LoadState=loaded\nActiveState=active\n" * 2 + "UserspaceTimestampMonotonic=5000000\n"
-        return type("Done", (), {"rc": 0, "words": "", "out": out})
+        names = [word for word in argv[2:] if word.startswith("evenkeel-")]
+        out = "\n".join(shown(str(tmp_path / "run" / name)) for name in names)
+        return type("Done", (), {"rc": 0, "words": "", "out": out or "UserspaceTimestampMonotonic=5000000\n"})
 
     return Store("/var/lib/evenkeel", replace(System(), has_systemd=lambda: True, run=run))
+
+
+def shown(path: str) -> str:
+    """The words of systemctl show on a unit that is loaded as it is written, and active."""
+    values = [f"NextElapseUSecMonotonic={'1min 45s' if 'deadman' in path else '10s'}"] if path.endswith("timer") else []
+    values += ["LoadState=loaded", "ActiveState=active", "NeedDaemonReload=no"]
+    values += [f"FragmentPath={path}", f"DropInPaths=/etc/a.conf {path}.d/zzz-evenkeel.conf"]
+    return "\n".join(values) + "\n"
 
 
 def settings(path: Path) -> dict[str, str]:
@@ -101,7 +115,7 @@ def test_a_link_that_starts_a_unit_at_boot_is_made_again(
         link.symlink_to("/dev/null")
     asked.clear()
     assert units.ensure(host, 1, 105.0, AGENT) and link.readlink() == before
-    assert asked[-2] == "daemon-reload" and not units.ensure(host, 1, 105.0, AGENT)
+    assert _STARTED.fullmatch(" ".join(asked)) and not units.ensure(host, 1, 105.0, AGENT)
 
 
 def test_a_directory_of_the_host_keeps_its_mode(host: Store, tmp_path: Path) -> None:
@@ -143,7 +157,67 @@ def test_units_that_were_disturbed_are_mended(
         (tmp_path / "etc" / name).write_text("[Unit]\n")
     assert units.ensure(host, 1, 105.0, AGENT)
     assert unit.read_text() == before and not unit.is_symlink() and not os.path.lexists(tmp_path / "etc" / name)
+    assert _STARTED.fullmatch(" ".join(asked))
+
+
+@pytest.mark.parametrize(
+    ("kind", "then"),
+    [
+        ("LoadState=loaded", "LoadState=not-found"),
+        ("LoadState=loaded", "LoadState=masked"),
+        ("ActiveState=active", "ActiveState=inactive"),
+        ("NeedDaemonReload=no", "NeedDaemonReload=yes"),
+        ("FragmentPath=", "FragmentPath=/etc"),
+        ("zzz-evenkeel.conf", "zzz-evenkeel"),
+        ("=1min 45s", "=1min 44.9s"),
+        ("=1min 45s", "=infinity"),
+        ("=1min 45s", "="),
+    ],
+)
+def test_systemd_is_reloaded_only_where_a_unit_is_not_loaded_as_it_is_written(
+    host: Store, asked: list[str], kind: str, then: str
+) -> None:
+    """A reload starts many timers of others anew."""
+    units.install_boot(host, AGENT)
+    assert units.ensure(host, 1, 105.0, AGENT) and _STARTED.fullmatch(" ".join(asked[-2:]))
+    agrees = host.system.run
+
+    def run(argv: Any, timeout: float) -> Any:
+        return type("Done", (), {"rc": 0, "words": "", "out": agrees(argv, timeout).out.replace(kind, then)})
+
+    asked.clear()
+    assert units.ensure(Store(host.root, replace(host.system, run=run)), 2, 105.0, AGENT)
     assert asked[-2:] == ["daemon-reload", "start evenkeel-deadman.timer evenkeel-watch.timer"]
+
+
+@pytest.mark.parametrize("rc", [0, 1])
+def test_the_end_of_a_change_stops_its_timers_by_a_unit_that_is_gone_at_once(
+    host: Store, tmp_path: Path, asked: list[str], rc: int
+) -> None:
+    """The timer of the deadline refuses to be stopped, and no unit is there by which others could stop it."""
+    units.ensure(host, 1, 105.0, AGENT)
+    held: list[str] = []
+
+    def run(argv: Any, timeout: float) -> Any:
+        asked.append(" ".join(argv[1:]))
+        held.extend(path.read_text() for path in (tmp_path / "run").glob("evenkeel-over.target"))
+        return type("Done", (), {"rc": rc, "words": "", "out": ""})
+
+    asked.clear()
+    units.SystemdTimer().disarm(Store(host.root, replace(host.system, run=run)))
+    assert "Conflicts=evenkeel-deadman.timer evenkeel-watch.timer " in held[0] and "StopWhenUnneeded=yes" in held[0]
+    assert asked[0] == "start --no-block evenkeel-over.target" and len(held) == 1
+    assert asked[1:] == (["stop --no-block evenkeel-watch.timer"] if rc else [])
+    assert not os.path.lexists(tmp_path / "run" / "evenkeel-over.target")
+
+
+@pytest.mark.parametrize(
+    ("words", "seconds"),
+    [("1h 2min 3.5s", 3723.5), ("1y 1month 1w 1d", 31557600 + 2629800 + 604800 + 86400), ("5ms", 0.005)],
+)
+def test_spans_of_systemctl_are_read(words: str, seconds: float) -> None:
+    assert units._seconds(words) == pytest.approx(seconds)
+    assert units._seconds("infinity") == units._seconds("") == units._seconds("3parsec") == -1.0
 
 
 def test_units_of_an_older_version_are_removed_before_a_checkpoint(host: Store, tmp_path: Path) -> None:
