@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import pwd
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 from .._dataclasses import dataclass
@@ -50,6 +51,9 @@ class _Call:
     def mac(self) -> str:
         return str(self.values.get("mac", ""))
 
+    def place(self) -> str:
+        return self.store.place(str(self.values.get("run", "")), not self.check_mode)
+
     @property
     def seal(self) -> Mapping[str, Any]:
         """The values of the controller for an encrypted copy; none for a plain one."""
@@ -64,7 +68,11 @@ class _Call:
 def _offer(call: _Call) -> Result:
     elsewhere = call.values.get("elsewhere") is True
     offered = replicas.offer(call.store, call.host, call.params["checkpoint"], elsewhere)
-    offered.place, offered.age = call.store.place(), call.store.age()
+    offered.age = call.store.age()
+    try:
+        offered.place = call.place()
+    except EvenkeelError as error:  # Its checkpoints are worth a copy all the more.
+        offered.lacking = [*offered.lacking, error.message]
     if call.values.get("encrypted") is True and not call.check_mode:
         replicas.note_encrypted(call.store, call.host, True)
     offered.encrypted = replicas.was_encrypted(call.store, call.host)
@@ -72,8 +80,9 @@ def _offer(call: _Call) -> Result:
 
 
 def _have(call: _Call) -> Result:
+    where = call.place()
     found = _holds(call)
-    found.place = call.store.place()
+    found.place = where
     return found
 
 
@@ -213,7 +222,8 @@ def _close(call: _Call) -> Result:
 def _candidates(call: _Call) -> Result:
     found = replicas.candidates(call.store, call.host)
     found.candidates += sealed.candidates(call.store, call.host)
-    found.place = call.store.place()
+    with suppress(EvenkeelError):  # Each copy is proved by its MAC, wherever it is.
+        found.place = call.place()
     return found
 
 

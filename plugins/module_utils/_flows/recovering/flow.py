@@ -54,9 +54,11 @@ class Request(NamedTuple):
     elsewhere: bool = False
 
 
-def survey(store: Store, checkpoint: str = "", host: str = "", terms: replicas.Terms | None = None) -> Surveyed:
+def survey(
+    store: Store, checkpoint: str = "", host: str = "", terms: replicas.Terms | None = None, run: str = ""
+) -> Surveyed:
     """This host, before anything is brought: what is in the way of a recovery, which host it is, and whether it has the
-    ``checkpoint`` of ``host`` already. Only looks."""
+    ``checkpoint`` of ``host`` already, and in this ``run`` the place of its store. Only looks."""
     store.check_format()
     obstacle = waits = ""
     change, trouble = changes.armed(store), doubt.in_doubt(store)
@@ -70,6 +72,9 @@ def survey(store: Store, checkpoint: str = "", host: str = "", terms: replicas.T
             "accept it as it is (ft_accept)"
         )
     found = machine.read_machine()
+    where = ""
+    with suppress(EvenkeelError):
+        where = store.place(run)
     return Surveyed(
         obstacle=obstacle,
         waits=waits,
@@ -80,7 +85,7 @@ def survey(store: Store, checkpoint: str = "", host: str = "", terms: replicas.T
         held=bool(checkpoint) and replicas.has_adopted(store, host, checkpoint, terms or replicas.Terms()),
         stands_for=_stands_for(store),
         taken=any(checkpoint in ids for ids in store.own_refs().values()),
-        place=store.place(),
+        place=where,
     )
 
 
