@@ -18,6 +18,7 @@ from ..._deadman import changes, doubt
 from ..._errors import Damaged, EvenkeelError, Refused, UsageError
 from ..._files import comparison
 from ..._files.entry import ABOVE, Entry, path_of
+from ..._files.making import NO_PLACE
 from ..._files.preflight import NO_ROOM, preflight
 from ..._files.scanning import Scan
 from ..._files.step import PathStep
@@ -223,7 +224,8 @@ class _Preparing:
     def _refused(
         self, sections: Sequence[Section], scans: Mapping[tuple[str, str], Scan | None]
     ) -> tuple[dict[str, str], dict[str, str]]:
-        """(paths that cannot be put back here, paths for which there is no room), each with the reason."""
+        """(paths that cannot be put back here, paths that have no room or attributes without a place), each with the
+        reason."""
         steps: list[PathStep] = []
         directories: list[Entry] = []
         for section in sections:
@@ -236,7 +238,7 @@ class _Preparing:
                 steps += mine
                 directories += comparison.directories(then, mine)
         found = preflight(steps, directories, {}, self.store.root)
-        short = {path: why for path, why in found.items() if why.startswith(NO_ROOM)}
+        short = {path: why for path, why in found.items() if why.startswith((NO_ROOM, NO_PLACE))}
         return {path: why for path, why in found.items() if path not in short}, short
 
     def _trees_that_stay(self, refused: Mapping[str, str]) -> list[str]:
@@ -280,7 +282,7 @@ class _Preparing:
         if self.request.elsewhere:
             found.warnings += self._links_that_go(wanted)
         if short:
-            found.refusals.append(f"{len(short)} paths have {next(iter(short.values()))}")
+            found.refusals += _too_little(short)
         at = Restore(self.store.system, self.store.objects)
         for section in wanted:
             with _noting(found.refusals):
@@ -354,6 +356,19 @@ class _Preparing:
         if not isinstance(self.sink, Writer):
             return ""
         return self.store.commit(self.sink, RECOVERY, self.recorded.host, sections).id
+
+
+def _too_little(short: Mapping[str, str]) -> list[str]:
+    """Sentences on the paths that have no room, and on those whose attributes have no place: one for each sort."""
+    no_room = [why for why in short.values() if why.startswith(NO_ROOM)]
+    no_place = [path for path, why in short.items() if why.startswith(NO_PLACE)]
+    found = [f"{len(no_room)} paths have {no_room[0]}"] if no_room else []
+    if no_place:
+        more = f", and that of {len(no_place) - 1} more paths" if len(no_place) > 1 else ""
+        found.append(
+            f"{no_place[0]}: {short[no_place[0]]}{more}: mount one that keeps it, or recover other paths alone (paths)"
+        )
+    return found
 
 
 def _accounts() -> dict[str, checks.Account]:
