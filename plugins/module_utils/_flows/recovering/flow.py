@@ -284,7 +284,10 @@ class _Preparing:
         if short:
             found.refusals += _too_little(short)
         at = Restore(self.store.system, self.store.objects)
+        installs = any(kind_of(one).installs for one in wanted)
         for section in wanted:
+            with _noting(found.refusals):
+                (found.warnings if installs else found.refusals).extend(kind_of(section).lacks_here(own_lines(section)))
             with _noting(found.refusals):
                 found.refusals += kind_of(section).cannot_be_had(own_lines(section), at)
             if self.request.elsewhere:

@@ -594,6 +594,17 @@ def test_all_reasons_are_told_at_once_and_nothing_is_changed(
     assert "recovery" not in store.refs()
 
 
+def test_what_the_system_here_lacks_is_a_refusal_where_no_packages_come_back(
+    store: Store, etc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = checkpoint(store, "base", [{"files": {"paths": [str(etc)]}}])["id"]
+    monkeypatch.setattr(registry.KINDS["files"], "lacks_here", lambda _lines: ["it lacks a locale"])
+    with pytest.raises(Refused, match="cannot be put back here: it lacks a locale. Nothing but the store"):
+        prepare(store, recorded)
+    monkeypatch.setattr(registry.KINDS["files"], "installs", True)
+    assert prepare(store, recorded)["notes"] == ["it lacks a locale"]
+
+
 def test_state_that_somebody_uses_is_kept_from_a_checkpoint_of_another_host_alone(
     store: Store, etc: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
