@@ -633,22 +633,22 @@ class Store:
         names that data is deleted.
         """
         made = self.plan_prune(name, policy, protect)
-        now = self.system.now()
+        before, thrown = policy.trash(self.system.now())
         broken = {self.join("manifests", one): one for one in map(self._broken, made.gone) if _ID.fullmatch(one)}
         move_all([(path, self.join("quarantine", one)) for path, one in broken.items() if os.path.exists(path)])
         self.objects.take_back(made.needed)
         kinds = forgetting or {}
-        for kind, (stay, go) in self._lines_by_kind(kinds, now - policy.grace).items():
+        for kind, (stay, go) in self._lines_by_kind(kinds, before).items():
             kinds[kind](stay, go)
-        self.objects.empty_trash(now - policy.grace)
+        self.objects.empty_trash(before)
         gone = [*made.gone, *self._orphans(protect | set(made.gone))]
         if gone:
             for named, ids in self.refs().items():
                 if any(checkpoint in made.gone for checkpoint in ids):
                     self._write_ref(named, [checkpoint for checkpoint in ids if checkpoint not in made.gone])
             paths = [self.join("manifests", checkpoint) for checkpoint in filter(_ID.fullmatch, gone)]
-            self.objects.throw_away(filter(os.path.exists, paths), now)
-            self.objects.throw_away(list(self._unneeded(made.needed)), now)
+            self.objects.throw_away(filter(os.path.exists, paths), thrown)
+            self.objects.throw_away(list(self._unneeded(made.needed)), thrown)
         return made
 
     def _orphans(self, besides: Collection[str]) -> list[str]:
