@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 from .._dataclasses import dataclass
 from .._errors import EvenkeelError, UsageError
 from .._host import scratch
+from .._host.durable import naming
 from .._host.system import System
 from .._resources import registry
 from .._results.copies import Copied, Copies, Landing, Outgoing, Sent
@@ -122,7 +123,8 @@ def _export(call: _Call) -> Result:
     owner = os.stat(values["directory"]).st_uid
     path = scratch.new(values["run"], owner, scratch.place(call.store.root))
     try:
-        found = replicas.save(_outgoing(call), path)
+        with naming(path):
+            found = replicas.save(_outgoing(call), path)
     except BaseException:
         os.rmdir(os.path.dirname(path))
         raise
@@ -157,10 +159,11 @@ def _receive(call: _Call) -> Result:
 def _stored(call: _Call, incoming: replicas.Incoming) -> Copied:
     """Store the bytes that come, whoever carries them."""
     wanted, retention = call.values["id"], call.params["retention"]
-    if call.seal:
-        told = {**call.seal, "mac": call.mac}
-        return sealed.receive(call.store, call.host, wanted, incoming, told, retention)
-    return replicas.receive(call.store, call.host, wanted, incoming, retention, call.mac)
+    with naming(call.store.root):
+        if call.seal:
+            told = {**call.seal, "mac": call.mac}
+            return sealed.receive(call.store, call.host, wanted, incoming, told, retention)
+        return replicas.receive(call.store, call.host, wanted, incoming, retention, call.mac)
 
 
 def _bundle(call: _Call, known: list[str]) -> replicas.Outgoing:
@@ -230,7 +233,7 @@ def _candidates(call: _Call) -> Result:
 def _adopt(call: _Call) -> Result:
     values = call.values
     terms = replicas.Terms.of(values)
-    with scratch.taken(values["path"]) as path, replicas.opened(path) as incoming:
+    with naming(call.store.root), scratch.taken(values["path"]) as path, replicas.opened(path) as incoming:
         if call.seal:
             incoming = sealed.incoming(incoming, call.seal["chain"], call.secrets)
         taken = replicas.adopt(call.store, call.host, values["id"], incoming, terms)

@@ -8,9 +8,11 @@ Most tests run the controller's half and the hosts' half in this process. The la
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
+import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -26,7 +28,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows im
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import retention, whereabouts
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Objects
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Objects, Writer
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _placement
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._key import Keys
@@ -572,6 +574,17 @@ def test_a_peer_that_claims_the_store_of_another_costs_no_copy_of_it(small: Smal
     told = small.heal()
     assert not told.get("failed") and not any("does not count" in said for said in told["left"])
     assert set(honest) <= set(small.holders(one))
+
+
+def test_a_full_disk_of_a_peer_is_told_with_its_place(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(small.copy(small.holders(small.newest())[0]))
+
+    def full(*_any: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Writer, "_put", full)
+    said = "; ".join(small.heal()["left"])
+    assert re.search(rf"did not get .*No space left on device: '{small.home}/h\d'", said), said
 
 
 def test_check_mode_makes_no_secret_of_a_store_and_a_run_makes_one_on_each(small: Small) -> None:
