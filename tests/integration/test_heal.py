@@ -32,8 +32,8 @@ done = subprocess.run(["/usr/bin/python3", *sys.argv[1:]], input=given, capture_
 told = given + b"".join(open(one, "rb").read() for one in sys.argv[1:] if os.path.isfile(one))
 run = re.search(rb'run[\\"]+: ?[\\"]+([0-9a-f]{12})', told)
 facts = os.path.join("/", "etc", "facts")
-with open("/proc/sys/kernel/random/boot_id") as boot, open(facts) as facts:
-    parts = ["place", run[1].decode() if run else "", boot.read().strip(), *facts.read().split(), "."]
+with open(facts) as facts:
+    parts = ["place", run[1].decode() if run else "", *facts.read().split(), "."]
     words = "\0".join(parts).encode()
 place = b'"place": "' + hmac.new(b"", words, hashlib.sha256).hexdigest().encode() + b'"'
 answer, lies = re.subn(rb'"place": "[0-9a-f]{64}"', place, done.stdout)
@@ -123,7 +123,8 @@ def test_no_peer_passes_for_another_one_and_two_names_or_a_clone_are_what_they_a
     fleet.on(third, "rm -rf /var/lib/evenkeel/replicas/web1")
 
     # The liar is asked first, and holds a copy of its own.
-    facts = fleet.on(honest, "stat -c '%d %i' /var/lib/evenkeel")
+    boot = "$(cat /proc/sys/kernel/random/boot_id):$(cut -d ' ' -f 22 /proc/1/stat)"
+    facts = fleet.on(honest, f"echo {boot} $(stat -c '%d %i' /var/lib/evenkeel)")
     fleet.lab.exec(liar, ["sh", "-c", "cat >/usr/local/bin/liar; chmod 755 /usr/local/bin/liar"], input=LIAR)
     fleet.on(liar, f"echo '{facts.strip()}' >/etc/facts; rm -f /var/lies")
     (fleet.home / "inventory" / "host_vars" / f"{liar}.yml").write_text(
@@ -131,7 +132,8 @@ def test_no_peer_passes_for_another_one_and_two_names_or_a_clone_are_what_they_a
     )
     try:
         code, copies, said = protected(fleet, liar, honest)
-        assert fleet.on(liar, "sort -u /var/lies").strip(), "it did not lie"
+        lies = fleet.on(liar, "sort -u /var/lies").split()
+        assert lies and "None" not in lies, f"it does not know the run: {lies}"
     finally:
         fleet.on(liar, "rm -f /usr/local/bin/liar /etc/facts /var/lies")
         (fleet.home / "inventory" / "host_vars" / f"{liar}.yml").unlink()
