@@ -14,6 +14,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.registry import outline
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.host import NOT_COMPARED, Listed
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._action import HostAction
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import run
 
 # Arguments that the host does not need.
 _OURS = ("copies", "failure_domain", "resources")
@@ -42,6 +43,7 @@ class ActionModule(HostAction):
             domain = self._templar.template(variables.get(variable))
             self._listed = replace(self._listed, domain="" if domain is None else str(domain))
         given = {key: value for key, value in super().arguments(values, variables).items() if key not in _OURS}
+        given["_values"] = {"run": run()}
         try:
             found = self._templar.template(variables.get(resources)) if isinstance(resources, str) else resources
             return given if found is None else {**given, "resources": outline(found)}

@@ -47,6 +47,8 @@ _FEW = 10
 _ENTRY = ("peer", "id", "host", "name", "created", "state", "detail")
 _KEEP, _TAKE = "keep", "take"
 _SSH_KEYS = (b"/etc/ssh/ssh_host_", b"/etc/dropbear/dropbear_")
+# The holder of copies whose store may be that of any other peer. No host has this name.
+_NOBODY = "?"
 # Seconds to wait for a host that should be gone.
 _GONE = 30.0
 
@@ -54,7 +56,8 @@ _GONE = 30.0
 @dataclass(frozen=True)
 class Copy:
     """A copy that a peer offers, with its MAC: an entry of the result ``candidates``. ``holder``: the first name of the
-    store of the peer, where another peer tells of the same store."""
+    store of the peer, where another peer tells of the same store; ``_NOBODY`` where the peer does not tell its store
+    from others."""
 
     peer: str
     id: str = ""
@@ -169,17 +172,19 @@ class Recovery:
         """Ask each peer for its copies, and judge them."""
         told = self._inventory.each(self._peers, lambda host: self._carrier.phase(host, "candidates"), self._timeout)
         names = first_names({peer: told[peer] for peer in self._peers})
-        # A peer can claim the store of another. So a store decides on the number of holders alone: each copy is proved.
+        nowhere = [peer for peer in self._peers if "candidates" in told[peer] and not told[peer].get("place")]
+        # The store decides on the number of holders alone: each copy is proved.
         self._candidates = [
-            replace(_judged(copy, self._owner, self._keys), holder=names[peer])
+            replace(_judged(copy, self._owner, self._keys), holder=names[peer] if peer not in nowhere else _NOBODY)
             for peer in self._peers
             for copy in _found(peer, told[peer], self._seals)
         ]
         twins = [
-            f"{peer}: it is {other} under another name, or says so, by its store: both count as one holder"
+            f"{peer}: it is {other} under another name, by its store: both count as one holder"
             for peer, other in names.items()
             if peer != other
         ]
+        twins += [f"{peer}: nobody can tell its store from others, so that it is no further holder" for peer in nowhere]
         wrong = [
             f"{copy.peer}: {copy.state} {copy.id[:12]} {copy.detail}".replace("  ", " ")
             for copy in self._candidates
@@ -463,7 +468,8 @@ def _age(age: float | None) -> str:
 
 def _holders(copies: Sequence[Copy]) -> int:
     """The number of stores that have these copies."""
-    return len({copy.holder or copy.peer for copy in copies})
+    found = {copy.holder or copy.peer for copy in copies}
+    return len(found - {_NOBODY}) or len(found)
 
 
 def _too_few(known: Sequence[Sequence[Copy]], least: int) -> list[str]:

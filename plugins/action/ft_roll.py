@@ -23,7 +23,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._argument
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._drain import declared
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import FOR_ALL, Host, Inventory
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._restart import refuse_here
-from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import reclaim
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import reclaim, run
 
 # The variable by which the role drains a host.
 DRAIN = "evenkeel_drain"
@@ -60,7 +60,7 @@ class ActionModule(ActionBase):
 
         def read_state(host: Host) -> Answer:
             store = inventory.store(host.name, params["store"])
-            return host.module("ft_restart", **given[host.name], store=store, _phase="look", _values={})
+            return host.module("ft_restart", **given[host.name], store=store, _phase="look", _values={"run": run()})
 
         told = inventory.each(hosts, read_state, seconds(params["timeout"], "timeout"))
         seen = {host: _roll.seen(told[host], bool(params["last"])) for host in hosts}

@@ -15,6 +15,7 @@ author:
   - The Evenkeel Authors (@evenkeel)
 extends_documentation_fragment:
   - evenkeel.fault_tolerance._store
+  - evenkeel.fault_tolerance._phase
 options:
   owed:
     description:
@@ -459,8 +460,8 @@ holds:
       type: int
 place:
   description:
-    - The place of the store, as a hash. Two names of the inventory with the same are one host. Each boot
-      changes it.
+    - The place of the store, as a hash. Two names of the inventory with the same are one host. It is another one in
+      each run, and nobody knows it who cannot read the store.
   returned: success
   type: str
 spot_check:
@@ -533,7 +534,8 @@ msg:
 """
 
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._adapter import run_module
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.info import ARGUMENTS, work
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.info import OPTIONS as ARGUMENTS
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls.info import work
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 
+from .._errors import EvenkeelError
 from .._host.options import PHASE, Options, Params
 from .._results.result import Result
 from .._store import retention
@@ -39,14 +40,19 @@ def work(params: Params, check_mode: bool) -> Result:
         challenge = proving.Challenge(bytes.fromhex(values["nonce"]), float(values["time_limit"]), values["own"])
         store = Store(params["store"], System())
         audited = proving.prove(store, params["host"], challenge, check_mode)
-        audited.place = store.place()
+        try:
+            audited.place = store.place(str(values.get("run", "")), not check_mode)
+        except EvenkeelError as error:
+            if not challenge.own:  # Its copies must not count.
+                raise
+            audited.left.append(error.message)
         return audited
     if params["_phase"] == "possess":
         os.nice(19)
         challenge = proving.Challenge(bytes.fromhex(values["nonce"]), float(values["time_limit"]))
         store = Store(params["store"], System())
         possessed = possession.possess(store, params["host"], challenge, check_mode)
-        possessed.place = store.place()
+        possessed.place = store.place(str(values.get("run", "")), not check_mode)
         return possessed
     if params["_phase"] == "owners":
         return proving.owners(Store(params["store"], System()))

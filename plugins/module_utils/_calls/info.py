@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from .._host.options import Options, Params
+from .._host.options import PHASE, Options, Params
 from .._results.host import Remembered
 
 ARGUMENTS: Options = {
@@ -15,6 +15,8 @@ ARGUMENTS: Options = {
     "copies": {"type": "int"},
     "failure_domain": {"type": "str"},
 }
+# The options of the module: in addition, the values of the controller.
+OPTIONS: Options = {**ARGUMENTS, **PHASE}
 
 
 def work(params: Params, check_mode: bool) -> Remembered:
@@ -23,4 +25,5 @@ def work(params: Params, check_mode: bool) -> Remembered:
     from .._host.system import System
     from .._store.store import Store
 
-    return info(Store(params["store"], System()), params["owed"], params["resources"])
+    run = str((params["_values"] or {}).get("run", ""))
+    return info(Store(params["store"], System()), params["owed"], params["resources"], run)

@@ -38,7 +38,8 @@ def work(params: Params, check_mode: bool) -> Result:
 
     values, store = params["_values"] or {}, Store(params["store"], System())
     if params["_phase"] == "survey":
-        return flow.survey(store, str(values.get("id", "")), str(params["host"]), replicas.Terms.of(values))
+        about = str(values.get("id", "")), str(params["host"]), replicas.Terms.of(values)
+        return flow.survey(store, *about, run=str(values.get("run", "")))
     part = values.get("kinds"), values.get("paths") or ()
     request = flow.Request(values["id"], values["identity"], *part, elsewhere=values.get("elsewhere") is True)
     result = flow.prepare(store, request, check_mode)

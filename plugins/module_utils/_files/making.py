@@ -19,6 +19,7 @@ from .._store.objects import Reader
 from .entry import ABOVE, EARLY, FLAGS, FORMATS, PINNED, Entry
 
 _ACL = "system.posix_acl_access"
+NO_PLACE = "the file system there has no place"
 
 
 def finish_folders(folders: Sequence[tuple[Entry, bytes]], stage: int) -> None:
@@ -116,14 +117,19 @@ def attributes(entry: Entry, fd: int, where: int | str | None = None) -> None:
         try:
             os.setxattr(where, key, value)
         except OSError as error:
-            what = "ACL" if key.startswith("system.posix_acl") else f"attribute {key}"
             if error.errno != errno.ENOTSUP:
                 raise
-            raise OSError(error.errno, f"the file system there has no place for its {what}") from error
+            raise OSError(error.errno, no_place_for(key)) from error
     if entry.type != "l":
         os.chmod(where, entry.mode)
     if entry.type != ABOVE:
         os.utime(where, ns=(entry.mtime, entry.mtime))
+
+
+def no_place_for(key: str) -> str:
+    """Why a file system that does not know this extended attribute cannot take a file, in words."""
+    what = "ACL" if key.startswith("system.posix_acl") else f"attribute {key}"
+    return f"{NO_PLACE} for its {what}"
 
 
 def narrow(entry: Entry, fd: int) -> bool:

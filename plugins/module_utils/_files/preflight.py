@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The paths that cannot be put back now, found before the first path changes: mounts, immutable files, room."""
+"""The paths that cannot be put back now, found before the first path changes: mounts, immutable files, ACLs, room."""
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from .._host.mounts import free_bytes, mount_of, mount_points, mounts, visible
 from .._host.paths import Parents, ancestors, opened
 from .._store.objects import SMALL
 from .entry import PINNED, Entry
+from .making import no_place_for
 from .step import META, PathStep
 
 _CAP_LINUX_IMMUTABLE = 9
@@ -93,6 +95,21 @@ class _Preflight(NamedTuple):
             with opened(fd, name) as target:
                 if target is not None and inode_flags(target) & PINNED:
                     return _pinned(path)
+        return self._has_no_place(step, parents)
+
+    def _has_no_place(self, step: PathStep, parents: Parents) -> str:
+        """Why the file system does not keep an ACL or another extended attribute of the step; empty where it does."""
+        entries = step.makes or ([step.entry] if step.entry is not None else [])
+        keys = sorted({key for entry in entries for key, _value in entry.xattrs})
+        there = step.path
+        while keys and os.path.dirname(there) in self.made:
+            there = os.path.dirname(there)
+        for key in keys:
+            try:
+                os.getxattr(there if there in self.mounted else parents.of(there)[0], key)
+            except OSError as error:
+                if error.errno == errno.ENOTSUP:
+                    return no_place_for(key)
         return ""
 
 

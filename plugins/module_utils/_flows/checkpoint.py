@@ -22,6 +22,7 @@ from .._health.wait import Times
 from .._host import mounts
 from .._host.processes import Stopped
 from .._resources import ours, registry
+from .._resources.kind import is_within
 from .._results.change import Checkpointed
 from .._services import quiescing
 from .._store import retention as keeping
@@ -226,7 +227,7 @@ class _Taking:
             writer.discard()
             if agent:
                 ours.take_hooks_away()
-            if isinstance(error, OSError) and error.errno in FULL and error.filename is None:
+            if isinstance(error, OSError) and error.errno in FULL and _is_of(self.store, error.filename):
                 words = f"the store {self.store.root} has no room for the checkpoint {self.name}, which was not taken"
                 raise OSError(error.errno, f"{words}: {error.strerror}. Make room, or declare less") from error
             raise
@@ -360,6 +361,11 @@ def _not_restorable(sections: list[Section], more: list[str], refuse: bool) -> l
             left=found,
         )
     return found
+
+
+def _is_of(store: Store, path: str | None) -> bool:
+    """Whether an error without a path, or with this one, is of a write to the store."""
+    return path is None or is_within(os.fsdecode(path), store.root)
 
 
 def _needed(store: Store, manifest: Manifest | None) -> set[str]:

@@ -7,11 +7,13 @@ from __future__ import annotations
 import os
 import pwd
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 from .._dataclasses import dataclass
 from .._errors import EvenkeelError, UsageError
 from .._host import scratch
+from .._host.durable import naming
 from .._host.system import System
 from .._resources import registry
 from .._results.copies import Copied, Copies, Landing, Outgoing, Sent
@@ -50,6 +52,9 @@ class _Call:
     def mac(self) -> str:
         return str(self.values.get("mac", ""))
 
+    def place(self) -> str:
+        return self.store.place(str(self.values.get("run", "")), not self.check_mode)
+
     @property
     def seal(self) -> Mapping[str, Any]:
         """The values of the controller for an encrypted copy; none for a plain one."""
@@ -64,7 +69,11 @@ class _Call:
 def _offer(call: _Call) -> Result:
     elsewhere = call.values.get("elsewhere") is True
     offered = replicas.offer(call.store, call.host, call.params["checkpoint"], elsewhere)
-    offered.place, offered.age = call.store.place(), call.store.age()
+    offered.age = call.store.age()
+    try:
+        offered.place = call.place()
+    except EvenkeelError as error:  # Its checkpoints are worth a copy all the more.
+        offered.lacking = [*offered.lacking, error.message]
     if call.values.get("encrypted") is True and not call.check_mode:
         replicas.note_encrypted(call.store, call.host, True)
     offered.encrypted = replicas.was_encrypted(call.store, call.host)
@@ -72,8 +81,9 @@ def _offer(call: _Call) -> Result:
 
 
 def _have(call: _Call) -> Result:
+    where = call.place()
     found = _holds(call)
-    found.place = call.store.place()
+    found.place = where
     return found
 
 
@@ -113,7 +123,8 @@ def _export(call: _Call) -> Result:
     owner = os.stat(values["directory"]).st_uid
     path = scratch.new(values["run"], owner, scratch.place(call.store.root))
     try:
-        found = replicas.save(_outgoing(call), path)
+        with naming(path):
+            found = replicas.save(_outgoing(call), path)
     except BaseException:
         os.rmdir(os.path.dirname(path))
         raise
@@ -148,10 +159,11 @@ def _receive(call: _Call) -> Result:
 def _stored(call: _Call, incoming: replicas.Incoming) -> Copied:
     """Store the bytes that come, whoever carries them."""
     wanted, retention = call.values["id"], call.params["retention"]
-    if call.seal:
-        told = {**call.seal, "mac": call.mac}
-        return sealed.receive(call.store, call.host, wanted, incoming, told, retention)
-    return replicas.receive(call.store, call.host, wanted, incoming, retention, call.mac)
+    with naming(call.store.root):
+        if call.seal:
+            told = {**call.seal, "mac": call.mac}
+            return sealed.receive(call.store, call.host, wanted, incoming, told, retention)
+        return replicas.receive(call.store, call.host, wanted, incoming, retention, call.mac)
 
 
 def _bundle(call: _Call, known: list[str]) -> replicas.Outgoing:
@@ -213,14 +225,15 @@ def _close(call: _Call) -> Result:
 def _candidates(call: _Call) -> Result:
     found = replicas.candidates(call.store, call.host)
     found.candidates += sealed.candidates(call.store, call.host)
-    found.place = call.store.place()
+    with suppress(EvenkeelError):  # Each copy is proved by its MAC, wherever it is.
+        found.place = call.place()
     return found
 
 
 def _adopt(call: _Call) -> Result:
     values = call.values
     terms = replicas.Terms.of(values)
-    with scratch.taken(values["path"]) as path, replicas.opened(path) as incoming:
+    with naming(call.store.root), scratch.taken(values["path"]) as path, replicas.opened(path) as incoming:
         if call.seal:
             incoming = sealed.incoming(incoming, call.seal["chain"], call.secrets)
         taken = replicas.adopt(call.store, call.host, values["id"], incoming, terms)

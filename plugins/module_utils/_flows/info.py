@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from .._dataclasses import asdict
 from .._deadman import changes, outside
 from .._deadman.doubt import in_doubt
+from .._errors import EvenkeelError
 from .._host.system import System
 from .._results.host import HostState, Remembered
 from .._services.owed import owed
@@ -21,18 +23,23 @@ from .restarting import record
 from .spot_check import spot_check
 
 
-def info(store: Store, with_owed: bool = False, outline: Mapping[str, list[Any]] | None = None) -> Remembered:
+def info(
+    store: Store, with_owed: bool = False, outline: Mapping[str, list[Any]] | None = None, run: str = ""
+) -> Remembered:
     """The checkpoints, replicas and changes of a host. A host without a store has none. ``with_owed``: also the
-    restarts that are due on it. ``outline``: also declared state that the newest checkpoint does not hold."""
+    restarts that are due on it. ``outline``: also declared state that the newest checkpoint does not hold. ``run``: the
+    name of the run, in which the place of the store is told."""
     store.check_format()
     replicas, holds, left = copies_for_others(store)
     checkpoints = [asdict(one) for one in store.checkpoints()]
-    state = host_state(store.root, store.system)
+    state, where = host_state(store.root, store.system), ""
+    with suppress(EvenkeelError):
+        where = store.place(run)
     return Remembered(
         checkpoints=checkpoints,
         replicas=replicas,
         holds=holds,
-        place=store.place(),
+        place=where,
         left=left,
         spot_check=spot_check(store, outline) if outline is not None else None,
         outside=outside.told(store),

@@ -41,4 +41,4 @@ def make_room(store: Store, host: str, size: int, places: Sequence[str], retenti
         if known:
             newest = max(known.values(), key=lambda one: (one.created, one.id))
             sealed.prune(target, newest, policy, [newest.group])
-        target.objects.empty_trash(target.system.now() - policy.grace)
+        target.objects.empty_trash(policy.trash(target.system.now())[0])

@@ -315,10 +315,11 @@ def prune(target: Store, newest: Record, policy: keeping.Policy, groups: Sequenc
     needed = {link.sha256 for sha in stays for link in reach(known, sha)}
     # A bundle without a record was left by a kill, or lost its record.
     gone = sorted((set(known) | set(filter(HEX.fullmatch, os.listdir(target.join(SEALED))))) - needed)
-    target.objects.empty_trash(now - policy.grace)
+    before, thrown = policy.trash(now)
+    target.objects.empty_trash(before)
     for name in (RECORDS, SEALED):  # No record without its bundle.
         paths = [file_of(target, name, sha) for sha in gone]
-        target.objects.throw_away([path for path in paths if os.path.exists(path)], now)
+        target.objects.throw_away([path for path in paths if os.path.exists(path)], thrown)
     held = {known[sha].id for sha in needed} | {one for ids in target.refs().values() for one in ids}
     replicas.forget_macs(target, held)
     return []

@@ -17,7 +17,7 @@ import stat
 import struct
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Callable, cast
 
@@ -47,6 +47,17 @@ def write_all(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
+@contextmanager
+def naming(path: str) -> Iterator[None]:
+    """An OSError of the block that tells no path, as of a write to a full disk, tells this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = path
+        raise
+
+
 def fsync_dir(path: str) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -66,9 +77,10 @@ def write_pieces(path: str, pieces: Iterable[bytes], mode: int = 0o600) -> None:
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
     try:
         try:
-            for piece in pieces:
-                write_all(fd, piece)
-            os.fsync(fd)
+            with naming(path):
+                for piece in pieces:
+                    write_all(fd, piece)
+                os.fsync(fd)
         finally:
             os.close(fd)
         os.rename(temporary, path)
@@ -83,10 +95,11 @@ def append_line(path: str, line: bytes) -> None:
     """Append one line durably. A torn earlier line (without a newline) gets its newline first."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
     try:
-        size = os.fstat(fd).st_size
-        torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
-        write_all(fd, (b"\n" if torn else b"") + line + b"\n")
-        os.fsync(fd)
+        with naming(path):
+            size = os.fstat(fd).st_size
+            torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
+            write_all(fd, (b"\n" if torn else b"") + line + b"\n")
+            os.fsync(fd)
     finally:
         os.close(fd)
     fsync_dir(os.path.dirname(path))

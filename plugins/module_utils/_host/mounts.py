@@ -19,6 +19,8 @@ OF_PROGRAMS = (
     *("/var/lib/containerd", "/var/lib/kubelet", "/var/lib/rancher", "/var/lib/lxcfs", "/var/lib/lxd"),
     *("/var/lib/incus", "/var/lib/machines", "/var/lib/libvirt", "/var/lib/nfs"),
 )
+# File systems of other hosts.
+REMOTE = r"nfs\d*|cifs|smb3|ceph|glusterfs|afs|9p|ncpfs|lustre|beegfs|orangefs|gfs2|ocfs2"
 # The bytes that count as free where a file system does not count them.
 _UNCOUNTED = 1 << 60
 

@@ -300,6 +300,10 @@ class Kind:
         """Sentences on state that a host which has nothing of it cannot get. Changes nothing."""
         return []
 
+    def lacks_here(self, lines: Sequence[str]) -> list[str]:
+        """Sentences on what the system here lacks for this state, and packages that come back may bring. Only looks."""
+        return []
+
     def in_use(self, lines: Sequence[str], at: Restore) -> list[str]:
         """Sentences on state of this host that somebody uses, so that a checkpoint of another host must not replace it.
         Changes nothing."""

@@ -22,7 +22,7 @@ from .._files.mounts import PSEUDO
 from .._files.step import Step
 from .._host import kernel
 from .._host import mounts as table
-from .._host.mounts import Mount
+from .._host.mounts import REMOTE, Mount
 from .._host.options import Options, read
 from .._host.paths import check_path, make_dirs
 from .._host.system import System
@@ -41,8 +41,6 @@ _APART = {
     *("pstore", "bpf", "configfs", "fusectl", "hugetlbfs", "efivarfs", "autofs", "binfmt_misc", "nsfs", "rpc_pipefs"),
     *("selinuxfs", "ramfs", "overlay", "squashfs", "fuse", "fuseblk", "rootfs"),
 }
-# File systems of other hosts. To mount them needs more than the kernel shows, such as a password, and may take long.
-_REMOTE = r"nfs\d*|cifs|smb3|ceph|glusterfs|afs|9p|ncpfs|lustre|beegfs|orangefs|gfs2|ocfs2"
 # Options that the kernel shows although nobody has given them, or whose values may differ at each mount.
 _SHOWN = r"seclabel|(client|mount)?addr=.*|(mount)?port=.*|subvolid=.*|fd=.*|pgrp=.*"
 # Flags of a single mount, each with the word that turns it off.
@@ -219,7 +217,7 @@ class Mounts(Kind):
             was, live = then.mounts[point], now.mounts.get(point)
             if live is None or _is_another(was, live):
                 if point not in untold and not (
-                    at.boot and re.fullmatch(_REMOTE, was["kind"])
+                    at.boot and re.fullmatch(REMOTE, was["kind"])
                 ):  # Its mount has to wait for the network.
                     steps.append(Step(self.name, "mount", point, "is not mounted", detail))
             elif _different(was, live):
@@ -296,7 +294,7 @@ class Mounts(Kind):
         """The command that makes the mount. Options of a mount that is another view of a path are set afterwards."""
         if "from" in was:
             return ["mount", "--bind", was["from"], was["point"]]
-        if re.fullmatch(_REMOTE, was["kind"]) or was["source"].startswith("/dev/loop"):
+        if re.fullmatch(REMOTE, was["kind"]) or was["source"].startswith("/dev/loop"):
             # The kernel does not show all options that are needed.
             return ["mount", "--fstab", self.fstab, was["point"]]
         words = [*was["options"], *(one for one in was["own"] if one not in ("rw", "ro"))]
@@ -347,7 +345,7 @@ class Mounts(Kind):
     def access_lines(self, lines: Sequence[str]) -> list[str]:
         """All lines but the file systems of other hosts, and what lies below them: to mount, to unmount or to look at
         them may take long."""
-        remote = [point for point, one in _read(lines).mounts.items() if re.fullmatch(_REMOTE, one["kind"])]
+        remote = [point for point, one in _read(lines).mounts.items() if re.fullmatch(REMOTE, one["kind"])]
         kept = [line for line in lines if not any(is_within(_of(line), point) for point in remote)]
         return [*kept, json_line.write("except", {"points": _at_or_below(remote), "local": True})] if kept else []
 
@@ -355,7 +353,7 @@ class Mounts(Kind):
         """The mounts and swap of the lines, without those that have to stay as they are."""
         then = _read(lines)
         if then.local:
-            remote = [os.fsdecode(one.point) for one in self.mounts() if re.fullmatch(_REMOTE, one.kind)]
+            remote = [os.fsdecode(one.point) for one in self.mounts() if re.fullmatch(REMOTE, one.kind)]
             then.excepts += _at_or_below(remote)
             then.mounts = {at: one for at, one in then.mounts.items() if not _is_excepted(at, then.excepts)}
         return then
@@ -520,7 +518,7 @@ def _make_point(point: str, was: Record) -> None:
     """Make the mount point where the change has removed it: a directory, or a file where a file is mounted."""
     if os.path.lexists(point):
         return
-    if not re.fullmatch(_REMOTE, was["kind"]) and os.path.isfile(was.get("from", "")):
+    if not re.fullmatch(REMOTE, was["kind"]) and os.path.isfile(was.get("from", "")):
         make_dirs(os.path.dirname(point))
         os.close(os.open(point, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))
     else:

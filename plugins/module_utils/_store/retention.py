@@ -35,6 +35,8 @@ OPTION = mapping(
         "grace": {"type": "str", "default": "1d"},
     }
 )
+# Seconds that forgotten data lies in the trash unless a policy says otherwise.
+_USUAL = seconds("1d", "retention: grace")
 # The difference that two clocks may have. A checkpoint with a date further ahead was taken by a clock that was wrong.
 SKEW = datetime.timedelta(days=1)
 EXAMPLE = "for example {last: 10}, or {within: 2d, daily: 7, weekly: 4, monthly: 12}"
@@ -50,6 +52,15 @@ class Policy(NamedTuple):
     counts: dict[str, int]
     grace: float
     within: float | None = None
+
+    def trash(self, now: float) -> tuple[float, float]:
+        """(the time before which files in the trash were thrown away that go now, the time that files get there).
+
+        Others may have thrown files away for the usual time of grace, as where the log of a database has an hour of its
+        own. So a shorter time counts for the files that this policy throws away alone: they get an earlier time.
+        """
+        longest = max(self.grace, _USUAL) if self.grace else 0.0
+        return now - longest, now - longest + self.grace
 
 
 def check(declared: Mapping[str, object] | None) -> Policy | None:

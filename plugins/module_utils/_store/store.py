@@ -5,6 +5,7 @@
 ::
 
     <root>/FORMAT            version and hash
+    <root>/secret            tells this store from others, see whereabouts.py; it is never copied and never shown
     <root>/lock              held (flock) by whoever writes; the kernel drops it with the process
     <root>/objects, packs    contents
     <root>/manifests/<id>    checkpoints
@@ -21,7 +22,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import os
 import re
 import shutil
@@ -32,12 +32,12 @@ from contextlib import contextmanager, suppress
 from typing import BinaryIO, Callable, NamedTuple
 
 from .._dataclasses import dataclass, replace
-from .._errors import Busy, Damaged, NotFound, Refused, UsageError
+from .._errors import Busy, Damaged, EvenkeelError, NotFound, Refused, UsageError
 from .._host import locks, trust
 from .._host.durable import TEMPORARY, ensure_dir, fsync_dir, move_all, write_file, write_pieces
 from .._host.processes import Stopped, ask_to_stop, start_time, stoppable
 from .._host.system import System
-from . import retention
+from . import retention, whereabouts
 from .manifest import LOG, Manifest, Section
 from .objects import Objects, Writer
 
@@ -114,15 +114,26 @@ class Store:
     def join(self, *parts: str) -> str:
         return os.path.join(self.root, *parts)
 
-    def place(self) -> str:
-        """The place of this store, as a hash: the same under every name of this host, and another one on every other
-        host. It holds until the host boots."""
-        there = self.root
-        while not os.path.isdir(there):
-            there = os.path.dirname(there)
-        found, rest = os.stat(there), os.path.relpath(self.root, there)
-        words = f"{self.system.boot_id()}\0{found.st_dev}\0{found.st_ino}\0{rest}"
-        return hashlib.sha256(os.fsencode(words)).hexdigest()
+    def place(self, nonce: str, may_write: bool = False) -> str:
+        """The place of this store in the run of this ``nonce``: the same under every name of this host, and another one
+        on every other host. It holds until the host boots.
+
+        ``may_write``: a store without a secret gets one, and is made if it does not exist; else its place can be
+        guessed. Raises EvenkeelError where the secret can be neither read nor made: what the store holds must not count
+        then.
+        """
+        try:
+            secret = whereabouts.read_secret(self.root)
+            if not secret and may_write:
+                with self.locked():
+                    whereabouts.make_secret(self.root)
+                    secret = whereabouts.read_secret(self.root)
+            return whereabouts.of(self.root, secret, self.system.boot_id(), nonce)
+        except OSError as error:
+            raise EvenkeelError(
+                f"nobody can tell the store {self.root} from others: its secret can be neither read nor made"
+                f" ({error.strerror}: {error.filename or self.root}). Make it writable, or free space, and run again"
+            ) from error
 
     def age(self) -> int:
         """The seconds since this store was made."""
@@ -210,6 +221,9 @@ class Store:
                     os.makedirs(self.join(folder), 0o700, exist_ok=True)
                 # Durable with FORMAT, which is written into the same directory.
                 write_file(self.join("FORMAT"), FORMAT)
+            if not self._is_replica:
+                with suppress(OSError):  # A full disk keeps nobody from going back.
+                    whereabouts.make_secret(self.root)
             # This directory and its files need not survive a power cut.
             shutil.rmtree(self.join("tmp"), ignore_errors=True)
             os.makedirs(self.join("tmp"), 0o700, exist_ok=True)
@@ -619,22 +633,22 @@ class Store:
         names that data is deleted.
         """
         made = self.plan_prune(name, policy, protect)
-        now = self.system.now()
+        before, thrown = policy.trash(self.system.now())
         broken = {self.join("manifests", one): one for one in map(self._broken, made.gone) if _ID.fullmatch(one)}
         move_all([(path, self.join("quarantine", one)) for path, one in broken.items() if os.path.exists(path)])
         self.objects.take_back(made.needed)
         kinds = forgetting or {}
-        for kind, (stay, go) in self._lines_by_kind(kinds, now - policy.grace).items():
+        for kind, (stay, go) in self._lines_by_kind(kinds, before).items():
             kinds[kind](stay, go)
-        self.objects.empty_trash(now - policy.grace)
+        self.objects.empty_trash(before)
         gone = [*made.gone, *self._orphans(protect | set(made.gone))]
         if gone:
             for named, ids in self.refs().items():
                 if any(checkpoint in made.gone for checkpoint in ids):
                     self._write_ref(named, [checkpoint for checkpoint in ids if checkpoint not in made.gone])
             paths = [self.join("manifests", checkpoint) for checkpoint in filter(_ID.fullmatch, gone)]
-            self.objects.throw_away(filter(os.path.exists, paths), now)
-            self.objects.throw_away(list(self._unneeded(made.needed)), now)
+            self.objects.throw_away(filter(os.path.exists, paths), thrown)
+            self.objects.throw_away(list(self._unneeded(made.needed)), thrown)
         return made
 
     def _orphans(self, besides: Collection[str]) -> list[str]:

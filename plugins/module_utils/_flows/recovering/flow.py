@@ -18,6 +18,7 @@ from ..._deadman import changes, doubt
 from ..._errors import Damaged, EvenkeelError, Refused, UsageError
 from ..._files import comparison
 from ..._files.entry import ABOVE, Entry, path_of
+from ..._files.making import NO_PLACE
 from ..._files.preflight import NO_ROOM, preflight
 from ..._files.scanning import Scan
 from ..._files.step import PathStep
@@ -54,9 +55,11 @@ class Request(NamedTuple):
     elsewhere: bool = False
 
 
-def survey(store: Store, checkpoint: str = "", host: str = "", terms: replicas.Terms | None = None) -> Surveyed:
+def survey(
+    store: Store, checkpoint: str = "", host: str = "", terms: replicas.Terms | None = None, run: str = ""
+) -> Surveyed:
     """This host, before anything is brought: what is in the way of a recovery, which host it is, and whether it has the
-    ``checkpoint`` of ``host`` already. Only looks."""
+    ``checkpoint`` of ``host`` already, and in this ``run`` the place of its store. Only looks."""
     store.check_format()
     obstacle = waits = ""
     change, trouble = changes.armed(store), doubt.in_doubt(store)
@@ -70,6 +73,9 @@ def survey(store: Store, checkpoint: str = "", host: str = "", terms: replicas.T
             "accept it as it is (ft_accept)"
         )
     found = machine.read_machine()
+    where = ""
+    with suppress(EvenkeelError):
+        where = store.place(run)
     return Surveyed(
         obstacle=obstacle,
         waits=waits,
@@ -80,7 +86,7 @@ def survey(store: Store, checkpoint: str = "", host: str = "", terms: replicas.T
         held=bool(checkpoint) and replicas.has_adopted(store, host, checkpoint, terms or replicas.Terms()),
         stands_for=_stands_for(store),
         taken=any(checkpoint in ids for ids in store.own_refs().values()),
-        place=store.place(),
+        place=where,
     )
 
 
@@ -218,7 +224,8 @@ class _Preparing:
     def _refused(
         self, sections: Sequence[Section], scans: Mapping[tuple[str, str], Scan | None]
     ) -> tuple[dict[str, str], dict[str, str]]:
-        """(paths that cannot be put back here, paths for which there is no room), each with the reason."""
+        """(paths that cannot be put back here, paths that have no room or attributes without a place), each with the
+        reason."""
         steps: list[PathStep] = []
         directories: list[Entry] = []
         for section in sections:
@@ -231,7 +238,7 @@ class _Preparing:
                 steps += mine
                 directories += comparison.directories(then, mine)
         found = preflight(steps, directories, {}, self.store.root)
-        short = {path: why for path, why in found.items() if why.startswith(NO_ROOM)}
+        short = {path: why for path, why in found.items() if why.startswith((NO_ROOM, NO_PLACE))}
         return {path: why for path, why in found.items() if path not in short}, short
 
     def _trees_that_stay(self, refused: Mapping[str, str]) -> list[str]:
@@ -275,9 +282,12 @@ class _Preparing:
         if self.request.elsewhere:
             found.warnings += self._links_that_go(wanted)
         if short:
-            found.refusals.append(f"{len(short)} paths have {next(iter(short.values()))}")
+            found.refusals += _too_little(short)
         at = Restore(self.store.system, self.store.objects)
+        installs = any(kind_of(one).installs for one in wanted)
         for section in wanted:
+            with _noting(found.refusals):
+                (found.warnings if installs else found.refusals).extend(kind_of(section).lacks_here(own_lines(section)))
             with _noting(found.refusals):
                 found.refusals += kind_of(section).cannot_be_had(own_lines(section), at)
             if self.request.elsewhere:
@@ -349,6 +359,19 @@ class _Preparing:
         if not isinstance(self.sink, Writer):
             return ""
         return self.store.commit(self.sink, RECOVERY, self.recorded.host, sections).id
+
+
+def _too_little(short: Mapping[str, str]) -> list[str]:
+    """Sentences on the paths that have no room, and on those whose attributes have no place: one for each sort."""
+    no_room = [why for why in short.values() if why.startswith(NO_ROOM)]
+    no_place = [path for path, why in short.items() if why.startswith(NO_PLACE)]
+    found = [f"{len(no_room)} paths have {no_room[0]}"] if no_room else []
+    if no_place:
+        more = f", and that of {len(no_place) - 1} more paths" if len(no_place) > 1 else ""
+        found.append(
+            f"{no_place[0]}: {short[no_place[0]]}{more}: mount one that keeps it, or recover other paths alone (paths)"
+        )
+    return found
 
 
 def _accounts() -> dict[str, checks.Account]:

@@ -125,7 +125,8 @@ class Flow:
         restarted."""
         self.store.check_format()
         found = self._answer(record.read(self.store))
-        found.place = self.store.place()
+        with suppress(EvenkeelError):
+            found.place = self.store.place(self.phase.text("run"))
         earlier = [one for one in record.history(self.store) if one.request == self.request.hash]
         found.history = _summary(earlier)
         rolled = next((one for one in reversed(earlier) if one.roll), None)

@@ -17,9 +17,11 @@ import re
 import shutil
 import urllib.parse
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import cast
 
 from ..._dataclasses import dataclass, field, replace
-from ..._errors import Damaged, UsageError
+from ..._errors import Damaged, EvenkeelError, UsageError
 from ..._host.durable import clone, fsync_dir, syncfs, write_all
 from ..._host.hashing import hash_file
 from ..._host.paths import open_file
@@ -31,6 +33,9 @@ from .restore_point import Record
 
 _BASE = r"base (\S+?)(/?)(?: beside=([0-9a-f]{64}))?"
 _LOG = r"wal ([0-9A-F]{24}|[0-9A-F]{8}\.history) beside=([0-9a-f]{64})"
+_LOCALES = "select datcollate from pg_database union select datctype from pg_database"
+_LOCALE = r"[A-Za-z0-9_.@-]{1,80}"
+_MOST_LOCALES = 100
 _USER = r"[A-Za-z_][A-Za-z0-9_.-]{0,60}"
 
 
@@ -42,6 +47,9 @@ class Listed:
     group: str = ""
     readable: bool = False  # The group may read the cluster (initdb --allow-group-access).
     libc: str = ""  # The C library, by which text is sorted; "" where it is not known.
+    locales: list[str] = field(
+        default_factory=list
+    )  # The locales of the databases, without which the server does not start.
     folders: list[str] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
 
@@ -49,7 +57,7 @@ class Listed:
 def lines(server: cluster.Server, record: Record, sink: Sink) -> list[str]:
     """The lines that name the base and the log to the restore point::
 
-        owner {"group": "postgres", "libc": "glibc 2.36", "readable": false, "user": "postgres"}
+        owner {"group": "postgres", "libc": "glibc 2.36", "locales": ["C.UTF-8"], "readable": false, "user": "postgres"}
         base <base>/<path> beside=<sha256>      a file of the base; the path is percent-encoded
         base <base>/<path>/                     a directory of the base
         wal <name> beside=<sha256>              a segment, or the history of a timeline
@@ -77,7 +85,10 @@ def lines(server: cluster.Server, record: Record, sink: Sink) -> list[str]:
 def _owner(server: cluster.Server) -> dict[str, object]:
     found = os.stat(server.data)
     names = {"user": pwd.getpwuid(found.st_uid).pw_name, "group": grp.getgrgid(found.st_gid).gr_name}
-    return {**names, "readable": bool(found.st_mode & 0o040), "libc": libc()}
+    locales: list[str] = []
+    with suppress(EvenkeelError):  # They are worth a word at a recovery, and no failure now.
+        locales = sorted(name for name in server.ask(_LOCALES) if re.fullmatch(_LOCALE, name))[:_MOST_LOCALES]
+    return {**names, "readable": bool(found.st_mode & 0o040), "libc": libc(), "locales": locales}
 
 
 def libc() -> str:
@@ -181,6 +192,9 @@ def read(lines: Sequence[str]) -> Listed:
                 found.user, found.group = str(record["user"]), str(record["group"])
                 found.readable = record["readable"] is True
                 found.libc = str(record.get("libc", ""))[:40]
+                found.locales = [str(one) for one in cast("list[object]", record.get("locales") or [])][:_MOST_LOCALES]
+                if not all(re.fullmatch(_LOCALE, one) for one in found.locales):
+                    raise ValueError("no names of locales")
                 if not re.fullmatch(_USER, found.user) or not re.fullmatch(_USER, found.group):
                     raise ValueError("no names of a user and a group")
         elif word == "wal":

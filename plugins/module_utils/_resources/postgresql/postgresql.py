@@ -27,6 +27,7 @@ from ..._dataclasses import asdict
 from ..._errors import Damaged, EvenkeelError, Refused, RestoreFailed
 from ..._files.step import Step
 from ..._host.durable import fsync_dir
+from ..._host.locales import has_locale
 from ..._host.system import System
 from ..._store.objects import Hasher, tag
 from .. import json_line
@@ -187,6 +188,15 @@ class PostgreSQL(Kind):
             except Damaged as error:
                 found[server.data] = error.message
         return found
+
+    def lacks_here(self, lines: Sequence[str]) -> list[str]:
+        if not any(line.startswith("cluster ") for line in lines):
+            return []
+        name = restore_point.server_of(restore_point.read(lines), System()).name
+        missing = [one for one in archived.read(lines).locales if not has_locale(one)]
+        said = f"postgresql: {name} does not start without the locales of its databases, of which this host lacks"
+        more = "make them there (locale-gen, or the package of the language), or leave postgresql out (kinds)"
+        return [f"{said} {', '.join(missing[:10])}: {more}"] if missing else []
 
     def in_use(self, lines: Sequence[str], at: Restore) -> list[str]:
         if not any(line.startswith("cluster ") for line in lines):

@@ -8,9 +8,11 @@ Most tests run the controller's half and the hosts' half in this process. The la
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
+import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -25,9 +27,10 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows import replicas
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import retention
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Objects
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store import retention, whereabouts
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.objects import Objects, Writer
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils import _placement
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._key import Keys
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._seal import Seals, find
 from flows import checkpoint, rollback
@@ -547,6 +550,76 @@ def test_a_host_under_two_names_holds_one_copy(small: Small) -> None:
     assert told["failed"] and f"2 of 3 copies of base ({one[:12]})" in told["msg"]
     assert "h9: it is h1 under another name, by its store" in told["msg"] and not small.copy("h1").exists()
     assert any("does not count" in said and "h8" in said for said in told["left"])
+
+
+def claims_place_of(small: Small, honest: str) -> Twist:
+    """A peer that says what it can know of the place of another peer: all but its secret."""
+
+    def twist(_phase: str, values: Mapping[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+        root = str(small.home / honest)
+        return {**answer, "place": whereabouts.of(root, b"", System().boot_id(), str(values["run"]))}
+
+    return twist
+
+
+def test_a_peer_that_claims_the_store_of_another_costs_no_copy_of_it(small: Small) -> None:
+    """It is asked first, and holds a copy as well: one of the two names would not count."""
+    one = small.newest()
+    honest = small.holders(one)
+    order = _placement.preference("h1", sorted(small.racks))
+    liar = order[0]
+    if liar in honest:
+        liar, honest = honest[0], honest[1:]
+    small.liars[liar] = claims_place_of(small, honest[-1])
+    told = small.heal()
+    assert not told.get("failed") and not any("does not count" in said for said in told["left"])
+    assert set(honest) <= set(small.holders(one))
+
+
+def test_a_full_disk_of_a_peer_is_told_with_its_place(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(small.copy(small.holders(small.newest())[0]))
+
+    def full(*_any: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Writer, "_put", full)
+    said = "; ".join(small.heal()["left"])
+    assert re.search(rf"did not get .*No space left on device: '{small.home}/h\d'", said), said
+
+
+def test_check_mode_makes_no_secret_of_a_store_and_a_run_makes_one_on_each(small: Small) -> None:
+    secrets = [small.home / name / "secret" for name in small.racks]
+    assert len({path.read_bytes() for path in secrets}) == len(secrets)
+    for path in secrets:
+        path.unlink()
+    before = small.files()
+    small.check_mode = True
+    assert not small.heal().get("failed") and small.files() == before
+    small.check_mode = False
+    assert not small.heal().get("failed")
+    kept = [path.read_bytes() for path in secrets]
+    small.take()
+    small.heal()
+    assert [path.read_bytes() for path in secrets] == kept, "each store keeps its own"
+    for secret in kept:
+        assert sum(secret in data for data in small.files().values()) == 1, "a secret left its store"
+
+
+def test_the_copies_of_a_store_that_nobody_can_tell_from_others_do_not_count(small: Small) -> None:
+    one = small.newest()
+    first, second = small.holders(one)
+    (small.home / first / "secret").unlink()
+    (small.home / first / "secret").mkdir()  # Nobody can read it.
+    told = small.heal()
+    assert any(
+        said.startswith(f"{first} did not answer as it should: nobody can tell the store") for said in told["left"]
+    )
+    assert not told.get("failed") and len(set(small.holders(one)) - {first}) == 2 and second in small.holders(one)
+    (small.own() / "secret").unlink()
+    (small.own() / "secret").mkdir()
+    told = small.heal()
+    assert not told.get("failed") and not told.get("unreachable"), "what the host itself has can still be copied"
+    assert any(said.startswith("h1: nobody can tell the store") for said in told["left"])
 
 
 def test_too_few_domains_are_named_and_whatever_can_be_is_done(small: Small) -> None:

@@ -25,7 +25,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._seal imp
 
 from .conftest import Fleet
 from .test_encrypted_copies import KEY, MARKER, bundles, contents, replica
-from .test_heal import Small
+from .test_heal import Small, claims_place_of
 from .test_replicate_recover import lose, recover, replicate, temporary
 
 
@@ -381,3 +381,26 @@ def test_the_owner_under_another_name_gets_no_encrypted_copy_of_its_own(small: S
     told = small.heal(copies=3)
     assert not (small.own() / "replicas" / "h1").exists()
     assert any("h9 does not count: it is h1 under another name, by its store" in said for said in told["left"])
+
+
+def test_a_peer_that_claims_the_store_of_another_costs_no_copy_in_a_replication_or_a_heal(small: Small) -> None:
+    """The liar is asked first, and claims the store of each other host in turn."""
+    first = placed(small)
+    order = list(first.entries)
+    for honest in ("h1", *order[1:]):
+        small.liars = {order[0]: claims_place_of(small, honest)}
+        replication = placed(small)
+        assert [one.state for one in replication.entries.values()] == ["verified"] * 2, replication.entries
+        told = small.heal()
+        assert not told.get("failed") and not any("under another name" in said for said in told["left"])
+
+
+def test_a_peer_that_nobody_can_tell_from_others_gets_no_copy_that_counts(small: Small) -> None:
+    first = next(iter(placed(small).entries))
+    for name in (first, "h1"):  # The owner's own may be lost: its checkpoints are worth a copy all the more.
+        (small.home / name / "secret").unlink()
+        (small.home / name / "secret").mkdir()
+    replication = placed(small)
+    assert replication.entries[first].state == "failed" and "nobody can tell" in replication.entries[first].detail
+    assert [one.state for one in replication.entries.values()].count("verified") == 2
+    assert any("nobody can tell the store" in said for said in replication.offered["lacking"])

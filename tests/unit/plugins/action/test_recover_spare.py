@@ -378,6 +378,21 @@ def test_a_host_under_two_names_is_one_holder(monkeypatch: pytest.MonkeyPatch) -
     assert "both count as one holder" in str(told["left"])
 
 
+def test_a_peer_that_does_not_tell_its_store_from_others_is_no_further_holder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its copy is as good as any, and may be the one of another peer."""
+    recovery = bare(monkeypatch, "h3", {})
+    recovery._peers = ["h2", "h3", "h4"]
+    held = {"candidates": [{"id": COPY.id, "state": "verified", "created": COPY.created}], "place": ""}
+    told = {"h2": held, "h3": held, "h4": {**held, "place": "1" * 64}}
+    recovery._inventory = cast("Any", SimpleNamespace(each=lambda *_: told))
+    recovery._seals = cast("Any", SimpleNamespace(opened=list))
+    recovery._keys = cast("Any", SimpleNamespace(know=lambda *_: True, where="here"))
+    recovery._gather()
+    (copies,) = choose(recovery._candidates, "latest")
+    assert len(copies) == 3 and _holders(copies) == _holders(copies[:2]) == _holders(copies[2:]) == 1
+    assert [said.partition(":")[0] for said in recovery._left] == ["h2", "h3"]
+
+
 def test_a_peer_that_claims_the_store_of_another_hides_no_copy_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     recovery = bare(monkeypatch, "h3", {})
     recovery._peers = ["liar", "h2", "h3"]

@@ -52,3 +52,16 @@ def test_on_a_machine_that_we_do_not_know_the_call_is_missing_as_in_an_old_kerne
     with pytest.raises(OSError, match="the C library lacks it") as failed:
         rename(folder, b"one", folder, b"two", durable.renameat2_of(Musl(), "another"))
     assert failed.value.errno == errno.ENOSYS
+
+
+def test_a_full_disk_is_told_with_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        durable.append_line("/dev/full", b"a line")
+
+    def full(_fd: int, _data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(durable, "write_all", full)
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}/name'"):
+        durable.write_file(f"{tmp_path}/name", b"content")
+    assert os.listdir(tmp_path) == []

@@ -250,6 +250,20 @@ def test_a_checkpoint_without_room_leaves_none_of_its_contents(
     assert files_so_far and os.listdir(store.join("tmp")) == []
 
 
+def test_a_manifest_without_room_is_told_as_its_contents_are(
+    store: Store, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint(store, "before", protect(tree))
+    (tree / "sub" / "small").write_text("changed")
+
+    def full(*_any: Any) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(durable, "write_all", full)
+    with pytest.raises(OSError, match=f"the store {store.root} has no room for the checkpoint before, .* Make room"):
+        checkpoint(store, "before", protect(tree))
+
+
 class Sick(io.BytesIO):
     """A file on a disk that gives an error for each reading."""
 

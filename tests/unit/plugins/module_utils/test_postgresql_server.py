@@ -610,6 +610,21 @@ def test_indexes_are_built_again_where_text_may_be_sorted_otherwise(
         assert whys[1] == "to it"
 
 
+def test_locales_of_the_databases_that_a_host_lacks_are_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = ["C", "C.UTF-8", "xx_NOWHERE.utf8", "not a locale; of ours"]
+    monkeypatch.setattr(type(place.server), "ask", lambda _server, *_statements: asked)
+    owner = json_line.write("owner", archived._owner(place.server))
+    assert archived.read([owner]).locales == asked[:3]
+    (said,) = postgresql.PostgreSQL().lacks_here([line(place), owner])
+    assert "of which this host lacks xx_NOWHERE.utf8: make them there (locale-gen" in said
+    without = owner.replace(', "xx_NOWHERE.utf8"', "")
+    older = 'owner {"group": "postgres", "readable": false, "user": "postgres"}'
+    for one in (without, older, 'elsewhere {"program": "barman"}'):
+        assert not postgresql.PostgreSQL().lacks_here([line(place), one])
+    with pytest.raises(Damaged, match="is refused"):
+        archived.read([owner.replace("xx_NOWHERE", "../x; y")])
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="a command of another user needs root")
 def test_the_owner_gets_no_variable_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The owner can read the variables of every process that runs as the owner, from its first moment on."""

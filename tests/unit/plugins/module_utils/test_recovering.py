@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -593,6 +594,17 @@ def test_all_reasons_are_told_at_once_and_nothing_is_changed(
     assert "recovery" not in store.refs()
 
 
+def test_what_the_system_here_lacks_is_a_refusal_where_no_packages_come_back(
+    store: Store, etc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = checkpoint(store, "base", [{"files": {"paths": [str(etc)]}}])["id"]
+    monkeypatch.setattr(registry.KINDS["files"], "lacks_here", lambda _lines: ["it lacks a locale"])
+    with pytest.raises(Refused, match="cannot be put back here: it lacks a locale. Nothing but the store"):
+        prepare(store, recorded)
+    monkeypatch.setattr(registry.KINDS["files"], "installs", True)
+    assert prepare(store, recorded)["notes"] == ["it lacks a locale"]
+
+
 def test_state_that_somebody_uses_is_kept_from_a_checkpoint_of_another_host_alone(
     store: Store, etc: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -627,6 +639,30 @@ def test_no_room_is_a_refusal(store: Store, etc: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(flow, "preflight", lambda *_: {str(etc): f"{ahead.NO_ROOM}: / has 5 bytes free"})
     with pytest.raises(Refused, match="1 paths have no room: / has 5 bytes"):
         prepare(store, recorded, "take")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it mounts")
+def test_an_acl_that_the_file_system_here_does_not_keep_is_a_refusal(store: Store, etc: Path) -> None:
+    """It is told before anything is touched, and nobody takes the data for recovered."""
+    data = etc / "data"
+    (data / "sub").mkdir(parents=True)
+    (data / "plain").write_text("no ACL")
+    for path in (data / "sub" / "one", data / "sub" / "two"):
+        path.write_text("with an ACL")
+        subprocess.run(["setfacl", "-m", "u:12345:r", path], check=True)
+    recorded = checkpoint(store, "base", [{"files": {"paths": [str(etc)]}}])["id"]
+    shutil.rmtree(data / "sub")
+    assert prepare(store, recorded, "take")["left_out"] == [], "where it was, there is a place for it"
+    subprocess.run(["mount", "-t", "ramfs", "none", data], check=True)
+    try:
+        words = f"{data}/sub/one: the file system there has no place for its ACL, and that of 1 more paths: mount one"
+        with pytest.raises(Refused, match=words):
+            prepare(store, recorded, "take")
+        assert os.listdir(data) == []
+        found = flow.prepare(store, flow.Request(recorded, "take", paths=[str(etc / "hostname")])).report()
+        assert found["id"]
+    finally:
+        subprocess.run(["umount", data], check=True)
 
 
 def test_a_checkpoint_tells_of_its_machine_and_a_rollback_does_not_mind(store: Store, tree_of: Path) -> None:

@@ -406,6 +406,33 @@ def test_what_nothing_names_is_deleted_after_its_time_of_grace_and_not_before(
     assert timed.verify(timed.manifest(timed.resolve("before"))) == {}
 
 
+def test_a_shorter_time_of_grace_costs_no_other_files_in_the_trash_theirs(
+    timed: Store, tree: Path, clock: Clock
+) -> None:
+    """The checkpoints of logs, which are taken often, lie there for an hour."""
+    usual = protect(timed, tree, "first", last=1)["id"]
+    protect(timed, tree, "second", last=1)
+    log = tree.with_name("log")
+
+    def take(content: str) -> str:
+        log.write_text(content)
+        rules = {"last": 1, "grace": "1h"}
+        return str(checkpoint(timed, "logs", [{"files": {"paths": [str(log)]}}], retention=rules)["id"])
+
+    first = take("first")
+    take("second")
+    assert {usual, first} <= contents(timed, "trash", "manifests")
+    clock.at += 1.1 * HOUR
+    take("third")
+    assert usual in contents(timed, "trash", "manifests") and first not in contents(timed, "trash", "manifests")
+    clock.at += 22.8 * HOUR
+    take("fourth")
+    assert usual in contents(timed, "trash", "manifests")
+    clock.at += 0.2 * HOUR
+    take("fifth")
+    assert usual not in contents(timed, "trash", "manifests")
+
+
 def test_the_trash_is_emptied_also_when_nothing_is_forgotten(timed: Store, tree: Path, clock: Clock) -> None:
     protect(timed, tree, "first", last=1)
     protect(timed, tree, "second", last=1)
