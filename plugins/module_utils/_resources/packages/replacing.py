@@ -48,16 +48,18 @@ _DPKG = """\
 {mark}
 pre-invoke="sh {script} dpkg || true"
 """
-# A plugin of dnf: a row of the standard input for each installed package that goes. It ends the script where the script
-# does not end itself.
+# A plugin of dnf: a row of the standard input for each installed package that goes. The input is a file, because dnf
+# dies of a pipe that nobody reads. The plugin ends the script where the script does not end itself.
 _DNF = '''\
 """
 {mark}
 Written while a change is armed, and gone with it."""
 
+import logging
 import os
 import signal
 import subprocess
+import tempfile
 
 import dnf
 
@@ -72,17 +74,20 @@ class Evenkeel(dnf.Plugin):
             told = "".join(row % (one.name, one.arch, one.epoch or 0, one.version, one.release) for one in gone)
             if told:
                 self._tell(told.encode())
-        except Exception:
-            pass
+        except Exception as error:
+            logging.getLogger("dnf").warning("evenkeel: what is replaced now is not kept: %s", error)
 
     def _tell(self, told):
-        argv, pipe = ["sh", "{script}", "dnf"], subprocess.PIPE
-        with subprocess.Popen(argv, stdin=pipe, stdout=subprocess.DEVNULL, start_new_session=True) as running:
-            try:
-                running.communicate(told, timeout={limit})
-            except BaseException:
-                os.killpg(running.pid, signal.SIGKILL)
-                raise
+        with tempfile.TemporaryFile() as rows:
+            rows.write(told)
+            rows.seek(0)
+            argv = ["sh", "{script}", "dnf"]
+            with subprocess.Popen(argv, stdin=rows, stdout=subprocess.DEVNULL, start_new_session=True) as running:
+                try:
+                    running.wait(timeout={limit})
+                except BaseException:
+                    os.killpg(running.pid, signal.SIGKILL)
+                    raise
 '''
 LIMIT = 630
 _CONFIGURES = "**CONFIGURE**"
