@@ -323,7 +323,9 @@ def unpacked(payload: bytes, blob: bytes) -> dict[int, bytes]:
 def test_a_package_file_is_made_anew_from_the_installed_files(root: Path, packer: str) -> None:
     blob = head(root, packer)
     top, files = made(root, blob)
-    assert top.endswith(blob) and b"signed" in top, "the head is that of the maker, with its signature"
+    assert top.endswith(blob) and b"signed" in top and b"abc\0" in top, (
+        "the head is that of the maker, with its signature"
+    )
     assert list(files) == [0, 1, 2, 4, 5, 6], "names of one file follow each other, and no ghost is there"
     assert files == {0: b"shipped\n", 1: b"", 2: b"", 4: b"data", 5: bytes(300_000), 6: b"data"}
 
@@ -336,7 +338,7 @@ def test_what_was_changed_by_hand_is_entered_as_it_is(root: Path) -> None:
     (root / "srv/web/link").unlink()
     (root / "srv/web/link").mkdir()
     top, files = made(root, blob)
-    assert b"signed" not in top and not top.endswith(blob)
+    assert b"signed" not in top and b"abc\0" not in top and not top.endswith(blob)
     assert files == {0: b"by hand\n\n", 1: b"", 2: b"", 4: b"other data"}, "rpm goes on to see that it was changed"
     entered = rebuild_rpm._Head(top[-len(blob) :])
     assert entered.numbers(1028)[:3] == [9, 0, 10] and entered.numbers(1037) == [17, 0, 0, 64, 0, 64, 64]
