@@ -22,10 +22,11 @@ options:
           - 'Packages of dpkg or rpm: versions, holds, and the marks auto and manual, in
             one transaction.'
           - 'While a change is armed, the package file of a version is kept in the store
-            at the moment in which apt or dpkg is about to replace or remove it: from apt''s
-            cache, or made anew from the files that are installed. It comes back without
-            a mirror then. Files of rpm are kept at the checkpoint, from the cache of dnf
-            or else the mirror. Rpm needs its Python module, and locks of dnf are files.'
+            at the moment in which apt, dpkg or dnf is about to replace or remove it: from
+            the cache, or made anew from the files that are installed. It comes back without
+            a mirror then. Where no hook of dnf 4 can be had, all files of rpm are kept
+            at the checkpoint, from the cache of dnf or else the mirror. Rpm needs its
+            Python module, and locks of dnf are files.'
           - A package that was not installed is removed again, but its data stay, and configuration
             in no declared path, unless C(purge) is V(true). Where no configuration of
             it is left, dpkg, ucf and systemd's helper of Debian forget it, so that the

@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         store = Store(args.store, System(), armed=True)
         signal.alarm(patience(store))
-        said = sys.stdin.read(_LONGEST) if args.source == "apt" else ""
+        said = sys.stdin.read(_LONGEST) if args.source != "dpkg" else ""
         for words in keep(store, (args.source, said, args.process)):
             sys.stderr.write(f"evenkeel: {words}\n")
     except Exception as error:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from contextlib import suppress
 
@@ -25,13 +26,16 @@ MARK = b"# evenkeel-host, a part of Evenkeel (the Ansible collection evenkeel.fa
 # Present while a change is armed: apt and dpkg name the files that they are about to replace (see
 # ``packages/replacing.py``).
 HOOKS = ("/etc/apt/apt.conf.d/zz-evenkeel", "/etc/dpkg/dpkg.cfg.d/zz-evenkeel")
+# The same for dnf: a file in each of these directories, and Python's translation of it.
+DNF_PLUGINS = ("/usr/lib/python3*/site-packages/dnf-plugins", "/usr/lib/python3/dist-packages/dnf-plugins")
+DNF_HOOK = "zz_evenkeel.py"
 _LONGEST = 16384
 
 
 def paths(store: str) -> list[str]:
     """The store, and the files that are ours. A file of the same name that somebody else wrote is protected like all
     other files."""
-    names = (COMMAND, GRUB_CUSTOM, KERNEL_ARGUMENTS, *BOOT_ENTRIES, KERNEL_INSTALL, MANAGER, *HOOKS)
+    names = (COMMAND, GRUB_CUSTOM, KERNEL_ARGUMENTS, *BOOT_ENTRIES, KERNEL_INSTALL, MANAGER, *_hooks())
     found = [path for path in names if is_ours(path)]
     kept = [KEPT] if GRUB_CUSTOM in found else []
     kept += [kept_of(entry) for entry in BOOT_ENTRIES if entry in found]
@@ -49,6 +53,8 @@ def is_ours(path: str) -> bool:
         data, owner = read_small(path, _LONGEST)
     except OSError:
         return False
+    if path.endswith(".pyc"):  # It holds the text of our file that describes the file.
+        return owner == 0 and MARK in data
     return owner == 0 and data.split(b"\n", 2)[1:2] == [MARK]
 
 
@@ -76,12 +82,19 @@ def place(path: str, data: bytes, mode: int = 0o644) -> str:
 
 def take_hooks_away() -> None:
     """Remove the files by which package managers call us. The times of their directories stay."""
-    for path in HOOKS:
+    for path in _hooks():
         with suppress(OSError):
             if is_ours(path):
                 times = os.stat(os.path.dirname(path))
                 os.unlink(path)
                 os.utime(os.path.dirname(path), ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def _hooks() -> list[str]:
+    """The files by which package managers call us; those of dnf as far as they are there."""
+    name, _dot, _end = DNF_HOOK.partition(".")
+    there = [f"{folder}/{word}" for folder in DNF_PLUGINS for word in (DNF_HOOK, f"__pycache__/{name}.*.pyc")]
+    return [*HOOKS, *(path for pattern in there for path in sorted(glob.glob(pattern)))]
 
 
 def _holds(path: str, data: bytes) -> bool:

@@ -116,10 +116,10 @@ class Recorded(NamedTuple):
 class Packages(Kind):
     """Packages of dpkg or rpm: versions, holds, and the marks auto and manual, in one transaction.
 
-    While a change is armed, the package file of a version is kept in the store at the moment in which apt or dpkg is
-    about to replace or remove it: from apt's cache, or made anew from the files that are installed. It comes back
-    without a mirror then. Files of rpm are kept at the checkpoint, from the cache of dnf or else the mirror. Rpm needs
-    its Python module, and locks of dnf are files.
+    While a change is armed, the package file of a version is kept in the store at the moment in which apt, dpkg or dnf
+    is about to replace or remove it: from the cache, or made anew from the files that are installed. It comes back
+    without a mirror then. Where no hook of dnf 4 can be had, all files of rpm are kept at the checkpoint, from the
+    cache of dnf or else the mirror. Rpm needs its Python module, and locks of dnf are files.
 
     A package that was not installed is removed again, but its data stay, and configuration in no declared path, unless
     C(purge) is V(true). Where no configuration of it is left, dpkg, ucf and systemd's helper of Debian forget it, so
@@ -208,31 +208,34 @@ class Packages(Kind):
     def watch(self, spec: Spec, lines: Sequence[str], call: Sequence[str], root: str) -> list[str]:
         present = parse(lines).present
         bare = [] if _keeps_all(spec, lines) else [one for one in present if not one.sha256]
-        # With all files kept, there are still files that one package takes over from another.
-        if call and any(one.manager == "deb" for one in present):
-            why = replacing.install(root, call)
+        # With all files kept, there are still files that one package of dpkg takes over from another.
+        if call and (bare or any(one.manager == "deb" for one in present)):
+            why = replacing.install(root, call, present[0].manager)
             what = "of packages are not kept when something replaces them"
             what = what if bare else "that one package takes over from another are not noticed"
             return [f"packages: files {what}: {why}"] if why else []
         if bare:
             return [
                 f"packages: nothing keeps the package files of {len(bare)} packages, as it is done while a change is "
-                "armed: a version that is replaced comes back from apt's cache or a mirror alone. packages: {keep: "
-                "all} keeps all of them"
+                "armed: a version that is replaced comes back from a cache or a mirror alone. packages: {keep: all} "
+                "keeps all of them"
             ]
         return []
 
     def keep_replaced(self, lines: Sequence[str], told: Sequence[str], at: Restore) -> list[str]:
         source, text, process = told
         recorded = {one.ident: one for one in parse(lines).present}
+        if source == "dnf":
+            gone = replacing.of_dnf(text)
+            mine = [one for ident, one in recorded.items() if ident in gone and not one.sha256]
+            return _not_kept(replacing.keep(mine, at.objects.root, at.system))
         names = replacing.about(source, text, process, at.system)
         files = replacing.archives(source, text, process)
         live = dpkg.read_packages(at.system) if names or files else {}
         taken = takeovers.find(files, live, at)
         takeovers.keep(at.objects.root, taken)
         mine = replacing.chosen(recorded, live, names | {one.ident[:2] for one in taken})
-        left = replacing.keep(mine, at.objects.root, at.system)
-        return [f"the package file of {version} is not kept: {why}" for version, why in left.items()]
+        return _not_kept(replacing.keep(mine, at.objects.root, at.system))
 
     def forget(self, store: str, system: System, stay: Sequence[str], go: Sequence[str]) -> None:
         found = [Package.parse(line) for line in stay]
@@ -264,12 +267,13 @@ class Packages(Kind):
     def cannot_be_had(self, lines: Sequence[str], at: Restore) -> list[str]:
         missing = [one for action, one in _changes(self.plan(lines, at)) if action in INSTALLS and not one.sha256]
         have = kept.every(at.objects.root)
-        missing = [one for one in missing if one.manager == "deb" and one.ident not in have]
-        gone = [f"{one.key} {one.version}" for one in dpkg.not_available(missing, at.system)]
+        missing = [one for one in missing if one.ident not in have]
+        by = rpm if missing and missing[0].manager == "rpm" else dpkg
+        gone = [f"{one.key} {one.version}" for one in by.not_available(missing, at.system)]
         if not gone:
             return []
         return [
-            f"the package files of {len(gone)} packages are neither in the checkpoint nor in apt's cache nor on a "
+            f"the package files of {len(gone)} packages are neither in the checkpoint nor in a cache nor on a "
             f"mirror: {_some(gone)}. Make a mirror reachable, or leave out packages by kinds; packages: {{keep: all}} "
             "keeps all files in checkpoints"
         ]
@@ -374,6 +378,10 @@ class Packages(Kind):
         return ({"names": names} if names else None), handled
 
 
+def _not_kept(left: Mapping[str, str]) -> list[str]:
+    return [f"the package file of {version} is not kept: {why}" for version, why in left.items()]
+
+
 def _without_boot(lines: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """(all other lines, key -> line of each package by which the machine boots)."""
     others: list[str] = []
@@ -470,18 +478,21 @@ def _retaken(lines: Sequence[str], steps: Sequence[Step], at: Restore) -> list[S
 
 
 def _keeps_all(spec: Spec, lines: Sequence[str]) -> bool:
-    """Whether all package files are kept at the checkpoint. With rpm they are, because rpm does not tell us ahead
-    which packages it replaces."""
-    return spec.get("keep") == _EVERY or any(line.startswith("rpm") for line in lines[:1])
+    """Whether all package files are kept at the checkpoint. With rpm they are where no dnf tells us ahead which
+    packages it replaces."""
+    return spec.get("keep") == _EVERY or (any(line.startswith("rpm") for line in lines[:1]) and not rpm.hooks())
 
 
 def _keep_for_undo(changes: Sequence[tuple[str, Package]], at: Restore) -> None:
     """Keep the package files of the versions that a rollback replaces. A host that goes back by itself keeps only
-    files from apt's cache."""
-    if at.boot:
+    files from the cache of apt or dnf."""
+    if at.boot or not changes:
         return
-    names = {(one.name, one.arch) for action, one in changes if action in (*INSTALLS, *REMOVES)}
-    live = [one for one in dpkg.read_packages(at.system).values() if (one.name, one.arch) in names] if names else []
+    if changes[0][1].manager == "rpm":
+        live = [one for action, one in changes if action in REMOVES]
+    else:
+        names = {(one.name, one.arch) for action, one in changes if action in (*INSTALLS, *REMOVES)}
+        live = [one for one in dpkg.read_packages(at.system).values() if (one.name, one.arch) in names]
     have = remembered(at.objects, live)
     replacing.keep([one for one in live if not have.get(one.ident)], at.objects.root, at.system, at.unattended)
 
@@ -661,13 +672,8 @@ def plan(
         raise UsageError(f"packages of {manager} were recorded, and this host has those of {now[0].manager}")
     if manager == "rpm":
         trusted = [] if recorded.trusted is None else keys.compare(recorded.trusted, keys.read_keys(system))
-        return compare_versions(recorded, now) + trusted
-    steps = [
-        replace(step, why=step.why.removesuffix(NO_FILE))
-        if Package.of(step.detail["package"]).ident in replaced
-        else step
-        for step in compare(recorded, now, lambda one, other: dpkg.older(one, other, system))
-    ]
+        return _with_files(compare_versions(recorded, now), replaced) + trusted
+    steps = _with_files(compare(recorded, now, lambda one, other: dpkg.older(one, other, system)), replaced)
     if recorded.data is not None:
         known = {*recorded.data, *(one.key for one in recorded.present)}
         rest = [one for key, one in dpkg.with_data(system).items() if key not in known and recorded.covers(one)]
@@ -689,6 +695,16 @@ def plan(
     if recorded.choices is not None:
         steps = choices.compare(recorded.choices, choices.read_choices()) + steps
     return steps
+
+
+def _with_files(steps: Sequence[Step], replaced: Collection[Ident]) -> list[Step]:
+    """The steps; none of them lacks a package file that was kept."""
+    return [
+        replace(step, why=step.why.removesuffix(NO_FILE))
+        if Package.of(step.detail["package"]).ident in replaced
+        else step
+        for step in steps
+    ]
 
 
 def _some(words: Sequence[str]) -> str:

@@ -2,8 +2,8 @@
 
 """Keep the files of packages at the moment in which a package manager is about to replace them in an armed change.
 
-apt and dpkg call a script of the store, and go on whatever the script does. Where apt runs dpkg, apt has named all
-packages before, and the script ignores the call of dpkg.
+apt, dpkg and dnf call a script of the store, and go on whatever the script does. Where apt runs dpkg, apt has named all
+packages before, and the script ignores the call of dpkg. Nothing tells of what the command rpm is about to replace.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import repeat
 
 from ..._errors import EvenkeelError
 from ..._host.durable import write_file
 from ..._host.system import System
 from .. import ours
-from . import dpkg, kept
+from . import dpkg, kept, rpm
 from .package import Ident, Package
 
 # The variable in the environment of a rollback: where it is set, the script keeps nothing.
@@ -27,7 +28,7 @@ BACK = "EVENKEEL_BACK"
 _SCRIPT = """\
 #!/bin/sh
 {mark}
-# apt and dpkg call this while a change is armed. They go on whatever happens here.
+# Package managers call this while a change is armed. They go on whatever happens here.
 [ -f {armed} ] && [ -f {agent} ] && [ -z "${back}" ] || exit 0
 if [ "$1" = dpkg ]; then
   [ -z "$DPKG_FRONTEND_LOCKED" ] || exit 0
@@ -47,18 +48,60 @@ _DPKG = """\
 {mark}
 pre-invoke="sh {script} dpkg || true"
 """
+# A plugin of dnf: a row of the standard input for each installed package that goes. The input is a file, because dnf
+# dies of a pipe that nobody reads. The plugin ends the script where the script does not end itself.
+_DNF = '''\
+"""
+{mark}
+Written while a change is armed, and gone with it."""
+
+import logging
+import os
+import signal
+import subprocess
+import tempfile
+
+import dnf
+
+
+class Evenkeel(dnf.Plugin):
+    name = "evenkeel"
+
+    def pre_transaction(self):
+        try:
+            gone = self.base.transaction.remove_set
+            row = "%s\\t%s\\t%s:%s-%s\\n"
+            told = "".join(row % (one.name, one.arch, one.epoch or 0, one.version, one.release) for one in gone)
+            if told:
+                self._tell(told.encode())
+        except Exception as error:
+            logging.getLogger("dnf").warning("evenkeel: what is replaced now is not kept: %s", error)
+
+    def _tell(self, told):
+        with tempfile.TemporaryFile() as rows:
+            rows.write(told)
+            rows.seek(0)
+            argv = ["sh", "{script}", "dnf"]
+            with subprocess.Popen(argv, stdin=rows, stdout=subprocess.DEVNULL, start_new_session=True) as running:
+                try:
+                    running.wait(timeout={limit})
+                except BaseException:
+                    os.killpg(running.pid, signal.SIGKILL)
+                    raise
+'''
+LIMIT = 630
 _CONFIGURES = "**CONFIGURE**"
 # dpkg acts on all packages that were selected for it, and removes those with these selections.
 _PENDING, _GOES = frozenset({"-a", "--pending"}), ("deinstall", "purge")
 
 
-def install(root: str, call: Sequence[str]) -> str:
-    """Have apt and dpkg call the agent by this command line; return why that failed, or "". ``root``: the store's
-    root."""
+def install(root: str, call: Sequence[str], manager: str = "deb") -> str:
+    """Have apt and dpkg, or dnf, call the agent by this command line; return why that failed, or "". ``root``: the
+    store's root."""
     script, agent = os.path.join(root, "replacing"), next((word for word in call if word.endswith(".pyz")), "")
     if any(character in root for character in "\"'\\ \n$`"):
         return f"{root} holds a character that apt's configuration cannot hold"
-    values = {"mark": ours.MARK.decode(), "script": script}
+    values = {"mark": ours.MARK.decode(), "script": script, "limit": str(LIMIT)}
     text = _SCRIPT.format(
         armed=f"{root}/armed", agent=shlex.quote(agent), back=BACK, call=shlex.join(call), mark=values["mark"]
     )
@@ -66,7 +109,10 @@ def install(root: str, call: Sequence[str]) -> str:
         write_file(script, text.encode(), 0o700)
     except OSError as error:
         return str(error)
-    wrong = [ours.place(path, text.format(**values).encode()) for path, text in zip(ours.HOOKS, (_APT, _DPKG))]
+    hooks = zip(ours.HOOKS, (_APT, _DPKG))
+    if manager == "rpm":
+        hooks = zip(rpm.hooks(), repeat(_DNF))
+    wrong = [ours.place(path, text.format(**values).encode()) for path, text in hooks]
     return "; ".join(filter(None, wrong))
 
 
@@ -95,6 +141,12 @@ def of_apt(text: str) -> set[tuple[str, str]]:
         if len(words) == 9 and words[1] != "-" and words[8] != _CONFIGURES:
             found.add((words[0], words[2]))
     return found
+
+
+def of_dnf(text: str) -> set[Ident]:
+    """The packages of which our plugin of dnf tells. Pure."""
+    rows = (line.split("\t") for line in text.splitlines())
+    return {(row[0], row[1], row[2]) for row in rows if len(row) == 3}
 
 
 def of_dpkg(argv: Sequence[str], folder: str, system: System) -> set[tuple[str, str]]:
@@ -140,9 +192,9 @@ def _command(process: str) -> tuple[list[str], str]:
 
 def keep(packages: Sequence[Package], root: str, system: System, local: bool = False) -> dict[str, str]:
     """Keep a package file of each package; return ("name version" -> why) for the packages where that failed.
-    ``local``: take files from apt's cache alone."""
+    ``local``: take files from the cache of apt or dnf alone."""
     have = kept.every(root)
-    missing = [one for one in packages if one.ident not in have and one.manager == "deb" and not one.status]
+    missing = [one for one in packages if one.ident not in have and not one.status]
     left: dict[str, str] = {}
     for package in missing:
         try:
@@ -155,22 +207,29 @@ def keep(packages: Sequence[Package], root: str, system: System, local: bool = F
 
 
 def _keep(package: Package, root: str, system: System, local: bool) -> None:
-    from . import rebuild  # With tarfile, which few calls need.
+    from . import rebuild, rebuild_rpm  # With tarfile, which few calls need.
 
-    cached = dpkg.cached(package, system)
+    is_deb = package.manager == "deb"
+    cached = (dpkg if is_deb else rpm).cached(package, system)
+    anew = rebuild.rebuild if is_deb else rebuild_rpm.rebuild
     if cached:
         kept.put(root, package.ident, kept.copy(cached))
     elif local:
-        raise EvenkeelError("apt's cache does not have it")
+        raise EvenkeelError(f"the cache of {'apt' if is_deb else 'dnf'} does not have it")
     else:
-        kept.put(root, package.ident, lambda stream: rebuild.rebuild(package, stream, system))
+        kept.put(root, package.ident, lambda stream: anew(package, stream, system))
 
 
 def _download(packages: Sequence[Package], root: str, system: System, left: dict[str, str]) -> None:
     """Ask the mirror for the package files that could not be made anew."""
     with tempfile.TemporaryDirectory(dir=root) as folder:
-        for key, path in dpkg.fetch(packages, folder, system, download=True).items():
-            package = next(one for one in packages if one.key == key)
+        if packages[0].manager == "deb":
+            files = dpkg.fetch(packages, folder, system, download=True)
+            found = [(one, files[one.key]) for one in packages if one.key in files]
+        else:
+            files_ = rpm.fetch(packages, folder, system, download=True)
+            found = [(one, files_[one.ident]) for one in packages if one.ident in files_]
+        for package, path in found:
             with suppress(OSError):
                 kept.put(root, package.ident, kept.copy(path))
                 del left[f"{package.key} {package.version}"]

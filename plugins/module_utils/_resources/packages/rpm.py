@@ -15,6 +15,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ..._errors import Damaged, EvenkeelError, RestoreFailed
@@ -23,7 +24,9 @@ from ..._host.package_locks import RPM, holder
 from ..._host.system import System
 from ..._services import systemd
 from ..._store.objects import Hasher
+from .. import ours
 from ..kind import Restore, Sink
+from . import kept
 from .dpkg import add_file
 from .kept import RESERVE
 from .package import LATER, Ident, Package, environment, most, wait_for_locks
@@ -33,6 +36,8 @@ _FORMAT = "%{NAME}\\t%{ARCH}\\t%{EPOCHNUM}:%{VERSION}-%{RELEASE}\\n"
 _SIZES = _FORMAT.replace("\\n", "\\t%{LONGSIZE}\\n")
 _OPTIONS = r"skip-unavailable|\bstrict\b"
 _ALONE = ("--disablerepo=*",)
+_PATIENCE = ("--setopt=timeout=5", "--setopt=retries=1", "--setopt=skip_if_unavailable=1")
+SETTINGS = "/etc/dnf/dnf.conf"
 _LOOK, _CHANGE = 60.0, 3600.0
 _CONNECT, _EACH = 30.0, 2.0
 # rpm lists signing keys as packages without an architecture.
@@ -51,6 +56,11 @@ ts = rpm.TransactionSet()
 ts.setVSFlags(rpm._RPMVSF_NOSIGNATURES)
 if hasattr(ts, "setVfyLevel"):
     ts.setVfyLevel(rpm.RPMSIG_DIGEST_TYPE)
+if work.get("anew"):
+    # The hash of a payload that this host has made is not that of the head.
+    ts.setVSFlags(rpm._RPMVSF_NOSIGNATURES | rpm._RPMVSF_NODIGESTS)
+    if hasattr(ts, "setVfyLevel"):
+        ts.setVfyLevel(0)
 ts.setProbFilter(rpm.RPMPROB_FILTER_OLDPACKAGE | rpm.RPMPROB_FILTER_REPLACEPKG)
 if len(sys.argv) > 2:
     ts.setFlags(rpm.RPMTRANS_FLAG_TEST)
@@ -147,7 +157,7 @@ def keep(
 
 def _download(packages: Sequence[Package], folder: str, system: System) -> None:
     """Have dnf download as many of the package files as its repositories have."""
-    options = ["--setopt=timeout=5", "--setopt=retries=1", "--setopt=skip_if_unavailable=1", "--destdir", folder]
+    options = [*_PATIENCE, "--destdir", folder]
     # A version that no repository has must not stop the download of all versions.
     options.append("--skip-unavailable" if _is_dnf5(system) else "--setopt=strict=0")
     argv, seconds = ["dnf", "-q", "download", *options], _CONNECT + _EACH * len(packages)
@@ -158,6 +168,45 @@ def _download(packages: Sequence[Package], folder: str, system: System) -> None:
         for package in packages:
             if system.monotonic() < end:
                 system.run([*argv[:-1], _nevra(package)], _CONNECT)
+
+
+def cached(package: Package, system: System, caches: Sequence[str] = _CACHES) -> str:
+    """The package file in the cache of dnf; empty where it is not there."""
+    return _file(package.ident, [folder for pattern in caches for folder in glob.glob(pattern)], system)
+
+
+def fetch(packages: Sequence[Package], folder: str, system: System, download: bool) -> dict[Ident, str]:
+    """ident -> package file, from the cache of dnf or, with ``download``, from its repositories. Nothing raises."""
+    found = {one.ident: path for one in packages for path in [cached(one, system)] if path}
+    missing = [one for one in packages if one.ident not in found]
+    if download and missing and shutil.which("dnf"):
+        batch = _fitting(missing, folder, system)
+        if batch:
+            _download(batch, folder, system)
+        found.update({one.ident: path for one in missing for path in [_file(one.ident, [folder], system)] if path})
+    return found
+
+
+def not_available(packages: Sequence[Package], system: System) -> list[Package]:
+    """The packages whose files are neither in the cache of dnf nor in a repository."""
+    missing = [one for one in packages if not cached(one, system)]
+    if not missing or not shutil.which("dnf"):
+        return missing
+    argv = ["dnf", "-q", *_PATIENCE, "repoquery", "--qf", "%{name},%{arch},%{epoch}:%{version}-%{release}\n"]
+    told = system.run([*argv, *map(_nevra, missing)], _CONNECT + _EACH * len(missing)).out.split()
+    return [one for one in missing if ",".join(one.ident) not in told]
+
+
+def hooks() -> list[str]:
+    """The paths of our plugin of dnf; an empty list where dnf loads no plugin of ours: it is another dnf than dnf 4,
+    its plugins are switched off, or nobody can write there."""
+    if "dnf5" in os.path.realpath(shutil.which("dnf") or "dnf5"):
+        return []
+    with suppress(OSError), open(SETTINGS, encoding="utf-8", errors="replace") as stream:
+        if re.search(r"(?mi)^plugins\s*=\s*(0|no|false|off)\s*$", stream.read()):
+            return []
+    folders = (folder for pattern in ours.DNF_PLUGINS for folder in sorted(glob.glob(pattern)))
+    return [os.path.join(folder, ours.DNF_HOOK) for folder in folders if os.access(folder, os.W_OK)]
 
 
 def how_to_get() -> str:
@@ -194,16 +243,24 @@ def _taken(
     goes once the sink has it."""
     found = {}
     for ident in missing:
-        name, arch, version = ident
-        for folder in folders:
-            path = os.path.join(folder, f"{name}-{version.partition(':')[2]}.{arch}.rpm")
-            if os.path.isfile(path) and identity(path, system) == ident:
-                sha = add_file(path, sink)
-                if sha:
-                    found[ident] = sha
-                if unlink:
-                    os.unlink(path)
+        path = _file(ident, folders, system)
+        if path:
+            sha = add_file(path, sink)
+            if sha:
+                found[ident] = sha
+            if unlink:
+                os.unlink(path)
     return found
+
+
+def _file(ident: Ident, folders: Sequence[str], system: System) -> str:
+    """The package file in one of the folders, under the name that dnf gives it; empty where no folder has it."""
+    name, arch, version = ident
+    for folder in folders:
+        path = os.path.join(folder, f"{name}-{version.partition(':')[2]}.{arch}.rpm")
+        if os.path.isfile(path) and identity(path, system) == ident:
+            return path
+    return ""
 
 
 def _is_dnf5(system: System) -> bool:
@@ -233,12 +290,17 @@ def transact(changes: Sequence[tuple[str, Package]], at: Restore) -> dict[str, s
     wait_for_locks(RPM, at)
     left: dict[str, str] = {}
     work: dict[str, list[tuple[str, Any]]] = {}
+    replaced = kept.every(at.objects.root)
     with tempfile.TemporaryDirectory(dir=os.path.join(at.objects.root, "tmp")) as folder:
+        without = [one for action, one in changes if action == "install" and not _stored(one, replaced)]
+        fetched = fetch(without, folder, at.system, not at.boot)
         for action, one in changes:
             if action not in ("install", "remove"):
                 continue
             try:
-                what = ("install", _take_out(one, folder, at)) if action == "install" else ("erase", one.ident)
+                what: tuple[str, Any] = ("erase", one.ident)
+                if action == "install":
+                    what = ("install", fetched.get(one.ident) or _take_out(one, replaced, folder, at))
                 work.setdefault(one.key, []).append(what)
             except (EvenkeelError, OSError) as error:
                 left[one.key] = str(error)
@@ -255,10 +317,15 @@ def transact(changes: Sequence[tuple[str, Package]], at: Restore) -> dict[str, s
     return left
 
 
-def obstacles(changes: Sequence[tuple[str, Package]], _at: Restore) -> list[str]:
+def _stored(package: Package, replaced: Mapping[Ident, kept.Kept]) -> bool:
+    return bool(package.sha256) or package.ident in replaced
+
+
+def obstacles(changes: Sequence[tuple[str, Package]], at: Restore) -> list[str]:
     """Sentences on the changes that cannot be made now, as far as the record and the lock show."""
     waits = [f"packages: {words}" for words in [holder(RPM)] if words]
-    gone = [one for action, one in changes if action == "install" and not one.sha256]
+    replaced = kept.every(at.objects.root)
+    gone = [one for action, one in changes if action == "install" and not _stored(one, replaced)]
     return waits + [f"{one.key} {one.version}: its package file is not in the store" for one in gone]
 
 
@@ -275,8 +342,11 @@ def _run(
     """Change these packages, or only test the change; return why it failed, "" where it did not."""
     todo = [one for key in keys for one in work[key]]
     plan = os.path.join(folder, "work.json")
+    from .rebuild_rpm import is_made_here  # With compression, which few calls need.
+
+    plans = {kind: [what for one, what in todo if one == kind] for kind in ("install", "erase")}
     with open(plan, "w", encoding="utf-8") as stream:
-        json.dump({kind: [what for one, what in todo if one == kind] for kind in ("install", "erase")}, stream)
+        json.dump({**plans, **({"anew": True} if any(map(is_made_here, plans["install"])) else {})}, stream)
     done = at.system.run([*_command(at), plan, *(["test"] if test else [])], _CHANGE)
     return ("; ".join(done.out.split("\n")[:10]).rstrip("; ") or done.words) if done.rc else ""
 
@@ -295,22 +365,23 @@ def _command(at: Restore) -> list[str]:
     )
 
 
-def _take_out(package: Package, folder: str, at: Restore) -> str:
+def _take_out(package: Package, replaced: Mapping[Ident, kept.Kept], folder: str, at: Restore) -> str:
     """Copy the package file from the store to ``folder``; Damaged where it is another package than the line says."""
-    if not package.sha256:
+    if not _stored(package, replaced):
         raise Damaged(
-            f"the store has no package file of version {package.version}. Install this version by hand, if a "
-            "repository still has it, then run the rollback again"
+            f"the store has no package file of version {package.version}, and neither dnf's cache nor a repository "
+            "has it. Install this version by hand, then run the rollback again"
         )
+    pieces = at.objects.read(package.sha256) if package.sha256 else kept.read(replaced[package.ident])
     path = os.path.join(folder, f"{_nevra(package)}.rpm")
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        for chunk in at.objects.read(package.sha256):
+        for chunk in pieces:
             write_all(fd, chunk)
     finally:
         os.close(fd)
     if identity(path, at.system) != package.ident:
-        raise Damaged(f"object {package.sha256} is recorded as the package {_nevra(package)}, and is another")
+        raise Damaged(f"object {package.sha256 or 'kept'} is recorded as the package {_nevra(package)}, and is another")
     return path
 
 

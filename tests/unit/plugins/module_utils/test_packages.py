@@ -418,10 +418,10 @@ class TransactionSet:
 """
 
 
-def rpm_transaction(tmp_path: Path, library: str) -> subprocess.CompletedProcess[str]:
+def rpm_transaction(tmp_path: Path, library: str, **more: bool) -> subprocess.CompletedProcess[str]:
     """Install a package file with a library of rpm that is made of this text."""
     (tmp_path / "rpm.py").write_text(library)
-    (tmp_path / "work.json").write_text(json.dumps({"install": [str(tmp_path / "rpm.py")], "erase": []}))
+    (tmp_path / "work.json").write_text(json.dumps({"install": [str(tmp_path / "rpm.py")], "erase": [], **more}))
     argv = [sys.executable, "-c", rpm._TRANSACTION, str(tmp_path / "work.json")]
     return subprocess.run(argv, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False)
 
@@ -430,6 +430,13 @@ def test_a_package_comes_back_to_a_host_that_lacks_the_key_of_its_signature(tmp_
     assert rpm_transaction(tmp_path, LIBRARY).returncode == 0
     older = LIBRARY.replace("def setVfyLevel", "level = 1\n    def other")
     assert rpm_transaction(tmp_path, older).returncode == 0, "an older library does not know the level"
+
+
+def test_hashes_of_payloads_count_unless_this_host_has_made_one_of_the_files(tmp_path: Path) -> None:
+    strict = LIBRARY + "    def run(self, callback, data): print(self.flags, self.level)\n_RPMVSF_NODIGESTS = 4\n"
+    assert rpm_transaction(tmp_path, strict).stdout.split() == ["2", "1"]
+    made = strict.replace("self.level != RPMSIG_DIGEST_TYPE", "self.level")
+    assert rpm_transaction(tmp_path, made, anew=True).stdout.split() == ["6", "0"]
 
 
 def test_where_rpm_tells_no_problem_its_own_words_are_the_cause(tmp_path: Path) -> None:
