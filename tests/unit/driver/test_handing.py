@@ -94,6 +94,7 @@ def test_the_settings_are_those_of_a_process_of_its_own(tmp_path: Path, ready: P
     for name in theirs - {"DEFAULT_LOCAL_TMP"}:
         assert copy[name] == alone[name], name
     assert copy["DEFAULT_LOCAL_TMP"] != alone["DEFAULT_LOCAL_TMP"]
+    assert os.path.dirname(copy["DEFAULT_LOCAL_TMP"]) == os.path.dirname(alone["DEFAULT_LOCAL_TMP"])
 
 
 def test_a_copy_takes_over_what_it_can_and_nothing_else(tmp_path: Path, ready: Path) -> None:
