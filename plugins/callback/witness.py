@@ -44,8 +44,16 @@ from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
 from typing import Any
 
+from ansible.errors import AnsibleError
 from ansible.plugins.callback import CallbackBase
-from ansible.template import is_trusted_as_template, trust_as_template
+from ansible.release import __version__ as version
+
+try:
+    from ansible.template import is_trusted_as_template, trust_as_template
+except ImportError as error:
+    raise AnsibleError(
+        f"evenkeel needs ansible-core 2.19 or newer, and this is {version} in {sys.prefix}: put a newer one on PATH"
+    ) from error
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
 # The key of a mapping that is written as pairs.

@@ -242,7 +242,8 @@ def _become_another() -> None:
     os.setsid()
     constants, display = import_module("ansible.constants"), import_module("ansible.utils.display")
     atexit.unregister(import_module("ansible.utils.path").cleanup_tmp_file)  # The directory of the first process.
-    vars(constants)["DEFAULT_LOCAL_TMP"] = constants.config.get_config_value("DEFAULT_LOCAL_TMP")
+    local_tmp = constants.config.get_config_value("DEFAULT_LOCAL_TMP", variables=vars(constants))
+    vars(constants)["DEFAULT_LOCAL_TMP"] = local_tmp
     vars(import_module("ansible.utils.vars"))["random_int"] = os.urandom(4).hex()  # It begins the names of all tasks.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # as for a terminal

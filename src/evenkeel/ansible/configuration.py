@@ -103,10 +103,16 @@ def ask_ansible(cwd: str) -> Ansible:
 
 
 def _ignored(cwd: str, used: object) -> list[str]:
-    """A sentence where Ansible takes no settings from the directory, although there are some. used: their file."""
-    path = os.path.join(cwd, "ansible.cfg")
-    if os.environ.get("ANSIBLE_CONFIG") or not os.path.exists(path) or os.path.realpath(path) == _real(used):
+    """A sentence where Ansible takes no settings from the file that ANSIBLE_CONFIG names or that of the directory.
+    used: the file of its settings."""
+    named = os.path.expandvars(os.path.expanduser(os.environ.get("ANSIBLE_CONFIG", "")))
+    path = os.path.join(cwd, named or "ansible.cfg")
+    if named and os.path.isdir(path):
+        path = os.path.join(path, "ansible.cfg")
+    if os.path.realpath(path) == _real(used) or not (named or os.path.exists(path)):
         return []
+    if named:
+        return [f"Ansible ignores ANSIBLE_CONFIG, as {path} cannot be read: correct the name, or unset it"]
     return [f"Ansible ignores {path}: take the right to write to {cwd} from others, or name the file in ANSIBLE_CONFIG"]
 
 

@@ -21,6 +21,8 @@ import sys
 from contextlib import suppress
 
 _PR_SET_PDEATHSIG = 1
+# The seconds that the process has to take the run over. It may stand still, and hosts wait.
+_PATIENCE = 10.0
 
 
 def main() -> None:
@@ -39,11 +41,13 @@ def _taken_by(ready: socket.socket, path: str, argv: list[str]) -> int | None:
     """A handle of the process that has taken the run over. Nothing of the run has begun where there is none."""
     request = json.dumps({"argv": argv, "env": dict(os.environ), "cwd": os.getcwd()}).encode() + b"\n"
     with suppress(OSError):
+        ready.settimeout(_PATIENCE)
         ready.connect(path)
         sent = socket.send_fds(ready, [request], [0, 1, 2])
         ready.sendall(request[sent:])
         _taken, handles, _flags, _address = socket.recv_fds(ready, 1, 1)
         if handles:
+            ready.settimeout(None)
             ready.sendall(b"+")  # It begins.
             return handles[0]
     return None

@@ -40,6 +40,9 @@ _UNSEEN = {
 }
 # Modules that change nothing on a host.
 _READS = ("ft_guard", "ft_info", "ft_suggest")
+# The playbooks by which the driver asks hosts that it has found before, armed ones among them. A host that has left the
+# inventory gives no answer, and keeps none of the others from giving theirs.
+_UNDER_WAY = ("settle", "status", "health", "facts")
 # The seconds that a task may take on a host by default: a large checkpoint takes hours, unlike a question.
 _HOURS = 6 * 3600.0
 _MINUTES = 300.0
@@ -132,7 +135,9 @@ class Session:
         argv += ["-e", f"@{self._write('vars.json', json.dumps(run.variables))}"]
         argv += ["--timeout", str(run.timeout)] if run.timeout else []
         argv += ["--forks", str(self._forks(len(run.hosts)))] if run.wide else []
-        argv += [*self._limit(run.hosts), str(self._own(run.name, self._answer_within(run), alone=run.unseen))]
+        named = run.name in _UNDER_WAY and run.variables.get("evenkeel_hosts") == [*run.hosts]
+        own = self._own(run.name, self._answer_within(run), alone=run.unseen, named=named)
+        argv += [*self._limit(run.hosts), str(own)]
         progress = _Progress()
 
         def watch(event: Event) -> None:
@@ -312,13 +317,16 @@ class Session:
             stream.write(text.encode("utf-8", "surrogateescape"))
         return path
 
-    def _own(self, name: str, timeout: int = 0, *, alone: bool = False) -> Path:
+    def _own(self, name: str, timeout: int = 0, *, alone: bool = False, named: bool = False) -> Path:
         """Our playbook ``name``, where it sees the group_vars, host_vars and plugins beside the user's playbook; with
-        ``alone`` no callbacks. timeout: the seconds that a task of it may take on a host; 0 for no limit. The
-        arguments of ``settle`` were checked when the change began, and its module checks them itself."""
+        ``alone`` no callbacks. timeout: the seconds that a task of it may take on a host; 0 for no limit. named: it
+        runs on the hosts that the inventory still has of those that the driver names. The arguments of ``settle`` were
+        checked when the change began, and its module checks them itself."""
         path = self._beside("callback_plugins" if alone else "") / f".evenkeel-{name}.yml"
         ours = collections_path() / "ansible_collections" / FQCN.replace(".", "/") / "playbooks" / f"{name}.yml"
         text = re.sub(r"^  hosts: ", f"  timeout: {timeout}\n\\g<0>", ours.read_text(), flags=re.MULTILINE)
+        if named:
+            text = re.sub(r"^  hosts: .*$", '  hosts: "{{ evenkeel_hosts }}"', text, flags=re.MULTILINE)
         # Unchecked: the arguments of settle were checked when the change began (0.07 s of CPU for each host).
         if name == "settle":
             text = text.replace("rolespec_validate: true", "rolespec_validate: false")

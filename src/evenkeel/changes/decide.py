@@ -34,6 +34,8 @@ QUIET = 31.0
 _TURNED_AWAY = r"[Cc]onnection (refused|reset|closed|timed out)|kex_exchange_identification|banner exchange"
 # The words of a host on which another operation holds the store for longer than it waits.
 _BUSY = r"the store .* is in use by process"
+# The beginning of the words for a host that nobody tried to reach.
+_UNNAMED = "the inventory did not name it"
 # The words for a host that nobody came into: what was asked of it has not begun there.
 _NEVER_IN = (
     r"ssh: (connect to host|Could not resolve)|kex_exchange_identification|banner exchange|Permission denied \("
@@ -304,8 +306,9 @@ def lives(result: Mapping[str, Any] | None, generation: int, before: float) -> b
 
 def may_retry(armed: Armed, why: str, now: float) -> bool:
     """Whether a host without an answer is asked the same once more, after a while: its login was turned away, as hosts
-    do that limit logins, or its store was in use; and more than half of its time to confirm is left then."""
-    waits = is_busy(why) or re.search(_TURNED_AWAY, why) is not None
+    do that limit logins, or its store was in use, or nobody tried to log in; and more than half of its time to confirm
+    is left then."""
+    waits = is_busy(why) or why.startswith(_UNNAMED) or re.search(_TURNED_AWAY, why) is not None
     return armed.earliest - now - QUIET > armed.within / 2 and waits
 
 
@@ -316,7 +319,8 @@ def is_busy(why: str) -> bool:
 
 def missed(why: str) -> str:
     """Why a host that did not answer at the end of its change goes back, from why it was silent."""
-    return f"it could not be settled: {why}" if is_busy(why) else f"no login after the change: {why}"
+    untried = is_busy(why) or why.startswith(_UNNAMED)
+    return f"it could not be settled: {why}" if untried else f"no login after the change: {why}"
 
 
 def why_unsettled(record: Record, host: str) -> str:
@@ -324,7 +328,14 @@ def why_unsettled(record: Record, host: str) -> str:
     result = record.of(host, "ft_settle")
     if result is not None:
         return message(result.result)
-    return record.unreachable.get(host) or record.failures.get(host) or record.messages()
+    return record.unreachable.get(host) or record.failures.get(host) or _unnamed(record, host) or record.messages()
+
+
+def _unnamed(record: Record, host: str) -> str:
+    """The words of Ansible on an inventory that did not name the host, as a dynamic one that could not ask its source;
+    empty where it did."""
+    passed_over = rf"Could not match supplied host pattern, ignoring: {re.escape(host)}(\s|$)"
+    return f"{_UNNAMED}: {record.messages()}" if re.search(passed_over, " ".join(record.loose)) else ""
 
 
 def unanswered(record: Record, hosts: Sequence[str], task: str) -> list[str]:

@@ -259,6 +259,32 @@ def test_a_host_whose_store_is_in_use_is_asked_again_while_its_time_allows_it(cl
     assert decide.missed(said) == f"it could not be settled: {said}"
 
 
+def test_a_host_that_the_inventory_leaves_out_for_a_moment_is_asked_the_same_once_more(clock: Hands) -> None:
+    passed_over = {"event": "verbose", "stdout": "[WARNING]: Could not match supplied host pattern, ignoring: web2"}
+    one, script = wave(
+        ("begin", BEGIN, 0),
+        ("users", WELL, 0),
+        ("settle", [passed_over, settled("web1", "confirmed")], 0),
+        ("settle", [settled("web2", "confirmed")], 0),
+        clock=clock,
+    )
+    one.run()
+    assert [asked[1]["evenkeel_verdicts"]["web2"] for asked in script.asked[2:]] == ["probe"] * 2
+    assert states(one) == [State.CONFIRMED] * 2 and one.hosts["web2"].why == ""
+
+    one, script = wave(
+        ("begin", BEGIN, 0),
+        ("users", WELL, 0),
+        ("settle", [passed_over, settled("web1", "confirmed")], 0),
+        ("settle", [passed_over], 0),
+        ("settle", [settled("web2", "rolled_back")], 0),
+        clock=clock,
+    )
+    one.run()
+    assert [asked[1]["evenkeel_verdicts"]["web2"] for asked in script.asked[2:]] == ["probe", "probe", "roll_back"]
+    assert one.hosts["web2"].why.startswith("it could not be settled: the inventory did not name it: ")
+
+
 def test_a_host_is_asked_once_more_only_where_its_time_allows_it() -> None:
     dead_man = decide.Armed(3, "f00", 100.0, 1000.0, 1001.0)
     for why in (REFUSED, "kex_exchange_identification: read: Connection reset by peer", "Connection timed out"):

@@ -94,6 +94,7 @@ def test_the_settings_are_those_of_a_process_of_its_own(tmp_path: Path, ready: P
     for name in theirs - {"DEFAULT_LOCAL_TMP"}:
         assert copy[name] == alone[name], name
     assert copy["DEFAULT_LOCAL_TMP"] != alone["DEFAULT_LOCAL_TMP"]
+    assert os.path.dirname(copy["DEFAULT_LOCAL_TMP"]) == os.path.dirname(alone["DEFAULT_LOCAL_TMP"])
 
 
 def test_a_copy_takes_over_what_it_can_and_nothing_else(tmp_path: Path, ready: Path) -> None:
@@ -148,6 +149,23 @@ def test_somebody_who_goes_or_says_nonsense_ends_neither_the_process_nor_its_cop
     while process.children() and time.monotonic() < end:
         time.sleep(0.1)
     assert process.children() == [], "a copy must not serve beside the process"
+
+
+def test_a_run_does_not_wait_for_a_process_that_stands_still(tmp_path: Path, ready: Path) -> None:
+    (process,) = processes()
+    execute(job(tmp_path, PARENT, ready))
+    process.suspend()
+    try:
+        began = time.monotonic()
+        assert execute(job(tmp_path, PARENT, ready), lambda: "late" if time.monotonic() > began + 60 else "") == Ended(
+            0
+        )
+        assert carried_out_by(tmp_path) != process.pid
+        (tmp_path / "found").unlink()
+    finally:
+        process.resume()
+    time.sleep(1)
+    assert not (tmp_path / "found").exists(), "the run must not begin a second time"
 
 
 def test_it_takes_no_run_over_when_ansible_was_replaced(tmp_path: Path) -> None:

@@ -211,6 +211,24 @@ def test_arguments_are_checked_when_a_change_begins_and_not_again_by_a_process_f
     assert "name: evenkeel.fault_tolerance.settle\n        rolespec_validate: false\n" in text["settle"]
 
 
+def test_a_host_that_the_inventory_has_dropped_keeps_no_other_host_from_its_answer(root: Path, tmp_path: Path) -> None:
+    python = "ansible_python_interpreter={{ ansible_playbook_python }}"
+    text = f"web1\n[all:vars]\nansible_connection=local\nevenkeel_store={tmp_path}/store\n{python}\n"
+    (tmp_path / "inv").write_text(text)
+    hosts, events = ["web1", "gone"], list[Event]()
+    with open_session(ask_ansible("/"), Options(inventory=(str(tmp_path / "inv"),)), Secrets(), None) as one:
+        one.run_own(OwnRun("status", {"evenkeel_hosts": hosts}, hosts), events.append, lambda: "")
+        answered = [mapping(event["event_data"])["host"] for event in events if event["event"] == "runner_on_ok"]
+        assert answered == ["web1"]
+        for run in (
+            OwnRun("begin", {"evenkeel_hosts": hosts}, hosts),
+            OwnRun("status", {"evenkeel_hosts": "gone"}, hosts),
+        ):
+            events.clear()
+            assert one.run_own(run, events.append, lambda: "").rc
+            assert "runner_on_ok" not in [event["event"] for event in events], "a wrong name of a person's is an error"
+
+
 def test_tasks_for_the_playbook_around_a_role_are_left_out_of_a_run_of_the_driver() -> None:
     skipped = Ansible("/", {}, "").own()["ANSIBLE_SKIP_TAGS"]
     role = collections_path() / "ansible_collections/evenkeel/fault_tolerance/roles/begin/tasks/main.yml"

@@ -137,6 +137,11 @@ def test_settings_that_ansible_ignores_are_named(tmp_path: Path, monkeypatch: py
     tmp_path.chmod(0o1777)
     ignored = ask_ansible(str(tmp_path)).ignored
     assert len(ignored) == 1 and f"Ansible ignores {tmp_path}/ansible.cfg" in ignored[0]
+    (tmp_path / "other").mkdir()
+    for name, said in (("gone.cfg", 1), ("other", 1), ("ansible.cfg", 0), (".", 0)):
+        monkeypatch.setenv("ANSIBLE_CONFIG", name)
+        ignored = ask_ansible(str(tmp_path)).ignored
+        assert len(ignored) == said and all(f"ANSIBLE_CONFIG, as {tmp_path}/{name}" in one for one in ignored), name
 
 
 def test_a_playbook_that_is_a_link_has_the_directory_of_the_link(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import sys
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible import template
+from ansible.errors import AnsibleError
 from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
 from ansible.playbook import Playbook
@@ -27,6 +30,12 @@ def nested(depth: int) -> Any:
     for _ in range(depth):
         found = [found]
     return found
+
+
+def test_an_ansible_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(template, "is_trusted_as_template")
+    with pytest.raises(AnsibleError, match=r"needs ansible-core 2\.19 or newer, and this is \d"):
+        runpy.run_path(witness.__file__)
 
 
 def test_a_variable_that_is_nested_too_deep_is_left_out_and_the_others_are_written() -> None:
