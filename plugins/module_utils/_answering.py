@@ -46,6 +46,14 @@ def answer(
         result = dict(error.result)
         failure = {"failed": True, "msg": error.message, "error": error.code}
     except OSError as error:
+        failure = {"failed": True, "msg": f"{error}; nothing more was done", "error": OS_ERROR}
+    except Exception as error:
+        if not hidden:
+            raise
+        unexpected = traceback_without(error, hidden)
+    if unexpected:
+        raise RuntimeError(unexpected)  # Outside of the handler: the first error would be its context, and shown.
+    found: dict[str, Any] = {key: without(value, hidden) for key, value in {**result, **failure}.items()}
     warnings = [sentence(str(said)) for said in found.pop("warnings", None) or []]
     # As with Ansible's own modules, a result without warnings has no such key.
     return {**report(found), **({"warnings": warnings} if warnings else {})}
