@@ -582,7 +582,7 @@ def test_a_full_disk_of_a_peer_is_told_with_its_place(small: Small, monkeypatch:
     def full(*_any: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Writer, "_put", full)
+    monkeypatch.setattr(Writer, "add", full)
     said = "; ".join(small.heal()["left"])
     assert re.search(rf"did not get .*No space left on device: '{small.home}/h\d'", said), said
 
