@@ -133,7 +133,7 @@ def describe(names: Sequence[str], system: System) -> list[Unit]:
 
 
 def view(names: Sequence[str], system: System) -> list[tuple[ServiceState, Unit]]:
-    """What ``observe`` and ``describe`` tell of the units at the same moment, with one call of systemctl."""
+    """The results of ``observe`` and ``describe`` for the same moment, with one call of systemctl."""
     if not names:
         return []
     properties = ",".join(dict.fromkeys(f"{_PROPERTIES},{facts.PROPERTIES}".split(",")))
