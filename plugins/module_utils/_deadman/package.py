@@ -23,7 +23,7 @@ from .invocation import agent_hash, python
 
 _PACKAGE = "evenkeel_agent"
 # The first code of the library that Python runs.
-_INIT = "from ._host.archive import read_once\n\nread_once()\n"
+_INIT = "from ._host.archive import {0}\n\n{0}()\n".format(archive.read_once.__name__)
 # The directory of this library; a library in an archive has no such directory.
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # The free bytes on the store's file system that are needed to leave a library there.
