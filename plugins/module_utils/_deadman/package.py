@@ -23,7 +23,7 @@ from .invocation import agent_hash, python
 
 _PACKAGE = "evenkeel_agent"
 # The first code of the library that Python runs.
-_INIT = "from ._host.archive import {0}\n\n{0}()\n".format(archive.read_once.__name__)
+_INIT = f"from ._host.archive import {archive.read_once.__name__}\n\n{archive.read_once.__name__}()\n"
 # The directory of this library; a library in an archive has no such directory.
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # The free bytes on the store's file system that are needed to leave a library there.
