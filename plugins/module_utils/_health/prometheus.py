@@ -94,8 +94,8 @@ class Server:
             if answer.status != 200:
                 raise NoAnswer(_refusal(answer.status, answer.reason, body))
             return _series(body)
-        except NoAnswer as error:  # A server may quote what it was sent.
-            raise NoAnswer(text_without(str(error), self._secrets)) from None
+        except NoAnswer as error:  # A server may quote what it was sent. A part of a secret is found no more.
+            raise NoAnswer(_cut(text_without(str(error), self._secrets))) from None
 
     def _connection(self, timeout: float) -> HTTPConnection:
         from http.client import HTTPConnection, HTTPSConnection
@@ -142,7 +142,7 @@ def _refusal(status: int, reason: str, body: bytes) -> str:
         said = json.loads(body)["error"]
     except (ValueError, TypeError, KeyError, RecursionError):
         said = reason
-    return f"status {status}: {_cut(said)}"
+    return f"status {status}: {said}"
 
 
 def _series(body: bytes) -> list[Series]:
@@ -150,14 +150,14 @@ def _series(body: bytes) -> list[Series]:
     try:
         answer = json.loads(body)
         if answer["status"] != "success":
-            raise NoAnswer(f"the query failed: {_cut(answer.get('error'))}")
+            raise NoAnswer(f"the query failed: {answer.get('error')}")
         if answer.get("warnings"):
-            raise NoAnswer(f"the answer may lack something: {_cut(answer['warnings'][0])}")
+            raise NoAnswer(f"the answer may lack something: {answer['warnings'][0]}")
         kind, result = answer["data"]["resultType"], answer["data"]["result"]
         if kind == "scalar":
             return [Series({}, float(result[1]))]
         if kind != "vector":
-            raise NoAnswer(f"the query gives a {_cut(kind)}, where one value for each series is needed")
+            raise NoAnswer(f"the query gives a {kind}, where one value for each series is needed")
         if len(result) > _MOST_SERIES:
             raise NoAnswer(f"the query gives more than {_MOST_SERIES} series")
         return [Series({str(k): str(v) for k, v in one["metric"].items()}, _value(one)) for one in result]

@@ -187,12 +187,13 @@ class Session:
         extra = f"-e=@{self._write('vars.json', json.dumps(variables))}"
         return chosen_hosts(str(self._own(name)), limit, self.options, self.ansible, self.secrets, extra)
 
-    def load_for_users(self, limit: Sequence[str]) -> None:
-        """Start Ansible for the user's playbook on ``limit``, unless it was started. It loads while these hosts are
+    def load_for_users(self, limit: Sequence[str], hosts: Sequence[str]) -> None:
+        """Start Ansible for the user's playbook on ``limit``, unless it was started. It loads while the ``hosts`` are
         armed, and waits for the playbook. An error is left to the run of that playbook."""
         if self._ahead or len(json.dumps(limit)) > _FITS or sys.platform != "linux":
             return
         with suppress(OSError):
+            self._forget_facts(hosts)  # An inventory can make groups of them.
             path = self._beside() / f".evenkeel-around-{next(self._numbers)}.yml"
             playbook = Awaited(path)
             self._ahead = _Ahead(tuple(limit), playbook, self.runner.begin(self._users_job(limit, path)))
@@ -205,9 +206,7 @@ class Session:
         around = self._write("around.yml", text)
         (self.scratch / "witness").mkdir(mode=0o700, exist_ok=True)
         (self.scratch / "witness" / "seen.json").unlink(missing_ok=True)
-        for facts in (self.scratch / "facts").glob("*"):
-            if facts.name in run.hosts or _host_of(facts) in run.hosts:  # a host that changes gathers its facts itself
-                facts.unlink()
+        self._forget_facts(run.hosts)
         ahead, self._ahead = self._ahead, None
         if ahead and (ahead.limit != tuple(run.limit) or not ahead.child.waits):
             ahead.end()
@@ -227,6 +226,12 @@ class Session:
             return ahead.child.follow(self._preparing(on_event), offering, run.until)
         finally:
             ahead.playbook.close()
+
+    def _forget_facts(self, hosts: Sequence[str]) -> None:
+        """Remove the facts of ``hosts``: a host that changes gathers its facts itself."""
+        for facts in (self.scratch / "facts").glob("*"):
+            if facts.name in hosts or _host_of(facts) in hosts:
+                facts.unlink()
 
     def _users_job(self, limit: Sequence[str], playbook: Path) -> Job:
         """The run of a playbook of the user's on ``limit``."""

@@ -77,7 +77,7 @@ class Wave:
             feed(record, event)
             if event.get("event") == "playbook_on_task_start":
                 context.task(record.task, Phase.BEGIN)
-                context.session.load_for_users(self._limit())
+                context.session.load_for_users(self._limit(), names)
                 came.add(mapping(event.get("event_data")).get("resolved_action"))
             host, _ = about(event)
             result = record.of(host, "ft_checkpoint")

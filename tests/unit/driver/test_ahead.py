@@ -76,6 +76,10 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session
         yield found
 
 
+def load(session: Session, hosts: list[str]) -> None:
+    session.load_for_users(hosts, hosts)
+
+
 def play(session: Session, *hosts: str) -> list[str]:
     """The hosts on which the task of the user's playbook ran."""
     events: list[Event] = []
@@ -88,8 +92,8 @@ def play(session: Session, *hosts: str) -> list[str]:
 
 
 def test_ansible_loads_ahead_and_runs_on_the_same_hosts(session: Session) -> None:
-    session.load_for_users(["web1", "web2"])
-    session.load_for_users(["web1", "web2"])
+    load(session, ["web1", "web2"])
+    load(session, ["web1", "web2"])
     ahead = session._ahead
     assert ahead is not None
     assert play(session, "web1", "web2") == ["web1", "web2"]
@@ -97,8 +101,18 @@ def test_ansible_loads_ahead_and_runs_on_the_same_hosts(session: Session) -> Non
     assert play(session, "web1") == ["web1"], "one that was not begun ahead"
 
 
+def test_a_run_that_loads_ahead_reads_no_old_facts_of_a_host_that_changes(session: Session) -> None:
+    """An inventory makes groups of facts as it is read (constructed)."""
+    facts = session.scratch / "facts"
+    facts.mkdir(mode=0o700)
+    for name in ("s1_web1", "web1", "s1_localhost", "s1_web2"):
+        (facts / name).touch()
+    session.load_for_users(["web1", "localhost"], ["web1"])
+    assert {one.name for one in facts.iterdir()} == {"s1_localhost", "s1_web2"}
+
+
 def test_a_run_on_other_hosts_begins_anew(session: Session) -> None:
-    session.load_for_users(["web1", "web2"])
+    load(session, ["web1", "web2"])
     ahead = session._ahead
     assert ahead is not None
     assert play(session, "web2") == ["web2"]
@@ -106,7 +120,7 @@ def test_a_run_on_other_hosts_begins_anew(session: Session) -> None:
 
 
 def test_a_run_whose_processes_were_killed_meanwhile_begins_anew(session: Session) -> None:
-    session.load_for_users(["web1"])
+    load(session, ["web1"])
     ahead = session._ahead
     assert ahead is not None
     ahead.child.process.kill()
@@ -115,7 +129,7 @@ def test_a_run_whose_processes_were_killed_meanwhile_begins_anew(session: Sessio
 
 
 def test_a_run_that_does_not_come_leaves_nothing_behind(session: Session) -> None:
-    session.load_for_users(["web1"])
+    load(session, ["web1"])
     ahead = session._ahead
     assert ahead is not None
     deadline = time.monotonic() + 20
@@ -126,5 +140,5 @@ def test_a_run_that_does_not_come_leaves_nothing_behind(session: Session) -> Non
 
 
 def test_more_hosts_than_a_pipe_takes_are_not_begun_ahead(session: Session) -> None:
-    session.load_for_users([f"web{number}" for number in range(10_000)])
+    load(session, [f"web{number}" for number in range(10_000)])
     assert session._ahead is None

@@ -98,7 +98,7 @@ class Script:
         self.fresh.append(run.fresh)
         return self._play(run.name, dict(run.variables), on_event)
 
-    def load_for_users(self, limit: Sequence[str]) -> None:
+    def load_for_users(self, limit: Sequence[str], hosts: Sequence[str]) -> None:
         self.loading.append(list(limit))
 
     def run_users(self, run: UsersRun, on_event: OnEvent, stop: Stop) -> Ended:

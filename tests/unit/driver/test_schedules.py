@@ -122,7 +122,7 @@ class World:
         self.sleep(2.0)
         return Ended(0)
 
-    def load_for_users(self, _limit: object) -> None:
+    def load_for_users(self, _limit: object, _hosts: object) -> None:
         """Nothing of it can be seen on a host."""
 
     def run_users(self, run: UsersRun, on_event: OnEvent, stop: Stop) -> Ended:
