@@ -201,11 +201,11 @@ def not_available(packages: Sequence[Package], system: System) -> list[Package]:
 
 def hooks() -> list[str]:
     """The paths of our plugin of dnf; an empty list where dnf loads no plugin of ours: it is another dnf than dnf 4,
-    its plugins are switched off, or nobody can write there."""
+    its plugins are switched off or lie elsewhere, or nobody can write there."""
     if "dnf5" in os.path.realpath(shutil.which("dnf") or "dnf5"):
         return []
     with suppress(OSError), open(SETTINGS, encoding="utf-8", errors="replace") as stream:
-        if re.search(r"(?mi)^plugins\s*=\s*(0|no|false|off)\s*$", stream.read()):
+        if re.search(r"(?mi)^(plugins\s*=\s*(0|no|false|off)\s*$|pluginpath\s*=)", stream.read()):
             return []
     folders = (folder for pattern in ours.DNF_PLUGINS for folder in sorted(glob.glob(pattern)))
     return [os.path.join(folder, ours.DNF_HOOK) for folder in folders if os.access(folder, os.W_OK)]

@@ -55,6 +55,7 @@ gone = types.SimpleNamespace(name="web", arch="x86_64", epoch=0, version="1.0", 
 ours = zz_evenkeel.Evenkeel()
 if sys.argv[2] != "broken":
     ours.base = types.SimpleNamespace(transaction=types.SimpleNamespace(remove_set=[gone] * int(sys.argv[2])))
+    ours.base.conf = types.SimpleNamespace(installroot=sys.argv[3])
 ours.pre_transaction()
 print("dnf goes on")
 """
@@ -84,8 +85,8 @@ def agent(home: Path, text: str) -> list[str]:
     return ["/bin/sh", str(home / "agent.pyz"), "keep"]
 
 
-def transaction(folder: Path, packages: str = "1") -> str:
-    argv = [sys.executable, "-c", TRANSACTION, str(folder), packages]
+def transaction(folder: Path, packages: str = "1", root: str = "/") -> str:
+    argv = [sys.executable, "-c", TRANSACTION, str(folder), packages, root]
     environment = {"PATH": os.environ["PATH"]}
     done = subprocess.run(argv, check=True, env=environment, text=True, capture_output=True, timeout=20)
     return done.stdout + done.stderr
@@ -101,6 +102,7 @@ def test_dnf_tells_the_agent_what_goes_while_a_change_is_armed(tmp_path: Path, f
     assert first.split()[:2] == ["keep", "dnf"] and replacing.of_dnf(rows) == {WEB.ident}
     (tmp_path / "said").unlink()
     assert transaction(folder, "0") == "dnf goes on\n" and not (tmp_path / "said").exists(), "nothing goes"
+    assert transaction(folder, root="/mnt") == "dnf goes on\n" and not (tmp_path / "said").exists(), "another root"
     (tmp_path / "armed").unlink()
     assert transaction(folder) == "dnf goes on\n" and not (tmp_path / "said").exists(), "nothing is armed"
 
@@ -141,6 +143,8 @@ def test_where_dnf_tells_nothing_all_files_are_kept_at_the_checkpoint(
     assert packages._keeps_all({"keep": "all"}, lines)
     (tmp_path / "dnf.conf").write_text("[main]\ngpgcheck=1\nplugins = False\n")
     assert rpm.hooks() == [] and packages._keeps_all({}, lines)
+    (tmp_path / "dnf.conf").write_text("[main]\npluginpath=/opt/plugins\n")
+    assert rpm.hooks() == [], "dnf looks for plugins elsewhere"
     (tmp_path / "dnf.conf").write_text("[main]\nplugins=1\n")
     assert rpm.hooks() != []
     with monkeypatch.context() as patched:
