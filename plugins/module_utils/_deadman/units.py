@@ -110,7 +110,7 @@ StandardError=journal
 SyslogLevel=notice
 """
 # The properties that tell whether a unit runs as its files are, and when a timer elapses.
-_LOADED = "LoadState,ActiveState,FragmentPath,DropInPaths,NeedDaemonReload,NextElapseUSecMonotonic"
+_LOADED = "LoadState,ActiveState,FragmentPath,DropInPaths,NeedDaemonReload,NextElapseUSecMonotonic,ExecStart"
 # Seconds by which the time of a timer may differ from the deadline, since systemd counts microseconds.
 _EXACT = 0.01
 # The units of time in which systemctl prints a span -> seconds.
@@ -212,7 +212,7 @@ def ensure(store: Store, number: int, due: float, agent: str, patience: float = 
     if any([_clear(store), _link(store), other]):
         _write(other)
         store.system.run(["systemctl", "start", *timers], patience)
-        if _run_as_written(store, due, patience):
+        if _run_as_written(store, number, due, patience):
             return True
     else:
         shown = store.system.run(["systemctl", "show", "--property=LoadState,ActiveState", *timers], patience)
@@ -223,8 +223,12 @@ def ensure(store: Store, number: int, due: float, agent: str, patience: float = 
     return True
 
 
-def _run_as_written(store: Store, due: float, patience: float) -> bool:
-    """Whether both timers run and systemd has loaded them, and their service, from our files as they are now."""
+def _run_as_written(store: Store, number: int, due: float, patience: float) -> bool:
+    """Whether both timers run and systemd has loaded them, and their service, from our files as they are now.
+
+    systemd tells a file from the one that it has loaded by a later time alone. Where somebody has set the clock back,
+    it takes the service of the change before for this one.
+    """
     timers = [f"{unit(store, kind)}.timer" for kind in ("deadman", "watch")]
     names = [*timers, f"{unit(store)}.service"]
     shown = store.system.run(["systemctl", "show", f"--property={_LOADED}", *names], patience)
@@ -237,8 +241,13 @@ def _run_as_written(store: Store, due: float, patience: float) -> bool:
         wanted = {"LoadState": "loaded", "FragmentPath": path, "NeedDaemonReload": "no"}
         if name in timers:
             wanted["ActiveState"] = "active"
-        if not wanted.items() <= values.items() or _drop_in(path) not in values.get("DropInPaths", "").split():
+        last = _drop_in(path)
+        # systemctl quotes a path with an escape, as that of a store with a dash in its path.
+        forms = {last, '"' + last.replace("\\", "\\\\") + '"'}
+        if not wanted.items() <= values.items() or forms.isdisjoint(values.get("DropInPaths", "").split()):
             return False
+    if f" {_task(number)}; " not in found[-1].get("ExecStart", ""):
+        return False
     return abs(_seconds(found[0].get("NextElapseUSecMonotonic", "")) - due) < _EXACT
 
 
@@ -305,12 +314,17 @@ def systemctl(store: Store, *words: str, patience: float = 30.0) -> None:
         raise Refused(f"the dead-man cannot be armed: systemctl {' '.join(words)}: {done.words}; nothing was changed")
 
 
+def _task(number: int) -> str:
+    """The words by which the agent knows the change at whose deadline it starts."""
+    return f"deadline --generation {number}"
+
+
 def _run_files(store: Store, number: int, due: float, agent: str) -> dict[str, str]:
     deadman, watch = unit(store), unit(store, "watch")
     service = (
         "Type=simple\nKillMode=process\nRestart=on-failure\nRestartSec=2\nRestartPreventExitStatus=3\n"
         "RestartForceExitStatus=SIGHUP SIGINT SIGTERM SIGPIPE SIGKILL\nLogLevelMax=notice\n"
-        f"{_ALOOF}ExecStart=\nExecStart={_exec_start(store, agent, f'deadline --generation {number}')}\n"
+        f"{_ALOOF}ExecStart=\nExecStart={_exec_start(store, agent, _task(number))}\n"
     )
     # AccuracySec: by default systemd lets timers coalesce within a minute. OnStartupSec: the only time that does not
     # begin anew at a reload, and that counts from the same moment in a container.

@@ -49,7 +49,8 @@ _DPKG = """\
 pre-invoke="sh {script} dpkg || true"
 """
 # A plugin of dnf: a row of the standard input for each installed package that goes. The input is a file, because dnf
-# dies of a pipe that nobody reads. The plugin ends the script where the script does not end itself.
+# dies of a pipe that nobody reads. The plugin ends the script where the script does not end itself. Packages below
+# another root (dnf --installroot) are none of this host.
 _DNF = '''\
 """
 {mark}
@@ -69,6 +70,8 @@ class Evenkeel(dnf.Plugin):
 
     def pre_transaction(self):
         try:
+            if self.base.conf.installroot != "/":
+                return
             gone = self.base.transaction.remove_set
             row = "%s\\t%s\\t%s:%s-%s\\n"
             told = "".join(row % (one.name, one.arch, one.epoch or 0, one.version, one.release) for one in gone)

@@ -38,6 +38,7 @@ _OPTIONS = r"skip-unavailable|\bstrict\b"
 _ALONE = ("--disablerepo=*",)
 _PATIENCE = ("--setopt=timeout=5", "--setopt=retries=1", "--setopt=skip_if_unavailable=1")
 SETTINGS = "/etc/dnf/dnf.conf"
+REPOSITORIES = ("/etc/yum.repos.d/*.repo", "/etc/yum/repos.d/*.repo", "/etc/distro.repos.d/*.repo")
 _LOOK, _CHANGE = 60.0, 3600.0
 _CONNECT, _EACH = 30.0, 2.0
 # rpm lists signing keys as packages without an architecture.
@@ -52,7 +53,8 @@ import json, rpm, sys
 with open(sys.argv[1]) as stream:
     work = json.load(stream)
 ts = rpm.TransactionSet()
-# The change may have taken the keys by which rpm trusts a package. The store has proved the files by their hashes.
+# The change may have taken the keys by which rpm trusts a package. The hashes of the store prove its files, and the
+# files that dnf had were proved as they came.
 ts.setVSFlags(rpm._RPMVSF_NOSIGNATURES)
 if hasattr(ts, "setVfyLevel"):
     ts.setVfyLevel(rpm.RPMSIG_DIGEST_TYPE)
@@ -199,11 +201,11 @@ def not_available(packages: Sequence[Package], system: System) -> list[Package]:
 
 def hooks() -> list[str]:
     """The paths of our plugin of dnf; an empty list where dnf loads no plugin of ours: it is another dnf than dnf 4,
-    its plugins are switched off, or nobody can write there."""
+    its plugins are switched off or lie elsewhere, or nobody can write there."""
     if "dnf5" in os.path.realpath(shutil.which("dnf") or "dnf5"):
         return []
     with suppress(OSError), open(SETTINGS, encoding="utf-8", errors="replace") as stream:
-        if re.search(r"(?mi)^plugins\s*=\s*(0|no|false|off)\s*$", stream.read()):
+        if re.search(r"(?mi)^(plugins\s*=\s*(0|no|false|off)\s*$|pluginpath\s*=)", stream.read()):
             return []
     folders = (folder for pattern in ours.DNF_PLUGINS for folder in sorted(glob.glob(pattern)))
     return [os.path.join(folder, ours.DNF_HOOK) for folder in folders if os.access(folder, os.W_OK)]
@@ -254,13 +256,46 @@ def _taken(
 
 
 def _file(ident: Ident, folders: Sequence[str], system: System) -> str:
-    """The package file in one of the folders, under the name that dnf gives it; empty where no folder has it."""
+    """The package file in one of the folders, under the name that dnf gives it; empty where no folder has one that is
+    proved."""
     name, arch, version = ident
     for folder in folders:
         path = os.path.join(folder, f"{name}-{version.partition(':')[2]}.{arch}.rpm")
-        if os.path.isfile(path) and identity(path, system) == ident:
+        if os.path.isfile(path) and identity(path, system) == ident and _is_proved(path, ident, system):
             return path
     return ""
+
+
+def _is_proved(path: str, ident: Ident, system: System) -> bool:
+    """Whether dnf would install the package file of this package: ``dnf download`` checks no signature, and a mirror
+    can give any file under any name. The head of the package that is installed proves a file as well, because the head
+    has the hashes of all contents."""
+    if not checks_signatures():
+        return True
+    name, arch, version = ident
+    ask = ("--qf", "%{SHA256HEADER}\\n")
+    here = system.run(["rpm", "-q", *ask, f"{name}-{version}.{arch}"], _LOOK)
+    if here.rc == 0 and re.fullmatch("[0-9a-f]{64}", here.out.strip()):
+        there = system.run(["rpm", "-qp", "--nosignature", *ask, path], _LOOK)
+        if there.rc == 0 and there.out == here.out:
+            return True
+    told = system.run(["rpmkeys", "--checksig", path], _LOOK)
+    return told.rc == 0 and told.out.rstrip().endswith("signatures OK")
+
+
+def checks_signatures() -> bool:
+    """Whether dnf checks the packages of all its repositories. Where it does not, it takes any file itself."""
+    import configparser  # Few calls need it.
+
+    settings = configparser.ConfigParser(interpolation=None, strict=False)
+    paths = [path for pattern in REPOSITORIES for path in sorted(glob.glob(pattern))]
+    try:
+        settings.read([SETTINGS, *paths], encoding="utf-8")
+        usual = settings.getboolean("main", "gpgcheck", fallback=False)
+        repositories = [settings[name] for name in settings.sections() if name != "main"]
+        return all(one.getboolean("gpgcheck", usual) for one in repositories if one.getboolean("enabled", True))
+    except (configparser.Error, ValueError):
+        return True
 
 
 def _is_dnf5(system: System) -> bool:
@@ -370,7 +405,8 @@ def _take_out(package: Package, replaced: Mapping[Ident, kept.Kept], folder: str
     if not _stored(package, replaced):
         raise Damaged(
             f"the store has no package file of version {package.version}, and neither dnf's cache nor a repository "
-            "has it. Install this version by hand, then run the rollback again"
+            "has it (with a signature that rpm trusts here, unless dnf checks none). Install this version by hand, "
+            "then run the rollback again"
         )
     pieces = at.objects.read(package.sha256) if package.sha256 else kept.read(replaced[package.ident])
     path = os.path.join(folder, f"{_nevra(package)}.rpm")

@@ -478,6 +478,7 @@ def test_the_lock_of_rpm_is_waited_for_and_its_holder_named(tmp_path: Path, monk
 def test_a_version_that_no_repository_has_does_not_keep_the_others_from_coming(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, option: str, knows: bool
 ) -> None:
+    monkeypatch.setattr(rpm, "checks_signatures", lambda: False)
     monkeypatch.setattr(shutil, "which", lambda name: name)
     asked: list[list[str]] = []
 
@@ -531,6 +532,7 @@ def test_no_more_package_files_of_rpm_are_fetched_than_the_store_has_room_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, rounds: list[str]
 ) -> None:
     """Of two packages of 20 and 10 MB, in files of 12 and 6 MB."""
+    monkeypatch.setattr(rpm, "checks_signatures", lambda: False)
     monkeypatch.setattr(shutil, "which", lambda name: name)
     there: list[int] = []
     asked: list[str] = []

@@ -33,7 +33,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resource
     replacing,
     rpm,
 )
-from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.packages.package import Package
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.packages.package import Ident, Package
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources.packages.packages import Packages
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
 
@@ -55,6 +55,7 @@ gone = types.SimpleNamespace(name="web", arch="x86_64", epoch=0, version="1.0", 
 ours = zz_evenkeel.Evenkeel()
 if sys.argv[2] != "broken":
     ours.base = types.SimpleNamespace(transaction=types.SimpleNamespace(remove_set=[gone] * int(sys.argv[2])))
+    ours.base.conf = types.SimpleNamespace(installroot=sys.argv[3])
 ours.pre_transaction()
 print("dnf goes on")
 """
@@ -73,6 +74,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(ours, "stranger", lambda _path, _owners: "")
     monkeypatch.setattr(rpm.shutil, "which", lambda _name: str(tmp_path / "dnf"))  # type: ignore[attr-defined]
     monkeypatch.setattr(rpm, "SETTINGS", str(tmp_path / "dnf.conf"))
+    (tmp_path / "web.repo").write_text("[web]\ngpgcheck=0\n")
+    monkeypatch.setattr(rpm, "REPOSITORIES", (str(tmp_path / "*.repo"),))
     return found
 
 
@@ -82,8 +85,8 @@ def agent(home: Path, text: str) -> list[str]:
     return ["/bin/sh", str(home / "agent.pyz"), "keep"]
 
 
-def transaction(folder: Path, packages: str = "1") -> str:
-    argv = [sys.executable, "-c", TRANSACTION, str(folder), packages]
+def transaction(folder: Path, packages: str = "1", root: str = "/") -> str:
+    argv = [sys.executable, "-c", TRANSACTION, str(folder), packages, root]
     environment = {"PATH": os.environ["PATH"]}
     done = subprocess.run(argv, check=True, env=environment, text=True, capture_output=True, timeout=20)
     return done.stdout + done.stderr
@@ -99,6 +102,7 @@ def test_dnf_tells_the_agent_what_goes_while_a_change_is_armed(tmp_path: Path, f
     assert first.split()[:2] == ["keep", "dnf"] and replacing.of_dnf(rows) == {WEB.ident}
     (tmp_path / "said").unlink()
     assert transaction(folder, "0") == "dnf goes on\n" and not (tmp_path / "said").exists(), "nothing goes"
+    assert transaction(folder, root="/mnt") == "dnf goes on\n" and not (tmp_path / "said").exists(), "another root"
     (tmp_path / "armed").unlink()
     assert transaction(folder) == "dnf goes on\n" and not (tmp_path / "said").exists(), "nothing is armed"
 
@@ -139,6 +143,8 @@ def test_where_dnf_tells_nothing_all_files_are_kept_at_the_checkpoint(
     assert packages._keeps_all({"keep": "all"}, lines)
     (tmp_path / "dnf.conf").write_text("[main]\ngpgcheck=1\nplugins = False\n")
     assert rpm.hooks() == [] and packages._keeps_all({}, lines)
+    (tmp_path / "dnf.conf").write_text("[main]\npluginpath=/opt/plugins\n")
+    assert rpm.hooks() == [], "dnf looks for plugins elsewhere"
     (tmp_path / "dnf.conf").write_text("[main]\nplugins=1\n")
     assert rpm.hooks() != []
     with monkeypatch.context() as patched:
@@ -164,12 +170,18 @@ class Fedora:
     def __init__(self, installed: Sequence[Package], offered: Sequence[Package] = ()) -> None:
         self.installed = list(installed)
         self.offered = list(offered)
+        self.signed = ""
+        self.heads: dict[str, str] = {}
 
     def run(self, argv: Sequence[str], _timeout: float) -> Completed:
         words, code = "", 0
         if argv[:2] == ["rpm", "-qa"]:
             size = "\t1" if "SIZE" in argv[3] else ""
             words = "".join("\t".join(one.ident) + f"{size}\n" for one in self.installed)
+        elif "%{SHA256HEADER}\\n" in argv:
+            words, code = self.heads.get(argv[1], ""), 0 if self.heads else 1
+        elif argv[0] == "rpmkeys":
+            words, code = f"{argv[-1]}: {self.signed}\n", int("NOT" in self.signed)
         elif argv[:2] == ["rpm", "-qp"]:
             words = Path(argv[-1]).read_text().replace(" ", "\t")
         elif "download" in argv:
@@ -219,6 +231,51 @@ def test_a_kept_file_comes_back_and_one_that_nobody_has_is_named(tmp_path: Path,
     assert Packages().obstacles([WEB.line()], at) == Packages().cannot_be_had([WEB.line()], at) == []
     path = rpm._take_out(WEB, kept.every(str(tmp_path)), str(tmp_path), at)
     assert Path(path).read_text() == "web x86_64 0:1.0-1"
+
+
+def test_no_mirror_gives_a_file_that_dnf_would_not_install(tmp_path: Path, folder: Path) -> None:
+    """``dnf download`` checks no signature, and the rollback installs without a check."""
+    (tmp_path / "web.repo").write_text("[web]\n[other]\nenabled=0\ngpgcheck=0\n")
+    (tmp_path / "dnf.conf").write_text("[main]\ngpgcheck=1\n")
+    host = Fedora([], [WEB])
+    at = a_host(tmp_path, host)
+
+    def found() -> dict[Ident, str]:
+        return rpm.fetch([WEB], str(tmp_path / "tmp"), at.system, download=True)
+
+    host.signed = "digests OK"
+    assert found() == {}, "anybody could have made it"
+    assert "with a signature" in rpm.transact([("install", WEB)], at)[WEB.key]
+    host.signed = "digests SIGNATURES NOT OK"
+    assert found() == {}
+    host.signed = "digests signatures OK"
+    assert set(found()) == {WEB.ident}
+    host.signed, host.heads = "digests OK", {"-q": SHA, "-qp": SHA}
+    assert set(found()) == {WEB.ident}, "it is what is installed: its key may not be there yet"
+    host.heads = {"-q": SHA, "-qp": "b" * 64}
+    assert found() == {}
+    host.heads = dict.fromkeys(("-q", "-qp"), "(none)")
+    assert found() == {}, "an old head proves nothing"
+
+
+@pytest.mark.parametrize(
+    ("main", "more", "checks"),
+    [
+        ("gpgcheck=1", "[a]\n[b]\nenabled=0\ngpgcheck=0\n", True),
+        ("gpgcheck=1", "[a]\ngpgcheck=no\n", False),
+        ("", "[a]\ngpgcheck=1\nbaseurl=http://a/%25\n", True),
+        ("", "[a]\n", False),
+        ("gpgcheck=1", "words of nobody\n", True),
+        ("gpgcheck=1", "[a]\ngpgcheck=perhaps\n", True),
+        ("", "", True),
+    ],
+)
+def test_signatures_count_where_dnf_checks_them_everywhere(
+    tmp_path: Path, folder: Path, main: str, more: str, checks: bool
+) -> None:
+    (tmp_path / "dnf.conf").write_text(f"[main]\n{main}\n")
+    (tmp_path / "web.repo").write_text(more)
+    assert rpm.checks_signatures() is checks
 
 
 # -- a package file made anew

@@ -56,6 +56,7 @@ def shown(path: str) -> str:
     values = [f"NextElapseUSecMonotonic={'1min 45s' if 'deadman' in path else '10s'}"] if path.endswith("timer") else []
     values += ["LoadState=loaded", "ActiveState=active", "NeedDaemonReload=no"]
     values += [f"FragmentPath={path}", f"DropInPaths=/etc/a.conf {path}.d/zzz-evenkeel.conf"]
+    values += [line for line in Path(path).read_text().splitlines() if line.startswith("ExecStart=/")]
     return "\n".join(values) + "\n"
 
 
@@ -172,6 +173,7 @@ def test_units_that_were_disturbed_are_mended(
         ("=1min 45s", "=1min 44.9s"),
         ("=1min 45s", "=infinity"),
         ("=1min 45s", "="),
+        ("--generation 2;", "--generation 1;"),
     ],
 )
 def test_systemd_is_reloaded_only_where_a_unit_is_not_loaded_as_it_is_written(
@@ -188,6 +190,23 @@ def test_systemd_is_reloaded_only_where_a_unit_is_not_loaded_as_it_is_written(
     asked.clear()
     assert units.ensure(Store(host.root, replace(host.system, run=run)), 2, 105.0, AGENT)
     assert asked[-2:] == ["daemon-reload", "start evenkeel-deadman.timer evenkeel-watch.timer"]
+
+
+def test_systemd_is_not_reloaded_for_a_store_with_a_dash_in_its_path(host: Store, asked: list[str]) -> None:
+    """systemctl quotes the paths of the drop-ins then, and no other path."""
+    agrees = host.system.run
+
+    def run(argv: Any, timeout: float) -> Any:
+        lines = agrees(argv, timeout).out.splitlines()
+        for at, line in enumerate(lines):
+            if line.startswith("DropInPaths="):
+                first, _blank, last = line.partition(" ")
+                lines[at] = first + ' "' + last.replace("\\", "\\\\") + '"'
+        return type("Done", (), {"rc": 0, "words": "", "out": "\n".join(lines) + "\n"})
+
+    store = Store("/srv/my-store", replace(host.system, run=run))
+    assert units.ensure(store, 1, 105.0, AGENT) and "daemon-reload" not in asked
+    assert r"my\x2dstore" in units.unit(store)
 
 
 @pytest.mark.parametrize("rc", [0, 1])
