@@ -19,10 +19,11 @@ _PART = "*" * 8
 
 def secrets(options: Options, params: Params) -> list[str]:
     """The values that are not for any log, at every depth, longest first. Each is also there without the blanks
-    around it, as Python quotes it and as a line for a person shows it."""
-    found = set(_secrets(options, params))
+    around it, as Python quotes it and as a line for a person shows it. Blanks alone are no secret: they would take all
+    words of a result apart."""
+    found = {text for text in _secrets(options, params) if text.strip()}
     forms = {form for text in found for form in (text, text.strip(), repr(text)[1:-1], sentence(text))}
-    return sorted(forms - {""}, key=lambda form: (-len(form), form))
+    return sorted(forms, key=lambda form: (-len(form), form))
 
 
 def without(value: object, secrets: Sequence[str]) -> object:
