@@ -24,6 +24,11 @@ class Awaited:
         # It counts neither as a reader nor as a writer, and leads to the pipe when the path leads to it no more.
         self._pipe: int | None = os.open(path, os.O_PATH | os.O_CLOEXEC)
 
+    @property
+    def fits(self) -> bool:
+        """Whether there is a directory for the file that takes the place of the pipe."""
+        return self._path.parent.is_dir()
+
     def write(self, file: Path) -> None:
         """Make the playbook that of ``file``, a file on the same file system, both for a process that has opened the
         pipe, and for one that opens the path later."""

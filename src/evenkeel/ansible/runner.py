@@ -104,13 +104,17 @@ class Child:
         }
         self._orders = _Orders(self.process, order)
 
+    def ends_by(self, until: Callable[[], float] | None) -> None:
+        """Tell it the end of the time of its job, which it keeps also while this process is stopped."""
+        self._orders.until = until or _never
+        self._orders.tell()
+
     def follow(
         self, on_event: Callable[[Event], None], stop: Callable[[], str], until: Callable[[], float] | None = None
     ) -> Ended:
         """Follow the job that has begun to its end; see ``Runner.execute()``. until: see ``Job``."""
-        self._orders.until = until or _never
         try:
-            self._orders.tell()
+            self.ends_by(until)
             ended = _follow(self.process, self._orders, on_event, stop)
             with contextlib.suppress(subprocess.TimeoutExpired):  # it has said its last word
                 self.process.wait(_LAST_WORDS)

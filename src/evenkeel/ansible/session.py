@@ -208,7 +208,7 @@ class Session:
         (self.scratch / "witness" / "seen.json").unlink(missing_ok=True)
         self._forget_facts(run.hosts)
         ahead, self._ahead = self._ahead, None
-        if ahead and (ahead.limit != tuple(run.limit) or not ahead.child.waits):
+        if ahead and (ahead.limit != tuple(run.limit) or not ahead.waits):
             ahead.end()
             ahead = None
         if ahead is None:
@@ -216,16 +216,20 @@ class Session:
             os.replace(around, playbook)
             job = replace(self._users_job(run.limit, playbook), until=run.until)
             return self.runner.execute(job, self._preparing(on_event), stop)
-        ahead.playbook.write(around)
 
         def offering() -> str:
             ahead.playbook.offer()
             return stop()
 
         try:
+            ahead.child.ends_by(run.until)  # This process can be stopped once the playbook is written.
+            why = stop()
+            if why:
+                return Ended(None, why)
+            ahead.playbook.write(around)
             return ahead.child.follow(self._preparing(on_event), offering, run.until)
         finally:
-            ahead.playbook.close()
+            ahead.end()
 
     def _forget_facts(self, hosts: Sequence[str]) -> None:
         """Remove the facts of ``hosts``: a host that changes gathers its facts itself."""
@@ -357,6 +361,11 @@ class _Ahead:
     limit: tuple[str, ...]
     playbook: Awaited
     child: Child
+
+    @property
+    def waits(self) -> bool:
+        """Whether it can run the playbook. A cleaner of temporary files may have removed the directory of either."""
+        return self.child.waits and self.playbook.fits
 
     def end(self) -> None:
         self.playbook.close()

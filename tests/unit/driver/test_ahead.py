@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import threading
 import time
@@ -19,7 +20,7 @@ from evenkeel.ansible.configuration import Ansible
 from evenkeel.ansible.event import Event, mapping
 from evenkeel.ansible.options import Options, Secrets
 from evenkeel.ansible.processes import marked
-from evenkeel.ansible.session import Session, UsersRun, open_session
+from evenkeel.ansible.session import Session, UsersRun, _Ahead, open_session
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no run begins ahead")
 SITE = "- hosts: all\n  gather_facts: false\n  tasks: [{ansible.builtin.debug: {msg: here}}]\n"
@@ -126,6 +127,54 @@ def test_a_run_whose_processes_were_killed_meanwhile_begins_anew(session: Sessio
     ahead.child.process.kill()
     ahead.child.process.wait()
     assert play(session, "web1") == ["web1"]
+
+
+def test_a_run_whose_playbook_has_no_directory_any_more_begins_anew(session: Session) -> None:
+    load(session, ["web1"])
+    ahead = session._ahead
+    assert ahead is not None
+    shutil.rmtree(session.scratch / "beside")
+    assert play(session, "web1") == ["web1"]
+    assert not marked(ahead.child.ident)
+
+
+def test_a_playbook_that_cannot_be_written_leaves_nothing_behind(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(session, ["web1"])
+    ahead = session._ahead
+    assert ahead is not None
+
+    def full(_awaited: Awaited, _file: Path) -> None:
+        raise OSError(28, "no space left")
+
+    monkeypatch.setattr(Awaited, "write", full)
+    with pytest.raises(OSError, match="no space"):
+        play(session, "web1")
+    assert not marked(ahead.child.ident)
+
+
+def test_a_playbook_is_written_only_while_it_may_run_and_with_a_known_end(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[float] = []
+    until = time.time() + 60
+    write = Awaited.write
+    for why in ("", "the time is over"):
+        load(session, ["web1"])
+        ahead = session._ahead
+        assert ahead is not None
+
+        def told(awaited: Awaited, file: Path, ahead: _Ahead = ahead) -> None:
+            written.append(ahead.child._orders._told)
+            write(awaited, file)
+
+        monkeypatch.setattr(Awaited, "write", told)
+        run = UsersRun("site.yml", ["web1"], ["web1"], "the mark", lambda: until)
+        ended = session.run_users(run, lambda _event: None, lambda why=why: why)  # type: ignore[misc]
+        assert (ended.rc, ended.stopped) == ((None, why) if why else (0, ""))
+        assert not marked(ahead.child.ident)
+    assert written == [until], "the end is told first, and nothing is written that must not run"
 
 
 def test_a_run_that_does_not_come_leaves_nothing_behind(session: Session) -> None:
