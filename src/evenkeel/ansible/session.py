@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from evenkeel.ansible.scratch import hang_up, scratch_directory
 from evenkeel.ansible.targets import chosen_hosts
 from evenkeel.ansible.wrapper import wrapped
 from evenkeel.collection import FQCN, collections_path
+from evenkeel.outcome import UsageError
 
 WITNESS = f"{FQCN}.witness"
 # The settings of a run whose results are values of variables, secrets among them. The callback is ours, and reads no
@@ -192,11 +193,13 @@ class Session:
         armed, and waits for the playbook. An error is left to the run of that playbook."""
         if self._ahead or len(json.dumps(limit)) > _FITS or sys.platform != "linux":
             return
-        with suppress(OSError):
+        with suppress(OSError, UsageError), ExitStack() as undo:
             self._forget_facts(hosts)  # An inventory can make groups of them.
             path = self._beside() / f".evenkeel-around-{next(self._numbers)}.yml"
             playbook = Awaited(path)
+            undo.callback(playbook.close)
             self._ahead = _Ahead(tuple(limit), playbook, self.runner.begin(self._users_job(limit, path)))
+            undo.pop_all()
 
     def run_users(self, run: UsersRun, on_event: OnEvent, stop: Stop) -> Ended:
         """Run the user's playbook; see ``Runner.execute()`` for ``on_event`` and ``stop``."""

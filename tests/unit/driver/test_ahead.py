@@ -20,7 +20,9 @@ from evenkeel.ansible.configuration import Ansible
 from evenkeel.ansible.event import Event, mapping
 from evenkeel.ansible.options import Options, Secrets
 from evenkeel.ansible.processes import marked
+from evenkeel.ansible.runner import Child, Job
 from evenkeel.ansible.session import Session, UsersRun, _Ahead, open_session
+from evenkeel.outcome import UsageError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no run begins ahead")
 SITE = "- hosts: all\n  gather_facts: false\n  tasks: [{ansible.builtin.debug: {msg: here}}]\n"
@@ -175,6 +177,23 @@ def test_a_playbook_is_written_only_while_it_may_run_and_with_a_known_end(
         assert (ended.rc, ended.stopped) == ((None, why) if why else (0, ""))
         assert not marked(ahead.child.ident)
     assert written == [until], "the end is told first, and nothing is written that must not run"
+
+
+@pytest.mark.parametrize(
+    "error", [BlockingIOError(11, "no more processes"), UsageError("there is no ansible-playbook")]
+)
+def test_an_error_ahead_is_left_to_the_run_itself(
+    session: Session, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def begin(_job: Job) -> Child:
+        raise error
+
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(session.runner, "begin", begin)
+        load(session, ["web1"])
+    assert session._ahead is None and len(os.listdir("/proc/self/fd")) == before
+    assert play(session, "web1") == ["web1"]
 
 
 def test_a_run_that_does_not_come_leaves_nothing_behind(session: Session) -> None:
