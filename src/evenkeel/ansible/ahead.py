@@ -21,8 +21,7 @@ class Awaited:
     def __init__(self, path: Path) -> None:
         os.mkfifo(path, 0o600)
         self._path = path
-        # It counts neither as a reader nor as a writer, and leads to the pipe when the path leads to it no more.
-        self._pipe: int | None = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        self._file: Path | None = None
 
     @property
     def fits(self) -> bool:
@@ -30,31 +29,24 @@ class Awaited:
         return self._path.parent.is_dir()
 
     def write(self, file: Path) -> None:
-        """Make the playbook that of ``file``, a file on the same file system, both for a process that has opened the
-        pipe, and for one that opens the path later."""
-        text = file.read_bytes()
-        os.replace(file, self._path)
-        self._text = text
+        """Make the playbook that of ``file``, a file on the same file system, once a process waits for it."""
+        self._file = file
         self.offer()
 
     def offer(self) -> None:
-        """Write the playbook into the pipe, where a process waits there. One that was about to open the pipe as the
-        file took its place does so a moment later: call it again until the run has begun."""
-        if self._pipe is None:
+        """Give the playbook to the process that waits for it. Nobody may wait yet: call it again until the run has
+        begun. A file takes the place of the pipe, as Ansible quotes its lines in messages of errors."""
+        if self._file is None:
             return
         try:
-            stream = os.open(f"/proc/self/fd/{self._pipe}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            stream = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             if error.errno != errno.ENXIO:  # Nobody waits.
                 raise
             return
+        file, self._file = self._file, None
         os.set_blocking(stream, True)
         with suppress(BrokenPipeError), open(stream, "wb") as pipe:
-            pipe.write(self._text)
-        self.close()
-
-    def close(self) -> None:
-        """Offer it no more."""
-        if self._pipe is not None:
-            os.close(self._pipe)
-            self._pipe = None
+            text = file.read_bytes()
+            os.replace(file, self._path)
+            pipe.write(text)

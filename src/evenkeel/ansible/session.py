@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -193,13 +193,11 @@ class Session:
         armed, and waits for the playbook. An error is left to the run of that playbook."""
         if self._ahead or len(json.dumps(limit)) > _FITS or sys.platform != "linux":
             return
-        with suppress(OSError, UsageError), ExitStack() as undo:
+        with suppress(OSError, UsageError):
             self._forget_facts(hosts)  # An inventory can make groups of them.
             path = self._beside() / f".evenkeel-around-{next(self._numbers)}.yml"
             playbook = Awaited(path)
-            undo.callback(playbook.close)
             self._ahead = _Ahead(tuple(limit), playbook, self.runner.begin(self._users_job(limit, path)))
-            undo.pop_all()
 
     def run_users(self, run: UsersRun, on_event: OnEvent, stop: Stop) -> Ended:
         """Run the user's playbook; see ``Runner.execute()`` for ``on_event`` and ``stop``."""
@@ -371,7 +369,6 @@ class _Ahead:
         return self.child.waits and self.playbook.fits
 
     def end(self) -> None:
-        self.playbook.close()
         self.child.end()
 
 
