@@ -36,7 +36,7 @@ _CHECK, _QUIET = 3.0, 12.0
 # Seconds that may pass between the number of a change and its record, while it is being armed.
 _ARMING = 120.0
 # Modules of Python that the way back loads at their first use. A watcher measures no probe: it needs no http and ssl.
-_LATE = ("concurrent.futures.thread", "uuid")
+_LATE = ("concurrent.futures.thread", "configparser", "uuid")
 # Python loads codecs at their first use.
 _CODECS = ("utf-8", "ascii", "latin-1", "unicode_escape", "raw_unicode_escape", "idna")
 

@@ -56,11 +56,11 @@ class Policy(NamedTuple):
     def trash(self, now: float) -> tuple[float, float]:
         """(the time before which files in the trash were thrown away that go now, the time that files get there).
 
-        Others may have thrown files away for the usual time of grace, as where the log of a database has an hour of its
-        own. So a shorter time counts for the files that this policy throws away alone: they get an earlier time.
+        One trash has the files of all policies, each with a time of grace of its own. So all files go after the usual
+        time, and those for which another one counts get an earlier or a later time. Without a time of grace all go.
         """
-        longest = max(self.grace, _USUAL) if self.grace else 0.0
-        return now - longest, now - longest + self.grace
+        before = now - _USUAL if self.grace else now
+        return before, before + self.grace
 
 
 def check(declared: Mapping[str, object] | None) -> Policy | None:

@@ -4,19 +4,23 @@
 
 The database of rpm keeps the head of each package file, byte for byte. Its list of files tells what the payload has to
 hold. A file that differs from the list now (changed by hand, or gone) is entered into the head as it is, and the
-signature of the head is left out then: it would be wrong.
+signature of the head is left out then: it would be wrong. rpm may write its content beside it (``.rpmnew``), with the
+mode and owner of the list: so nobody may read it there who cannot read it now.
 """
 
 from __future__ import annotations
 
 import base64
+import grp
 import gzip
 import hashlib
 import lzma
 import os
+import pwd
 import stat
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import chain
 from typing import BinaryIO, NamedTuple, cast
 
@@ -39,6 +43,7 @@ _ASK = "\\n--\\n".join(
 _NONE = "(none)"
 # Tags of a head, and of the head of signatures.
 _SIZES, _MODES, _DIGESTS, _LINKS, _FLAGS, _DEVICES, _INODES = 1028, 1030, 1035, 1036, 1037, 1095, 1096
+_USERS, _GROUPS = 1039, 1040
 _PARENTS, _BASES, _DIRECTORIES, _FORMAT, _PACKER, _LONG_SIZES, _ALGORITHM = 1116, 1117, 1118, 1124, 1125, 5008, 5011
 _REGION, _DSA, _RSA, _SHA1, _SHA256 = 62, 267, 268, 269, 273
 _INT16, _INT32, _INT64, _STRING, _BINARY, _STRINGS = 3, 4, 5, 6, 7, 8
@@ -219,16 +224,34 @@ class _Payload:
             for piece in chunks(stream.fileno()):
                 sum_.update(piece)
                 size += len(piece)
+            now = os.fstat(stream.fileno())
         if entry.digest in (b"", sum_.hexdigest().encode()) and size == entry.size:
             return entry
-        self.differs = True
+        self.differs, mode = True, self._narrowed(entry, now)
+        self.head.put_number(_MODES, entry.at, mode)
         if entry.flags & _CONFIG:
             self.more.add(entry.at)
             sum_.update(b"\n")
             size += 1
         self.head.put_number(self.sizes, entry.at, size)
         self.head.put_text(_DIGESTS, entry.at, sum_.hexdigest().encode())
-        return entry._replace(size=size, digest=sum_.hexdigest().encode())
+        return entry._replace(size=size, digest=sum_.hexdigest().encode(), mode=mode)
+
+    def _narrowed(self, entry: _File, now: os.stat_result) -> int:
+        """The mode of the list, as far as the file has it now, and without the bits of a group that may not read it."""
+        mode = entry.mode & (now.st_mode | ~0o7777)
+        if now.st_mode & 0o004:
+            return mode
+        user, group = (os.fsdecode(self.head.texts(tag)[entry.at]) for tag in (_USERS, _GROUPS))
+        with suppress(KeyError):
+            if grp.getgrnam(group).gr_gid == now.st_gid:
+                group = ""
+        owner = 0
+        with suppress(KeyError):
+            owner = pwd.getpwnam(user).pw_uid
+        if owner not in (0, now.st_uid):
+            raise EvenkeelError(f"{entry.path} was changed, and its package gives it to {user}, who may not read it")
+        return mode & ~0o070 if group else mode
 
     def write(self, stream: BinaryIO) -> None:
         """Write the compressed payload."""

@@ -7,11 +7,13 @@
 from __future__ import annotations
 
 import base64
+import grp
 import gzip
 import hashlib
 import io
 import lzma
 import os
+import pwd
 import struct
 import subprocess
 import sys
@@ -292,6 +294,10 @@ FILES = [
 ]
 
 
+# Our own group.
+GROUP = grp.getgrgid(os.getegid()).gr_name
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     top = tmp_path / "root"
@@ -305,7 +311,7 @@ def root(tmp_path: Path) -> Path:
     return top
 
 
-def head(root: Path, packer: str) -> bytes:
+def head(root: Path, packer: str, user: str = "root", group: str = GROUP) -> bytes:
     """The head of a package file with the files below ``root``, as the database of rpm keeps it."""
     paths = [root / path[1:] for path, *_rest in FILES]
     data = [path.read_bytes() if path.is_file() and not path.is_symlink() else b"" for path in paths]
@@ -317,6 +323,8 @@ def head(root: Path, packer: str) -> bytes:
         (1035, 8, digests),
         (1036, 8, links),
         (1037, 4, [flags for _path, _mode, flags, _inode in FILES]),
+        (1039, 8, [user] * len(FILES)),
+        (1040, 8, [group] * len(FILES)),
         (1095, 4, [1] * len(FILES)),
         (1096, 4, [inode for _path, _mode, _flags, inode in FILES]),
         (1116, 4, [0 if path.startswith("/etc") else 1 if path == "/srv/web" else 2 for path, *_rest in FILES]),
@@ -401,6 +409,40 @@ def test_what_was_changed_by_hand_is_entered_as_it_is(root: Path) -> None:
     assert entered.numbers(1028)[:3] == [9, 0, 10] and entered.numbers(1037) == [17, 0, 0, 64, 0, 64, 64]
     assert entered.texts(1035)[2].decode() == hashlib.sha256(b"other data").hexdigest()
     assert hashlib.sha256(rebuild_rpm._MAGIC + entered.blob).hexdigest().encode() in top
+
+
+@pytest.mark.parametrize(
+    ("mode", "user", "group", "then"),
+    [
+        (0o600, "root", GROUP, 0o600),
+        (0o640, "root", GROUP, 0o640),
+        (0o640, "root", "daemon", 0o600),
+        (0o755, "daemon", "daemon", 0o644),
+        (0o604, "daemon", "daemon", 0o604),
+        (0o600, "ghost-of-nobody", "ghost-of-nobody", 0o600),
+    ],
+)
+def test_nobody_may_read_what_was_changed_who_may_not_read_it_now(
+    root: Path, mode: int, user: str, group: str, then: int
+) -> None:
+    """rpm writes a file of configuration beside the changed one, for all to read."""
+    blob = head(root, "gzip", user, group)
+    conf = root / "etc/web.conf"
+    conf.chmod(mode)
+    assert rebuild_rpm._Head(made(root, blob)[0][-len(blob) :]).numbers(1030)[0] == 0o100644, "as the package has it"
+    conf.write_text("password\n")
+    assert rebuild_rpm._Head(made(root, blob)[0][-len(blob) :]).numbers(1030)[0] == 0o100000 | then
+
+
+def test_what_was_changed_is_not_given_to_a_user_who_may_not_read_it(root: Path) -> None:
+    """A user can put a link to a place of root's where a directory of the package was."""
+    blob = head(root, "gzip", next(one.pw_name for one in pwd.getpwall() if one.pw_uid not in (0, os.geteuid())))
+    conf = root / "etc/web.conf"
+    conf.write_text("password\n")
+    made(root, blob)
+    conf.chmod(0o600)
+    with pytest.raises(EvenkeelError, match="/etc/web.conf was changed, and its package gives it to"):
+        made(root, blob)
 
 
 def test_a_file_that_was_made_here_is_known_again(tmp_path: Path, root: Path) -> None:

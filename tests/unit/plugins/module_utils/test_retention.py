@@ -433,6 +433,24 @@ def test_a_shorter_time_of_grace_costs_no_other_files_in_the_trash_theirs(
     assert usual not in contents(timed, "trash", "manifests")
 
 
+def test_a_longer_time_of_grace_holds_whoever_empties_the_trash(timed: Store, tree: Path, clock: Clock) -> None:
+    def take(name: str, content: str, grace: str) -> str:
+        other = tree.with_name(name)
+        other.write_text(content)
+        rules = {"last": 1, "grace": grace}
+        return str(checkpoint(timed, name, [{"files": {"paths": [str(other)]}}], retention=rules)["id"])
+
+    first = take("monthly", "first", "30d")
+    take("monthly", "second", "30d")
+    clock.at += 29.9 * 24 * HOUR
+    for name, grace in (("hourly", "1h"), ("daily", "1d"), ("monthly", "30d")):
+        take(name, "third", grace)
+        assert first in contents(timed, "trash", "manifests"), name
+    clock.at += 0.2 * 24 * HOUR
+    take("daily", "fourth", "1d")
+    assert first not in contents(timed, "trash", "manifests")
+
+
 def test_the_trash_is_emptied_also_when_nothing_is_forgotten(timed: Store, tree: Path, clock: Clock) -> None:
     protect(timed, tree, "first", last=1)
     protect(timed, tree, "second", last=1)
