@@ -25,7 +25,7 @@ from itertools import chain
 from typing import BinaryIO, NamedTuple, cast
 
 from ..._errors import EvenkeelError
-from ..._host.hashing import chunks
+from ..._host.hashing import chunks, hash_of, passing
 from ..._host.system import System
 from ..._host.trust import open_regular
 from . import kept
@@ -220,10 +220,8 @@ class _Payload:
         if not self.hash:
             raise EvenkeelError("the list of files of the package has hashes of an unknown kind")
         with open_regular(self.root + entry.path) as stream:
-            sum_, size = hashlib.new(self.hash, usedforsecurity=False), 0
-            for piece in chunks(stream.fileno()):
-                sum_.update(piece)
-                size += len(piece)
+            sum_ = hashlib.new(self.hash, usedforsecurity=False)
+            _digest, size = hash_of(chunks(stream.fileno()), sum_)
             now = os.fstat(stream.fileno())
         if entry.digest in (b"", sum_.hexdigest().encode()) and size == entry.size:
             return entry
@@ -289,8 +287,8 @@ class _Payload:
         elif stat.S_ISREG(entry.mode) and entry.at in self.last:
             sum_ = hashlib.new(self.hash, usedforsecurity=False)
             with open_regular(self.root + entry.path) as source:
-                for piece in chain(chunks(source.fileno()), [b"\n"] if entry.at in self.more else []):
-                    sum_.update(piece)
+                pieces = chain(chunks(source.fileno()), [b"\n"] if entry.at in self.more else [])
+                for piece in passing(pieces, sum_):
                     stream.write(piece)
                     size += len(piece)
             if size != entry.size or entry.digest not in (b"", sum_.hexdigest().encode()):
