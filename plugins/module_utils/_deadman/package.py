@@ -37,6 +37,8 @@ _CALLS = "_calls"
 _ANSWERS = ("_direct", f"{_CALLS}.packed")
 # The answers that each change needs.
 _OFTEN = ("_direct", *(f"{_CALLS}.{name}" for name in ("checkpoint", "health", "info", "rollback", "settle")))
+# The kinds that few hosts have. The store of a host is to stay small.
+_SELDOM = ("/_resources/postgresql/", "/_resources/subvolumes/")
 # Units and watchers of every version start this module: an armed host keeps the agent with which it was armed.
 _START = f"{_PACKAGE}/_agent.py"
 # The digest of the sources in an archive.
@@ -131,7 +133,7 @@ def _is_whole(path: str) -> bool:
 
 def _zipapp(sources: dict[str, str]) -> bytes:
     """The sources, each also compiled for this Python, so that the agent starts quickly. Another Python compiles them
-    anew: they are seldom read, and compressed. So is the code that no change loads."""
+    anew: they are seldom read, and compressed. So is the code that no change loads, or that few hosts need."""
     import zipfile  # Few calls write an agent.
 
     often = _with_imports({}, [agent.__name__, *(f"{_base()}.{name}" for name in (_WAY_BACK[0], *_OFTEN))])
@@ -142,7 +144,8 @@ def _zipapp(sources: dict[str, str]) -> bytes:
             # Python never compares such a .pyc with its source (PEP 552). Docstrings would take a tenth of the room.
             code = marshal.dumps(compile(text, path, "exec", dont_inherit=True, optimize=2))
             code = MAGIC_NUMBER + b"\1\0\0\0" + bytes(8) + code
-            how = zipfile.ZIP_STORED if path in often else zipfile.ZIP_DEFLATED
+            is_ready = path in often and not any(kind in path for kind in _SELDOM)
+            how = zipfile.ZIP_STORED if is_ready else zipfile.ZIP_DEFLATED
             whole.writestr(zipfile.ZipInfo(path + "c"), code, how)
         whole.writestr(zipfile.ZipInfo(_DIGEST), _digest(sources))
     return buffer.getvalue()

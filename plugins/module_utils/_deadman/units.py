@@ -276,16 +276,21 @@ def stop_timers(store: Store) -> None:
 
     Where this fails, the timer of the deadline elapses by itself, and the service that it starts finds nothing to do.
     """
+    if not (os.path.exists(os.path.join(_RUN, f"{unit(store)}.timer")) and _start_over(store)):
+        stop_watch(store)
+
+
+def _start_over(store: Store) -> bool:
+    """Start the unit that conflicts with the timers. Return whether systemd took that."""
     name = f"{unit(store, 'over')}.target"
     path = os.path.join(_RUN, name)
     with suppress(OSError):
         try:
             _write({path: _over_text(store)})
-            if store.system.run(["systemctl", "start", "--no-block", name], 10.0).rc == 0:
-                return
+            return store.system.run(["systemctl", "start", "--no-block", name], 10.0).rc == 0
         finally:
             remove_file(path)
-    stop_watch(store)
+    return False
 
 
 def _over_text(store: Store) -> str:

@@ -27,5 +27,5 @@ def read_once() -> None:
     """Have Python load modules from archives in this way from now on."""
     sys.path_hooks.insert(0, Archive)
     for path, importer in list(sys.path_importer_cache.items()):
-        if type(importer) is zipimporter:
+        if isinstance(importer, zipimporter) and not isinstance(importer, Archive):
             del sys.path_importer_cache[path]

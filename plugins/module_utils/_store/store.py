@@ -118,13 +118,13 @@ class Store:
         """The place of this store in the run of this ``nonce``: the same under every name of this host, and another one
         on every other host. It holds until the host boots.
 
-        ``may_write``: a store without a secret gets one, and is made if it does not exist; else its place can be
-        guessed. Raises EvenkeelError where the secret can be neither read nor made: what the store holds must not count
-        then.
+        ``may_write``: a store without a secret gets one; else its place can be guessed, as that of a store which does
+        not exist yet and holds nothing. Raises EvenkeelError where the secret can be neither read nor made: what the
+        store holds must not count then.
         """
         try:
             secret = whereabouts.read_secret(self.root)
-            if not secret and may_write:
+            if not secret and may_write and os.path.exists(self.join("FORMAT")):
                 with self.locked():
                     whereabouts.make_secret(self.root)
                     secret = whereabouts.read_secret(self.root)

@@ -18,7 +18,7 @@ from evenkeel.changes.context import Clock
 @pytest.mark.parametrize("step", [-3600.0, 0.0, 3600.0])
 def test_a_deadline_counts_on_although_the_clock_is_set(step: float, monkeypatch: pytest.MonkeyPatch) -> None:
     real, before = time.time, Clock().now()
-    assert abs(before - real()) < 60, "a date for people"
+    assert abs(before - real()) < 600, "a date for people"
     monkeypatch.setattr(time, "time", lambda: real() + step)
     now = Clock().now()
     assert 0 <= now - before < 60

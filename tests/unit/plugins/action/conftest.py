@@ -39,7 +39,7 @@ class Fleet:
         """The files of the host's store, besides those that come with the library."""
         store = self.directory(host) / "store"
         found = [path.relative_to(store) for path in store.rglob("*") if path.is_file()]
-        return [str(path) for path in found if path.parts[0] not in ("FORMAT", "agent", "lock")]
+        return [str(path) for path in found if path.parts[0] not in ("FORMAT", "agent", "lock", "secret")]
 
     def play(self, tasks: Sequence[Mapping[str, Any]], hosts: str = "all", *words: str, **keywords: Any) -> Run:
         """Run tasks as one play."""

@@ -226,6 +226,7 @@ def test_the_code_that_no_change_loads_is_compressed(tmp_path: Path) -> None:
         stored = {one.filename for one in archive.infolist() if one.compress_type == zipfile.ZIP_STORED}
     for often in ("_deadman/agent", "_direct", "_calls/settle", "_flows/rollback/run", "_resources/users"):
         assert f"evenkeel_agent/{often}.pyc" in stored
+    assert not [path for path in stored if "/_resources/postgresql/" in path], "few hosts have it"
     assert not stored & {f"evenkeel_agent/{seldom}.pyc" for seldom in ("_calls/recover", "_calls/offsite")}
 
 

@@ -230,6 +230,12 @@ def test_the_end_of_a_change_stops_its_timers_by_a_unit_that_is_gone_at_once(
     assert not os.path.lexists(tmp_path / "run" / "evenkeel-over.target")
 
 
+def test_a_host_without_timers_gets_no_directory_of_units(host: Store, tmp_path: Path, asked: list[str]) -> None:
+    """By that directory programs know that systemd runs a host."""
+    units.SystemdTimer().disarm(host)
+    assert asked == ["stop --no-block evenkeel-watch.timer"] and not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "seconds"),
     [("1h 2min 3.5s", 3723.5), ("1y 1month 1w 1d", 31557600 + 2629800 + 604800 + 86400), ("5ms", 0.005)],

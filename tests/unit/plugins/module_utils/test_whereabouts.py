@@ -22,8 +22,8 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.st
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     made = tmp_path / "store"
-    Store(str(made), System()).place("run", may_write=True)
-    return made
+    with Store(str(made), System()).locked():
+        return made
 
 
 def place(root: Path, nonce: str = "run", *, may_write: bool = False) -> str:
@@ -51,7 +51,8 @@ def test_nobody_gives_the_place_who_knows_all_but_the_secret(root: Path, tmp_pat
     secret = root / "secret"
     assert secret.stat().st_mode & 0o7777 == 0o400 and len(read(root)) == 32
     others = tmp_path / "others"
-    Store(str(others), System()).place("run", may_write=True)
+    with Store(str(others), System()).locked():
+        pass
     assert read(others) != read(root)
 
 
@@ -81,8 +82,8 @@ def test_a_store_that_hosts_share_is_one_place(
 def test_a_run_that_may_not_write_leaves_a_store_without_a_secret(root: Path, tmp_path: Path) -> None:
     (root / "secret").unlink()
     assert place(root) == place(root) and not (root / "secret").exists()
-    place(tmp_path / "none")
-    assert not (tmp_path / "none").exists()
+    assert place(tmp_path / "none") == place(tmp_path / "none", may_write=True)
+    assert not (tmp_path / "none").exists(), "nobody makes a store by a question"
     with Store(str(root), System()).locked():  # An older version made it.
         made = read(root)
     assert len(made) == 32
