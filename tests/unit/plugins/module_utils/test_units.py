@@ -232,7 +232,12 @@ def test_the_end_of_a_change_stops_its_timers_by_a_unit_that_is_gone_at_once(
 
 def test_a_host_without_timers_gets_no_directory_of_units(host: Store, tmp_path: Path, asked: list[str]) -> None:
     """By that directory programs know that systemd runs a host."""
-    units.SystemdTimer().disarm(host)
+
+    def run(argv: Any, timeout: float) -> Any:
+        asked.append(" ".join(argv[1:]))
+        return type("Done", (), {"rc": 0, "words": "", "out": ""})
+
+    units.SystemdTimer().disarm(Store(host.root, replace(host.system, run=run)))
     assert asked == ["stop --no-block evenkeel-watch.timer"] and not (tmp_path / "run").exists()
 
 
