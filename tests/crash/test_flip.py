@@ -31,8 +31,8 @@ from flows import checkpoint, rollback, scrub
 
 from .test_kill import LONG
 
-# What holds no record: who held the lock, and what only saves reading packs and trees.
-HINTS = re.compile(r"lock|packs/.*\.idx|cache/.*")
+# What holds no record: who held the lock, what tells this store from others, and what only saves reading packs and trees.
+HINTS = re.compile(r"lock|secret|packs/.*\.idx|cache/.*")
 
 
 def state(root: Path) -> dict[str, bytes]:
@@ -117,7 +117,7 @@ def test_each_flipped_byte_is_found_and_named(work: Path) -> None:
     assert audit(work / "store") == []
     bytes_ = every_byte(work / "store")
     kinds = {name.split("/")[0] for name, _at in bytes_}
-    assert kinds == {"FORMAT", "cache", "lock", "manifests", "objects", "packs", "refs"}
+    assert kinds == {"FORMAT", "cache", "lock", "manifests", "objects", "packs", "refs", "secret"}
     for number, (name, at) in enumerate(bytes_):
         # Another bit each time: every kind of file has all eight.
         before = (work / "store" / name).read_bytes()[at]
