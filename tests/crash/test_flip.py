@@ -31,7 +31,8 @@ from flows import checkpoint, rollback, scrub
 
 from .test_kill import LONG
 
-# What holds no record: who held the lock, what tells this store from others, and what only saves reading packs and trees.
+# What holds no record: who held the lock, what tells this store from others, and what only saves reading packs and
+# trees.
 HINTS = re.compile(r"lock|secret|packs/.*\.idx|cache/.*")
 
 
