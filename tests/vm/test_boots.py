@@ -226,20 +226,8 @@ def test_kexec_restarts_a_host_without_its_boot_loader(vm: Machine, tmp_path: Pa
     """Without its configuration GRUB would wait at its prompt for ever."""
     vm.on("mv /boot/grub/grub.cfg /boot/grub/away")
     before = vm.on("cat /proc/sys/kernel/random/boot_id")
-    argv = [
-        sys.executable,
-        "-m",
-        "evenkeel.cli",
-        "restart",
-        "--mode",
-        "kexec",
-        "-i",
-        "inventory",
-        "--limit",
-        "vm",
-        "-T",
-        "60",
-    ]
+    words = "restart --mode kexec -i inventory --limit vm -T 60"
+    argv = [sys.executable, "-m", "evenkeel.cli", *words.split()]
     environment = reached(vm, tmp_path)
     done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "restarted" in done.stderr + done.stdout, done.stdout + done.stderr
