@@ -41,7 +41,10 @@ else:
         def __get__(self, instance, of):
             from dataclasses import make_dataclass  # Loading this module is what this file avoids.
 
-            return make_dataclass(of.__name__, [(one.name, one.type) for one in fields(of)]).__dataclass_fields__
+            if "_standard" not in vars(of):  # It takes milliseconds, and dataclasses.replace asks twice for it.
+                made = make_dataclass(of.__name__, [(one.name, one.type) for one in fields(of)])
+                of._standard = made.__dataclass_fields__
+            return of._standard
 
     def dataclass(cls=None, *, frozen=False):
         """The class, with the methods of a dataclass that it does not have itself."""

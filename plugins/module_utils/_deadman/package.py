@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cache
 from importlib.util import MAGIC_NUMBER, find_spec, resolve_name
 
 from .._errors import EvenkeelError
@@ -220,9 +221,14 @@ def _with_imports(files: dict[str, str], modules: list[str]) -> dict[str, str]:
     return files
 
 
-def _imports(source: str, package: str) -> Iterator[str]:
+@cache
+def _imports(source: str, package: str) -> tuple[str, ...]:
     """The modules that a source imports relatively, at any place in the source, and the packages that contain
-    them."""
+    them. One process may pack the library twice: for its digest, and to send it."""
+    return tuple(_each_import(source, package))
+
+
+def _each_import(source: str, package: str) -> Iterator[str]:
     for found in _IMPORT.finditer(source):
         if source[source.rfind("\n", 0, found.start()) + 1 : found.start()].strip(" \t"):
             continue  # It is not the beginning of its line.
@@ -235,9 +241,10 @@ def _imports(source: str, package: str) -> Iterator[str]:
                 yield f"{module}.{name}"
 
 
+@cache
 def _on_disk(inside: str) -> tuple[str, bool] | None:
     """(the source of the module at this path below the library, whether it is a package); None where there is no such
-    module.
+    module. All libraries that a process packs are of one version, whatever happens to the files meanwhile.
 
     For the controller: its loader would search every directory of collections for each of hundreds of names.
     """

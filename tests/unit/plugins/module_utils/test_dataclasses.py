@@ -156,3 +156,10 @@ print(*sorted({{"dataclasses", "inspect"}} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-I", "-S", "-c", text], capture_output=True, text=True, check=True)
     assert done.stdout == "\n"
+
+
+def test_pythons_form_of_the_fields_is_made_once_for_a_class() -> None:
+    base, more, _fixed = classes(ours)
+    assert base.__dataclass_fields__ is base.__dataclass_fields__
+    assert list(base.__dataclass_fields__) == ["one", "two", "three"]
+    assert list(more.__dataclass_fields__) == ["one", "two", "three", "four"]
