@@ -175,16 +175,43 @@ def _of_cluster(system: System) -> set[str]:
 def _show(properties: str, units: Sequence[str], system: System) -> list[list[str]]:
     """For each unit the lines that ``systemctl show`` prints. An empty line ends those of a unit, but a command may
     hold one as well: then the units are asked in halves, and at last one by one."""
+    found = _blocks(properties, units, system)
+    if len(found) > len(units) > 1:
+        half = len(units) // 2
+        return [*_show(properties, units[:half], system), *_show(properties, units[half:], system)]
+    blocks = [block.split("\n") for block in (found if len(units) > 1 else ["\n".join(found)])]
+    asked = properties.split(",")
+    return [
+        lines if _is_clear(lines, asked) else _one_by_one(asked, unit, system) for lines, unit in zip(blocks, units)
+    ]
+
+
+def _blocks(properties: str, units: Sequence[str], system: System) -> list[str]:
+    """The blocks of the answer, between empty lines: at least one for each unit. Raises ServiceFailed."""
     done = system.run(["systemctl", "show", f"--property={properties}", "--", *units], 30.0)
     found = done.out.strip().split("\n\n")
-    if done.rc == 0 and len(found) > len(units):
-        half = len(units) // 2
-        if half:
-            return [*_show(properties, units[:half], system), *_show(properties, units[half:], system)]
-        found = ["\n".join(found)]
-    if done.rc != 0 or len(found) != len(units):
+    if done.rc != 0 or len(found) < len(units):
         raise ServiceFailed(f"systemd does not tell the state of {', '.join(units)}: {done.words}")
-    return [[line for line in block.splitlines() if "=" in line] for block in found]
+    return found
+
+
+def _is_clear(lines: Sequence[str], asked: Sequence[str]) -> bool:
+    """Whether each line is a property. A text with a line break, such as a command, may look like other properties."""
+    pairs = [line.partition("=")[::2] for line in lines]
+    single = [key for key, _value in pairs if key not in facts.TEXTS]
+    ends = (not value or value.endswith(facts.TEXTS.get(key, "")) for key, value in pairs)
+    return {key for key, _value in pairs} <= set(asked) and len(single) == len(set(single)) and all(ends)
+
+
+def _one_by_one(asked: Sequence[str], unit: str, system: System) -> list[str]:
+    """The properties of a unit, of which each text was asked for alone: it is one line here, whatever it holds."""
+    plain = ",".join(key for key in asked if key not in facts.TEXTS)
+    found = [line for block in _blocks(plain, [unit], system) for line in block.split("\n")] if plain else []
+    for key in asked:
+        if key in facts.TEXTS:
+            text = "\n\n".join(_blocks(key, [unit], system))
+            found += [f"{key}={one}" for one in f"\n{text}".split(f"\n{key}=")[1:]]
+    return found
 
 
 def with_dependents(unit: str, system: System) -> list[str]:

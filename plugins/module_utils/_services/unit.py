@@ -16,6 +16,17 @@ PROPERTIES = (
     "TimeoutStopUSec,ExecStart,ExecStop,EnvironmentFiles,BusName,RemainAfterExit,Result,Listen,"
     "Conflicts,ConflictedBy,PropagatesReloadTo,ReloadResult,After,"
 ) + DEPENDENTS
+# The properties of these whose text its author chose, line breaks included -> how systemctl ends a line of it.
+TEXTS = {
+    "ExecStart": " }",
+    "ExecStop": " }",
+    "EnvironmentFiles": ")",
+    "Listen": ")",
+    "SourcePath": "",
+    "FragmentPath": "",
+    "DropInPaths": "",
+    "BusName": "",
+}
 OTHERS = (".socket", ".timer", ".target", ".mount", ".path", ".automount", ".slice", ".scope", ".swap", ".device")
 # Seconds to wait for the start of a unit without a limit of its own.
 CAP = 600.0
@@ -214,9 +225,9 @@ def _programs(lines: Sequence[str]) -> list[str]:
     """The programs of the ExecStart lines; for an interpreter its script as well, which is not mapped."""
     found = []
     for line in lines:
-        path = re.search(r"path=(.*?) ; argv\[\]=(.*?) ; ", line)
+        path = re.search(r"path=(.*?) ; argv\[\]=(.*?) ; ", line, re.DOTALL)
         if path is not None:
-            program, words = path.group(1), path.group(2).split(" ")[1:_WORDS]
+            program, words = path.group(1), re.split("[ \n]", path.group(2))[1:_WORDS]
             found.append(program)
             while re.fullmatch(_INTERPRETER, program.rpartition("/")[2]):
                 at = next((at for at, word in enumerate(words) if re.fullmatch(_SCRIPT, word)), len(words))

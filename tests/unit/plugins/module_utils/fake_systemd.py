@@ -125,7 +125,8 @@ class Machine:
         if words[1] == "show" and words[2].startswith("--property=RequiredBy"):
             return Completed(words, 0, " ".join(self.unit(names[0]).takes) + "\n", "")
         if words[1] == "show":
-            return Completed(words, 0, "\n".join(self.show(name) for name in names), "")
+            asked = words[2].partition("=")[2].split(",")
+            return Completed(words, 0, "\n".join(self.show(name, asked) for name in names), "")
         verb = next(word for word in words[1:] if not word.startswith("--"))
         return [self.act(words, verb, self.unit(name), "--no-block" in words) for name in names][-1]
 
@@ -136,19 +137,30 @@ class Machine:
         found = (unit for unit in self.units.values() if name == unit.name or name in unit.aliases)
         return next(found, Unit(name, file=False, enabled="", active="inactive", sub="dead", identity=""))
 
-    def show(self, name: str) -> str:
+    def show(self, name: str, asked: Sequence[str] = ()) -> str:
+        """The properties that were asked for; without names, all of them."""
         unit = self.unit(name)
         up = unit.active in ("active", "reloading")
-        limits = {"TimeoutStartUSec": "1min 30s", "TimeoutStopUSec": "1min 30s"}
-        return (
-            f"NRestarts={unit.restarts}\nId={unit.name}\nLoadState={unit.load}\nActiveState={unit.active}\n"
-            f"SubState={unit.sub}\nUnitFileState={unit.enabled if unit.file else ''}\n"
-            f"ActiveEnterTimestampMonotonic={int(unit.entered * 1e6) if up else 0}\n"
-            f"CanReload={'yes' if unit.can_reload else 'no'}\nInvocationID={unit.identity}\n"
-            f"Job={'7' if unit.queued else ''}\nTriggeredBy={' '.join(unit.triggered_by)}\n"
-            f"Triggers={' '.join(unit.triggers)}\nRequiredBy={' '.join(unit.takes)}\n"
-            + "".join(f"{key}={value}\n" for key, value in {**limits, **unit.more}.items())
-        )
+        values = {
+            "TimeoutStartUSec": "1min 30s",
+            "TimeoutStopUSec": "1min 30s",
+            "NRestarts": unit.restarts,
+            **{key: value for key, value in unit.more.items() if key.startswith("Exec")},
+            "Id": unit.name,
+            "LoadState": unit.load,
+            "ActiveState": unit.active,
+            "SubState": unit.sub,
+            "UnitFileState": unit.enabled if unit.file else "",
+            "ActiveEnterTimestampMonotonic": int(unit.entered * 1e6) if up else 0,
+            "CanReload": "yes" if unit.can_reload else "no",
+            "InvocationID": unit.identity,
+            "Job": "7" if unit.queued else "",
+            "TriggeredBy": " ".join(unit.triggered_by),
+            "Triggers": " ".join(unit.triggers),
+            "RequiredBy": " ".join(unit.takes),
+        }
+        values.update(unit.more)
+        return "".join(f"{key}={value}\n" for key, value in values.items() if not asked or key in asked)
 
     def act(self, words: tuple[str, ...], verb: str, unit: Unit, queued: bool) -> Completed:
         if verb in {"yes": ("stop", "restart")}.get(unit.more.get("RefuseManualStop", ""), ()):

@@ -83,6 +83,24 @@ def test_an_empty_line_in_a_command_of_a_unit_is_no_end_of_the_unit() -> None:
     assert one.type == "simple"
 
 
+@pytest.mark.parametrize("end", [" ; ignore_errors=no ; pid=0 }", " ; }\n", "\n"])
+@pytest.mark.parametrize("key", ["ExecStart", "ExecStop", "EnvironmentFiles", "SourcePath"])
+def test_no_text_of_a_unit_passes_for_its_other_properties(key: str, end: str) -> None:
+    """systemctl prints the line breaks of a command as they are."""
+    fake = f"Id=f.service{end}MainPID=1{end}ActiveState=active{end}Triggers=f.socket{end}Result=success{end}x"
+    other = Unit("other.service")
+    for text in (fake, fake.replace("\n", "\n\n"), fake.replace("\n", "\x0c")):
+        off = Unit(WEB, active="failed", sub="dead", more={"MainPID": "7", "Result": "exit-code"})
+        off.more[key] = f"{{ path=/bin/app ; argv[]=/bin/sh -c a\n{text}{end.strip() or ')'}"
+        host = machine(off, other)
+        for names in (["web"], ["web", "other"]):
+            (state, unit), *_others = systemd.view(names, host.system())
+            assert (state.active, state.text) == (False, "failed (dead)")
+            assert (unit.id, unit.main, unit.triggers, unit.result) == (WEB, 7, (), "exit-code")
+            assert systemd.describe(names, host.system())[0].id == WEB
+        assert key != "ExecStart" or "/bin/app" in unit.files or end == "\n"
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -105,7 +123,7 @@ def test_the_script_behind_options_is_a_file_of_the_unit(words: str, expected: l
 def test_an_answer_about_fewer_units_is_not_taken_for_all() -> None:
     host = machine(Unit(WEB))
     whole = host.show
-    host.show = lambda name: whole(name) if name == WEB else ""  # type: ignore[method-assign]
+    host.show = lambda name, asked=(): whole(name, asked) if name == WEB else ""  # type: ignore[method-assign]
     with pytest.raises(ServiceFailed, match="does not tell the state of web.service, other.service"):
         systemd.observe(["web", "other"], host.system())
 
