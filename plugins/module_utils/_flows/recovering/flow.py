@@ -24,6 +24,7 @@ from ..._files.scanning import Scan
 from ..._files.step import PathStep
 from ..._host import machine, scratch
 from ..._host.paths import ancestors
+from ..._host.trust import read_small
 from ..._resources import files, ours, registry
 from ..._resources.kind import Restore, is_within
 from ..._resources.registry import KINDS, kind_of, own_lines, path_lines, tree_spec
@@ -42,6 +43,8 @@ KEEP, TAKE = "keep", "take"
 # Refused paths are left out, and what lies below them may be refused next.
 _TURNS = 5
 _SHOWN = 20
+# Bytes of a file of keys that are read.
+_LARGEST_KEYS = 1 << 20
 
 
 class Request(NamedTuple):
@@ -196,8 +199,8 @@ class _Preparing:
         if not any(is_within(path, root) for one in sections for root in (tree_spec(one) or {"paths": ()})["paths"]):
             return {}
         here = b""
-        with suppress(OSError), open(path, "rb") as stream:
-            here = stream.read()
+        with suppress(OSError):  # A pipe in the home of a user would hold us up.
+            here = read_small(os.path.realpath(path), _LARGEST_KEYS)[0]
         then = self._content(checks.content_of(sections, path))
         return {folder: "none of the keys that let the controller in is in it"} if checks.locks_out(then, here) else {}
 

@@ -518,6 +518,9 @@ def test_the_keys_by_which_the_controller_logs_in_as_root_are_not_lost(
     assert found["left_out"] == [f"{keys.parent} (none of the keys that let the controller in is in it)"]
     keys.write_text("ssh-ed25519 AAAAold other\nssh-ed25519 AAAAnew installer\n")
     assert prepare(store, recorded, "take")["left_out"] == []
+    keys.unlink()
+    os.mkfifo(keys)  # The user may have made anything of it.
+    assert prepare(store, recorded, "take")["left_out"] == []
 
 
 def test_a_part_with_the_accounts_does_not_lock_the_controller_out(
