@@ -62,7 +62,8 @@ outside:
               V(content or time), V(mode) and V(owner) with commas between them. V(changed) stands for what these words
               do not tell, such as capabilities.
             - For the running kernel, V(mounted), V(unmounted), V(another mount) or V(mount options) of a mount,
-              V(swap on) or V(swap off), or V(value) of a setting below C(/proc/sys) or C(/sys).
+              V(swap on) or V(swap off), V(loaded) or V(unloaded) of a module, V(set up) or V(taken down) of a mapped
+              disk or a loop device, or V(value) of a setting.
           type: str
     count:
       description: The number of all such paths.

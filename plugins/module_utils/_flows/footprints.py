@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any, Callable
@@ -33,6 +33,8 @@ from .._store.store import Store
 _MOST = 200_000
 # The accounts, and the number of files in their homes that are looked at.
 _PASSWD, MOST_ALONE = "/etc/passwd", 10_000
+# The number of paths below a new directory that are named, and of its directories that are looked at.
+_MOST_BELOW = 100
 # Seconds for the walk when a change is armed, and for the walk at its end.
 _BEFORE, _AFTER = 5.0, 5.0
 
@@ -110,7 +112,7 @@ def _compare_with_record(store: Store, generation: int, manifest: Manifest, seco
     at = Restore(store.system, store.objects, since=since)
     if "kernel" in then.declared:
         found += _of_kernel(then.declared["kernel"], _read_kernel(store), manifest, at)
-    bare = uncovered(found, manifest, at)
+    bare = uncovered(found, manifest, at, _left_out(store, then.declared))
     shown = [ChangedPath(os.fsdecode(one.path[: outside.LONGEST]), one.what) for one in bare[: outside.SHOWN]]
     return Outside(shown, len(bare), complete)
 
@@ -118,7 +120,9 @@ def _compare_with_record(store: Store, generation: int, manifest: Manifest, seco
 def _read_kernel(store: Store) -> Mapping[str, Any]:
     """The state of the running kernel. Plain JSON."""
     found: Mapping[str, Any] = kernel.read_settings()
-    return {**found, "settings": {**found["settings"], **kernel.read_audit(store.system.run)}}
+    manager = kernel.read_manager(store.system.run) if store.system.has_systemd() else {}
+    settings = {**found["settings"], **kernel.read_audit(store.system.run), **manager}
+    return {**found, **kernel.read_devices(), "settings": settings}
 
 
 def _of_kernel(then: Mapping[str, Any], now: Mapping[str, Any], manifest: Manifest, at: Restore) -> list[Changed]:
@@ -129,8 +133,11 @@ def _of_kernel(then: Mapping[str, Any], now: Mapping[str, Any], manifest: Manife
     return [Changed(os.fsencode(path), what) for path, what in found]
 
 
-def uncovered(found: Iterable[Changed], manifest: Manifest, at: Restore) -> list[Changed]:
-    """The paths that a rollback to the checkpoint does not bring back."""
+def uncovered(
+    found: Iterable[Changed], manifest: Manifest, at: Restore, left_out: Callable[[bytes], bool] = lambda _path: False
+) -> list[Changed]:
+    """The paths that a rollback to the checkpoint does not bring back: of a new directory in a tree, what the tree
+    leaves out below it."""
     specs: dict[bytes, list[dict[str, Any]]] = {}
     for section in manifest.sections:
         spec = registry.tree_spec(section) or {"paths": []}
@@ -144,10 +151,24 @@ def uncovered(found: Iterable[Changed], manifest: Manifest, at: Restore) -> list
             for spec in specs.get(root, ())
         )
 
-    bare = {one.path: one.what for one in found if not lies_in_a_tree(one.path)}
+    bare: dict[bytes, str] = {}
+    for one in found:
+        if not lies_in_a_tree(one.path):
+            bare[one.path] = one.what
+        elif one.what == footprint.NEW:
+            below = (path for path in _bare_below(one.path, lies_in_a_tree) if not left_out(path))
+            bare.update(dict.fromkeys(islice(below, _MOST_BELOW), footprint.NEW))
     covered: set[str] = set()
     changed = {os.fsdecode(path): what for path, what in bare.items()}
     for section in manifest.sections:
         kind = registry.kind_of(section)
         covered.update(kind.covers(section.spec, registry.own_lines(section), changed, at))
     return [Changed(path, what) for path, what in bare.items() if os.fsdecode(path) not in covered]
+
+
+def _bare_below(folder: bytes, lies_in_a_tree: Callable[[bytes], bool]) -> Iterator[bytes]:
+    for place, folders, names in islice(os.walk(folder), _MOST_BELOW):
+        out = [name for name in folders if not lies_in_a_tree(os.path.join(place, name))]
+        folders[:] = [name for name in folders if name not in out]
+        yield from (os.path.join(place, name) for name in out)
+        yield from (os.path.join(place, name) for name in names if not lies_in_a_tree(os.path.join(place, name)))

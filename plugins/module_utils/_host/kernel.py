@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The state of the running kernel that no walk over a disk shows: mounts, swap, settings below /sys, rules of the
-audit, and whether the hardware's clock has the local time."""
+"""The state of the running kernel that no walk over a disk shows: mounts, swap, settings below /sys, modules, devices
+that were set up, rules of the audit, and whether the hardware's clock has the local time. Also settings of systemd that
+are in no file."""
 
 from __future__ import annotations
 
 import glob
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Callable
@@ -21,12 +23,15 @@ from .trust import read_small
 # The differences, in words.
 MOUNTED, UNMOUNTED, OTHER_MOUNT, OPTIONS = "mounted", "unmounted", "another mount", "mount options"
 SWAP_ON, SWAP_OFF, VALUE = "swap on", "swap off", "value"
+LOADED, UNLOADED, SET_UP, TAKEN_DOWN = "loaded", "unloaded", "set up", "taken down"
 OF_MOUNTS = (MOUNTED, UNMOUNTED, OTHER_MOUNT, OPTIONS, SWAP_ON, SWAP_OFF)
+OF_NO_FILE = (*OF_MOUNTS, VALUE, LOADED, UNLOADED, SET_UP, TAKEN_DOWN)
 _SWAPS = "/proc/swaps"
 # Settings that nothing but a boot puts back, and that no program changes by itself.
 _SETTINGS = (
     *("/sys/kernel/mm/transparent_hugepage/*", "/sys/kernel/mm/ksm/run", "/sys/module/zswap/parameters/enabled"),
     *(f"/sys/block/*/queue/{name}" for name in ("scheduler", "read_ahead_kb", "nr_requests")),
+    *(f"/sys/class/net/{name}/{what}" for name in ("[!v]*", "v[!e]*") for what in ("mtu", "tx_queue_len", "ifalias")),
     "/sys/fs/selinux/enforce",
 )
 # File systems that programs mount, or that come and go by themselves.
@@ -35,13 +40,20 @@ _PASSING = ("autofs", "overlay", "squashfs", "nsfs", "fuse", "fuseblk", "ramfs",
 _TOLD = ("proc", "tmpfs", "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "vfat")
 # Mount points among those of programs whose options an administrator sets.
 _OF_ALL = ("/proc", "/dev", "/dev/shm", "/run")
-_LARGEST = 4096
+_LARGEST, _LONGEST = 4096, 1 << 20
 # Its third line tells whether the hardware's clock has the local time or UTC, which it has without such a line. hwclock
 # writes its corrections into the other lines by itself.
 _CLOCK, _UTC = "/etc/adjtime", b"UTC"
 # The program that lists the rules of the audit, and the name under which they are told: no path shows them.
 AUDIT, AUDIT_RULES = "/sbin/auditctl", "/sbin/auditctl -l"
 _LOOK = 5.0
+# Its bit in the effective capabilities: without it, as in a container, modules and disks are another host's.
+_CAP_SYS_MODULE = 16
+# Devices that programs set up by themselves.
+_OF_DOCKER, _OF_SNAPD = "/dev/mapper/docker-", "/var/lib/snapd/"
+# Properties of systemd, and the commands that set them.
+_MANAGER = {"LogLevel": "log-level", "LogTarget": "log-target", "ServiceWatchdogs": "service-watchdogs"}
+_SYSTEMCTL = "/usr/bin/systemctl"
 
 
 def read_settings(table_of_swap: str = _SWAPS, patterns: Sequence[str] = _SETTINGS) -> dict[str, object]:
@@ -82,6 +94,37 @@ def read_audit(run: Callable[[Sequence[str], float], Completed]) -> dict[str, st
     return {AUDIT_RULES: hashlib.sha256("\n".join([*state, said[1].out]).encode()).hexdigest()}
 
 
+def read_manager(run: Callable[[Sequence[str], float], Completed]) -> dict[str, str]:
+    """Settings of systemd that are in no file, each by the command that sets it."""
+    done = run(["systemctl", "show", f"--property={','.join(_MANAGER)}"], _LOOK)
+    pairs = (line.split("=", 1) for line in done.out.splitlines() if done.rc == 0 and "=" in line)
+    return {f"{_SYSTEMCTL} {_MANAGER[key]}": value for key, value in pairs if key in _MANAGER}
+
+
+def read_devices(proc: str = "/proc", disks: str = "/sys/block") -> dict[str, Mapping[str, object]]:
+    """``modules``: name -> the modules that need it. ``devices``: mapped disks -> their sizes, and loop devices ->
+    their files. Empty in a container. Plain JSON."""
+    modules, devices = {}, {}
+    held = re.search(r"^CapEff:\s*([0-9a-f]+)$", _text(f"{proc}/self/status"), re.MULTILINE)
+    if held is not None and int(held[1], 16) >> _CAP_SYS_MODULE & 1:
+        for words in (line.split() for line in _text(f"{proc}/modules").splitlines()):
+            modules[words[0]] = [one for one in words[3].split(",") if one not in ("", "-")]
+        for path in glob.glob(f"{disks}/dm-*/dm/name"):
+            devices[f"/dev/mapper/{_text(path).strip()}"] = _text(f"{path[: -len('/dm/name')]}/size").strip()
+        for path in glob.glob(f"{disks}/loop*/loop/backing_file"):
+            devices[f"/dev/{path.split('/')[-3]}"] = _text(path).strip()
+    of_programs = [key for key, value in devices.items() if _OF_DOCKER in key or value.startswith(_OF_SNAPD)]
+    return {"modules": modules, "devices": {key: devices[key] for key in devices if key not in of_programs}}
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return stream.read(_LONGEST)
+    except OSError:
+        return ""
+
+
 def mounted(every: list[Mount]) -> dict[str, list[str]]:
     """Mount point -> the file system there, and its options. Pure."""
     automatic = {one.point for one in every if one.kind == table.AUTOFS}
@@ -103,6 +146,22 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tup
     yield from ((path, SWAP_ON if path in after else SWAP_OFF) for path in sorted(before ^ after))
     was = then.get("settings", {})
     yield from ((path, VALUE) for path, value in sorted(now["settings"].items()) if was.get(path, value) != value)
+    if "devices" in then and "devices" in now:
+        yield from _of_devices(then, now)
+
+
+def _of_devices(
+    then: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]
+) -> Iterator[tuple[str, str]]:
+    before, after = then["modules"], now["modules"]
+    came = after.keys() - before.keys()
+    # A module that another one needs came with it.
+    yield from ((f"/sys/module/{name}", LOADED) for name in sorted(came) if came.isdisjoint(after[name]))
+    yield from ((f"/sys/module/{name}", UNLOADED) for name in sorted(before.keys() - after.keys()))
+    before, after = then["devices"], now["devices"]
+    for path in sorted(before.keys() | after.keys()):
+        if before.get(path) != after.get(path):
+            yield path, SET_UP if path not in before else TAKEN_DOWN if path not in after else VALUE
 
 
 def _of_mounts(then: Mapping[str, list[str]], now: Mapping[str, list[str]]) -> Iterator[tuple[str, str]]:

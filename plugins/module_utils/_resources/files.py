@@ -17,7 +17,7 @@ from .._files.entry import ABSENT, Entry, Tree, path_of
 from .._files.footprint import NEW
 from .._files.scanning import Scan
 from .._files.step import FILES, Step
-from .._host.kernel import OF_MOUNTS, VALUE
+from .._host.kernel import OF_NO_FILE
 from .._host.mounts import mount_points
 from .._host.options import Options, read
 from .._host.paths import check_path
@@ -197,7 +197,7 @@ class Files(Kind):
     def suggest(self, changed: Mapping[str, str], taken: Sequence[str], at: Restore) -> Suggestion:
         """A declaration of the changed paths; for configuration, of the directory of its program."""
         found = set()
-        for path in (one for one, what in changed.items() if what not in (*OF_MOUNTS, VALUE)):
+        for path in (one for one, what in changed.items() if what not in OF_NO_FILE):
             together = _directory_of(path)
             path = path if any(is_within(one, together) for one in taken) else together
             overlaps = any(is_within(path, one) or is_within(one, path) for one in taken)

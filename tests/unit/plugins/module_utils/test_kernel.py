@@ -124,3 +124,50 @@ def test_rules_of_the_audit_and_their_lock_are_told_where_the_kernel_lists_them(
     assert rules("enabled 1", "No rules", rc=4) == {}
     monkeypatch.setattr(kernel, "AUDIT", str(tmp_path / "none"))
     assert rules("enabled 1", "No rules") == {}
+
+
+def test_modules_mapped_disks_and_loops_are_told_where_they_are_the_hosts(tmp_path: Path) -> None:
+    def write(path: str, text: str) -> None:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+
+    def read(capabilities: str = "000001ffffffffff") -> dict[str, Any]:
+        write("proc/self/status", f"Name:\tx\nCapEff:\t{capabilities}\nCapBnd:\t0\n")
+        found = kernel.read_devices(str(tmp_path / "proc"), str(tmp_path / "block"))
+        return {"mounted": {}, "swaps": [], "settings": {}, **found}
+
+    write("proc/modules", "ext4 999 1 - Live 0x0\nold 1 0 - Live 0x0\n")
+    write("block/dm-0/dm/name", "vg-root\n")
+    write("block/dm-0/size", "2048\n")
+    write("block/dm-9/dm/name", "vg-gone\n")
+    write("block/loop0/size", "0\n")
+    before = read()
+    assert list(kernel.differences(before, read())) == [] == list(kernel.differences({}, read()))
+    write("proc/modules", "dummy 1 0 - Live 0x0\nbase 1 1 dummy,ext4, Live 0x0 [permanent]\next4 999 1 - Live 0x0\n")
+    write("block/dm-0/size", "4096\n")
+    write("block/dm-1/dm/name", "vg-new\n")
+    write("block/dm-2/dm/name", "docker-8:1-7-a\n")
+    (tmp_path / "block/dm-9/dm/name").unlink()
+    write("block/loop0/loop/backing_file", "/root/image\n")
+    write("block/loop1/loop/backing_file", "/var/lib/snapd/snaps/core_1.snap\n")
+    assert list(kernel.differences(before, read())) == [
+        ("/sys/module/dummy", "loaded"),
+        ("/sys/module/old", "unloaded"),
+        ("/dev/loop0", "set up"),
+        ("/dev/mapper/vg-gone", "taken down"),
+        ("/dev/mapper/vg-new", "set up"),
+        ("/dev/mapper/vg-root", "value"),
+    ]
+    in_container = read("00000000800435fb")
+    assert list(kernel.differences(in_container, read("00000000800425fb"))) == []
+    assert in_container["modules"] == in_container["devices"] == {}
+
+
+def test_settings_of_systemd_that_are_in_no_file_are_told_by_their_command() -> None:
+    def read(level: str, rc: int = 0) -> dict[str, str]:
+        said = f"LogLevel={level}\nLogTarget=journal\nServiceWatchdogs=yes\n"
+        return kernel.read_manager(lambda argv, _seconds: Completed(tuple(argv), rc, said, ""))
+
+    seen = [{"mounted": {}, "swaps": [], "settings": read(level)} for level in ("info", "debug")]
+    assert list(kernel.differences(*seen)) == [("/usr/bin/systemctl log-level", "value")]
+    assert len(read("info")) == 3 and read("info", rc=1) == {}

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -207,6 +208,20 @@ def test_a_change_within_what_is_protected_leaves_nothing(store: Store, host: Pa
     ) as failed:
         settle(store, 1, BAD, *NOW)
     assert failed.value.result["outside"] == {"paths": [], "count": 0, "complete": True}
+
+
+@pytest.mark.parametrize("probes", [GOOD, BAD])
+def test_what_is_left_out_below_a_new_directory_is_named(store: Store, host: Path, probes: list[Any]) -> None:
+    """A rollback removes the directory but for that, as for the jobs of ``at`` in a new ``/var/spool/cron``."""
+    (host / "etc/app/jobs/of").mkdir(parents=True)
+    for name in ("jobs/conf", "jobs/one.log", "jobs/of/two.log", "jobs/of/two.log~"):
+        (host / "etc/app" / name).write_text("new")
+    (host / "etc/app/jobs/all.log/deep").mkdir(parents=True)
+    with suppress(Unhealthy):
+        settle(store, 1, probes, *NOW)
+    left = ("etc/app/jobs/all.log", "etc/app/jobs/of/two.log", "etc/app/jobs/one.log")
+    assert paths(host, info(store)["outside"]) == dict.fromkeys(left, "new")
+    assert (host / "etc/app/jobs/conf").exists() == (probes == GOOD)
 
 
 def test_a_host_that_puts_itself_back_names_what_stays_changed(store: Store, host: Path) -> None:
