@@ -114,11 +114,10 @@ def _at_deadline(store: Store, generation: int, way_back: Callable[[], Finish], 
     change = changes.armed(store)
     if change is None or change.generation != generation:
         if change is None:
-            units.stop_watch(store)
+            _stop_watch(store, generation)
         return 0
     if change.overdue(store.system) is None:
-        with suppress(EvenkeelError, OSError):
-            changes.ensure_timers(store, change, sys.argv[0])
+        _ensure_timers(store, change)
         if change.due - store.system.monotonic() > units.TICK + 5.0:
             return 0
         way_back()  # The change may remove the code or Python itself before the deadline.
@@ -129,6 +128,25 @@ def _at_deadline(store: Store, generation: int, way_back: Callable[[], Finish], 
             change = changes.armed(store)
     code = _until_done(store, generation, way_back(), pauses)
     return _at_deadline(store, generation, way_back, pauses) if code is None else code
+
+
+def _stop_watch(store: Store, generation: int) -> None:
+    """Stop the timer that goes on after its change. Nothing is locked here: where the next change is armed meanwhile,
+    the timer is that of the next change, and runs on."""
+    if changes.generation(store) <= generation:
+        units.stop_watch(store)
+        if changes.generation(store) > generation:
+            units.start_watch(store)
+
+
+def _ensure_timers(store: Store, change: changes.Armed) -> None:
+    """Make sure that the timers run. Where the change has ended meanwhile, and the next change was armed, they are made
+    those of the next change."""
+    with suppress(EvenkeelError, OSError):
+        changes.ensure_timers(store, change, sys.argv[0])
+        following = changes.armed(store) if changes.generation(store) > change.generation else None
+        if following is not None:
+            changes.ensure_timers(store, following, sys.argv[0])
 
 
 def _watch_over(store: Store, generation: int, finish: Finish) -> int:

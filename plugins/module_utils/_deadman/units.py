@@ -306,6 +306,11 @@ def stop_watch(store: Store) -> None:
     store.system.run(["systemctl", "stop", "--no-block", unit(store, "watch") + ".timer"], 10.0)
 
 
+def start_watch(store: Store) -> None:
+    """Start the timer that checks the watcher."""
+    store.system.run(["systemctl", "start", "--no-block", unit(store, "watch") + ".timer"], 10.0)
+
+
 def forget_failures(store: Store) -> None:
     """Have systemd forget that our units failed, as a host in doubt has them do: the doubt is over."""
     if store.system.has_systemd():

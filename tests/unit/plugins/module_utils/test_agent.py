@@ -33,7 +33,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._flows.ro
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.system import System
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._store.store import Store
-from flows import checkpoint
+from flows import checkpoint, settle
 
 HERE = Path(package.__file__ or "").parents[1]
 # Refuses every import of what is not loaded or built in, as where Python was moved away.
@@ -280,6 +280,52 @@ def test_a_timer_that_finds_all_well_loads_no_way_back(
     armed.write_text(json.dumps(dict(json.loads(armed.read_text()), due=time.monotonic() + 5.0)))
     with pytest.raises(AssertionError, match="it was loaded"):  # while it waits Python may go
         agent.main(way_back, words)
+
+
+@pytest.mark.parametrize("over", [False, True])
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_a_late_timer_leaves_the_next_change_its_timers(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, over: bool, meanwhile: bool
+) -> None:
+    """No lock keeps a timer of the change before from what arming the next change does."""
+    monkeypatch.setattr(watcher, "start", lambda *_words: None)
+    (tmp_path / "live").mkdir()
+    done: list[str] = []
+
+    def arm() -> int:
+        change = checkpoint(store, "change", [{"files": {"paths": [str(tmp_path / "live")]}}], confirm_within=60.0)
+        return int(change["generation"])
+
+    def end() -> None:
+        settle(store, number, [{"command": {"argv": ["true"]}}], 0.0, 0.1, 0.05)
+
+    def note(what: str, next_begins: bool = False) -> None:
+        done.append(what)
+        if next_begins and meanwhile and len(done) == 1:
+            if not over:
+                end()
+            arm()
+
+    number = arm()
+    if over:
+        end()
+    monkeypatch.setattr(
+        changes, "ensure_timers", lambda _store, change, _agent: note(f"ensure {change.generation}", True)
+    )
+    monkeypatch.setattr(units, "stop_watch", lambda _store: note("stop", True))
+    monkeypatch.setattr(units, "start_watch", lambda _store: note("start"))
+    words = ["--store", store.root, "deadline", "--generation", str(number)]
+    assert agent.main(lambda: finish, words) == 0
+    expected = {
+        (True, False): ["stop"],
+        (True, True): ["stop", "start"],
+        (False, False): [f"ensure {number}"],
+        (False, True): [f"ensure {number}", f"ensure {number + 1}"],
+    }
+    assert done == expected[over, meanwhile]
+    if over and meanwhile:
+        done.clear()
+        assert agent.main(lambda: finish, words) == 0 and done == [], "the next change is armed"
 
 
 def run_unit(
