@@ -24,7 +24,8 @@ PATHS = (
     *("/var/lib/NetworkManager/NetworkManager.state", "/var/lib/NetworkManager/NetworkManager-intern.conf"),
     *("/var/lib/selinux", "/var/lib/authselect", "/var/lib/dbus/machine-id"),
     *("/var/lib/extensions", "/var/lib/confexts", "/var/lib/portables"),
-    *("/run/systemd/network", "/run/udev/rules.d", "/run/NetworkManager/conf.d", "/run/polkit-1/rules.d"),
+    *("/run/systemd/system", "/run/systemd/network", "/run/udev/rules.d", "/run/NetworkManager/conf.d"),
+    "/run/polkit-1/rules.d",
     *("/run/sysctl.d", "/run/tmpfiles.d", "/run/sysusers.d", "/run/modprobe.d", "/run/modules-load.d"),
     *("/opt", "/root"),
 )

@@ -448,6 +448,14 @@ def test_the_usual_places_are_programs_and_configuration_and_no_data() -> None:
     assert footprints._left_out(Store("/var/lib/evenkeel", System()), kept)(b"/srv"), "a person left it out"
 
 
+def test_units_that_count_until_the_next_boot_are_looked_at_and_our_own_are_none_of_them() -> None:
+    units = "/run/systemd/system"
+    left_out = footprints._left_out(Store("/var/lib/evenkeel", System()), places.check(None))
+    ours = ["evenkeel-deadman.service", "evenkeel-deadman.timer.d", "evenkeel-watch.timer", "evenkeel-health.service"]
+    seen = [name for name in (*ours, "app.service", "nginx.service.d") if not left_out(f"{units}/{name}".encode())]
+    assert units in places.PATHS and seen == ["app.service", "nginx.service.d"]
+
+
 def test_files_that_decide_about_logins_are_looked_at_in_each_home(
     store: Store, host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
