@@ -18,7 +18,7 @@ from .._host import background, locks
 from .._host.durable import remove_file
 from .._host.system import System
 from .._store.store import Store
-from . import booted, changes, timers, units, watcher
+from . import booted, changes, glance, timers, units, watcher
 
 # ``finish(store, boot=False, agent=False)``, under the lock: complete an interrupted rollback, and roll back a change
 # whose deadline is over; return the steps that were done, in words.
@@ -118,7 +118,7 @@ def _at_deadline(store: Store, generation: int, way_back: Callable[[], Finish], 
         return 0
     if change.overdue(store.system) is None:
         _ensure_timers(store, change)
-        if change.due - store.system.monotonic() > units.TICK + 5.0:
+        if change.due - store.system.monotonic() > glance.NEAR:
             return 0
         way_back()  # The change may remove the code or Python itself before the deadline.
         # The deadline may be over before this unit is started again.

@@ -18,7 +18,8 @@ _CHECKED = (
     "sys.path.insert(0,a[1] if m is False else a[5]+str(m));sys.argv=[a[1],*a[6:]];"
     "from evenkeel_agent._agent import main;sys.exit(main())"
 )
-_ISOLATED = ("-I", "-X", "utf8")
+# The agent needs Python's own library alone, and none of the files with which others have it load more (*.pth).
+_ISOLATED = ("-I", "-S", "-X", "utf8")
 _HASH = r"-[0-9a-f]{12}([0-9a-f]{64})\.pyz$"
 
 

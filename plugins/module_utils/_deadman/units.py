@@ -28,6 +28,7 @@ from .._host.paths import make_dirs
 from .._host.system import System
 from .._host.trust import stranger, trusted
 from .._store.store import Store
+from . import glance
 from .invocation import agent_arguments, python
 
 _ETC, _RUN = "/etc/systemd/system", "/run/systemd/system"
@@ -36,8 +37,6 @@ _BEFORE = ("/etc/systemd/system.control", "/run/systemd/system.control", "/run/s
 DEFAULT = "/var/lib/evenkeel"
 # Texts without a special meaning in a unit file: no blank, quote, specifier, variable or wildcard.
 _PLAIN = r"[A-Za-z0-9/._@+:-]+"
-# Seconds between two checks of the watcher.
-TICK = 20.0
 # The Pythons to try, in this order, where the Python that armed the change does not run.
 PYTHONS = (
     "/usr/libexec/platform-python /usr/bin/python3 /usr/local/bin/python3 /usr/bin/python3.* /usr/local/bin/python3.*"
@@ -343,7 +342,8 @@ def _run_files(store: Store, number: int, due: float, agent: str) -> dict[str, s
         f"OnStartupSec={round((due - _started(store.system)) * 1_000_000)}us\n"
         "AccuracySec=100ms\nRandomizedDelaySec=0\nRemainAfterElapse=no\n"
     )
-    tick = f"OnActiveSec=\nOnActiveSec={TICK:g}\nOnUnitInactiveSec={TICK:g}\nAccuracySec=1s\nRandomizedDelaySec=0\n"
+    every = f"{glance.TICK:g}"
+    tick = f"OnActiveSec=\nOnActiveSec={every}\nOnUnitInactiveSec={every}\nAccuracySec=1s\nRandomizedDelaySec=0\n"
     return {
         **_unit_files(
             _RUN,

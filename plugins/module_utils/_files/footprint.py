@@ -241,10 +241,9 @@ class Walk:
                     if stat.S_ISDIR(i.st_mode):
                         below.append(entry.name)
                         ctime = 0 if self._disk in _COPIED_UP else ctime
-                    found.append(
-                        f"{entry.name}\0{inode:x} {ctime:x} {i.st_mode:x} {i.st_uid:x} {i.st_gid:x} {i.st_size:x}"
-                        f" {i.st_mtime_ns:x}"
-                    )
+                    # An f-string takes a twelfth of the whole walk longer.
+                    words = (entry.name, inode, ctime, i.st_mode, i.st_uid, i.st_gid, i.st_size, i.st_mtime_ns)
+                    found.append("%s\0%x %x %x %x %x %x %x" % words)  # noqa: UP031
                     if not len(found) % _OFTEN and not self._goes_on():
                         self.complete = False
                         return None

@@ -219,6 +219,21 @@ print(len(mine), len(read))
     assert modules > 100 and times < modules + 20, done.stdout
 
 
+def test_a_call_that_arms_loads_no_command_for_a_person(store: Store) -> None:
+    program = """
+import gc, sys
+path, root = sys.argv[1:]
+sys.path.insert(0, path)
+from evenkeel_agent._calls.checkpoint import ARGUMENTS, work
+given = {name: option.get("default") for name, option in ARGUMENTS.items()}
+work({**given, "store": root, "resources": [{"files": {"paths": ["/etc/hostname"]}}]}, False)
+print(gc.get_threshold()[0], [name for name in sys.modules if name.endswith(("_flows.console", "_flows.keeping"))])
+"""
+    with store.locked():
+        argv = [sys.executable, "-I", "-c", program, package.install(store, finish), store.root]
+    assert subprocess.run(argv, capture_output=True, text=True, check=True).stdout == "20000 []\n"
+
+
 def test_the_code_that_no_change_loads_is_compressed(tmp_path: Path) -> None:
     path = tmp_path / "agent.pyz"
     path.write_bytes(package._zipapp(package.sources()))

@@ -301,7 +301,7 @@ def test_where_a_python_is_gone_or_unfit_the_next_one_runs_the_agent(
     shell = re.fullmatch("/bin/sh -c '(.*)'", units._exec_start(store, "agent.pyz", "boot"))
     assert shell is not None
     subprocess.run(["/bin/sh", "-c", shell[1].replace("$$", "$")], check=True)
-    assert ran.read_text() == f"-I -X utf8 agent.pyz --store {store.root} boot\n"
+    assert ran.read_text() == f"-I -S -X utf8 agent.pyz --store {store.root} boot\n"
 
 
 def test_a_python_that_is_gone_or_another_users_is_none_to_fall_back_on(
