@@ -107,7 +107,7 @@ def _prepare(session: Session, request: Request, targets: Targets, caller: Calle
     domain = preflight.agreed(request.guard_domain, "evenkeel_guard_domain", "", targets)
     targets = preflight.resolved(session, targets, domain, stop=stop) if domain else targets
     targets = replace(targets, group=preflight.group(targets))
-    preflight.well_written(request.options.common, targets)
+    preflight.well_written(request, targets)
     sizes = preflight.agreed(request.waves, "evenkeel_waves", DEFAULT_WAVES, targets)
     plan = waves.split(targets.hosts, waves.parse(sizes))
     if domain:
