@@ -130,15 +130,19 @@ def test_names_say_what_they_are() -> None:
     assert found == set()
 
 
-def test_parameters_name_their_noun() -> None:
+def test_parameters_and_attributes_name_their_noun() -> None:
     """The short name ``one`` is for an element of a comprehension, and for a lambda."""
-    found = [
-        f"{path.relative_to(ROOT)}: {node.name}"
-        for path in CODE
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.FunctionDef)
-        and "one" in [each.arg for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
-    ]
+    found = []
+    for path in CODE:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.FunctionDef):
+                names = [each.arg for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+            elif (
+                isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and isinstance(node.value, ast.Name)
+            ):
+                names = [node.attr] if node.value.id == "self" else []
+            found += [f"{path.relative_to(ROOT)}:{node.lineno}: {name}" for name in names if EMPTY_NAME.fullmatch(name)]
     assert found == []
 
 

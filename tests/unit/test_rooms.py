@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -106,6 +107,17 @@ def test_the_table_of_the_rooms_is_current() -> None:
     assert sizes[largest] > 0.95 * max(sizes.values()) and f"`{longest.name}`" in now[5]
     for one, other in zip([*said[1], *said[4], *said[5]], [between, many, sizes[largest], lines[longest]], strict=True):
         assert abs(one - other) <= 0.05 * other, (one, other)
+
+
+def test_every_room_passes_mypy_strict() -> None:
+    """A module of the list takes all flags of ``mypy --strict``, from its own table or from that of all modules."""
+    mypy = tomllib.loads((LIBRARY.parents[1] / "pyproject.toml").read_text())["tool"]["mypy"]
+    strict = [one for one in mypy["overrides"] if one.get("disallow_any_generics")]
+    listed = {name.partition("module_utils.")[2].removesuffix(".*") for one in strict for name in one["module"]}
+    assert set(ROOMS) <= listed
+    own = {"disallow_any_generics", "disallow_subclassing_any", "disallow_untyped_calls", "disallow_untyped_decorators"}
+    assert all({*own, "extra_checks", "no_implicit_reexport"} <= one.keys() for one in strict)
+    assert {path.name.removesuffix(".py") for path in LIBRARY.iterdir() if path.name[:2] != "__"} == set(ROOMS)
 
 
 def test_no_function_is_longer_than_60_lines_or_takes_more_than_6_parameters() -> None:

@@ -88,22 +88,22 @@ class Sealing:
         stream.write(trailer_of(sha, self.base, tag_of(self.secret, sha, self.base)))
 
 
-def seal(store: Store, host: str, checkpoint: str, asked: Mapping[str, Any], secret: str) -> Sealing:
-    """The sealed bundle of a checkpoint, relative to the base that the controller has ``asked`` for.
+def seal(store: Store, host: str, checkpoint: str, wanted: Mapping[str, Any], secret: str) -> Sealing:
+    """The sealed bundle of a checkpoint, relative to the base that the controller wants.
 
-    ``asked``: ``id``, ``sha256``, ``bytes`` and ``length`` (of its chain) of the base, or nothing. The bundle is whole
+    ``wanted``: ``id``, ``sha256``, ``bytes`` and ``length`` (of its chain) of the base, or nothing. The bundle is whole
     where the base is no longer here, and where the chain would become longer than ``LONGEST`` or more than twice as
     large as a whole bundle.
     """
     openssl.check()
     whole = replicas.bundle(store, host, checkpoint, [], from_replica=False)
-    base = str(asked.get("sha256") or "")
+    base = str(wanted.get("sha256") or "")
     with suppress(Damaged):
-        if base and int(asked["length"]) < LONGEST:
+        if base and int(wanted["length"]) < LONGEST:
             # A receiver with the base has all records of its log, too.
-            known = [one.id for one in store.chain(str(asked["id"]))]
+            known = [one.id for one in store.chain(str(wanted["id"]))]
             part = replicas.bundle(store, host, checkpoint, known, from_replica=False)
-            if int(asked["bytes"]) + part.size <= 2 * _size(whole):
+            if int(wanted["bytes"]) + part.size <= 2 * _size(whole):
                 return Sealing(part, base, secret)
     return Sealing(whole, "", secret)
 

@@ -98,7 +98,7 @@ def _before(store: Store, newest: Manifest) -> list[Manifest]:
         return []
 
 
-def judge(declared: Outline, records: Sequence[Manifest], before: Sequence[Manifest], look: Look) -> list[str]:
+def judge(declared: Outline, records: Sequence[Manifest], before: Sequence[Manifest], measure: Look) -> list[str]:
     """The sentences on the checkpoint to which ``records`` lead. ``before``: the records that lead to the checkpoint
     before it, where that is not a record of the same log."""
     *earlier, newest = records
@@ -114,7 +114,7 @@ def judge(declared: Outline, records: Sequence[Manifest], before: Sequence[Manif
     for spec in trees:
         for path in spec["paths"]:
             recorded = now.found[path]
-            words = _words(look(path, spec, recorded), recorded, then[path], paths, spec)
+            words = _words(measure(path, spec, recorded), recorded, then[path], paths, spec)
             found += [f"{path[:_SHOWN]}: {words} ({point})"] if words else []
     return found
 

@@ -164,13 +164,18 @@ class Mounts(Kind):
             return {os.path.realpath(os.path.join(self.uuids, name)): name for name in names}
         return {}
 
-    def _untold(self, was: Record, system: System) -> str:
+    def _untold(self, recorded: Record, system: System) -> str:
         """Why nobody can tell which file system, or which swap, was recorded, in words; empty where it is told."""
-        known = self._uuids() if "uuid" in was else {}
-        if known and was["uuid"] not in known.values():
-            return f"what was there, with UUID {was['uuid']}, is not on this host"
-        if "uuid" not in was and "from" not in was and "boot" in was and was["boot"] != system.boot_id():
-            return f"the host was booted since, so that {_device(was)} may be another disk: see to it by hand"
+        known = self._uuids() if "uuid" in recorded else {}
+        if known and recorded["uuid"] not in known.values():
+            return f"what was there, with UUID {recorded['uuid']}, is not on this host"
+        if (
+            "uuid" not in recorded
+            and "from" not in recorded
+            and "boot" in recorded
+            and recorded["boot"] != system.boot_id()
+        ):
+            return f"the host was booted since, so that {_device(recorded)} may be another disk: see to it by hand"
         return ""
 
     def _swaps(self) -> Iterator[Record]:
@@ -290,15 +295,23 @@ class Mounts(Kind):
                 return f"{done.words}{_used(point)}"
         return ""
 
-    def _mounting(self, was: Record) -> list[str]:
+    def _mounting(self, recorded: Record) -> list[str]:
         """The command that makes the mount. Options of a mount that is another view of a path are set afterwards."""
-        if "from" in was:
-            return ["mount", "--bind", was["from"], was["point"]]
-        if re.fullmatch(REMOTE, was["kind"]) or was["source"].startswith("/dev/loop"):
+        if "from" in recorded:
+            return ["mount", "--bind", recorded["from"], recorded["point"]]
+        if re.fullmatch(REMOTE, recorded["kind"]) or recorded["source"].startswith("/dev/loop"):
             # The kernel does not show all options that are needed.
-            return ["mount", "--fstab", self.fstab, was["point"]]
-        words = [*was["options"], *(one for one in was["own"] if one not in ("rw", "ro"))]
-        return ["mount", "-t", was["kind"], "-o", ",".join(words), _source(was, was["source"]), was["point"]]
+            return ["mount", "--fstab", self.fstab, recorded["point"]]
+        words = [*recorded["options"], *(one for one in recorded["own"] if one not in ("rw", "ro"))]
+        return [
+            "mount",
+            "-t",
+            recorded["kind"],
+            "-o",
+            ",".join(words),
+            _source(recorded, recorded["source"]),
+            recorded["point"],
+        ]
 
     def _set_options(self, point: str, then: _Seen, at: Restore) -> str:
         """Set the recorded options; return why it failed, in words, or an empty text."""
@@ -438,9 +451,9 @@ def _of(line: str) -> str:
         return str(record["point"]) if word == "mount" else ""
 
 
-def _is_another(was: Record, live: Record) -> bool:
+def _is_another(recorded: Record, live: Record) -> bool:
     """Whether another file system is mounted at the point, or another part of the same file system."""
-    return not _is_same_device(was, live) or any(was[key] != live[key] for key in ("kind", "root"))
+    return not _is_same_device(recorded, live) or any(recorded[key] != live[key] for key in ("kind", "root"))
 
 
 def _is_same_device(record: Record, other: Record) -> bool:
@@ -480,45 +493,45 @@ def _needs(record: Record, point: str) -> bool:
     return is_within(record["point"], point) or is_within(record.get("from", "/"), point)
 
 
-def _different(was: Record, live: Record) -> str:
+def _different(recorded: Record, live: Record) -> str:
     """The options that differ, in words."""
     found = []
     for key in ("options", "own"):
-        found += [f"{one} is missing" for one in was[key] if one not in live[key]]
-        found += [f"{one} is new" for one in live[key] if one not in was[key]]
+        found += [f"{one} is missing" for one in recorded[key] if one not in live[key]]
+        found += [f"{one} is new" for one in live[key] if one not in recorded[key]]
     return ", ".join(dict.fromkeys(found))
 
 
-def _flags(was: Record) -> list[str]:
+def _flags(recorded: Record) -> list[str]:
     """All flags of the mount, also the flags that are off: mount(8) keeps a flag that it is not told."""
-    given = was["options"]
+    given = recorded["options"]
     flags = [flag if flag in given else off for flag, off in _FLAGS.items() if flag != "nosymfollow" or flag in given]
     time = next((one for one in ("noatime", "relatime") if one in given), "strictatime")
     return [*flags, time]
 
 
-def _beyond(was: Record, live: Record) -> list[str]:
+def _beyond(recorded: Record, live: Record) -> list[str]:
     """The options to set for the file system itself, which all of its mounts share."""
-    missing = [one for one in was["own"] if one not in live["own"]]
+    missing = [one for one in recorded["own"] if one not in live["own"]]
     keys = {one.partition("=")[0] for one in missing}
     for one in live["own"]:
         key, sign, _value = one.partition("=")
-        if one in was["own"] or key in keys or one in ("ro", "rw"):
+        if one in recorded["own"] or key in keys or one in ("ro", "rw"):
             continue
         if key in _DEFAULTS:
             missing += [_DEFAULTS[key]] if _DEFAULTS[key] else []
         elif not sign:
             opposite = key[2:] if key.startswith("no") else f"no{key}"
             missing += [opposite] if opposite not in missing else []
-    access = "ro" if "ro" in was["own"] else "rw"
+    access = "ro" if "ro" in recorded["own"] else "rw"
     return [access, *(one for one in missing if one not in ("ro", "rw"))] if missing else []
 
 
-def _make_point(point: str, was: Record) -> None:
+def _make_point(point: str, recorded: Record) -> None:
     """Make the mount point where the change has removed it: a directory, or a file where a file is mounted."""
     if os.path.lexists(point):
         return
-    if not re.fullmatch(REMOTE, was["kind"]) and os.path.isfile(was.get("from", "")):
+    if not re.fullmatch(REMOTE, recorded["kind"]) and os.path.isfile(recorded.get("from", "")):
         make_dirs(os.path.dirname(point))
         os.close(os.open(point, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))
     else:

@@ -38,7 +38,7 @@ class Objects:
         self.root = root
         self._index: Index | None = None
         # Path of a stat cache -> the identity of the file that was read, and its contents (see ``cache``).
-        self.looks: dict[str, tuple[tuple[int, int, int], Any]] = {}
+        self.cached: dict[str, tuple[tuple[int, int, int], Any]] = {}
 
     def path(self, sha: str) -> str:
         """The file of a large content. Damaged for a malformed name, which could lead anywhere."""

@@ -807,8 +807,8 @@ def contents_in(manifest: Manifest, beside: bool = False) -> Iterator[str]:
                 yield from (word[7:] for word in line.split(" ") if word.startswith(marks))
 
 
-def meant(wanted: str, held: Sequence[tuple[str, str]]) -> list[str]:
-    """The ids that ``wanted`` can mean, the newest first, among ``held``: (name, id), the oldest first. Pure.
+def meant(wanted: str, listed: Sequence[tuple[str, str]]) -> list[str]:
+    """The ids that ``wanted`` can mean, the newest first, among ``listed``: (name, id), the oldest first. Pure.
 
     ``latest`` means all checkpoints but the undos and the logs. A name means all its checkpoints, and ``name~N`` the
     N-th before its newest. An id means its checkpoint, and so does its beginning (8 digits or more) if no other id has
@@ -816,7 +816,7 @@ def meant(wanted: str, held: Sequence[tuple[str, str]]) -> list[str]:
     """
 
     def newest(of: Callable[[str], bool]) -> list[str]:
-        return list(dict.fromkeys(checkpoint for name, checkpoint in reversed(held) if of(name)))
+        return list(dict.fromkeys(checkpoint for name, checkpoint in reversed(listed) if of(name)))
 
     if wanted == LATEST:
         return newest(lambda name: name not in _APART)

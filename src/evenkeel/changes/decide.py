@@ -87,17 +87,17 @@ class Settled:
     warnings: list[str] = field(default_factory=list)
 
 
-def armed(result: Mapping[str, Any], started: float | None, now: float, asked: float | None = None) -> Armed | None:
+def armed(result: Mapping[str, Any], started: float | None, now: float, expected: float | None = None) -> Armed | None:
     """The dead-man in a result of ft_checkpoint, if any; also when the task failed after arming.
 
-    asked: the time that it was to wait. A dead-man with another time is not ours, and nobody waits for it.
+    expected: the time that it was to wait. A dead-man with another time is not ours, and nobody waits for it.
     """
     told = results.Checkpointed.read(result)
     change = told.armed
     if not isinstance(change, dict) or change.get("generation") is None:
         return None
-    within = min(float(change.get("within") or 0), _LONGEST if asked is None else math.inf)
-    if asked is not None and abs(within - asked) > 1:
+    within = min(float(change.get("within") or 0), _LONGEST if expected is None else math.inf)
+    if expected is not None and abs(within - expected) > 1:
         return None
     return Armed(
         generation=int(change["generation"]),
@@ -108,7 +108,7 @@ def armed(result: Mapping[str, Any], started: float | None, now: float, asked: f
     )
 
 
-def adopted(info: Mapping[str, Any], began: float, now: float, asked: float | None = None) -> Armed | None:
+def adopted(info: Mapping[str, Any], began: float, now: float, expected: float | None = None) -> Armed | None:
     """The dead-man that a begin of ours armed before it was killed, from the answer of ft_info; None for another.
 
     began, now: epoch seconds. Only a change that the host began between them counts as ours. So a host with a wrong
@@ -120,7 +120,7 @@ def adopted(info: Mapping[str, Any], began: float, now: float, asked: float | No
     at = float(change.get("until") or 0) - float(change.get("within") or 0)
     if not began - _SKEW <= at <= now + _SKEW:
         return None
-    return armed({"armed": change}, began, now, asked)
+    return armed({"armed": change}, began, now, expected)
 
 
 def possibly_armed(record: Record, hosts: Sequence[str], *, sent: bool) -> frozenset[str]:
