@@ -43,7 +43,7 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         reclaim()
         variables = task_vars or {}
-        if hidden(self):  # It is not skipped, which its role would take for a condition.
+        if hidden(self):  # The task is not skipped, which its role would take for a condition.
             return {"changed": False, "msg": "nothing was decided: the task has the tag never"}
         inventory = Inventory(self, variables)
         try:
@@ -152,7 +152,7 @@ def _check_declarations(inventory: Inventory, host: str) -> None:
         variable = f"evenkeel_{name}"
         try:
             declared = inventory.variable(host, variable)
-        except AnsibleError:  # It may need facts, which the host's own batch gathers. Its checkpoint checks it.
+        except AnsibleError:  # The value may need facts of its own batch. The checkpoint checks it.
             continue
         try:
             checked({variable: checkpoint.ARGUMENTS[name]}, {variable: declared})

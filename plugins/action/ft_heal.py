@@ -322,7 +322,7 @@ class Audit:
 
 
 class Owned:
-    """The copies of one owner: what is said of them, and the copies that are made."""
+    """The copies of one owner: the report on them, and the copies that are made."""
 
     def __init__(
         self, healing: Healing, audit: Audit, keys: Keys, domains: dict[str, str | None] | None, scratch: str
@@ -352,7 +352,7 @@ class Owned:
         return held
 
     def report_findings(self) -> None:
-        """Say what was found on each host, before anything is done."""
+        """Report the findings on each host, before anything is done."""
         audit, told, owner = self._audit, self._told, self._owner
         for host, why in audit.silent.items():
             said = f"{host} {silence(audit.answers[host])}: {why}"
@@ -403,7 +403,7 @@ class Owned:
                 told.missing.append(f"{what} is damaged on {host}, and no other host has it: {why}")
 
     def mend(self, checkpoint: str) -> None:
-        """Bring the checkpoint to as many copies as are wanted, and rebuild what is damaged."""
+        """Bring the checkpoint to as many copies as are wanted, and rebuild damaged contents."""
         audit = self._audit
         standing = Standing(
             self._owner,

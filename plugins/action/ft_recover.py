@@ -121,7 +121,7 @@ class Recovery:
         # A spare may hold a copy itself.
         self._peers = _placement.preference("", peers)
         self._keys = inventory.keys(self._owner)
-        with suppress(AnsibleError):  # It has left the inventory, and has no probes.
+        with suppress(AnsibleError):  # The host has left the inventory, and has no probes.
             inventory.refuse_facts(self._owner, [PROBES_VARIABLE])
         self._seals = inventory.seals(self._owner)
         declared = inventory.resources(self._owner)

@@ -114,7 +114,7 @@ class Seals:
         return {"seal": {"encrypt": True, **base}, "secrets": [self.keys[0].secret(checkpoint, nonce)]}
 
     def receiving(self, offered: Mapping[str, Any], known: tuple[str, ...]) -> Answer:
-        """Values by which a peer keeps that bundle."""
+        """The values that a peer needs to keep the ``offered`` bundle."""
         if not self.keys:
             return {}
         key = self.keys[0]

@@ -120,7 +120,7 @@ def declarations(given: Mapping[str, object], prefix: str = "") -> Mapping[str, 
     """
     # Ansible prints its opinion of the user's settings when it is loaded; each of its own programs does so as well.
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        # They know every kind and probe, which takes a tenth of a second to load.
+        # These modules know every kind and probe, which takes a tenth of a second to load.
         from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls import checkpoint
         from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import draining
         from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked

@@ -37,7 +37,7 @@ ARGUMENTS: Options = {
 
 
 def work(params: Params, check_mode: bool) -> Checkpointed:
-    # Here, as the controller imports this file for ARGUMENTS alone.
+    # The imports stand here, as the controller imports this file for ARGUMENTS alone.
     # The agent that is armed holds it, so that Ansible has to send it.
     from .._deadman import package
     from .._flows import console, keeping  # noqa: F401

@@ -65,7 +65,7 @@ class Staging:
         self.left.update(below(steps, self.left))
         missing = {os.fsencode(one) for one in self.left}
         for entry in directories:
-            if entry.path in missing:  # It admits whom it admits now: nothing goes into it.
+            if entry.path in missing:  # The directory keeps its access: nothing goes into it.
                 self._known.shut(entry.path)
         files = [step.entry for step in steps if step.entry is not None and step.entry.type == "f"]
         plan = Plan(

@@ -13,7 +13,7 @@ from .._results.restart import Drained
 from .._services.pair import Pair
 
 _INTERVAL = 0.5
-# Seconds that a command has at least, and in which a drain that failed is taken back.
+# The shortest time of a command, and the time to take a failed drain back, in seconds.
 _LEAST, _BACK = 5.0, 60.0
 _STATES = {True: "drained", False: "ready", None: "unknown"}
 # A drain of ours ended before its time.

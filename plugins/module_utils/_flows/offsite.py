@@ -209,7 +209,7 @@ def _scratch(store: Store) -> Iterator[str]:
     place = store.join("offsite")
     ensure_dir(place)
     for old in os.listdir(place):
-        with suppress(FileNotFoundError):  # It belonged to another run, which has just ended.
+        with suppress(FileNotFoundError):  # The place belonged to another run, which has just ended.
             if store.system.now() - os.stat(os.path.join(place, old)).st_mtime > _LEFT_BEHIND:
                 shutil.rmtree(os.path.join(place, old), ignore_errors=True)
     folder = tempfile.mkdtemp(dir=place)

@@ -149,7 +149,7 @@ def may_begin(record: Record | None, question: Question, seen: Seen) -> Decision
         return Decision(IN_DOUBT, why, known)
     if not question.begin:
         return Decision(NOT_VERIFIED, seen.why, known)
-    if known.state == VERIFIED:  # It was done once, and does not hold any more: it begins anew.
+    if known.state == VERIFIED:  # The work was done once, and its result is gone: it begins anew.
         known = Record(question.request, question.kind, ENDED)
     checkpoint = known.checkpoint or question.checkpoint
     if question.checkpoint and known.attempts > question.restored:

@@ -351,7 +351,7 @@ class Terms(NamedTuple):
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Terms:
-        """The terms in the values of the controller."""
+        """The terms of a copy, from the values that the controller has sent."""
         return cls(values.get("declared"), values.get("proved") is True, values.get("elsewhere") is True)
 
 
@@ -360,7 +360,7 @@ def adopt(store: Store, host: str, checkpoint: str, incoming: Incoming, terms: T
     host is listed apart (``FOREIGN``): only a recovery puts it back."""
     terms = terms or Terms()
     with store.locked():
-        with suppress(EvenkeelError):  # Its missing contents may come with this bundle.
+        with suppress(EvenkeelError):  # Missing contents may come with this bundle.
             finish(store)
         name = FOREIGN if terms.elsewhere else ""
         return _take(store, checkpoint, incoming, lambda manifest: _check_terms(store, host, manifest, terms), name)

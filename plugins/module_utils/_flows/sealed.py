@@ -173,7 +173,7 @@ def have(store: Store, host: str, wanted: str, key: str, mac: str = "", check_mo
 
 
 def _check(target: Store, links: Sequence[Record], verdicts: dict[str, str]) -> list[str]:
-    """Hash the bundles of a chain, each once; what is wrong with them."""
+    """Hash the bundles of a chain, each once; sentences on their faults."""
     for link in links:
         if link.sha256 not in verdicts:
             verdicts[link.sha256] = problem(target, link.sha256)

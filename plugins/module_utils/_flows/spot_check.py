@@ -169,7 +169,7 @@ class Tally:
         top, beginning, one = "", "\n", Recorded()
         for line in lines:
             if line[1:2] != " ":
-                continue  # It is in the words of a kind.
+                continue  # The line is in the words of a kind.
             kind, path = line[0], line[2:].partition(" ")[0]
             if kind in (ABOVE, ABSENT):
                 continue
@@ -226,5 +226,5 @@ def _entries(directory: bytes) -> list[bytes]:
         finally:
             os.close(fd)
     except (OSError, UsageError):
-        pass  # It is gone meanwhile, or leads through a symlink.
+        pass  # The path is gone meanwhile, or leads through a symlink.
     return found

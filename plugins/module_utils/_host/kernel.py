@@ -36,7 +36,7 @@ _TOLD = ("proc", "tmpfs", "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "vfat"
 # Mount points among those of programs whose options an administrator sets.
 _OF_ALL = ("/proc", "/dev", "/dev/shm", "/run")
 _LARGEST = 4096
-# Its third line tells whether the hardware's clock has the local time or UTC, which it has without such a line. hwclock
+# The third line tells whether the hardware's clock has the local time or UTC, which it has without such a line. hwclock
 # writes its corrections into the other lines by itself.
 _CLOCK, _UTC = "/etc/adjtime", b"UTC"
 # The program that lists the rules of the audit, and the name under which they are told: no path shows them.

@@ -158,7 +158,7 @@ class Mounts(Kind):
         return seen
 
     def _uuids(self) -> dict[str, str]:
-        """Device -> the UUID of what is on it."""
+        """Device -> the UUID of the file system on it."""
         with suppress(OSError):
             names = [name for name in os.listdir(self.uuids) if re.fullmatch(_UUID, name)]
             return {os.path.realpath(os.path.join(self.uuids, name)): name for name in names}
@@ -223,7 +223,7 @@ class Mounts(Kind):
             if live is None or _is_another(was, live):
                 if point not in untold and not (
                     at.boot and re.fullmatch(REMOTE, was["kind"])
-                ):  # Its mount has to wait for the network.
+                ):  # This mount has to wait for the network.
                     steps.append(Step(self.name, "mount", point, "is not mounted", detail))
             elif _different(was, live):
                 steps.append(Step(self.name, "remount", point, f"other options: {_different(was, live)}", detail))

@@ -38,7 +38,7 @@ _OF_NETPLAN = "netplan-"
 _ALL = "all"
 # The key in such a line where the units that generators make are recorded. At first they were not.
 _GENERATED = "generated"
-# The key in such a line where each unit that ran is recorded, so that all others did not run.
+# The key in such a line where all units that ran are recorded: the other units did not run.
 _RUNNING = "running"
 # Seconds to wait for a unit that is changing its state, where all units are declared.
 _BRIEFLY = 2.0
@@ -786,7 +786,7 @@ def _came(lines: Sequence[str], system: System, at: Restore | None = None) -> li
         if unit.id.endswith(MOUNTING) and not all_told:
             continue  # An older record, and that of another host, has no mounts.
         if at is None and systemd.passing(live):
-            live = systemd.settled(live.name, system, _BRIEFLY)  # It may be on its way down.
+            live = systemd.settled(live.name, system, _BRIEFLY)  # The unit may be on its way down.
         own = (f"/{unit.id}", f"/{links.template(unit.id)}")
         files = [path for path in unit.files if path.endswith(own) or path == unit.source]
         lost = not live.exists or any(path in changed or not os.path.lexists(path) for path in files)
@@ -859,7 +859,7 @@ def _carry_out(step: Step, verb: str, at: Restore) -> str:
         step.detail.update({"note": note} if note else {})
         return words
     elif verb == "leave" and "note" in step.detail:
-        return ""  # It is named for a restart.
+        return ""  # The unit is named for a restart.
     elif verb == "leave":
         raise ServiceFailed(f"{step.why}, and it refuses to be restarted by hand: restart the host when that suits")
     elif at.boot and verb == "reload":

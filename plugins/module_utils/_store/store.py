@@ -280,7 +280,7 @@ class Store:
                     f"the store {self.root} is in use by process {number}; wait until it is done, then run again"
                 )
             if self.system.monotonic() >= patience and holder[1:2] == [_GIVES_WAY]:
-                with suppress(ValueError, IndexError):  # It is just being written.
+                with suppress(ValueError, IndexError):  # The other process just writes it.
                     ask_to_stop(int(holder[0]), int(holder[2]))
             self.system.sleep(0.05)
 

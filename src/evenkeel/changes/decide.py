@@ -36,7 +36,7 @@ _TURNED_AWAY = r"[Cc]onnection (refused|reset|closed|timed out)|kex_exchange_ide
 _BUSY = r"the store .* is in use by process"
 # The beginning of the words for a host that nobody tried to reach.
 _UNNAMED = "the inventory did not name it"
-# The words for a host that nobody came into: what was asked of it has not begun there.
+# The words for a host that nobody could log in to: nothing has begun there.
 _NEVER_IN = (
     r"ssh: (connect to host|Could not resolve)|kex_exchange_identification|banner exchange|Permission denied \("
     r"|Host key verification failed|IDENTIFICATION HAS CHANGED|[Ii]ncorrect .{0,20}password|create temporary directory"
@@ -205,7 +205,7 @@ def settled(record: Record, host: str) -> Settled | None:
     if told.outcome in (State.CONFIRMED, State.ROLLED_BACK, State.IN_DOUBT):
         why = "" if told.outcome == State.CONFIRMED else message(found)
         beside, due = _outside(told.outside), read_owed(told.owed)
-        known = tuple(f"{probe.get('kind')} {probe.get('target')}" for probe in probes)  # Their results are shown.
+        known = tuple(f"{probe.get('kind')} {probe.get('target')}" for probe in probes)  # Probes are shown.
         left = told.left or [] if told.outcome == State.ROLLED_BACK else []  # In doubt, the message names it.
         more = [one for one in dict.fromkeys([*left, *(told.warnings or [])]) if not one.startswith(known)]
         return Settled(State(told.outcome), told.by, why, probes, told.login or "", beside, due, more)

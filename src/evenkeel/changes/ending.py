@@ -36,7 +36,7 @@ class Ending:
         """Confirm these hosts, all or none. Returns why they went back, or nothing."""
         reason = self._decide(names) if len(names) > 1 else ""
         if not reason:
-            # Their health was measured for the whole soak before they were held, so the last step can be short.
+            # These hosts were healthy for the whole soak before they were held, so that the last step can be short.
             self._settle(names, decide.PROBE, {"evenkeel_soak": "0s"})
             lost = [host for host in names if self.hosts[host].state is not State.CONFIRMED]
             if not lost:
@@ -89,7 +89,7 @@ class Ending:
         ended = context.session.run_own(run, lambda event: feed(record, event), self._in_time(names))
         whys = {}
         for host in names:
-            # It has a new deadline.
+            # The host has a new deadline.
             self.armed[host] = decide.with_time(record, host, self.armed[host], context.clock.now())
             answer = decide.settled(record, host)
             found = record.of(host, "ft_settle")

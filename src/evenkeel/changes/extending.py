@@ -165,7 +165,7 @@ class Extending:
         found = decide.extended(result.result, before, result.started, now) if result.status == "ok" else None
         self._whys.pop(host, None)
         if found is not None and found.latest < before.latest + _GAIN:
-            # It is asked all the same: its answer tells whether it is still armed.
+            # The host is asked all the same: its answer tells whether it is still armed.
             self._not_before[host] = now + min(_OFTEN, before.within / 2)
             self._tell(host, f"{host}: its time to confirm cannot be extended any more (--at-most)")
         return found or before

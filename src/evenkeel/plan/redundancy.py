@@ -110,7 +110,7 @@ def redundancy(answers: Answers) -> Redundancy | None:
         is_first = places.setdefault(str(row.get("place") or peer), peer) == peer
         for one in row.get("holds") or [] if is_first else []:
             host = str(one.get("host") or "")
-            if host == peer:  # It got a copy of its own under another name: both are lost at once.
+            if host == peer:  # The host got a copy of its own under another name: both are lost at once.
                 continue
             held.setdefault(host, {})[peer] = {**one, "ids": (row.get("replicas") or {}).get(host) or []}
     declared = [host for host, one in listed.items() if one.get("copies") is not None]

@@ -86,7 +86,7 @@ def _cells(owner: Owner, at: float) -> tuple[Text, ...]:
 
 
 def _copies_text(owner: Owner) -> Text:
-    """The peers with a copy of the newest checkpoint, and what is wrong with other copies."""
+    """The peers with a copy of the newest checkpoint, and the faults of other copies."""
     good = [one for one in owner.copies if one.newest]
     wanted = f" of {owner.wanted:.0f}" if owner.wanted is not None else ""
     words = [f"{len(good)}{wanted}: {_places(good)}" if good else f"0{wanted}"]

@@ -254,7 +254,7 @@ class _Preparing:
         return found
 
     def _is_requested(self, left_out: str) -> bool:
-        """Whether what is left out lies in the paths that were asked for."""
+        """Whether paths that are left out lie in the paths of the request."""
         path = left_out.rpartition(" (")[0]
         return not self.request.paths or any(is_within(path, one) or is_within(one, path) for one in self.request.paths)
 
@@ -316,7 +316,7 @@ class _Preparing:
         here = _accounts()
         sha = checks.content_of(wanted, checks.PASSWD)
         if sha and self._has_part(checks.PASSWD):
-            with suppress(Damaged):  # The rollback names what is damaged.
+            with suppress(Damaged):  # The rollback names the damage.
                 then = checks.accounts(b"".join(self.store.objects.read(sha)))
                 more = checks.compare_accounts(then, here, _login())
                 found.refusals += more.refusals or self._missing_groups(wanted)

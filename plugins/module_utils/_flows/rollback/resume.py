@@ -34,7 +34,7 @@ def resume(store: Store, boot: bool = False) -> tuple[list[str], set[str]]:
         manifest = store.manifest(asked.checkpoint)
     except EvenkeelError:
         if change is None or change.checkpoint != asked.checkpoint:
-            wanted.forget(store)  # It would stand in the way of everything else, for ever.
+            wanted.forget(store)  # The record would stand in the way of everything else, for ever.
         raise
     if change is not None and change.checkpoint == manifest.id:
         # The end of this rollback is the end of its change.
@@ -44,7 +44,7 @@ def resume(store: Store, boot: bool = False) -> tuple[list[str], set[str]]:
     try:
         Run(store, manifest, options(asked, boot)).carry_out()
     except Exception:
-        wanted.forget(store)  # It is reported now, and not tried again unasked.
+        wanted.forget(store)  # The error is reported now. The rollback is not tried again unasked.
         raise
     return [f"finished an interrupted rollback to {manifest.name} ({manifest.id[:12]})"], {manifest.id}
 
