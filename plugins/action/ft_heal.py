@@ -125,19 +125,19 @@ class Healing:
         told = self._inventory.each(self._peers, lambda host: carrier.phase(host, "owners"), self._timeout)
         listed = {peer: answer["hosts"] for peer, answer in told.items() if "hosts" in answer}
         everyone, present = played
-        lost = [
+        orphans = [
             owner
             for owner in _heal.owners_without_task(listed, present | {self.here})
             if not self._inventory.has(owner) or owner in everyone
         ]
-        for owner in lost[:ORPHANS]:
+        for owner in orphans[:ORPHANS]:
             try:
                 self.heal(owner, False, scratch)
             except (EvenkeelError, AnsibleError, ValueError) as error:
                 self._told.missing.append(f"the copies of {owner} could not be looked after: {error}")
-        if len(lost) > ORPHANS:
+        if len(orphans) > ORPHANS:
             self._told.left.append(
-                f"peers list copies of {len(lost)} hosts that are gone; those of {ORPHANS} were looked after, and "
+                f"peers list copies of {len(orphans)} hosts that are gone; those of {ORPHANS} were looked after, and "
                 "other runs look after others"
             )
 

@@ -132,8 +132,8 @@ def test_names_say_what_they_are() -> None:
     assert found == set()
 
 
-def test_parameters_and_attributes_name_their_noun() -> None:
-    """The short name ``one`` is for an element of a comprehension, and for a lambda."""
+def test_parameters_attributes_and_variables_name_their_noun() -> None:
+    """The short name ``one`` is for an element of a loop, and for a lambda."""
     found = []
     for path in CODE:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -142,6 +142,8 @@ def test_parameters_and_attributes_name_their_noun() -> None:
                 names = [each.arg for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
             elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
                 names = [node.attr] if ast.unparse(node.value) == "self" else []
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                names = [node.id] if node.id not in ("one", "_one", "asked", "held") else []
             found += [f"{path.relative_to(ROOT)}: {name}" for name in names if EMPTY_NAME.fullmatch(name)]
     assert found == []
 

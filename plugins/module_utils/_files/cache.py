@@ -137,7 +137,7 @@ class Cache:
         self.lines, self._keys = lines, keys
         # While no pack has gone and no index was written anew, no small content has gone.
         now = self.objects.packs()
-        self._whole = all(now.get(name) == was for name, was in head["packs"].items())
+        self._whole = all(now.get(name) == recorded for name, recorded in head["packs"].items())
         self.stale = not self._whole
 
     @property

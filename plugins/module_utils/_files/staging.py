@@ -140,8 +140,8 @@ class Staging:
         anchor = self._anchors.of(path, created)
         inode = self._make(step, self._anchors.fd(anchor), name) if step.op != DELETE else None
         # An object that is no directory is not compared: a user who can exchange it can delete it as well.
-        was = step.itself[1] if step.itself is not None and step.op != PUT else None
-        return Operation(step.op, path, name, anchor, inode, was, checked=step.op != PUT)
+        former = step.itself[1] if step.itself is not None and step.op != PUT else None
+        return Operation(step.op, path, name, anchor, inode, former, checked=step.op != PUT)
 
     def _make(self, step: PathStep, stage: int, name: bytes) -> int:
         """Make the objects of a step in the open staging directory; the inode number of the first.

@@ -94,12 +94,12 @@ class DrainPair:
         now = self._seen()
         if back.rc or now:
             result.left = [result.name]
-            again = f"it could not be made ready again: {back.words if back.rc else result.status}"
+            words = f"it could not be made ready again: {back.words if back.rc else result.status}"
         elif now is None:
-            again = f"its undrain was run; {_ASKED if not self.commands.check else result.status}"
+            words = f"its undrain was run; {_ASKED if not self.commands.check else result.status}"
         else:
-            again = "it is ready again, as its check shows"
-        raise ServiceFailed(f"{result.name}: it was not drained: {why}; {again}", **result.report())
+            words = "it is ready again, as its check shows"
+        raise ServiceFailed(f"{result.name}: it was not drained: {why}; {words}", **result.report())
 
     def _seen(self) -> bool | None:
         """Whether it is drained, as the check tells, put into the result as well; None where nothing tells."""

@@ -124,9 +124,9 @@ def chain(known: Mapping[str, Record], sha: str) -> list[Record]:
     """The records that a checkpoint needs, that of the whole bundle first. Damaged where one is missing."""
     found = reach(known, sha)
     if not found or found[0].base:
-        lacks = found[0].base if found else sha
+        missing = found[0].base if found else sha
         raise Damaged(
-            f"the encrypted bundle {lacks[:12]} or its record is missing or damaged"
+            f"the encrypted bundle {missing[:12]} or its record is missing or damaged"
             if len(found) < LONGEST
             else f"the encrypted bundle {sha[:12]} needs more than {LONGEST} bundles"
         )
@@ -302,10 +302,10 @@ def prune(target: Store, newest: Record, policy: keeping.Policy, groups: Sequenc
     puts such a record aside.
     """
     known = records(target)
-    lost = len(shas(target)) - len(known)
-    if lost > 0:
+    unknown = len(shas(target)) - len(known)
+    if unknown > 0:
         return [
-            f"old copies in {target.root} were not forgotten: {lost} records of encrypted bundles are damaged. "
+            f"old copies in {target.root} were not forgotten: {unknown} records of encrypted bundles are damaged. "
             "A scrub (ft_scrub) puts them aside"
         ]
     of_name = {one.id: time_of(one.created) for one in known.values() if one.group in groups}

@@ -239,13 +239,13 @@ class _Settling:
         times = Times(0.0, RETURN, self.request.times.interval)
         # Evidence from outside was measured before the rollback.
         own = [one for one in self.probes if not one.final]
-        again = wait(own, times, self.store.system) if own else None
+        measured = wait(own, times, self.store.system) if own else None
         result = SettledBack(
             **{**vars(back), "generation": self.generation},
             outcome=changes.ROLLED_BACK,
             by="settle",
             health=self.health,
-            health_after=again,
+            health_after=measured,
             login=login,
             outside=outside.told(self.store),
         )
@@ -253,7 +253,7 @@ class _Settling:
         result.left = back.left + jobs.left
         result.warnings = [*(self._warnings() or []), *flow.beside(result)] or None
         beyond = outside.words(result.outside, outside.why_unknown(self.store))
-        said = f"rolled back to {name}: {reason}; {_health_now(again)}; {beyond}"
+        said = f"rolled back to {name}: {reason}; {_health_now(measured)}; {beyond}"
         return Unhealthy(said, **result.report())
 
     def _in_doubt(self, error: EvenkeelError) -> EvenkeelError:
@@ -313,11 +313,11 @@ def _ended(store: Store, generation: int, health: Health | None = None, verified
     result.left = event.left
     if event.outcome == changes.ROLLED_BACK:
         result.outside = None  # Tasks may have run since it was looked at.
-        again = (
+        state = (
             _still_back(store, event, result) if verified else ". Whether tasks have changed it since was not looked at"
         )
         raise Unhealthy(
-            f"the host has put itself back already, by {event.by}: the change was not confirmed{again}; "
+            f"the host has put itself back already, by {event.by}: the change was not confirmed{state}; "
             f"{outside.words(result.outside, outside.why_unknown(store))}",
             **result.report(),
         )

@@ -101,17 +101,17 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tup
     yield from _of_mounts(then.get("mounted", {}), now["mounted"])
     before, after = set(then.get("swaps", ())), set(now["swaps"])
     yield from ((path, SWAP_ON if path in after else SWAP_OFF) for path in sorted(before ^ after))
-    was = then.get("settings", {})
-    yield from ((path, VALUE) for path, value in sorted(now["settings"].items()) if was.get(path, value) != value)
+    recorded = then.get("settings", {})
+    yield from ((path, VALUE) for path, value in sorted(now["settings"].items()) if recorded.get(path, value) != value)
 
 
 def _of_mounts(then: Mapping[str, list[str]], now: Mapping[str, list[str]]) -> Iterator[tuple[str, str]]:
     for point in sorted(then.keys() | now.keys()):
-        was, live = then.get(point), now.get(point)
-        if was is None or live is None:
+        recorded, live = then.get(point), now.get(point)
+        if recorded is None or live is None:
             yield point, UNMOUNTED if live is None else MOUNTED
-        elif was != live:
-            yield point, OPTIONS if was[0] == live[0] else OTHER_MOUNT
+        elif recorded != live:
+            yield point, OPTIONS if recorded[0] == live[0] else OTHER_MOUNT
 
 
 def _is_of_program(point: str) -> bool:

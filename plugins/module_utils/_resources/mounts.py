@@ -205,13 +205,13 @@ class Mounts(Kind):
         then, detail = self._then(lines), {"lines": list(lines)}
         now = self._read_mounts(then.excepts)
         steps = []
-        read_again = any(step.resource == self.name and step.action == "daemon-reload" for step in at.steps)
+        reloads = any(step.resource == self.name and step.action == "daemon-reload" for step in at.steps)
         is_new = self.fstab in at.changed or bool(at.failed(self.name, "systemd"))
-        if is_new and not read_again and at.system.has_systemd():
+        if is_new and not reloads and at.system.has_systemd():
             steps.append(Step(self.name, "daemon-reload", "systemd", f"{self.fstab} was put back", detail))
         off = _missing(now.swaps, then.swaps)
         steps += [Step(self.name, "swapoff", one, "was not there", detail) for one in off]
-        untold = {point for point, was in then.mounts.items() if self._untold(was, at.system)}
+        untold = {point for point, recorded in then.mounts.items() if self._untold(recorded, at.system)}
         for point in sorted(now.mounts, reverse=True):
             if point in untold:
                 continue
@@ -219,14 +219,14 @@ class Mounts(Kind):
                 why = "was not there" if point not in then.mounts else "another file system"
                 steps.append(Step(self.name, "unmount", point, why, detail))
         for point in _in_order(then.mounts):
-            was, live = then.mounts[point], now.mounts.get(point)
-            if live is None or _is_another(was, live):
+            recorded, live = then.mounts[point], now.mounts.get(point)
+            if live is None or _is_another(recorded, live):
                 if point not in untold and not (
-                    at.boot and re.fullmatch(REMOTE, was["kind"])
+                    at.boot and re.fullmatch(REMOTE, recorded["kind"])
                 ):  # This mount has to wait for the network.
                     steps.append(Step(self.name, "mount", point, "is not mounted", detail))
-            elif _different(was, live):
-                steps.append(Step(self.name, "remount", point, f"other options: {_different(was, live)}", detail))
+            elif _different(recorded, live):
+                steps.append(Step(self.name, "remount", point, f"other options: {_different(recorded, live)}", detail))
         on = [one for one in _missing(then.swaps, now.swaps) if not self._untold(then.swaps[one], at.system)]
         return steps + [Step(self.name, "swapon", one, "is off", detail) for one in on]
 
@@ -263,8 +263,8 @@ class Mounts(Kind):
             except EvenkeelError as error:
                 return error.cause
         elif step.action in ("swapon", "swapoff"):
-            was = then.swaps[point] if step.action == "swapon" else {}
-            priority, source = was.get("priority", -1), _source(was, point)
+            recorded = then.swaps[point] if step.action == "swapon" else {}
+            priority, source = recorded.get("priority", -1), _source(recorded, point)
             commands = [[step.action, *(["-p", str(priority)] if priority >= 0 else []), source]]
         else:
             why = _strange(point)
@@ -315,19 +315,19 @@ class Mounts(Kind):
 
     def _set_options(self, point: str, then: _Seen, at: Restore) -> str:
         """Set the recorded options; return why it failed, in words, or an empty text."""
-        was = then.mounts[point]
+        recorded = then.mounts[point]
         for number in range(3):
             live = self._read_mounts(then.excepts).mounts.get(point)
             if live is None:
                 return "it is mounted elsewhere"
-            words = _different(was, live)
+            words = _different(recorded, live)
             if not words or number == 2:
                 return words and f"the options stay different: {words}"
-            flags = ",".join(_flags(was))
-            beyond = _beyond(was, live)
+            flags = ",".join(_flags(recorded))
+            beyond = _beyond(recorded, live)
             if beyond:
-                flags_of_all = ",".join([*(one for one in _flags(was) if one not in ("ro", "rw")), *beyond])
-                named = ["-t", was["kind"], live["source"], point]
+                flags_of_all = ",".join([*(one for one in _flags(recorded) if one not in ("ro", "rw")), *beyond])
+                named = ["-t", recorded["kind"], live["source"], point]
                 done = at.system.run(["mount", "-o", f"remount,{flags_of_all}", *named], _TIMEOUT)
                 if done.rc != 0:
                     return done.words
@@ -341,14 +341,14 @@ class Mounts(Kind):
         then = self._then(lines)
         now = self._read_mounts(then.excepts)
         words = [f"{one} is mounted, and was not" for one in now.mounts if one not in then.mounts]
-        for point, was in then.mounts.items():
+        for point, recorded in then.mounts.items():
             live = now.mounts.get(point)
-            if live is None or _is_another(was, live):
-                why = self._untold(was, system)
+            if live is None or _is_another(recorded, live):
+                why = self._untold(recorded, system)
                 what = "not mounted" if live is None else "another file system"
                 words.append(f"{point} is {what}{why and f': {why}'}")
-            elif _different(was, live):
-                words.append(f"{point} has other options: {_different(was, live)}")
+            elif _different(recorded, live):
+                words.append(f"{point} has other options: {_different(recorded, live)}")
         words += [f"{one} is used as swap, and was not" for one in _missing(now.swaps, then.swaps)]
         for one in _missing(then.swaps, now.swaps):
             why = self._untold(then.swaps[one], system)

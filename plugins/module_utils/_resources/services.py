@@ -277,13 +277,13 @@ class Services(Programs):
         last += _taken_along([*described, *(known for known, _why in came)], up, [*first, *last], at.system)
         why = "something was put back" if at.changed or at.steps else "units changed" if linked else ""
         why = why or next((f"the unit file of {known.id} changed" for known in described if known.outdated), "")
-        again = [Step(SERVICES, "daemon-reload", "systemd", why, {"units": names})] if units and why else []
+        reload = [Step(SERVICES, "daemon-reload", "systemd", why, {"units": names})] if units and why else []
         for steps in (
             first,
             last,
         ):  # Sockets and paths come first, after variables: they must not start units meanwhile.
             steps.sort(key=lambda step: (step.action != _ENVIRONMENT, not step.target.endswith((".socket", ".path"))))
-        return linked + again + first + last
+        return linked + reload + first + last
 
     def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
         """Carry out all steps, and return the steps that were done. A reload that fails becomes a restart.
@@ -789,13 +789,13 @@ def _came(lines: Sequence[str], system: System, at: Restore | None = None) -> li
             live = systemd.settled(live.name, system, _BRIEFLY)  # The unit may be on its way down.
         own = (f"/{unit.id}", f"/{links.template(unit.id)}")
         files = [path for path in unit.files if path.endswith(own) or path == unit.source]
-        lost = not live.exists or any(path in changed or not os.path.lexists(path) for path in files)
+        gone = not live.exists or any(path in changed or not os.path.lexists(path) for path in files)
         untold = unit.enabled == "generated" and not (is_told or unit.source.startswith("/etc/init.d/"))
         up = live.active or systemd.passing(live) or (at is not None and live.queued)
-        came = lost or (all_told and _was_down(live, unit, system, at))
+        came = gone or (all_told and _was_down(live, unit, system, at))
         if up and came and not untold and unit.stops:
             # Nobody enables a static unit, and systemd does not tell which program has started it.
-            is_shared = not lost and unit.enabled == "static" and "@" not in unit.id
+            is_shared = not gone and unit.enabled == "static" and "@" not in unit.id
             is_shared = is_shared and not running.touches(unit.files, changed)
             spared = _FOR_ALL if outage.stays_up(unit) else _ON_DEMAND if is_shared else ""
             found.append((unit._replace(id=live.name), spared))

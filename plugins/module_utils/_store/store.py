@@ -188,10 +188,10 @@ class Store:
         """Raises Damaged when the store has lost a directory, which is made before the file FORMAT. The way back does
         not ask: it goes as far as it can."""
         self.check_format()
-        lost = [folder for folder in ("manifests", "refs") if not os.path.isdir(self.join(folder))]
-        if lost and self.exists:
+        missing = [folder for folder in ("manifests", "refs") if not os.path.isdir(self.join(folder))]
+        if missing and self.exists:
             raise Damaged(
-                f"the store {self.root} has lost its directory {lost[0]}, and with it the checkpoints of this host; "
+                f"the store {self.root} has lost its directory {missing[0]}, and with it the checkpoints of this host; "
                 "put the directory back, or move the store away: then a new one is made, and a recovery brings "
                 "checkpoints that were copied to other hosts"
             )
@@ -572,8 +572,8 @@ class Store:
         """
         refs = self.refs()
         own = {*protect, *(one for named, ids in refs.items() if named != FOREIGN for one in ids)}
-        lost = [one for one in refs.get(FOREIGN, []) if one not in own and self._broken(one)]
-        refs[FOREIGN] = [one for one in refs.get(FOREIGN, []) if one not in lost]
+        broken = [one for one in refs.get(FOREIGN, []) if one not in own and self._broken(one)]
+        refs[FOREIGN] = [one for one in refs.get(FOREIGN, []) if one not in broken]
         try:
             manifests = {id_: self.record(id_) for ids in [*refs.values(), sorted(protect)] for id_ in ids}
             # A record that others follow may have lost its line in refs.
@@ -615,7 +615,7 @@ class Store:
                 todo.append(follower.parent)
                 if follower.id in kept:
                     kept[follower.parent] = [f"{follower.id[:12]} follows it"]
-        gone = sorted({*manifests, *lost} - keep)
+        gone = sorted({*manifests, *broken} - keep)
         kept.pop("", None)
         return Pruning(
             kept,

@@ -38,10 +38,10 @@ class Ending:
         if not reason:
             # These hosts were healthy for the whole soak before they were held, so that the last step can be short.
             self._settle(names, decide.PROBE, {"evenkeel_soak": "0s"})
-            lost = [host for host in names if self.hosts[host].state is not State.CONFIRMED]
-            if not lost:
+            unconfirmed = [host for host in names if self.hosts[host].state is not State.CONFIRMED]
+            if not unconfirmed:
                 return ""
-            reason = f"{lost[0]}: {self.hosts[lost[0]].why}"
+            reason = f"{unconfirmed[0]}: {self.hosts[unconfirmed[0]].why}"
         self.back(names, reason)
         return reason
 
@@ -67,10 +67,10 @@ class Ending:
         text = "all are healthy: the decision to keep the change is written on each"
         self.context.tell(Phase.SETTLE, *names, text=text)
         whys, now = self._write(names), self.context.clock.now()
-        again = [host for host, why in whys.items() if decide.may_retry(self.armed[host], why, now)]
-        if again:
+        retried = [host for host, why in whys.items() if decide.may_retry(self.armed[host], why, now)]
+        if retried:
             self.context.rest(decide.QUIET)
-            whys = {**{host: why for host, why in whys.items() if host not in again}, **self._write(again)}
+            whys = {**{host: why for host, why in whys.items() if host not in retried}, **self._write(retried)}
         return next((f"{host} could not be told to keep the change: {why}" for host, why in whys.items()), "")
 
     def _write(self, names: Sequence[str]) -> dict[str, str]:

@@ -47,10 +47,10 @@ class Settlement:
         mine = [host for host in self.hosts if host in self.armed]
         waiting = dict.fromkeys(mine, decide.ROLL_BACK) if self.halted else {}
         waiting = waiting or decide.verdicts(mine, self.whys, self.how)
-        again, may_spare = False, not self.halted and self.how in (decide.PROBE, decide.HOLD)
-        while waiting and self.context.stops() < 2 and not (again and self._now() > self._last_call(waiting)):
-            answered = self._ask(waiting, repeated=again)
-            said = "" if again else self.context.must_stop()
+        repeated, may_spare = False, not self.halted and self.how in (decide.PROBE, decide.HOLD)
+        while waiting and self.context.stops() < 2 and not (repeated and self._now() > self._last_call(waiting)):
+            answered = self._ask(waiting, repeated=repeated)
+            said = "" if repeated else self.context.must_stop()
             if said:  # Hosts that have not answered by then go back for that reason.
                 late = [host for host in waiting if host not in answered]
                 self.whys = {**self.whys, **{host: self.whys.get(host) or said for host in late}}
@@ -64,7 +64,7 @@ class Settlement:
             waiting = {host: spared.get(host, back) for host in waiting}
             if waiting:
                 self._wait(waiting, decide.QUIET if spared else 0.0)
-                again, may_spare = not spared, all(decide.is_busy(self.silent.get(host, "")) for host in spared)
+                repeated, may_spare = not spared, all(decide.is_busy(self.silent.get(host, "")) for host in spared)
                 self.silent = {host: why for host, why in self.silent.items() if host not in spared}
         for host in waiting:
             self._never_answered(host)

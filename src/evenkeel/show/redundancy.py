@@ -35,11 +35,11 @@ def print_redundancy(found: Redundancy, console: Console, at: float) -> None:
     console.print(table)
     domain = text(found.variable, _NAME)
     if found.losses:
-        lost = _table("if lost", "newest checkpoints without a copy then")
+        losses = _table("if lost", "newest checkpoints without a copy then")
         for loss in found.losses[:_LOSSES]:
             name = f"{domain} {text(loss.name, _NAME)}" if loss.domain else text(loss.name, _NAME)
-            lost.add_row(Text(name, style="yellow"), Text(_cost(loss)))
-        console.print(lost)
+            losses.add_row(Text(name, style="yellow"), Text(_cost(loss)))
+        console.print(losses)
         if len(found.losses) > _LOSSES:
             console.print(Text(f"and {len(found.losses) - _LOSSES} more such losses (--json has all)", style="yellow"))
     elif any(owner.holders for owner in found.owners):

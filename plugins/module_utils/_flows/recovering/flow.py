@@ -144,12 +144,12 @@ class _Preparing:
             sections = checks.without_labels(sections)
         scans = [self._scan(section) for section in sections]
         keeps = self.request.identity == KEEP
-        lost = {} if keeps else hardware.parts_of_missing_hardware(sections, self._content, self._has_part)
-        self.keeps_hardware = keeps or bool(lost)
+        missing = {} if keeps else hardware.parts_of_missing_hardware(sections, self._content, self._has_part)
+        self.keeps_hardware = keeps or bool(missing)
         present = [self._present(section, scan) for section, scan in zip(sections, scans)]
         choices = derive.Choices(
             keeps=keeps,
-            parts=list(lost),
+            parts=list(missing),
             mounts=registry.seen_mounts(),
             ours=ours.paths(self.store.root),
             without=_without(sections),
@@ -169,7 +169,7 @@ class _Preparing:
         self._check_parts(manifest, made.left_out)
         findings = self._findings(made.sections, short)
         findings.refusals += self._trees_that_stay(refused)
-        findings.warnings += list(dict.fromkeys(lost.values()))
+        findings.warnings += list(dict.fromkeys(missing.values()))
         if findings.refusals:
             raise Refused(
                 f"checkpoint {self.recorded.name} ({self.recorded.id[:12]}) of {self.recorded.host} cannot be put back "

@@ -251,14 +251,14 @@ def transaction(
     """
     text = ""
     for key in [*then, *(key for key in now if key not in then)]:
-        was, live = then.get(key), now.get(key)
-        if any(one is not None and keep.table(one) for one in (was, live)):
+        before, live = then.get(key), now.get(key)
+        if any(one is not None and keep.table(one) for one in (before, live)):
             continue
-        if not whole and form([was] if was else [], keep) == form([live] if live else [], keep):
+        if not whole and form([before] if before else [], keep) == form([live] if live else [], keep):
             continue
         if live is not None:
             text += "add table {0} {1}\ndelete table {0} {1}\n".format(*key)
-        merged = merge(was, live, keep, same)
+        merged = merge(before, live, keep, same)
         text += merged.text() if merged is not None else ""
     return text
 

@@ -468,12 +468,12 @@ def _retaken(lines: Sequence[str], steps: Sequence[Step], at: Restore) -> list[S
         return []
     wanted = {one.key: one for one in parse(lines).present}
     go = {one.name for action, one in _changes(steps) if action in (*INSTALLS, *REMOVES)}
-    lost = takeovers.lacking(at, list(wanted.values()), dpkg.read_packages(at.system), go)
+    lacking = takeovers.lacking(at, list(wanted.values()), dpkg.read_packages(at.system), go)
     return [
         _step(
             takeovers.RETAKE, f"{key} {wanted[key].version}", f"has lost {_some(paths)} to another package", wanted[key]
         )
-        for key, paths in lost.items()
+        for key, paths in lacking.items()
     ]
 
 
