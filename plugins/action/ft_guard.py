@@ -11,6 +11,7 @@ from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._answering import STORE
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._answering import reported as report
+from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls import checkpoint
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors import EvenkeelError, UsageError
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health.wait import Times
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.durations import seconds
@@ -42,7 +43,7 @@ class ActionModule(ActionBase):
         super().run(tmp, task_vars)
         reclaim()
         variables = task_vars or {}
-        if hidden(self):  # It is not skipped, which its role would take for a condition.
+        if hidden(self):  # The task is not skipped, which its role would take for a condition.
             return {"changed": False, "msg": "nothing was decided: the task has the tag never"}
         inventory = Inventory(self, variables)
         try:
@@ -94,6 +95,8 @@ class ActionModule(ActionBase):
         hosts = list(dict.fromkeys([*group, *wave, *earlier]))
         for host in hosts:
             check_variables(inventory.variables(host))
+        for host in everyone if params["confirmed"] else []:
+            _check_declarations(inventory, host)
         # Before any host is asked: nobody has to wait thirty seconds for the refusal of a malformed budget.
         _guard.check_budgets(params["min_healthy"], params["max_unavailable"])
         domain = params["guard_domain"]
@@ -141,6 +144,20 @@ def _probes(inventory: Inventory, host: str, given: Any) -> Any:
         return checked({PROBES_VARIABLE: ARGUMENTS["probes"]}, {PROBES_VARIABLE: declared})[PROBES_VARIABLE]
     except UsageError as error:
         raise UsageError(f"{host}: {error.message}") from error
+
+
+def _check_declarations(inventory: Inventory, host: str) -> None:
+    """UsageError for a malformed declaration of a host whose batch is still to come: no batch before it may change."""
+    for name in ("resources", "quiesce", "retention"):
+        variable = f"evenkeel_{name}"
+        try:
+            declared = inventory.variable(host, variable)
+        except AnsibleError:  # The value may need facts of its own batch. The checkpoint checks it.
+            continue
+        try:
+            checked({variable: checkpoint.ARGUMENTS[name]}, {variable: declared})
+        except UsageError as error:
+            raise UsageError(f"{host}: {error.message}") from error
 
 
 def _words_on(host: str, measured: _guard.Measured) -> str:

@@ -125,19 +125,19 @@ class Healing:
         told = self._inventory.each(self._peers, lambda host: carrier.phase(host, "owners"), self._timeout)
         listed = {peer: answer["hosts"] for peer, answer in told.items() if "hosts" in answer}
         everyone, present = played
-        lost = [
+        orphans = [
             owner
             for owner in _heal.owners_without_task(listed, present | {self.here})
             if not self._inventory.has(owner) or owner in everyone
         ]
-        for owner in lost[:ORPHANS]:
+        for owner in orphans[:ORPHANS]:
             try:
                 self.heal(owner, False, scratch)
             except (EvenkeelError, AnsibleError, ValueError) as error:
                 self._told.missing.append(f"the copies of {owner} could not be looked after: {error}")
-        if len(lost) > ORPHANS:
+        if len(orphans) > ORPHANS:
             self._told.left.append(
-                f"peers list copies of {len(lost)} hosts that are gone; those of {ORPHANS} were looked after, and "
+                f"peers list copies of {len(orphans)} hosts that are gone; those of {ORPHANS} were looked after, and "
                 "other runs look after others"
             )
 
@@ -322,7 +322,7 @@ class Audit:
 
 
 class Owned:
-    """The copies of one owner: what is said of them, and the copies that are made."""
+    """The copies of one owner: the report on them, and the copies that are made."""
 
     def __init__(
         self, healing: Healing, audit: Audit, keys: Keys, domains: dict[str, str | None] | None, scratch: str
@@ -352,7 +352,7 @@ class Owned:
         return held
 
     def report_findings(self) -> None:
-        """Say what was found on each host, before anything is done."""
+        """Report the findings on each host, before anything is done."""
         audit, told, owner = self._audit, self._told, self._owner
         for host, why in audit.silent.items():
             said = f"{host} {silence(audit.answers[host])}: {why}"
@@ -403,7 +403,7 @@ class Owned:
                 told.missing.append(f"{what} is damaged on {host}, and no other host has it: {why}")
 
     def mend(self, checkpoint: str) -> None:
-        """Bring the checkpoint to as many copies as are wanted, and rebuild what is damaged."""
+        """Bring the checkpoint to as many copies as are wanted, and rebuild damaged contents."""
         audit = self._audit
         standing = Standing(
             self._owner,

@@ -121,7 +121,7 @@ class Recovery:
         # A spare may hold a copy itself.
         self._peers = _placement.preference("", peers)
         self._keys = inventory.keys(self._owner)
-        with suppress(AnsibleError):  # It has left the inventory, and has no probes.
+        with suppress(AnsibleError):  # The host has left the inventory, and has no probes.
             inventory.refuse_facts(self._owner, [PROBES_VARIABLE])
         self._seals = inventory.seals(self._owner)
         declared = inventory.resources(self._owner)
@@ -335,10 +335,10 @@ class Recovery:
             return ""
         return f"{address} port {port}"
 
-    def _predicted(self, copy: Copy, held: bool) -> Answer:
+    def _predicted(self, copy: Copy, has_copy: bool) -> Answer:
         """The result in check mode: what is left out is known only where the host has the checkpoint already."""
         found = {**self._found(copy), "changed": True, "source": copy.peer, "left_out": []}
-        if held:
+        if has_copy:
             made = self._prepare(copy)
             if made.get("failed"):
                 return {**found, "failed": True, "msg": made["msg"], "error": made["error"]}

@@ -464,7 +464,7 @@ class Repetition:
                 " no_log, or its run was cut off"
             )
         elif self.attempts and self.attempts[-1]["said"] == "failed":
-            self._changed = True  # It does not say what it did; it was not verified before, and is now.
+            self._changed = True  # The attempt does not say what it did; its result is verified only now.
         return {**self._keys(_repeat.VERIFIED), "proved": [f"{self.request.id}: {self._told['why']}"]}
 
     def _not_done(self, outcome: str, why: str) -> Answer:

@@ -268,11 +268,11 @@ class Replication:
         if lacking:
             entries.update(self._send(lacking))
             # A content that a peer holds may be damaged there. The peer then gets everything.
-            again: dict[str, tuple[str, ...]] = {
+            repeated: dict[str, tuple[str, ...]] = {
                 peer: () for peer, known in lacking.items() if known and entries[peer].state == "failed"
             }
-            if again and not self.broken:
-                entries.update(self._send(again))
+            if repeated and not self.broken:
+                entries.update(self._send(repeated))
         return entries
 
     def _decides(self, answer: Answer) -> Answer:
@@ -372,8 +372,8 @@ def _is_open(answer: Answer | None) -> bool:
     """Whether a peer is still to be sent to: it was not yet, or its copy was lost on its way along a chain."""
     if answer is None:
         return True
-    lacks = answer.get("failed") or answer.get("unreachable")
-    return bool(lacks) and answer.get("transport") == CHAIN and not answer.get("final")
+    silent = answer.get("failed") or answer.get("unreachable")
+    return bool(silent) and answer.get("transport") == CHAIN and not answer.get("final")
 
 
 def _outcome(answer: Answer) -> Outcome:

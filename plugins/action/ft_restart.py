@@ -75,7 +75,7 @@ class ActionModule(ProbingAction):
         try:
             return reported(Steps(wanted, ask, balancers, self._measured, self._reset, read_state).run())
         finally:
-            for path in filter(None, self._made):  # They hold the arguments of the module.
+            for path in filter(None, self._made):  # The files hold the arguments of the module.
                 with contextlib.suppress(Exception):
                     self._remove_tmp_path(path)
 

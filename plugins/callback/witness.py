@@ -203,7 +203,7 @@ class CallbackModule(CallbackBase):
             for group in one["groups"]:
                 if group not in inventory.groups:
                     inventory.add_group(group)
-                # It stands in the parents of its groups already. As a member of its own it would change their order.
+                # The group has its parents already. As a member of its own it would change their order.
                 if inventory.groups[group] not in known.get_groups():
                     inventory.groups[group].add_host(known)
                     _keep_group(inventory, known, group)
@@ -325,7 +325,7 @@ def _read(found: dict[str, Any]) -> dict[Any, Any]:
 
 
 def _has_foreign_template(value: Any) -> bool:
-    """Whether a text in the value would become a template if it were trusted, and is none."""
+    """Whether a text in the value is no template now, and would become a template if Ansible trusted it."""
     if isinstance(value, str):
         return not is_trusted_as_template(value) and any(mark in value for mark in TEMPLATES)
     return any(map(_has_foreign_template, value.values() if isinstance(value, dict) else _items(value)))

@@ -21,24 +21,24 @@ from ._host.secret import secrets, without
 _LONGEST = 2000
 
 
-def run(asked: Mapping[str, Any]) -> dict[str, Any]:
+def run(request: Mapping[str, Any]) -> dict[str, Any]:
     """The result of a call, in JSON's types.
 
-    asked: ``name`` of the module without ``ft_``, its ``arguments`` as the controller has checked them, whether it is
+    request: ``name`` of the module without ``ft_``, its ``arguments`` as the controller has checked them, whether it is
     in ``check`` and ``diff`` mode, and whether the host may ``log`` the call.
     """
     mark_as_ours()
-    name = str(asked["name"])
+    name = str(request["name"])
     spec, work = call(name)
-    params = {**asked["arguments"], "store": _path(asked["arguments"]["store"])}
+    params = {**request["arguments"], "store": _path(request["arguments"]["store"])}
     for key, option in spec.items():
         if option.get("type") == "path" and isinstance(params.get(key), str):
             params[key] = _path(params[key])
     hidden = secrets(spec, params)
     told = shown({key: without(value, hidden) for key, value in params.items()})
-    if asked["log"]:
+    if request["log"]:
         _log(name, told)
-    result = answer(spec, work, params, check_mode=asked["check"], diff=asked["diff"])
+    result = answer(spec, work, params, check_mode=request["check"], diff=request["diff"])
     return {**result, "invocation": {"module_args": told}}
 
 

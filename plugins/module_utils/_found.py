@@ -32,7 +32,7 @@ def load(store: str, digest: str, sent: bytes = b"") -> bool:
     try:
         data = _unpacked(sent) if sent else library(store, digest)
         memory = os.memfd_create("evenkeel") if data else -1
-    except (AttributeError, NameError, OSError, ValueError):  # Some builds of Python lack these, and some sandboxes.
+    except (AttributeError, NameError, OSError, ValueError):  # Some builds of Python, and some sandboxes, lack these.
         return False
     if memory < 0:
         return False

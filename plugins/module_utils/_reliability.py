@@ -222,11 +222,11 @@ def repeat_success(success: Number, attempts: int, permanent: Number = 0.0) -> f
 
 
 def _repeat_success(p: float, k: int, beta: float) -> float:
-    again = (1.0 - beta) * (1.0 - p)  # an attempt fails, and a further one may cure it
-    if k == 1 or p == 0.0 or again == 0.0:
+    further = (1.0 - beta) * (1.0 - p)  # an attempt fails, and a further one may cure it
+    if k == 1 or p == 0.0 or further == 0.0:
         return p
-    best = p + again  # 1 - beta*q as a sum of positive terms, exact where both are tiny
-    helps, fails = p / best, again / best  # one attempt of an operation that can succeed; fails is r
+    best = p + further  # 1 - beta*q as a sum of positive terms, exact where both are tiny
+    helps, fails = p / best, further / best  # one attempt of an operation that can succeed; fails is r
     log_fails = math.log1p(-helps) if helps < 0.5 else math.log(fails) if fails > 0.0 else -math.inf
     return min(1.0, best, -best * math.expm1(k * log_fails))
 
@@ -243,8 +243,8 @@ def attempts_needed(success: Number, target: Number, permanent: Number = 0.0) ->
     beta = _probability("permanent", permanent)
     if p >= goal:
         return 1
-    again = (1.0 - beta) * (1.0 - p)
-    best = p + again if p > 0.0 and again > 0.0 else p
+    further = (1.0 - beta) * (1.0 - p)
+    best = p + further if p > 0.0 and further > 0.0 else p
     # The best is a limit that no number of attempts attains; two units in the last place are rounding, not distance.
     if best == p or best - goal <= 2 * math.ulp(best):
         raise UsageError(
@@ -400,11 +400,11 @@ def loss_probability(copies: int, tolerated: int, annual_failure_rate: Number, r
     if window == 0.0:
         return 0.0
     mean = rate * (window / YEAR)
-    lost = _binomial_tail(t + 1, n, -math.expm1(-mean), math.exp(-mean))
-    if lost == 0.0:
+    chance = _binomial_tail(t + 1, n, -math.expm1(-mean), math.exp(-mean))
+    if chance == 0.0:
         return 0.0
-    if lost <= 0.5:
-        kept = math.log1p(-lost)
+    if chance <= 0.5:
+        kept = math.log1p(-chance)
     else:  # the kept part is the small part here, and is summed itself
         saved = _binomial_tail(n - t, n, math.exp(-mean), -math.expm1(-mean))
         kept = math.log(saved) if saved > 0.0 else -(n - t) * mean

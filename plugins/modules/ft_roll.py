@@ -249,7 +249,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._errors i
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._host.options import Options, Params
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._results.result import Result
 
-# The options that say what is restarted, each with the variable that the role restart takes for it.
+# The options that name the service, each with the variable that the role restart takes for it.
 TARGET = (
     ("name", "evenkeel_service"),
     ("process", "evenkeel_process"),

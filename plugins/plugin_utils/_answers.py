@@ -26,7 +26,7 @@ _SHOWN = 50
 _TWIN = "Twin"
 _ID = re.compile("[0-9a-f]{64}")
 _HOST = re.compile("[!-~]{1,255}")
-# It stands in what sftp is told to do, line by line.
+# Such a path stands in the commands for sftp, line by line.
 _PATH = re.compile(r"/[A-Za-z0-9_./~+@:-]{1,4000}")
 # Parts of a connection from host to host: a key, an address, a user, a key of a host.
 _PUBLIC = re.compile("ssh-ed25519 [A-Za-z0-9+/=]{40,200}")

@@ -50,7 +50,7 @@ def _check(options: Options, arguments: Mapping[str, Any], where: str, values: d
         if not isinstance(error, UnsupportedError):
             yield f"{where.rstrip('.')}: {error.msg}" if where else str(error.msg)
     for said in result._deprecations:
-        from ansible.utils.display import Display  # It loads all settings of Ansible.
+        from ansible.utils.display import Display  # This module loads all settings of Ansible.
 
         Display().deprecated(said["msg"], version=said.get("version"), collection_name=said.get("collection_name"))
     for name, option in options.items():

@@ -56,8 +56,8 @@ class Carrier:
         values = {"id": checkpoint, "known": list(known), "directory": host.directory(), "replica": from_replica}
         found = self.phase(host, "export", **values, **more)
         if found.get("failed"):  # A host refuses nothing but a bundle for which it has no room.
-            lacks = found["error"] == "Refused"
-            return {**found, "msg": f"{host.name}: {found['msg']}", "no_room": True} if lacks else found
+            refused = found["error"] == "Refused"
+            return {**found, "msg": f"{host.name}: {found['msg']}", "no_room": True} if refused else found
         try:
             free = room(os.path.dirname(local))
             if found["bytes"] > free:

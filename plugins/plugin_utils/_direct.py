@@ -53,9 +53,9 @@ _FOUND = Path(_found.__file__).read_text(encoding="utf-8")
 # An old Python 3 can read it as well. The first line tells that it has started.
 _PROGRAM = """\
 import json, sys
-asked = json.loads({asked})
+request = json.loads({request})
 def tell(answer):
-    sys.stdout.write("\\n" + asked["mark"] + json.dumps(answer) + "\\n")
+    sys.stdout.write("\\n" + request["mark"] + json.dumps(answer) + "\\n")
     sys.stdout.flush()
 tell({started})
 sent = sys.stdin.buffer.read()  # To its end: the sender would fail if nobody read it.
@@ -64,11 +64,11 @@ if sys.version_info < (3, 9):
     sys.exit()
 found = {{"__name__": "evenkeel_found"}}
 exec(compile({found}, "evenkeel_found", "exec"), found)
-if not found["load"](asked["arguments"]["store"], asked["library"], sent):
+if not found["load"](request["arguments"]["store"], request["library"], sent):
     tell({{"absent": True, "loads": found["loads"]()}})
     sys.exit()
 from evenkeel_agent import _direct
-tell(_direct.run(asked))
+tell(_direct.run(request))
 """
 
 
@@ -92,7 +92,7 @@ def ask(
     spec: Options = {**call(name)[0], "store": STORE}
     quiet = C.config.get_config_value("DEFAULT_NO_TARGET_SYSLOG", variables=dict(variables))
     values = checked(_as_written(spec), {**arguments})
-    asked = {
+    request = {
         "name": name,
         "library": library,
         "arguments": values,
@@ -101,28 +101,28 @@ def ask(
         "log": not (task.no_log or quiet),
         "mark": secrets.token_hex(16),
     }
-    sent = program(asked)
+    sent = program(request)
     Display().vvv(f"ft_{name} is asked of the library on the host")
 
     def execute() -> Answer:
         command = _command(action, variables)
         if not command:
             return ABSENT
-        result = _result(_run(action, command, sent), str(asked["mark"]))
+        result = _result(_run(action, command, sent), str(request["mark"]))
         how = packing(result)
         if not how:
             return result
         Display().vvv(f"the library is sent with ft_{name}")
-        return _result(_run(action, command, sent + packed(name, how)), str(asked["mark"]))
+        return _result(_run(action, command, sent + packed(name, how)), str(request["mark"]))
 
     found = answer(action._connection, execute)
     hidden = secrets_of(spec, values)
     return {key: without(value, hidden) for key, value in found.items()}
 
 
-def program(asked: Mapping[str, Any]) -> bytes:
+def program(request: Mapping[str, Any]) -> bytes:
     """The program that asks the library on a host, after its length."""
-    text = _PROGRAM.format(asked=ascii(json.dumps(asked)), absent=ABSENT, started=_STARTED, found=ascii(_FOUND))
+    text = _PROGRAM.format(request=ascii(json.dumps(request)), absent=ABSENT, started=_STARTED, found=ascii(_FOUND))
     return f"{len(text)}\n{text}".encode()
 
 

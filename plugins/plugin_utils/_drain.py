@@ -93,29 +93,29 @@ class _Request:
     store: str
 
 
-def _call(inventory: Inventory, at: Sequence[Place], asked: _Request) -> list[Outcome]:
+def _call(inventory: Inventory, at: Sequence[Place], request: _Request) -> list[Outcome]:
     """Call ``ft_drain`` on all balancers at the same time, and on each for one place after the other."""
     by_host: dict[str, list[Place]] = {}
     for place in at:
         by_host.setdefault(place.host, []).append(place)
 
     def work(host: Host) -> Answer:
-        return {"answers": [_ask(inventory, host, place, asked) for place in by_host[host.name]]}
+        return {"answers": [_ask(inventory, host, place, request) for place in by_host[host.name]]}
 
     if not at:
         return []
-    limit = max(sum(_patience(place, asked.deadline) for place in one) for one in by_host.values())
+    limit = max(sum(_patience(place, request.deadline) for place in one) for one in by_host.values())
     told = inventory.each(by_host, work, limit)
-    return [_outcome(place, _answer_of(told[place.host], by_host[place.host].index(place)), asked) for place in at]
+    return [_outcome(place, _answer_of(told[place.host], by_host[place.host].index(place)), request) for place in at]
 
 
-def _ask(inventory: Inventory, host: Host, place: Place, asked: _Request) -> Mapping[str, Any]:
+def _ask(inventory: Inventory, host: Host, place: Place, request: _Request) -> Mapping[str, Any]:
     result = host.module(
         "ft_drain",
-        state=asked.state,
-        ours=place in asked.ours,
-        deadline=f"{asked.deadline:g}s",
-        store=inventory.store(host.name, asked.store),
+        state=request.state,
+        ours=place in request.ours,
+        deadline=f"{request.deadline:g}s",
+        store=inventory.store(host.name, request.store),
         **{place.kind: {key: value for key, value in place.options.items() if value is not None}},
     )
     kept = ("failed", "msg", "error", "state", "changed", "obstacle", "proved", "warnings", "left")
@@ -132,12 +132,12 @@ def _answer_of(told: Answer, number: int) -> Answer:
     return answers[number] if isinstance(answers, list) else told
 
 
-def _outcome(place: Place, answer: Answer, asked: _Request) -> Outcome:
+def _outcome(place: Place, answer: Answer, request: _Request) -> Outcome:
     """The outcome in an answer. The balancer's own words are text, and bounded."""
     if answer.get("unreachable"):
         why = words(answer.get("msg") or "it does not answer")
         said = f"{place.words}: {place.host} is unreachable: {why}"
-        return Outcome(place, UNREACHABLE, said, left=asked.state != "look")
+        return Outcome(place, UNREACHABLE, said, left=request.state != "look")
     state = str(answer.get("state")) if answer.get("state") in _STATES else ""
     facts, warnings = _texts(answer.get("proved")), _texts(warning_texts(answer.get("warnings")))
     if not answer.get("failed") and state:
@@ -150,7 +150,9 @@ def _outcome(place: Place, answer: Answer, asked: _Request) -> Outcome:
     is_refusal = answer.get("error") in ("Refused", "UsageError")
     said = f"{place.words}: {words(answer.get('msg') or 'no reason is given', 1000)}"
     # A refusal has touched nothing. It leaves a place that was to be ready again as it is.
-    left = asked.state != "look" and (bool(answer.get("left")) or asked.state == "ready" or not (is_refusal or state))
+    left = request.state != "look" and (
+        bool(answer.get("left")) or request.state == "ready" or not (is_refusal or state)
+    )
     return Outcome(
         place,
         REFUSED if is_refusal else FAILED,

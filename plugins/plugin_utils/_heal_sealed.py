@@ -55,7 +55,7 @@ class Copy:
     ours: bool = False
 
     def standing(self, peer: str, verdicts: Mapping[tuple[str, str], str]) -> str:
-        """Its state after the verdicts on its bundles: (peer, bundle) -> good, false or disputed."""
+        """The state of the copy after the verdicts on its bundles: (peer, bundle) -> good, false or disputed."""
         if not self.chain:
             return _heal.DAMAGED
         found = {verdicts.get((peer, record["sha256"]), _heal.UNREAD) for _checkpoint, record in self.chain}
@@ -119,7 +119,7 @@ def best(peer: str, found: Collection[Copy], verdicts: Mapping[tuple[str, str], 
     return {copy.known.id: copy for copy in ordered}
 
 
-# -- what is done
+# -- the end of each step
 
 
 @dataclass(frozen=True)

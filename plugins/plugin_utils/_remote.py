@@ -457,7 +457,7 @@ def _forget(selector: selectors.BaseSelector, running: dict[int, Any], pipe: int
     _name, pid, _deadline, _said = running.pop(pipe)
     selector.unregister(pipe)
     os.close(pipe)
-    for target in (-pid, pid) if kill else ():  # Its group, and the process, where it has no group yet.
+    for target in (-pid, pid) if kill else ():  # The group of the process, and the process where it has no group yet.
         with contextlib.suppress(ProcessLookupError):
             os.kill(target, signal.SIGKILL)
     os.waitpid(pid, 0)

@@ -128,7 +128,7 @@ class _Decision:
         return self._call(BEGIN)
 
     def _begun(self, event: Event) -> tuple[Progress, Action]:
-        if self.now >= self.progress.due:  # It is not carried out any more, and its end is recorded as that.
+        if self.now >= self.progress.due:  # The operation goes on no longer, and its end is recorded as that.
             self.progress = replace(self.progress, final=True)
             return self._call(END)
         self.progress = replace(self.progress, attempts=self.progress.attempts + 1)

@@ -128,11 +128,11 @@ class Steps:
         try:
             return self._run()
         except AnsibleError as error:
-            lost = isinstance(error, AnsibleConnectionFailure)
+            cut = isinstance(error, AnsibleConnectionFailure)
             why = words(str(error)).rstrip(".")
-            why = f"{self.wanted.host} does not answer: {why}" if lost else f"{self.wanted.host}: {why}"
+            why = f"{self.wanted.host} does not answer: {why}" if cut else f"{self.wanted.host}: {why}"
             said = f"{why}.{self._begun}{self._whereabouts()} Run the same restart again"
-            end: Answer = {"unreachable": True} if lost else {"failed": True, "error": EvenkeelError.code}
+            end: Answer = {"unreachable": True} if cut else {"failed": True, "error": EvenkeelError.code}
             left = [self.wanted.host] if self._begun else []
             return self._ended({**end, "changed": bool(self._begun), "left": left}, said)
 

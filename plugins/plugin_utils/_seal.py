@@ -96,13 +96,13 @@ class Seals:
         """Values by which a peer is asked for encrypted copies."""
         return {"seal": {"key": self.keys[0].name}} if self.keys else {}
 
-    def known(self, held: Sequence[str], answer: Answer) -> tuple[str, ...]:
+    def known(self, checkpoints: Sequence[str], answer: Answer) -> tuple[str, ...]:
         """The checkpoints of a peer that lacks a copy; of encrypted ones the newest, its bundle, bytes and length of
-        its chain. ``held``: the checkpoints of the source, oldest first."""
+        its chain. ``checkpoints``: those of the source, oldest first."""
         if not self.keys:
-            return tuple(sorted(set(held) & set(answer.get("ids", []))))
+            return tuple(sorted(set(checkpoints) & set(answer.get("ids", []))))
         bases = {one["id"]: one for one in answer.get("bases") or []}
-        newest = next((bases[checkpoint] for checkpoint in reversed(held) if checkpoint in bases), None)
+        newest = next((bases[checkpoint] for checkpoint in reversed(checkpoints) if checkpoint in bases), None)
         return (newest["id"], newest["sha256"], str(newest["bytes"]), str(newest["length"])) if newest else ()
 
     def sealing(self, checkpoint: str, known: tuple[str, ...]) -> Answer:
@@ -114,7 +114,7 @@ class Seals:
         return {"seal": {"encrypt": True, **base}, "secrets": [self.keys[0].secret(checkpoint, nonce)]}
 
     def receiving(self, offered: Mapping[str, Any], known: tuple[str, ...]) -> Answer:
-        """Values by which a peer keeps that bundle."""
+        """The values that a peer needs to keep the ``offered`` bundle."""
         if not self.keys:
             return {}
         key = self.keys[0]

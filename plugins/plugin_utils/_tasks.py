@@ -233,7 +233,7 @@ class Tasks:
             result["_ansible_no_log"] = any(one.no_log for one in (answer, *(answer.loop_results or ())))
             registered, ignored = answer.registered_values or {}, answer.ignore_errors
         if queue.items and "results" not in result:
-            result["changed"] = True  # It was stopped between two items, for all that is known after a change.
+            result["changed"] = True  # The task was stopped between two items, for all that is known after a change.
         return _Done(task, result, {**_facts(task.action, result, facts_before), **registered}, ignored is True)
 
     # -- its result
@@ -343,7 +343,7 @@ def _check_keywords(file: str, item: Mapping[str, Any]) -> None:
 
 
 def _check_action(action: ActionBase, name: str, collections: Sequence[str], where: str, refused: set[str]) -> None:
-    """Raises UsageError for what is no action of Ansible, or none that a host carries out."""
+    """Raises UsageError for a word that is no action of Ansible, and for an action that no host carries out."""
     loaders = action._shared_loader_obj
     found = loaders.module_loader.find_plugin_with_context(name, collection_list=collections)
     own = found.action_plugin if found.resolved else None

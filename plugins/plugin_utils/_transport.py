@@ -29,7 +29,7 @@ AUTO, SSH, CHAIN, RELAY = "auto", "ssh", "chain", "relay"
 ADDRESS = "evenkeel_address"
 # From this size on the time of a second transfer from the source is longer than the time to set up a chain.
 _LARGE = 64 * 1024 * 1024
-# Seconds in which hosts remove what was made in vain; the next call of any module removes it otherwise.
+# Seconds in which hosts remove files that were made in vain; the next call of any module removes it otherwise.
 _CLEAR = 60.0
 _PLACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.%-]{0,254}|[0-9A-Fa-f:]+(?:%[A-Za-z0-9_.-]+)?")
 _BY_WAY_OF_OTHERS = re.compile(r"(?:^|\s)-J|ProxyJump|ProxyCommand", re.IGNORECASE)

@@ -236,8 +236,8 @@ def main(systemd: str = _SYSTEMD) -> int:
         with suppress(OSError):
             if subprocess.run(_CAN_HIDE, capture_output=True, check=False).returncode == 0:
                 # -P: no module of the current directory counts.
-                again = [*_HIDDEN, os.path.dirname(systemd), sys.executable, "-P", "-m", "evenkeel.demo"]
-                os.execvp(again[0], again)
+                argv = [*_HIDDEN, os.path.dirname(systemd), sys.executable, "-P", "-m", "evenkeel.demo"]
+                os.execvp(argv[0], argv)
         console.print("As root it has to hide systemd, and cannot: run it as another user. Nothing was touched.")
         return 1
     home = Path(os.path.realpath(tempfile.mkdtemp(prefix="evenkeel-demo-")))

@@ -54,6 +54,8 @@ __all__ = [
     "KNOWN",
     "LOGS",
     "NOT_FOUND",
+    "OF_A_CHANGE",
+    "REBOOT",
     "REFUSED",
     "REMOVED",
     "RESTORE_FAILED",
@@ -74,6 +76,21 @@ __all__ = [
     "waves",
 ]
 
+# The limits of a change that are durations, and all options of ft_checkpoint that a variable of the same name sets.
+DURATIONS = ("confirm_within", "at_most", "soak", "deadline")
+OF_A_CHANGE = (
+    "resources",
+    "probes",
+    "quiesce",
+    "retention",
+    "outside",
+    "reboots",
+    "require_restorable",
+    *DURATIONS,
+)
+
+# The choices of a change: whether its playbook boots the hosts.
+REBOOT = ("never", "planned")
 _TIMEOUT: Options = {"timeout": {"type": "str", "default": "5s"}}
 
 
@@ -96,21 +113,29 @@ def stop_conditions(given: object) -> list[Mapping[str, Mapping[str, object]]]:
 
 
 def declarations(given: Mapping[str, object], prefix: str = "") -> Mapping[str, list[Spec]]:
-    """Resources, probes and places of a drain, each value of its type. BadValue names a wrong value, with its place.
+    """Declarations and limits of a change, and places of a drain, each value of its type. BadValue names a wrong value,
+    with its place.
 
-    given: resources, probes, drain or several, under these names after ``prefix``.
+    given: drain, reboot, an option of ``OF_A_CHANGE`` or several, under these names after ``prefix``.
     """
     # Ansible prints its opinion of the user's settings when it is loaded; each of its own programs does so as well.
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-        # They know every kind and probe, which takes a tenth of a second to load.
-        from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._health import probes
-        from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._resources import registry
+        # These modules know every kind and probe, which takes a tenth of a second to load.
+        from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._calls import checkpoint
         from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._services import draining
         from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
 
-        known = {"resources": registry.OPTION, "probes": probes.OPTION, "drain": draining.OPTION}
+        reboot: Option = {"type": "str", "choices": list(REBOOT)}
+        known = {
+            "drain": draining.OPTION,
+            "reboot": reboot,
+            **{name: checkpoint.ARGUMENTS[name] for name in OF_A_CHANGE},
+        }
         options = {f"{prefix}{name}": option for name, option in known.items()}
         found: Mapping[str, list[Spec]] = checked({name: options[name] for name in given}, given)
+    for name in DURATIONS:
+        if (value := given.get(f"{prefix}{name}")) is not None:
+            seconds(value if isinstance(value, (int, float)) else str(value), f"{prefix}{name}")
     return found
 
 

@@ -26,6 +26,8 @@ PAGES = sorted(
 # The words that begin such a clause; a number, as in "One round", is written with another word.
 CLAUSE = r"(?:What|Who|Whom|Whose|Which|Whoever|Whatever|Of|One|Ones|Those)\b(?!\.)"
 BEGINS = re.compile(rf"\W*{CLAUSE}")
+# A comment or a docstring that begins with a pronoun leaves its reader to look for the noun.
+PRONOUN = re.compile(r"\W*(?:It|Its|They|Their|Theirs|He|She)\b")
 # Names that do not say what they are: ``look`` reads something, ``lost`` gives something, but neither says what.
 EMPTY_NAME = re.compile(
     r"_*(?:look|looks|looked|look_at|look_again|lost|held|one|ones|asked|was|again|insist|lacks)|\w+_again"
@@ -95,7 +97,7 @@ def _prose(page: str) -> Iterator[str]:
 def test_docstrings_and_comments_begin_with_their_subject(path: Path) -> None:
     source = path.read_text()
     found = [*_docstrings(ast.parse(source)), *_comments(source)]
-    assert [f"line {line}: {text[:60]}" for line, text in found if BEGINS.match(text)] == []
+    assert [f"line {line}: {text[:60]}" for line, text in found if BEGINS.match(text) or PRONOUN.match(text)] == []
 
 
 @pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
@@ -130,15 +132,19 @@ def test_names_say_what_they_are() -> None:
     assert found == set()
 
 
-def test_parameters_name_their_noun() -> None:
-    """The short name ``one`` is for an element of a comprehension, and for a lambda."""
-    found = [
-        f"{path.relative_to(ROOT)}: {node.name}"
-        for path in CODE
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.FunctionDef)
-        and "one" in [each.arg for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
-    ]
+def test_parameters_attributes_and_variables_name_their_noun() -> None:
+    """The short name ``one`` is for an element of a loop, and for a lambda."""
+    found = []
+    for path in CODE:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.FunctionDef):
+                names = [each.arg for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                names = [node.attr] if ast.unparse(node.value) == "self" else []
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                names = [node.id] if node.id not in ("one", "_one", "asked", "held") else []
+            found += [f"{path.relative_to(ROOT)}: {name}" for name in names if EMPTY_NAME.fullmatch(name)]
     assert found == []
 
 

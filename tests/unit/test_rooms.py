@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 LIBRARY = Path(__file__).parents[2] / "plugins/module_utils"
+DESIGN = Path(__file__).parents[2] / "docs/design.md"
 ROOMS = [
     "_found",
     "_dataclasses",
@@ -97,7 +99,7 @@ def test_the_table_of_the_rooms_is_current() -> None:
     lines = {path: len(path.read_text().splitlines()) for path in LIBRARY.rglob("*.py") if path.name != "__init__.py"}
     sizes = {room: sum(count for path, count in lines.items() if LIBRARY / room in path.parents) for room in rooms}
     longest = max(lines, key=lines.__getitem__)
-    table = (LIBRARY.parents[1] / "docs/design.md").read_text().partition("| | before | now |")[2]
+    table = DESIGN.read_text().partition("| | before | now |")[2]
     now = [line.strip("| ").split(" | ")[2] for line in table.splitlines()[2:8]]
     (largest,) = re.findall(r"`(\w+)`", now[4])
     many = sum(room == largest and bool(dot) for room, dot, _ in files)
@@ -106,6 +108,17 @@ def test_the_table_of_the_rooms_is_current() -> None:
     assert sizes[largest] > 0.95 * max(sizes.values()) and f"`{longest.name}`" in now[5]
     for one, other in zip([*said[1], *said[4], *said[5]], [between, many, sizes[largest], lines[longest]], strict=True):
         assert abs(one - other) <= 0.05 * other, (one, other)
+
+
+def test_every_room_passes_mypy_strict() -> None:
+    """A module of the list takes all flags of ``mypy --strict``, from its own table or from that of all modules."""
+    mypy = tomllib.loads((LIBRARY.parents[1] / "pyproject.toml").read_text())["tool"]["mypy"]
+    strict = [one for one in mypy["overrides"] if one.get("disallow_any_generics")]
+    listed = {name.partition("module_utils.")[2].removesuffix(".*") for one in strict for name in one["module"]}
+    assert set(ROOMS) <= listed
+    own = {"disallow_any_generics", "disallow_subclassing_any", "disallow_untyped_calls", "disallow_untyped_decorators"}
+    assert all({*own, "extra_checks", "no_implicit_reexport"} <= one.keys() for one in strict)
+    assert {path.name.removesuffix(".py") for path in LIBRARY.iterdir() if path.name[:2] != "__"} == set(ROOMS)
 
 
 def test_no_function_is_longer_than_60_lines_or_takes_more_than_6_parameters() -> None:
@@ -123,12 +136,18 @@ def test_no_function_is_longer_than_60_lines_or_takes_more_than_6_parameters() -
 
 def test_signatures_seldom_say_dict_of_anything() -> None:
     """A quarter of the number before the rebuild; ``docs/design.md`` has the numbers."""
-    count = 0
+    count = anything = functions = 0
     for path in [*LIBRARY.parent.rglob("*.py"), *(LIBRARY.parents[1] / "src").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
+            functions += isinstance(node, ast.FunctionDef)
             said = [node.annotation] if isinstance(node, ast.arg) else []
             said += [node.returns] if isinstance(node, ast.FunctionDef) else []
-            count += sum(ast.unparse(one).count("dict[str, Any]") for one in said if one is not None)
+            types = [ast.unparse(one) for one in said if one is not None]
+            count += sum(one.count("dict[str, Any]") for one in types)
+            anything += sum("Any" in one for one in types)
+    (row,) = re.findall(r"types with `Any` in signatures.*\| ([\d,]+); ([\d,]+) \|$", DESIGN.read_text(), re.MULTILINE)
+    for told, found in zip(row, (anything, functions), strict=True):
+        assert abs(int(told.replace(",", "")) - found) <= 0.05 * found, f"docs/design.md: {found} instead of {told}"
     assert 40 < count <= 64
 
 

@@ -11,7 +11,7 @@ ARGUMENTS: Options = {"generation": {"type": "int"}, "undrained": {"type": "bool
 
 
 def work(params: Params, check_mode: bool) -> Accepted:
-    # Here, as the controller imports this file for ARGUMENTS alone.
+    # The imports stand here, as the controller imports this file for ARGUMENTS alone.
     from .._flows.accepting import accept
     from .._host.system import System
     from .._store.store import Store

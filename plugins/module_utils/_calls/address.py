@@ -20,7 +20,7 @@ ARGUMENTS: Options = {
 
 
 def work(params: Params, check_mode: bool) -> Prepared:
-    # Here, as the controller imports this file for ARGUMENTS alone.
+    # The imports stand here, as the controller imports this file for ARGUMENTS alone.
     from .._flows.taking_over import Wanted, prepare
     from .._host.system import System
 

@@ -37,7 +37,7 @@ ARGUMENTS: Options = {
 
 
 def work(params: Params, check_mode: bool) -> Checkpointed:
-    # Here, as the controller imports this file for ARGUMENTS alone.
+    # The imports stand here, as the controller imports this file for ARGUMENTS alone.
     from .._deadman import package
     from .._flows.checkpoint import Request, checkpoint
     from .._flows.rollback.flow import finish

@@ -18,7 +18,7 @@ ARGUMENTS: Options = {
 
 
 def work(params: Params, check_mode: bool) -> Drained:
-    # Here, as the controller imports this file for ARGUMENTS alone.
+    # The imports stand here, as the controller imports this file for ARGUMENTS alone.
     from .._flows.drain import Request, drain
     from .._host.durations import seconds
     from .._host.system import System

@@ -9,7 +9,7 @@ from .._results.result import Result
 
 
 def work(params: Params, check_mode: bool) -> Result:
-    # Here, as the controller imports the calls for their options alone.
+    # The imports stand here, as the controller imports the calls for their options alone.
     from .._deadman import package
     from .._flows import exchange
     from .._flows.rollback.flow import finish

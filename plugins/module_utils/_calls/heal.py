@@ -29,7 +29,7 @@ OPTIONS: Options = {**ARGUMENTS, **PHASE}
 
 
 def work(params: Params, check_mode: bool) -> Result:
-    # Here, as the controller imports this file for ARGUMENTS alone.
+    # The imports stand here, as the controller imports this file for ARGUMENTS alone.
     from .._flows import possession, proving
     from .._host.system import System
     from .._store.store import Store
@@ -43,7 +43,7 @@ def work(params: Params, check_mode: bool) -> Result:
         try:
             audited.place = store.place(str(values.get("run", "")), not check_mode)
         except EvenkeelError as error:
-            if not challenge.own:  # Its copies must not count.
+            if not challenge.own:  # The copies of such a place must not count.
                 raise
             audited.left.append(error.message)
         return audited

@@ -24,7 +24,7 @@ ARGUMENTS: Options = {
 
 
 def work(params: Params, check_mode: bool) -> Measured:
-    # Here, as the controller imports this file for ARGUMENTS alone.
+    # The imports stand here, as the controller imports this file for ARGUMENTS alone.
     from .._errors import Unhealthy
     from .._flows.holding import part
     from .._flows.info import host_state

@@ -20,7 +20,7 @@ OPTIONS: Options = {**ARGUMENTS, **PHASE}
 
 
 def work(params: Params, check_mode: bool) -> Remembered:
-    # Here, as the controller imports this file for ARGUMENTS alone.
+    # The imports stand here, as the controller imports this file for ARGUMENTS alone.
     from .._flows.info import info
     from .._host.system import System
     from .._store.store import Store

@@ -21,7 +21,7 @@ OPTIONS: Options = {**ARGUMENTS, **PHASE}
 
 
 def work(params: Params, check_mode: bool) -> Offsite:
-    # Here, as the controller imports this file for ARGUMENTS alone.
+    # The imports stand here, as the controller imports this file for ARGUMENTS alone.
     from .._flows.offsite import Repository, fetch, push
     from .._host.system import System
     from .._store.store import Store

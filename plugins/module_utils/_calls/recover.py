@@ -28,7 +28,7 @@ def work(params: Params, check_mode: bool) -> Result:
     """The result of one phase: those of this host alone, or those by which checkpoints are carried."""
     if params["_phase"] not in ("survey", "derive"):
         return exchange.work(params, check_mode)
-    # Here, as the controller imports the calls for their options alone.
+    # The imports stand here, as the controller imports the calls for their options alone.
     from .._deadman import package
     from .._flows import replicas
     from .._flows.recovering import flow

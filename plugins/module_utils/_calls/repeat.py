@@ -34,7 +34,7 @@ OPTIONS: Options = {**ARGUMENTS, **PHASE}
 
 
 def work(params: Params, check_mode: bool) -> Operated:
-    # Here, as the controller imports this file for ARGUMENTS alone.
+    # The imports stand here, as the controller imports this file for ARGUMENTS alone.
     from .._flows import operations
     from .._host.system import System
     from .._store.store import Store

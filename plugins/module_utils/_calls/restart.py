@@ -51,7 +51,7 @@ def leading(last: list[str] | None) -> tuple[str, ...]:
 
 
 def work(params: Params, check_mode: bool) -> Result:
-    # Here, as the controller imports this file for ARGUMENTS alone.
+    # The imports stand here, as the controller imports this file for ARGUMENTS alone.
     from .._flows.restarting.flow import Phase, work
     from .._flows.restarting.target import Request
     from .._health.wait import times_of

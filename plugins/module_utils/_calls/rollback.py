@@ -20,7 +20,7 @@ ARGUMENTS: Options = {
 
 
 def work(params: Params, check_mode: bool) -> RolledBack:
-    # Here, as the controller imports this file for ARGUMENTS alone.
+    # The imports stand here, as the controller imports this file for ARGUMENTS alone.
     # The agent that is armed holds it, so that Ansible has to send it.
     from .._flows import console, keeping  # noqa: F401
     from .._flows.rollback.flow import Request, rollback

@@ -16,7 +16,7 @@ ARGUMENTS: Options = {
 
 
 def work(params: Params, check_mode: bool) -> Scrubbed:
-    # Here, as the controller imports this file for ARGUMENTS alone.
+    # The imports stand here, as the controller imports this file for ARGUMENTS alone.
     from .._flows.scrub import scrub
     from .._host.durations import seconds_or_none
     from .._host.system import System

@@ -27,7 +27,7 @@ ARGUMENTS: Options = {
 
 
 def work(params: Params, check_mode: bool) -> Settled:
-    # Here, as the controller imports this file for ARGUMENTS alone.
+    # The imports stand here, as the controller imports this file for ARGUMENTS alone.
     from .._flows.settle import Request, settle
     from .._health.wait import times_of
     from .._host.system import System

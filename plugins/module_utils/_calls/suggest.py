@@ -11,7 +11,7 @@ ARGUMENTS: Options = {}
 
 
 def work(params: Params, check_mode: bool) -> Suggested:
-    # Here, as the controller imports this file for ARGUMENTS alone.
+    # The imports stand here, as the controller imports this file for ARGUMENTS alone.
     from .._flows.suggest import suggest
     from .._host.system import System
     from .._store.store import Store

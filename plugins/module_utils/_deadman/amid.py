@@ -31,7 +31,7 @@ def judge(store: Store, generation: int, stays: bool) -> None:
         mark = [STAYS] if stays else []
         return [[*one[:2], *mark] if one[1] == str(generation) else one for one in lines]
 
-    with suppress(OSError):  # It keeps no change from its end.
+    with suppress(OSError):  # A failure keeps no change from its end.
         _rewrite(store, judged)
 
 

@@ -124,16 +124,16 @@ def _is_covered(store: Store, checkpoint: str, back: Manifest) -> bool:
     return back.created <= own.created and all((one.kind, one.spec) in declared for one in own.sections)
 
 
-def accept(store: Store, asked: int | None = None, check_mode: bool = False) -> Accepted:
-    """Accept the host as it is (``ft_accept``). ``asked``: the generation of the run."""
+def accept(store: Store, number: int | None = None, check_mode: bool = False) -> Accepted:
+    """Accept the host as it is (``ft_accept``). ``number``: the generation of the run."""
     if check_mode:
         store.check_format()
-        return _accepted(store, asked)
+        return _accepted(store, number)
     if not store.exists:
-        return _accepted(store, asked)
-    _accepted(store, asked)  # Refused before the lock, so that a checkpoint beside a change does not end for it.
+        return _accepted(store, number)
+    _accepted(store, number)  # Refused before the lock, so that a checkpoint beside a change does not end for it.
     with store.locked(first=True):
-        result = _accepted(store, asked)
+        result = _accepted(store, number)
         doubt, change = in_doubt(store), armed(store)
         if doubt is not None and change is not None:
             conclude(store, change, ACCEPTED, "operator", doubt.left)
@@ -145,8 +145,8 @@ def accept(store: Store, asked: int | None = None, check_mode: bool = False) -> 
         return result
 
 
-def _accepted(store: Store, asked: int | None) -> Accepted:
-    fence(store, asked)
+def _accepted(store: Store, number: int | None) -> Accepted:
+    fence(store, number)
     doubt, change = in_doubt(store), armed(store)
     if change is not None and not change.left:
         refuse_if_armed(store)

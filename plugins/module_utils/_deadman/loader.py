@@ -120,7 +120,7 @@ def _left(store: Store, loader: Loader, noted: Mapping[str, str]) -> list[str]:
             return said
         _write_anew(store, loader)
         if said:
-            loader.stay(store)  # It takes back a default that the change has chosen.
+            loader.stay(store)  # The call takes back a default that the change has chosen.
             if loader.is_as_before():
                 loader.forget(store, noted)
                 return []

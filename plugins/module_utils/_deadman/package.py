@@ -52,7 +52,7 @@ _START = f"{_PACKAGE}/_agent.py"
 # The digest of the sources in an archive.
 _DIGEST = f"{_PACKAGE}/sources.sha256"
 _MAIN = f"from {_PACKAGE}._agent import main\nraise SystemExit(main())\n"
-# It begins with a word and no anchor, so that it is searched for ten times as fast.
+# The pattern begins with a word and no anchor, so that it is searched for ten times as fast.
 _IMPORT = re.compile(r"from[ \t]+(\.+[\w.]*)[ \t]+import[ \t]+(\([^)]*\)|[^\n#]+)")
 _COMMENT = r"#[^\n]*"
 
@@ -88,7 +88,7 @@ def leave(store: Store, finish: Callable[..., list[str]]) -> None:
     if _loaded(f"{_base()}.{_CALLS}.packed") is None:
         return  # Ansible has sent one module with its own call alone.
     with suppress(OSError, EvenkeelError):
-        room = os.statvfs(store.root)  # It fails where nothing is kept on this host.
+        room = os.statvfs(store.root)  # The call fails where nothing is kept on this host.
         if room.f_bavail * room.f_frsize > _AMPLE:
             with store.locked(wait=0.0):
                 install(store, finish)
@@ -241,7 +241,7 @@ def _imports(source: str, package: str) -> tuple[str, ...]:
 def _each_import(source: str, package: str) -> Iterator[str]:
     for found in _IMPORT.finditer(source):
         if source[source.rfind("\n", 0, found.start()) + 1 : found.start()].strip(" \t"):
-            continue  # It is not the beginning of its line.
+            continue  # The word is not the beginning of its line.
         module = resolve_name(found[1], package)
         parts = module.split(".")
         yield from (".".join(parts[:end]) for end in range(2, len(parts) + 1))

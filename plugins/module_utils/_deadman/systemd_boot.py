@@ -36,7 +36,7 @@ _COUNTERS = r"\+\d+(?:-\d+)?(?=\.(?:conf|efi)$)"
 _SETTING = r"(?m)^[ \t]*default[ \t]+(\S+)"
 _PREFERRED = r"(?m)^[ \t]*preferred[ \t]"
 _LOADED = r"(linux|initrd|devicetree)([ \t]+)(/\S+)"
-# A line that loads what is not copied, and a line whose place is taken by ours.
+# A line that loads a file which is not copied, and a line that our own line replaces.
 _OTHER = r"(efi|uki|uki-url|extra|devicetree-overlay|linux|initrd|devicetree|profile)[ \t].*"
 _REPLACED = r"(title|version|machine-id|sort-key)[ \t].*|#.*|"
 _KNOWN = r"(?m)^# The configuration of before: ([0-9a-f]{64})$"

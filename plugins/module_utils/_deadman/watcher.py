@@ -75,7 +75,7 @@ def start(store: Store, number: int, agent: str) -> None:
         os.close(writing)
         writing = -1
         report = os.read(reading, 16) if select.select([reading], [], [], _READY)[0] else b""
-        process.wait(_READY)  # Its child goes on.
+        process.wait(_READY)  # The child of the process goes on.
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Refused(f"the dead-man cannot be armed: its watcher: {error}; nothing was changed") from error
     finally:

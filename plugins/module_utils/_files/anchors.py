@@ -60,8 +60,8 @@ class Anchor(NamedTuple):
         return bool(self.point) and (os.fsdecode(now), points.get(now, "")) != (self.point, self.kind)
 
     def open(self, above: int) -> tuple[int, bytes] | None:
-        """Its descriptor and its present name in the open directory ``above``, in which it was made; None where it is
-        missing, or is not for us alone."""
+        """The descriptor and the present name of the place in the open directory ``above``, in which it was made; None
+        where the place is missing, or is not for us alone."""
         name = os.fsencode(os.path.basename(self.path))
         found = self._opened(above, name)
         if found is None and self.inode is not None:

@@ -115,7 +115,7 @@ class _Work:
         holding = {above: one for one in stayed for above in ancestors(one)}
         for entry in self._plan.directories:
             if entry.path in self.closed:
-                continue  # It may hold something that nobody else must see. The proof names the difference.
+                continue  # The directory may hold what nobody else must see. The proof names the difference.
             if entry.path in holding and entry.path in self._narrowed and entry.path in self._plan.loose:
                 # Another user may have given its name to a directory with contents that this user must not see.
                 path = os.fsdecode(holding[entry.path]).rstrip("/")

@@ -128,16 +128,16 @@ class Cache:
         """Read the file, once in the life of ``objects``: a rollback looks twice."""
         with open(self.path, "rb") as stream:
             info = os.fstat(stream.fileno())
-            known = self.objects.looks.get(self.path)
+            known = self.objects.cached.get(self.path)
             if known is None or known[0] != _mark(info):
-                known = self.objects.looks[self.path] = (_mark(info), _read(stream, info.st_size))
+                known = self.objects.cached[self.path] = (_mark(info), _read(stream, info.st_size))
         head, lines, keys = known[1]
         if head["began"] > self.began:
             raise ValueError("the clock was set back")
         self.lines, self._keys = lines, keys
         # While no pack has gone and no index was written anew, no small content has gone.
         now = self.objects.packs()
-        self._whole = all(now.get(name) == was for name, was in head["packs"].items())
+        self._whole = all(now.get(name) == recorded for name, recorded in head["packs"].items())
         self.stale = not self._whole
 
     @property
@@ -247,7 +247,7 @@ class Cache:
             finally:
                 os.close(fd)
             os.rename(temporary, self.path)
-            self.objects.looks[self.path] = (_mark(info), (head, list(lines), bytes(keys)))
+            self.objects.cached[self.path] = (_mark(info), (head, list(lines), bytes(keys)))
             self._forget()
         except OSError:
             return

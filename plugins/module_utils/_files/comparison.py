@@ -50,7 +50,8 @@ def _pairs(then: Tree, now: Scan) -> _Pairs:
 
 
 def _step_back(entry: Entry | None, found: Entry | None, linked: bool, now: Scan) -> PathStep | None:
-    """The step for a path that was there, if it needs one. ``linked``: another name of its inode is replaced."""
+    """The step that puts a path back; None where the path is as recorded. ``linked``: another name of its inode is
+    replaced."""
     if entry is None or entry.type == ABSENT:
         return None
     if entry.type == ABOVE and found is not None and found.type in ("d", ABOVE):

@@ -175,7 +175,7 @@ class Walk:
         try:
             fd = open_dir(root)
         except (FileNotFoundError, NotADirectoryError, UsageError):
-            return  # It does not exist here, or is a symlink to a directory that has a path of its own.
+            return  # The root does not exist here, or is a symlink to a directory that has a path of its own.
         except OSError:
             self.complete = False
             return
@@ -212,7 +212,7 @@ class Walk:
         try:
             return os.open(name, DIRECTORY, dir_fd=above)
         except (FileNotFoundError, NotADirectoryError):
-            return None  # It was removed or replaced at this moment: the next walk shows it.
+            return None  # The directory was removed or replaced at this moment: the next walk shows it.
         except OSError:
             self.complete = False
             return None

@@ -71,5 +71,5 @@ def noting(doubtful: dict[bytes, str], path: bytes, closed: set[bytes] | None = 
         doubtful.setdefault(path, error.strerror or str(error))
         if closed is not None and error.errno == errno.ESTALE:
             closed.add(os.path.dirname(path))
-    except UsageError as error:  # It leads through a symlink by now.
+    except UsageError as error:  # The path leads through a symlink by now.
         doubtful.setdefault(path, error.cause)

@@ -61,7 +61,7 @@ def make(contents: Reader, entry: Entry, fd: int, name: bytes, staged: dict[byte
     else:
         os.mknod(name, FORMATS[entry.type] | 0o600, entry.rdev, dir_fd=fd)
     if entry.type in ("d", ABOVE) and os.geteuid() != 0:
-        entry = entry._replace(mode=entry.mode | 0o700)  # It is to be filled; its own mode comes at the end.
+        entry = entry._replace(mode=entry.mode | 0o700)  # The directory is to be filled; its own mode comes at the end.
     made = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
     try:
         attributes(entry, made, f"/proc/self/fd/{made}")

@@ -35,14 +35,14 @@ def preflight(
     found: dict[str, str] = {}
     made = made_by(steps)
     mounted = {path for one in mount_points() for path in (one, *ancestors(one))}
-    look = _Preflight(mounted, made, {entry.path for entry in directories}, _may_unpin())
+    checks = _Preflight(mounted, made, {entry.path for entry in directories}, _may_unpin())
     missing = [(os.fsencode(one), why) for one, why in away.items()]
     with Parents() as parents:
         for step in steps:
             why = step.blocked
             why = why or next((words for one, words in missing if (step.path + b"/").startswith(one + b"/")), "")
             try:
-                why = why or look.refuses(step, parents)
+                why = why or checks.refuses(step, parents)
             except (OSError, EvenkeelError) as error:
                 why = getattr(error, "message", "") or str(error)
             if why:

@@ -81,7 +81,7 @@ class Reader:
         full = isinstance(self.sink, Writer) and getattr(error, "errno", None) in _NO_ROOM
         if not self.tolerant or full:
             if isinstance(error, OSError) and not full and not isinstance(error.filename, str):
-                error.filename = os.fsdecode(path)  # It held the last name of the path alone, or a descriptor.
+                error.filename = os.fsdecode(path)  # The error held the last name of the path alone, or a descriptor.
             raise error
         return error.message if isinstance(error, EvenkeelError) else getattr(error, "strerror", "") or str(error)
 

@@ -37,7 +37,7 @@ def remove(anchor: Anchor) -> bool:
         return False
     try:
         whole = _remove_from(above, anchor)
-        if whole:  # It is gone durably before the journal, which alone knows of it.
+        if whole:  # The directory goes durably before the journal, which alone knows of it.
             os.fsync(above)
         return whole
     finally:

@@ -59,7 +59,7 @@ class _Rereading:
                     except FileNotFoundError:  # Then it is not part of this moment.
                         self.found.gone.append(one.place)
                     except (OSError, EvenkeelError) as error:
-                        other = getattr(error, "errno", None) in (errno.ELOOP, errno.ENOTDIR)  # It is no file any more.
+                        other = getattr(error, "errno", None) in (errno.ELOOP, errno.ENOTDIR)  # A path that is no file.
                         self.drop(one, self.reader.tolerate(unstable(one.path) if other else error, one.path))
             if waiting:
                 time.sleep(_GLANCE)

@@ -65,7 +65,7 @@ class Staging:
         self.left.update(below(steps, self.left))
         missing = {os.fsencode(one) for one in self.left}
         for entry in directories:
-            if entry.path in missing:  # It admits whom it admits now: nothing goes into it.
+            if entry.path in missing:  # The directory keeps its access: nothing goes into it.
                 self._known.shut(entry.path)
         files = [step.entry for step in steps if step.entry is not None and step.entry.type == "f"]
         plan = Plan(
@@ -140,8 +140,8 @@ class Staging:
         anchor = self._anchors.of(path, created)
         inode = self._make(step, self._anchors.fd(anchor), name) if step.op != DELETE else None
         # An object that is no directory is not compared: a user who can exchange it can delete it as well.
-        was = step.itself[1] if step.itself is not None and step.op != PUT else None
-        return Operation(step.op, path, name, anchor, inode, was, checked=step.op != PUT)
+        former = step.itself[1] if step.itself is not None and step.op != PUT else None
+        return Operation(step.op, path, name, anchor, inode, former, checked=step.op != PUT)
 
     def _make(self, step: PathStep, stage: int, name: bytes) -> int:
         """Make the objects of a step in the open staging directory; the inode number of the first.

@@ -24,7 +24,7 @@ FILES = "files"
 
 @dataclass(frozen=True)
 class Step:
-    """A change that a rollback makes to a target. Plans are lists of these, shown as they are in results.
+    """A change that a rollback makes to a target. A plan is a list of steps, and results show each step.
 
     ``detail`` is plain JSON and holds everything that carrying out the step needs later, in another process.
     """

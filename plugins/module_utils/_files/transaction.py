@@ -163,7 +163,7 @@ def unfinished(
                 with locks(plan.note):
                     finished = Finished(journal, plan.note, *apply(plan))
             except (OSError, EvenkeelError) as error:
-                close(journal)  # It is reported, and delays nothing else. The journal is not tried again.
+                close(journal)  # The error is reported, and delays nothing else. The journal is not tried again.
                 first = first or error
                 continue
             except MALFORMED as error:

@@ -106,7 +106,7 @@ class Walk:
                     self.in_place_of(above, str(error))
                     return
                 try:
-                    # Its time changes with every other entry in it, so it is left out.
+                    # The time of the directory changes with every other entry in it, and is left out.
                     info = os.fstat(fd)
                     self.inodes[above] = (info.st_dev, info.st_ino)
                     unread = dict(self.reader.unread)
@@ -196,7 +196,7 @@ class Walk:
             else:
                 self.found.fill(place, known, key_of(info))
             if path in self.automounts or (name == _HIDDEN and kind == "zfs"):
-                self.holding.update([path, *ancestors(path)])  # Its contents come and go by themselves.
+                self.holding.update([path, *ancestors(path)])  # The contents come and go by themselves.
                 self.found.fill(place, self.found.lines[place], NEVER)
             elif self.reader.tolerant and self.depth > _DEPTH:
                 self.reader.unread[path] = f"it lies {_DEPTH} levels deep"
@@ -315,7 +315,7 @@ class Walk:
             except FileNotFoundError:
                 continue  # Gone since it was listed: then it is not part of this moment.
             except OSError as error:
-                # The names beside it are looked at all the same.
+                # The walk reads the names beside it all the same.
                 self.reader.unread[prefix + name] = self.reader.tolerate(error, prefix + name)
 
     def opens(self, path: bytes, name: bytes, parent: int, kind: str) -> bool:
@@ -385,5 +385,5 @@ class Walk:
 def _status(path: str) -> os.stat_result | None:
     try:
         return os.stat(path)
-    except OSError:  # It is not there yet.
+    except OSError:  # The path does not exist yet.
         return None

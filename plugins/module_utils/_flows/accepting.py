@@ -11,8 +11,8 @@ from .._store.store import Store
 from .restarting import record
 
 
-def accept(store: Store, asked: int | None = None, undrained: bool = False, check_mode: bool = False) -> Accepted:
-    """Accept the host as it is. ``asked``: the generation of the run. ``undrained``: somebody has seen that the host
+def accept(store: Store, number: int | None = None, undrained: bool = False, check_mode: bool = False) -> Accepted:
+    """Accept the host as it is. ``number``: the generation of the run. ``undrained``: somebody has seen that the host
     gets requests again wherever it was drained. Raises Refused, and Busy while a restart acts."""
     known = record.read(store)
     if record.is_running(known, store.system):
@@ -24,7 +24,7 @@ def accept(store: Store, asked: int | None = None, undrained: bool = False, chec
             " touched: restart it with the same drain, which makes it ready again. Where that cannot be, make it ready"
             " there by hand (ft_drain), and accept it as undrained (evenkeel accept --undrained)"
         )
-    result = doubt.accept(store, asked, check_mode)
+    result = doubt.accept(store, number, check_mode)
     if known is None:
         return result
     result.restart = record.shown(known, store.system)

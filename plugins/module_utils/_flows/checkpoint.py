@@ -125,10 +125,10 @@ class _Taking:
         base = self._base(sections) if known is None else None
         if base is not None:
             result.kind = LOG
-        again = sum(not store.objects.has(sha) for sha in objects_of(known)) if known is not None else 0
-        if again:
+        missing = sum(not store.objects.has(sha) for sha in objects_of(known)) if known is not None else 0
+        if missing:
             result.changed = True
-            result.planned.append(f"store {again} contents again that the store has lost")
+            result.planned.append(f"store {missing} contents again that the store has lost")
         if self.policy is not None:
             policy = self.policy
             made = _pruned(
@@ -205,7 +205,7 @@ class _Taking:
                 sections = registry.capture(self.declared, writer, store.system, store.root, still, beside)
             lacking = self._lacking(sections, self._watch(sections, agent), beside)
             root = Manifest.root_of(sections)
-            known, again = _known(store, self.name, root, sections), 0
+            known, restored = _known(store, self.name, root, sections), 0
             stats: dict[str, float] = {"new_objects": writer.new_objects, "new_bytes": writer.new_bytes}
             stats["paths"] = sum(len(registry.path_lines(section)) for section in sections)
             stats["pause"] = round(still.seconds, 3)
@@ -213,10 +213,10 @@ class _Taking:
                 manifest = store.commit(writer, self.name, self.host, sections, self._base(sections))
             else:
                 # The store may have lost contents of it (a scrub put them aside), which are here again.
-                again = writer.new_objects
-                (writer.publish if again else writer.discard)()
+                restored = writer.new_objects
+                (writer.publish if restored else writer.discard)()
                 manifest = known
-        return _Recorded(manifest, root, sections, known is None, again, lacking, stats)
+        return _Recorded(manifest, root, sections, known is None, restored, lacking, stats)
 
     @contextmanager
     def _whole(self, writer: Writer, agent: str) -> Iterator[None]:

@@ -216,16 +216,16 @@ class _Balanced:
 
     def _give_back(self, why: str) -> NoReturn:
         """Make the server ready again, and see it. Raises ServiceFailed with the reason, and how that went."""
-        result, again = self.result, ""
+        result, words = self.result, ""
         try:
             self._tell("ready")
             view = self._seen()
             if view.is_drained:
-                again = f"it could not be made ready again: {view.server.words}"
+                words = f"it could not be made ready again: {view.server.words}"
         except EvenkeelError as error:
-            again = f"whether it is ready again is not known: {error.cause}"
-        result.left = [result.name] if again else []
-        shown = again or f"it is ready again, and HAProxy says {result.status}"
+            words = f"whether it is ready again is not known: {error.cause}"
+        result.left = [result.name] if words else []
+        shown = words or f"it is ready again, and HAProxy says {result.status}"
         raise ServiceFailed(f"{result.name} was not drained: {why}; {shown}", **result.report())
 
     def _warn_of_more(self, last: haproxy.View) -> None:

@@ -13,7 +13,7 @@ from .._results.restart import Drained
 from .._services.pair import Pair
 
 _INTERVAL = 0.5
-# Seconds that a command has at least, and in which a drain that failed is taken back.
+# The shortest time of a command, and the time to take a failed drain back, in seconds.
 _LEAST, _BACK = 5.0, 60.0
 _STATES = {True: "drained", False: "ready", None: "unknown"}
 # A drain of ours ended before its time.
@@ -94,12 +94,12 @@ class DrainPair:
         now = self._seen()
         if back.rc or now:
             result.left = [result.name]
-            again = f"it could not be made ready again: {back.words if back.rc else result.status}"
+            words = f"it could not be made ready again: {back.words if back.rc else result.status}"
         elif now is None:
-            again = f"its undrain was run; {_ASKED if not self.commands.check else result.status}"
+            words = f"its undrain was run; {_ASKED if not self.commands.check else result.status}"
         else:
-            again = "it is ready again, as its check shows"
-        raise ServiceFailed(f"{result.name}: it was not drained: {why}; {again}", **result.report())
+            words = "it is ready again, as its check shows"
+        raise ServiceFailed(f"{result.name}: it was not drained: {why}; {words}", **result.report())
 
     def _seen(self) -> bool | None:
         """Whether it is drained, as the check tells, put into the result as well; None where nothing tells."""

@@ -72,7 +72,7 @@ def _offer(call: _Call) -> Result:
     offered.age = call.store.age()
     try:
         offered.place = call.place()
-    except EvenkeelError as error:  # Its checkpoints are worth a copy all the more.
+    except EvenkeelError as error:  # The checkpoints of this host are worth a copy all the more.
         offered.lacking = [*offered.lacking, error.message]
     if call.values.get("encrypted") is True and not call.check_mode:
         replicas.note_encrypted(call.store, call.host, True)

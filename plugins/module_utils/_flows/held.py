@@ -77,7 +77,7 @@ def _batches(copies: Store, host: str) -> Iterator[tuple[str, float]]:
         with suppress(FileNotFoundError), os.scandir(copies.join(kind)) as entries:
             for entry in entries:
                 if kind != "packs" or entry.name.endswith(_PACK):
-                    with suppress(FileNotFoundError):  # It was pruned meanwhile.
+                    with suppress(FileNotFoundError):  # The file was pruned meanwhile.
                         yield Batch(host, kind, entry.name).key, _oldest(entry)
 
 

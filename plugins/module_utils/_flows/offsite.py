@@ -101,14 +101,14 @@ def push(store: Store, repository: Repository, host: str, wanted: str, check_mod
         proved = [f"{repository.shown} has {named}"]
         return Offsite(id=offered.id, proved=proved, held=held, left=offered.lacking)
     # A run that was cut may have left it there, and nobody knows what it is.
-    look = [f"compare {named} in {repository.shown} with the store"] if there else []
-    result = Offsite(changed=not there, planned=look or [plan], id=offered.id, held=held, left=offered.lacking)
+    comparison = [f"compare {named} in {repository.shown} with the store"] if there else []
+    result = Offsite(changed=not there, planned=comparison or [plan], id=offered.id, held=held, left=offered.lacking)
     if check_mode:
         return result
     # Without the lock of the store: a rollback must not wait for a slow line.
     with _scratch(store) as folder:
         if not there or not _equals(repository, there[0], folder, _digest(_exported(store, host, offered.id, folder))):
-            result.changed, result.planned = True, [*look, plan]
+            result.changed, result.planned = True, [*comparison, plan]
             path = _exported(store, host, offered.id, folder)
             values = {"checkpoint": offered.id, "name": quote(offered.name, safe=""), "created": offered.created}
             tags = ",".join([_TAG, *(f"{key}={value}" for key, value in values.items())])
@@ -209,7 +209,7 @@ def _scratch(store: Store) -> Iterator[str]:
     place = store.join("offsite")
     ensure_dir(place)
     for old in os.listdir(place):
-        with suppress(FileNotFoundError):  # It belonged to another run, which has just ended.
+        with suppress(FileNotFoundError):  # The place belonged to another run, which has just ended.
             if store.system.now() - os.stat(os.path.join(place, old)).st_mtime > _LEFT_BEHIND:
                 shutil.rmtree(os.path.join(place, old), ignore_errors=True)
     folder = tempfile.mkdtemp(dir=place)

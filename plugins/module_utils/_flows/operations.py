@@ -122,55 +122,55 @@ class Decision:
     after: float = 0.0
 
 
-def needs_measuring(record: Record | None, asked: Question) -> bool:
+def needs_measuring(record: Record | None, question: Question) -> bool:
     """Whether the decision depends on the verification. A verified operation that happens once stays verified."""
-    return not (_refusal(record, asked) or _is_final(record, asked))
+    return not (_refusal(record, question) or _is_final(record, question))
 
 
-def may_begin(record: Record | None, asked: Question, seen: Seen) -> Decision:
+def may_begin(record: Record | None, question: Question, seen: Seen) -> Decision:
     """Decide whether an attempt begins. The record of the decision holds no token yet."""
-    refusal = _refusal(record, asked)
+    refusal = _refusal(record, question)
     if refusal:
         return Decision(REFUSED, refusal, record)
-    if record is not None and _is_final(record, asked):
+    if record is not None and _is_final(record, question):
         return Decision(VERIFIED, "it was verified before, and happens once", record)
-    known = record or Record(asked.request, asked.kind, ENDED)
+    known = record or Record(question.request, question.kind, ENDED)
     if seen.state == PASS:
-        result = known.result if known.request == asked.request else None
-        verified = replace(known, request=asked.request, kind=asked.kind, state=VERIFIED, result=result)
+        result = known.result if known.request == question.request else None
+        verified = replace(known, request=question.request, kind=question.kind, state=VERIFIED, result=result)
         return Decision(VERIFIED, seen.why, verified)
     if known.state == OPEN:
-        decision = _while_open(known, asked, seen)
+        decision = _while_open(known, question, seen)
         if decision is not None:
             return decision
         known = replace(known, state=ENDED)
-    if asked.kind == ONCE and seen.state == UNKNOWN:
+    if question.kind == ONCE and seen.state == UNKNOWN:
         why = f"whether it has happened already is not known ({seen.why}), so that it does not begin"
         return Decision(IN_DOUBT, why, known)
-    if not asked.begin:
+    if not question.begin:
         return Decision(NOT_VERIFIED, seen.why, known)
-    if known.state == VERIFIED:  # It was done once, and does not hold any more: it begins anew.
-        known = Record(asked.request, asked.kind, ENDED)
-    checkpoint = known.checkpoint or asked.checkpoint
-    if asked.checkpoint and known.attempts > asked.restored:
+    if known.state == VERIFIED:  # The work was done once, and its result is gone: it begins anew.
+        known = Record(question.request, question.kind, ENDED)
+    checkpoint = known.checkpoint or question.checkpoint
+    if question.checkpoint and known.attempts > question.restored:
         return Decision(RESTORE, seen.why, replace(known, checkpoint=checkpoint))
-    begun = Record(asked.request, asked.kind, OPEN, known.attempts + 1, checkpoint=checkpoint)
+    begun = Record(question.request, question.kind, OPEN, known.attempts + 1, checkpoint=checkpoint)
     return Decision(BEGUN, seen.why, begun)
 
 
-def _while_open(record: Record, asked: Question, seen: Seen) -> Decision | None:
+def _while_open(record: Record, question: Question, seen: Seen) -> Decision | None:
     """The answer that leaves an open attempt open; None where the attempt is over, and did not take effect."""
     if seen.running:
         return Decision(RUNNING, f"an attempt still runs ({'; '.join(seen.running)})", record)
-    if asked.kind != IDEMPOTENT and seen.settling > 0:
+    if question.kind != IDEMPOTENT and seen.settling > 0:
         return Decision(RUNNING, "an attempt has begun a moment ago", record, seen.settling)
-    if asked.kind == ONCE and record.said == "ok":
+    if question.kind == ONCE and record.said == "ok":
         why = f"the operation says that it was done, and verification does not pass ({seen.why})"
         return Decision(IN_DOUBT, why, record)
-    if asked.kind == ONCE and seen.state == UNKNOWN:
+    if question.kind == ONCE and seen.state == UNKNOWN:
         why = f"an attempt may have taken effect, and verification gives no answer ({seen.why})"
         return Decision(IN_DOUBT, why, record)
-    if asked.kind != IDEMPOTENT and asked.patient < record.attempts:
+    if question.kind != IDEMPOTENT and question.patient < record.attempts:
         why = f"an attempt may have taken effect, which may not show yet ({seen.why})"
         return Decision(UNSHOWN, why, record)
     return None
@@ -190,11 +190,11 @@ def concluded(record: Record | None, token: str, said: str, seen: Seen, result: 
     return decision or Decision(NOT_VERIFIED, seen.why, replace(known, state=ENDED))
 
 
-def _refusal(record: Record | None, asked: Question) -> str:
+def _refusal(record: Record | None, question: Question) -> str:
     """The reason not to touch the operation; empty without a reason."""
-    if record is None or ONCE not in (record.kind, asked.kind):
+    if record is None or ONCE not in (record.kind, question.kind):
         return ""
-    if (record.request, record.kind) == (asked.request, asked.kind):
+    if (record.request, record.kind) == (question.request, question.kind):
         return ""
     return (
         "this host knows an operation of this id that does something else, and happens once: give the other operation"
@@ -202,8 +202,8 @@ def _refusal(record: Record | None, asked: Question) -> str:
     )
 
 
-def _is_final(record: Record | None, asked: Question) -> bool:
-    return record is not None and record.state == VERIFIED and asked.kind == ONCE
+def _is_final(record: Record | None, question: Question) -> bool:
+    return record is not None and record.state == VERIFIED and question.kind == ONCE
 
 
 # -- verification
@@ -334,20 +334,20 @@ def checkpoint_of(journal: Journal, wanted: str) -> str:
     return journal.store.resolve(wanted)
 
 
-def begin(journal: Journal, asked: Question, how: Verification, check_mode: bool = False) -> Operated:
+def begin(journal: Journal, question: Question, how: Verification, check_mode: bool = False) -> Operated:
     """Begin an attempt, or say why none begins. In check mode nothing is written."""
     store = journal.store
     known = journal.read()
-    measuring = needs_measuring(known, asked)
+    measuring = needs_measuring(known, question)
     state, why, observations = how.observe(store.system) if measuring else (UNKNOWN, "", [])
     if check_mode:
-        decision = may_begin(known, asked, _seen(known, state, why, store.system))
+        decision = may_begin(known, question, _seen(known, state, why, store.system))
         return _operated(decision, state, observations)
     with store.locked():
         record = journal.read()
         if record != known:  # Another run was here meanwhile, and our measurement may be older than its attempt.
             return _operated(Decision(RUNNING, "another run works on it", record), state, observations)
-        decision = may_begin(record, asked, _seen(record, state, why, store.system))
+        decision = may_begin(record, question, _seen(record, state, why, store.system))
         if decision.answer == BEGUN and decision.record is not None:
             decision = replace(decision, record=_dated(decision.record, store.system))
         if decision.record is not None and decision.record != record:

@@ -247,7 +247,7 @@ class _Reading:
                 with self.source.locked():
                     act()
             except FileNotFoundError:
-                return  # It was pruned meanwhile.
+                return  # The file was pruned meanwhile.
             except (Busy, OSError) as error:
                 self.left.append(f"could not {what}: {error}")
                 return

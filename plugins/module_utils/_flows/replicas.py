@@ -286,10 +286,10 @@ def keep_mac(target: Store, checkpoint: str, mac: str) -> None:
         write_file(target.join(MACS, checkpoint), f"{mac}\n".encode("ascii"))
 
 
-def forget_macs(target: Store, held: Collection[str]) -> None:
+def forget_macs(target: Store, checkpoints: Collection[str]) -> None:
     """Keep the MACs of these checkpoints alone."""
     folder = target.join(MACS)
-    for gone in set(os.listdir(folder) if os.path.isdir(folder) else ()).difference(held):
+    for gone in set(os.listdir(folder) if os.path.isdir(folder) else ()).difference(checkpoints):
         os.unlink(os.path.join(folder, gone))
 
 
@@ -351,7 +351,7 @@ class Terms(NamedTuple):
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Terms:
-        """The terms in the values of the controller."""
+        """The terms of a copy, from the values that the controller has sent."""
         return cls(values.get("declared"), values.get("proved") is True, values.get("elsewhere") is True)
 
 
@@ -360,7 +360,7 @@ def adopt(store: Store, host: str, checkpoint: str, incoming: Incoming, terms: T
     host is listed apart (``FOREIGN``): only a recovery puts it back."""
     terms = terms or Terms()
     with store.locked():
-        with suppress(EvenkeelError):  # Its missing contents may come with this bundle.
+        with suppress(EvenkeelError):  # Missing contents may come with this bundle.
             finish(store)
         name = FOREIGN if terms.elsewhere else ""
         return _take(store, checkpoint, incoming, lambda manifest: _check_terms(store, host, manifest, terms), name)
@@ -399,10 +399,10 @@ def _take(
     target: Store,
     checkpoint: str,
     incoming: Incoming,
-    look: Callable[[Manifest], None] = lambda _manifest: None,
+    judge: Callable[[Manifest], None] = lambda _manifest: None,
     name: str = "",
 ) -> Copied:
-    """Store the bundle. Before anything in it can be found, ``look`` gets the whole checkpoint, and may raise.
+    """Store the bundle. Before anything in it can be found, ``judge`` gets the whole checkpoint, and may raise.
 
     ``name``: list it under this name, and not under its own.
     """
@@ -411,7 +411,7 @@ def _take(
         refuse_too_large(incoming.size, target.root, "the bundle of a checkpoint")
         came, manifests = _read_parts(incoming, writer, target.root, checkpoint)
         whole, taken, needed = _chain(target, manifests, checkpoint)
-        look(whole)
+        judge(whole)
         # A log is sent every minute, and its base may be large: what arrived before is read again by a scrub.
         held = {sha for sha in needed - objects_of(whole) if target.objects.has(sha)}
         received, size = writer.new_objects, writer.new_bytes

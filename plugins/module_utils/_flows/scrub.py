@@ -206,7 +206,7 @@ class _Pass:
                 with store.locked():
                     act()
             except FileNotFoundError:
-                return  # It was pruned meanwhile.
+                return  # The file was pruned meanwhile.
             except (Busy, OSError) as error:
                 self.left.append(f"could not {what}: {error}")
                 return
@@ -247,7 +247,7 @@ class _Pass:
         found.checkpoints = {key: problem for key, problem in found.checkpoints.items() if key in held}
         for _name, one in found.checkpoints:
             path = store.join("manifests", one)
-            if os.path.exists(path) and not store.has_record(one):  # It is damaged itself, not a record before it.
+            if os.path.exists(path) and not store.has_record(one):  # The record itself is damaged, and none before it.
                 self._put_aside(store, path, f"manifest {one[:12]}", one)
         damaged = [_damage(host, "pack", pack, problem) for pack, problem in found.packs.items()]
         for (name, one), problem in found.checkpoints.items():

@@ -88,22 +88,22 @@ class Sealing:
         stream.write(trailer_of(sha, self.base, tag_of(self.secret, sha, self.base)))
 
 
-def seal(store: Store, host: str, checkpoint: str, asked: Mapping[str, Any], secret: str) -> Sealing:
-    """The sealed bundle of a checkpoint, relative to the base that the controller has ``asked`` for.
+def seal(store: Store, host: str, checkpoint: str, wanted: Mapping[str, Any], secret: str) -> Sealing:
+    """The sealed bundle of a checkpoint, relative to the base that the controller wants.
 
-    ``asked``: ``id``, ``sha256``, ``bytes`` and ``length`` (of its chain) of the base, or nothing. The bundle is whole
+    ``wanted``: ``id``, ``sha256``, ``bytes`` and ``length`` (of its chain) of the base, or nothing. The bundle is whole
     where the base is no longer here, and where the chain would become longer than ``LONGEST`` or more than twice as
     large as a whole bundle.
     """
     openssl.check()
     whole = replicas.bundle(store, host, checkpoint, [], from_replica=False)
-    base = str(asked.get("sha256") or "")
+    base = str(wanted.get("sha256") or "")
     with suppress(Damaged):
-        if base and int(asked["length"]) < LONGEST:
+        if base and int(wanted["length"]) < LONGEST:
             # A receiver with the base has all records of its log, too.
-            known = [one.id for one in store.chain(str(asked["id"]))]
+            known = [one.id for one in store.chain(str(wanted["id"]))]
             part = replicas.bundle(store, host, checkpoint, known, from_replica=False)
-            if int(asked["bytes"]) + part.size <= 2 * _size(whole):
+            if int(wanted["bytes"]) + part.size <= 2 * _size(whole):
                 return Sealing(part, base, secret)
     return Sealing(whole, "", secret)
 
@@ -124,9 +124,9 @@ def chain(known: Mapping[str, Record], sha: str) -> list[Record]:
     """The records that a checkpoint needs, that of the whole bundle first. Damaged where one is missing."""
     found = reach(known, sha)
     if not found or found[0].base:
-        lacks = found[0].base if found else sha
+        missing = found[0].base if found else sha
         raise Damaged(
-            f"the encrypted bundle {lacks[:12]} or its record is missing or damaged"
+            f"the encrypted bundle {missing[:12]} or its record is missing or damaged"
             if len(found) < LONGEST
             else f"the encrypted bundle {sha[:12]} needs more than {LONGEST} bundles"
         )
@@ -173,7 +173,7 @@ def have(store: Store, host: str, wanted: str, key: str, mac: str = "", check_mo
 
 
 def _check(target: Store, links: Sequence[Record], verdicts: dict[str, str]) -> list[str]:
-    """Hash the bundles of a chain, each once; what is wrong with them."""
+    """Hash the bundles of a chain, each once; sentences on their faults."""
     for link in links:
         if link.sha256 not in verdicts:
             verdicts[link.sha256] = problem(target, link.sha256)
@@ -302,10 +302,10 @@ def prune(target: Store, newest: Record, policy: keeping.Policy, groups: Sequenc
     puts such a record aside.
     """
     known = records(target)
-    lost = len(shas(target)) - len(known)
-    if lost > 0:
+    unknown = len(shas(target)) - len(known)
+    if unknown > 0:
         return [
-            f"old copies in {target.root} were not forgotten: {lost} records of encrypted bundles are damaged. "
+            f"old copies in {target.root} were not forgotten: {unknown} records of encrypted bundles are damaged. "
             "A scrub (ft_scrub) puts them aside"
         ]
     of_name = {one.id: time_of(one.created) for one in known.values() if one.group in groups}

@@ -95,7 +95,7 @@ class _Settling:
         if change is None and changes.last_event(self.store) is None:  # Check mode has armed nothing before.
             return Settled(changed=False, planned=[_PLANS[verdict]], generation=self.generation)
         if change is None and not (verdict == "take_back" and self._is_confirmed()):
-            return _ended(self.store, self.generation, look=False)
+            return _ended(self.store, self.generation, verified=False)
         if change is not None:
             self._check_stage(change)
         return Settled(changed=True, planned=[_PLANS[verdict]], generation=self.generation)
@@ -121,7 +121,7 @@ class _Settling:
             if verdict == "take_back":
                 return self._take_back()
             # The driver waits for the answer to an extension beside its playbook, and settles the host afterwards.
-            return _ended(store, self.generation, look=verdict != "extend")
+            return _ended(store, self.generation, verified=verdict != "extend")
         login = logins.age(store.system.monotonic() - change.started)
         if verdict in _STAGES and verdict not in _MEASURING:
             return self._keep_open(login)
@@ -166,7 +166,7 @@ class _Settling:
         with self._locked():
             change = changes.armed(self.store)
             if change is None or change.generation != self.generation:
-                return _ended(self.store, self.generation, look=self.request.verdict != "extend")
+                return _ended(self.store, self.generation, verified=self.request.verdict != "extend")
             self._check_stage(change)
             return self._open(change, login)
 
@@ -239,13 +239,13 @@ class _Settling:
         times = Times(0.0, RETURN, self.request.times.interval)
         # Evidence from outside was measured before the rollback.
         own = [one for one in self.probes if not one.final]
-        again = wait(own, times, self.store.system) if own else None
+        measured = wait(own, times, self.store.system) if own else None
         result = SettledBack(
             **{**vars(back), "generation": self.generation},
             outcome=changes.ROLLED_BACK,
             by="settle",
             health=self.health,
-            health_after=again,
+            health_after=measured,
             login=login,
             outside=outside.told(self.store),
         )
@@ -253,7 +253,7 @@ class _Settling:
         result.left = back.left + jobs.left
         result.warnings = [*(self._warnings() or []), *flow.beside(result)] or None
         beyond = outside.words(result.outside, outside.why_unknown(self.store))
-        said = f"rolled back to {name}: {reason}; {_health_now(again)}; {beyond}"
+        said = f"rolled back to {name}: {reason}; {_health_now(measured)}; {beyond}"
         return Unhealthy(said, **result.report())
 
     def _in_doubt(self, error: EvenkeelError) -> EvenkeelError:
@@ -281,10 +281,10 @@ class _Settling:
         return Settled(generation=self.generation, outcome=outcome, by="settle", health=self.health)
 
 
-def _health_now(again: Health | None) -> str:
-    if again is None:
+def _health_now(health: Health | None) -> str:
+    if health is None:
         return "its health is not measured, because no probe is declared for the host itself"
-    return "healthy again" if again.state == "pass" else f"still not healthy: {_reason(again)}"
+    return "healthy again" if health.state == "pass" else f"still not healthy: {_reason(health)}"
 
 
 def _since(store: Store, change: changes.Armed) -> tuple[float, float]:
@@ -300,8 +300,8 @@ def _end_jobs(store: Store, change: changes.Armed) -> background.Ended:
     return replace(jobs, beside=strays.found(store.system, since, before, change.login))
 
 
-def _ended(store: Store, generation: int, health: Health | None = None, look: bool = True) -> Settled:
-    """The end of a change that is over already. ``look``: whether a host that was rolled back is looked at again."""
+def _ended(store: Store, generation: int, health: Health | None = None, verified: bool = True) -> Settled:
+    """The end of a change that is over already. ``verified``: a host that was rolled back is verified once more."""
     event = changes.last_event(store)
     if event is None or event.generation != generation:
         raise UsageError(f"there is no change of generation {generation} on this host; begin one with ft_checkpoint")
@@ -313,9 +313,11 @@ def _ended(store: Store, generation: int, health: Health | None = None, look: bo
     result.left = event.left
     if event.outcome == changes.ROLLED_BACK:
         result.outside = None  # Tasks may have run since it was looked at.
-        again = _still_back(store, event, result) if look else ". Whether tasks have changed it since was not looked at"
+        state = (
+            _still_back(store, event, result) if verified else ". Whether tasks have changed it since was not looked at"
+        )
         raise Unhealthy(
-            f"the host has put itself back already, by {event.by}: the change was not confirmed{again}; "
+            f"the host has put itself back already, by {event.by}: the change was not confirmed{state}; "
             f"{outside.words(result.outside, outside.why_unknown(store))}",
             **result.report(),
         )

@@ -23,8 +23,8 @@ def note(store: Store, checkpoint: str, copies: int) -> bool:
                 continue
             name = name_of(section.kind, section.spec)
             now = {"kind": section.kind, "line": lines[0], "checkpoint": manifest.id, "created": manifest.created}
-            was = known.get(name, {})
-            if was != {**now, "copies": copies} and str(was.get("created", "")) <= manifest.created:
+            recorded = known.get(name, {})
+            if recorded != {**now, "copies": copies} and str(recorded.get("created", "")) <= manifest.created:
                 known[name], news = {**now, "copies": copies}, True
         if news:
             write_file(store.join("shipped"), json.dumps(known, sort_keys=True).encode())

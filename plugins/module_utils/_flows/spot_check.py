@@ -98,7 +98,7 @@ def _before(store: Store, newest: Manifest) -> list[Manifest]:
         return []
 
 
-def judge(declared: Outline, records: Sequence[Manifest], before: Sequence[Manifest], look: Look) -> list[str]:
+def judge(declared: Outline, records: Sequence[Manifest], before: Sequence[Manifest], measure: Look) -> list[str]:
     """The sentences on the checkpoint to which ``records`` lead. ``before``: the records that lead to the checkpoint
     before it, where that is not a record of the same log."""
     *earlier, newest = records
@@ -114,7 +114,7 @@ def judge(declared: Outline, records: Sequence[Manifest], before: Sequence[Manif
     for spec in trees:
         for path in spec["paths"]:
             recorded = now.found[path]
-            words = _words(look(path, spec, recorded), recorded, then[path], paths, spec)
+            words = _words(measure(path, spec, recorded), recorded, then[path], paths, spec)
             found += [f"{path[:_SHOWN]}: {words} ({point})"] if words else []
     return found
 
@@ -169,7 +169,7 @@ class Tally:
         top, beginning, one = "", "\n", Recorded()
         for line in lines:
             if line[1:2] != " ":
-                continue  # It is in the words of a kind.
+                continue  # The line is in the words of a kind.
             kind, path = line[0], line[2:].partition(" ")[0]
             if kind in (ABOVE, ABSENT):
                 continue
@@ -226,5 +226,5 @@ def _entries(directory: bytes) -> list[bytes]:
         finally:
             os.close(fd)
     except (OSError, UsageError):
-        pass  # It is gone meanwhile, or leads through a symlink.
+        pass  # The path is gone meanwhile, or leads through a symlink.
     return found

@@ -127,7 +127,7 @@ class HttpProbe(Probe):
             self._body = re.compile(declared["body"]) if declared["body"] else None
         except re.error as error:
             raise UsageError(f"body {declared['body']!r} is no regular expression: {error}") from error
-        import http.client  # It takes longer to load than most calls take, and few probes need it.
+        import http.client  # This module takes longer to load than most calls take, and few probes need it.
 
         self.host = url.hostname or ""
         self._statuses: list[int] = declared["status"]
@@ -178,7 +178,7 @@ def _matches(pattern: re.Pattern[str], text: str, seconds: float) -> bool | None
     child = os.fork()
     if not child:
         try:
-            # It holds our locks as well, and must not outlive a killed parent.
+            # The child holds our locks as well, and must not outlive a killed parent.
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(int(seconds) + 2)
             os.write(writing, b"1" if pattern.search(text) else b"0")

@@ -155,7 +155,7 @@ def _wait(process: subprocess.Popen[bytes], timeout: float, output: Sequence[IO[
     why = f"\nkilled: {_too_long()}" if _is_too_long(*output) else f"\nkilled after {timeout:g} s"
     try:
         process.wait(_ENDS)
-    except subprocess.TimeoutExpired:  # It waits for a disk or a server that does not answer.
+    except subprocess.TimeoutExpired:  # The process waits for a disk or a server that does not answer.
         why += ", and it has not ended"
     return why
 

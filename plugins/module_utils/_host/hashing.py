@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import hmac
 
-# It fits into the cache of the CPU, from one hand to the next.
+# A chunk fits into the cache of the CPU, from one hand to the next.
 CHUNK = 256 * 1024
 # From this size on a thread that reads ahead pays off.
 _LARGE = 64 * CHUNK

@@ -41,7 +41,7 @@ _TOLD = ("proc", "tmpfs", "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "vfat"
 # Mount points among those of programs whose options an administrator sets.
 _OF_ALL = ("/proc", "/dev", "/dev/shm", "/run")
 _LARGEST, _LONGEST = 4096, 1 << 20
-# Its third line tells whether the hardware's clock has the local time or UTC, which it has without such a line. hwclock
+# The third line tells whether the hardware's clock has the local time or UTC, which it has without such a line. hwclock
 # writes its corrections into the other lines by itself.
 _CLOCK, _UTC = "/etc/adjtime", b"UTC"
 # The program that lists the rules of the audit, and the name under which they are told: no path shows them.
@@ -144,8 +144,8 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tup
     yield from _of_mounts(then.get("mounted", {}), now["mounted"])
     before, after = set(then.get("swaps", ())), set(now["swaps"])
     yield from ((path, SWAP_ON if path in after else SWAP_OFF) for path in sorted(before ^ after))
-    was = then.get("settings", {})
-    yield from ((path, VALUE) for path, value in sorted(now["settings"].items()) if was.get(path, value) != value)
+    recorded = then.get("settings", {})
+    yield from ((path, VALUE) for path, value in sorted(now["settings"].items()) if recorded.get(path, value) != value)
     if "devices" in then and "devices" in now:
         yield from _of_devices(then, now)
 
@@ -166,11 +166,11 @@ def _of_devices(
 
 def _of_mounts(then: Mapping[str, list[str]], now: Mapping[str, list[str]]) -> Iterator[tuple[str, str]]:
     for point in sorted(then.keys() | now.keys()):
-        was, live = then.get(point), now.get(point)
-        if was is None or live is None:
+        recorded, live = then.get(point), now.get(point)
+        if recorded is None or live is None:
             yield point, UNMOUNTED if live is None else MOUNTED
-        elif was != live:
-            yield point, OPTIONS if was[0] == live[0] else OTHER_MOUNT
+        elif recorded != live:
+            yield point, OPTIONS if recorded[0] == live[0] else OTHER_MOUNT
 
 
 def _is_of_program(point: str) -> bool:

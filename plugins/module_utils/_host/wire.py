@@ -85,16 +85,16 @@ def ask(targets: Sequence[Address], link: Link, wait: float) -> dict[Address, se
     ]
     found: dict[Address, set[str]] = {one: set() for one in targets}
     try:
-        end, again = time.monotonic() + wait, 0.0
+        end, due = time.monotonic() + wait, 0.0
         for _number in range(_MOST):
             now = time.monotonic()
             if now >= end:
                 break
-            if now >= again:
-                again = now + _AGAIN
+            if now >= due:
+                due = now + _AGAIN
                 for one in asking:
                     one.send()
-            ready = select.select([one.socket for one in asking], [], [], min(end, again) - now)[0]
+            ready = select.select([one.socket for one in asking], [], [], min(end, due) - now)[0]
             for one in asking:
                 if one.socket in ready:
                     for target, hardware in one.receive().items():

@@ -165,7 +165,7 @@ class Files(Kind):
         declared = trees_of(spec)
         idle = [one for one in declaration.idle(declared) if one not in plain.EXCLUDE]
         words = [f"exclude: {one} lies in no declared path, and leaves out nothing" for one in idle]
-        # A tree of the plain host that is not there is no slip of a person's: it goes where a change brings it.
+        # A missing tree of the plain host is no slip of a person: a rollback removes it where a change brings it.
         absent = {Entry(os.fsencode(path), ABSENT).line() for path in plain.TREES}
         return words + mounting.unprotected(declared, [line for line in lines if line not in absent])
 

@@ -102,7 +102,7 @@ class Kind:
     consistent = False
     # The kind installs programs, whose scripts may write to any path: files are put back once more after it.
     installs = False
-    # Its trees and its own lines go back together or not at all: configuration without its data is neither state.
+    # The trees and the own lines go back together or not at all: configuration without its data is neither state.
     all_or_nothing = False
     # Programs change the state as they start: it is put back once more after services.
     changed_by_programs = False
@@ -119,17 +119,17 @@ class Kind:
     behind: Callable[[Sequence[str], System], Mapping[str, object]] | None = None
     # Programs apply the kind's files: when the state that gives access goes back, the kind comes after the files.
     applies_files = False
-    # Its steps change files, or change which files are seen: paths are put back once more after the kind.
+    # The steps change files, or change which files are seen: paths are put back once more after the kind.
     changes_files = False
-    # It has steps that precede all files: see ``first``. Its steps of ``unseen`` are decided then, too.
+    # The kind has steps that precede all files: see ``first``. Its steps of ``unseen`` are decided then, too.
     precedes_files = False
-    # Its lock keeps other programs from files that give access.
+    # The lock keeps other programs from files that give access.
     lock_guards_access = False
     # The state belongs to one machine: another host keeps its own.
     of_the_machine = False
     # The actions of which ``verify`` cannot see the effect: where such a step has failed, ``plan`` gives it again.
     unseen: Sequence[str] = ()
-    # Its steps mount file systems.
+    # The steps mount file systems.
     mounts_file_systems = False
     # A part of the state belongs to one machine: see ``keep_here``.
     partly_of_the_machine = False

@@ -158,19 +158,24 @@ class Mounts(Kind):
         return seen
 
     def _uuids(self) -> dict[str, str]:
-        """Device -> the UUID of what is on it."""
+        """Device -> the UUID of the file system on it."""
         with suppress(OSError):
             names = [name for name in os.listdir(self.uuids) if re.fullmatch(_UUID, name)]
             return {os.path.realpath(os.path.join(self.uuids, name)): name for name in names}
         return {}
 
-    def _untold(self, was: Record, system: System) -> str:
+    def _untold(self, recorded: Record, system: System) -> str:
         """Why nobody can tell which file system, or which swap, was recorded, in words; empty where it is told."""
-        known = self._uuids() if "uuid" in was else {}
-        if known and was["uuid"] not in known.values():
-            return f"what was there, with UUID {was['uuid']}, is not on this host"
-        if "uuid" not in was and "from" not in was and "boot" in was and was["boot"] != system.boot_id():
-            return f"the host was booted since, so that {_device(was)} may be another disk: see to it by hand"
+        known = self._uuids() if "uuid" in recorded else {}
+        if known and recorded["uuid"] not in known.values():
+            return f"what was there, with UUID {recorded['uuid']}, is not on this host"
+        if (
+            "uuid" not in recorded
+            and "from" not in recorded
+            and "boot" in recorded
+            and recorded["boot"] != system.boot_id()
+        ):
+            return f"the host was booted since, so that {_device(recorded)} may be another disk: see to it by hand"
         return ""
 
     def _swaps(self) -> Iterator[Record]:
@@ -200,13 +205,13 @@ class Mounts(Kind):
         then, detail = self._then(lines), {"lines": list(lines)}
         now = self._read_mounts(then.excepts)
         steps = []
-        read_again = any(step.resource == self.name and step.action == "daemon-reload" for step in at.steps)
+        reloads = any(step.resource == self.name and step.action == "daemon-reload" for step in at.steps)
         is_new = self.fstab in at.changed or bool(at.failed(self.name, "systemd"))
-        if is_new and not read_again and at.system.has_systemd():
+        if is_new and not reloads and at.system.has_systemd():
             steps.append(Step(self.name, "daemon-reload", "systemd", f"{self.fstab} was put back", detail))
         off = _missing(now.swaps, then.swaps)
         steps += [Step(self.name, "swapoff", one, "was not there", detail) for one in off]
-        untold = {point for point, was in then.mounts.items() if self._untold(was, at.system)}
+        untold = {point for point, recorded in then.mounts.items() if self._untold(recorded, at.system)}
         for point in sorted(now.mounts, reverse=True):
             if point in untold:
                 continue
@@ -214,14 +219,14 @@ class Mounts(Kind):
                 why = "was not there" if point not in then.mounts else "another file system"
                 steps.append(Step(self.name, "unmount", point, why, detail))
         for point in _in_order(then.mounts):
-            was, live = then.mounts[point], now.mounts.get(point)
-            if live is None or _is_another(was, live):
+            recorded, live = then.mounts[point], now.mounts.get(point)
+            if live is None or _is_another(recorded, live):
                 if point not in untold and not (
-                    at.boot and re.fullmatch(REMOTE, was["kind"])
-                ):  # Its mount has to wait for the network.
+                    at.boot and re.fullmatch(REMOTE, recorded["kind"])
+                ):  # This mount has to wait for the network.
                     steps.append(Step(self.name, "mount", point, "is not mounted", detail))
-            elif _different(was, live):
-                steps.append(Step(self.name, "remount", point, f"other options: {_different(was, live)}", detail))
+            elif _different(recorded, live):
+                steps.append(Step(self.name, "remount", point, f"other options: {_different(recorded, live)}", detail))
         on = [one for one in _missing(then.swaps, now.swaps) if not self._untold(then.swaps[one], at.system)]
         return steps + [Step(self.name, "swapon", one, "is off", detail) for one in on]
 
@@ -258,8 +263,8 @@ class Mounts(Kind):
             except EvenkeelError as error:
                 return error.cause
         elif step.action in ("swapon", "swapoff"):
-            was = then.swaps[point] if step.action == "swapon" else {}
-            priority, source = was.get("priority", -1), _source(was, point)
+            recorded = then.swaps[point] if step.action == "swapon" else {}
+            priority, source = recorded.get("priority", -1), _source(recorded, point)
             commands = [[step.action, *(["-p", str(priority)] if priority >= 0 else []), source]]
         else:
             why = _strange(point)
@@ -290,31 +295,39 @@ class Mounts(Kind):
                 return f"{done.words}{_used(point)}"
         return ""
 
-    def _mounting(self, was: Record) -> list[str]:
+    def _mounting(self, recorded: Record) -> list[str]:
         """The command that makes the mount. Options of a mount that is another view of a path are set afterwards."""
-        if "from" in was:
-            return ["mount", "--bind", was["from"], was["point"]]
-        if re.fullmatch(REMOTE, was["kind"]) or was["source"].startswith("/dev/loop"):
+        if "from" in recorded:
+            return ["mount", "--bind", recorded["from"], recorded["point"]]
+        if re.fullmatch(REMOTE, recorded["kind"]) or recorded["source"].startswith("/dev/loop"):
             # The kernel does not show all options that are needed.
-            return ["mount", "--fstab", self.fstab, was["point"]]
-        words = [*was["options"], *(one for one in was["own"] if one not in ("rw", "ro"))]
-        return ["mount", "-t", was["kind"], "-o", ",".join(words), _source(was, was["source"]), was["point"]]
+            return ["mount", "--fstab", self.fstab, recorded["point"]]
+        words = [*recorded["options"], *(one for one in recorded["own"] if one not in ("rw", "ro"))]
+        return [
+            "mount",
+            "-t",
+            recorded["kind"],
+            "-o",
+            ",".join(words),
+            _source(recorded, recorded["source"]),
+            recorded["point"],
+        ]
 
     def _set_options(self, point: str, then: _Seen, at: Restore) -> str:
         """Set the recorded options; return why it failed, in words, or an empty text."""
-        was = then.mounts[point]
+        recorded = then.mounts[point]
         for number in range(3):
             live = self._read_mounts(then.excepts).mounts.get(point)
             if live is None:
                 return "it is mounted elsewhere"
-            words = _different(was, live)
+            words = _different(recorded, live)
             if not words or number == 2:
                 return words and f"the options stay different: {words}"
-            flags = ",".join(_flags(was))
-            beyond = _beyond(was, live)
+            flags = ",".join(_flags(recorded))
+            beyond = _beyond(recorded, live)
             if beyond:
-                flags_of_all = ",".join([*(one for one in _flags(was) if one not in ("ro", "rw")), *beyond])
-                named = ["-t", was["kind"], live["source"], point]
+                flags_of_all = ",".join([*(one for one in _flags(recorded) if one not in ("ro", "rw")), *beyond])
+                named = ["-t", recorded["kind"], live["source"], point]
                 done = at.system.run(["mount", "-o", f"remount,{flags_of_all}", *named], _TIMEOUT)
                 if done.rc != 0:
                     return done.words
@@ -328,14 +341,14 @@ class Mounts(Kind):
         then = self._then(lines)
         now = self._read_mounts(then.excepts)
         words = [f"{one} is mounted, and was not" for one in now.mounts if one not in then.mounts]
-        for point, was in then.mounts.items():
+        for point, recorded in then.mounts.items():
             live = now.mounts.get(point)
-            if live is None or _is_another(was, live):
-                why = self._untold(was, system)
+            if live is None or _is_another(recorded, live):
+                why = self._untold(recorded, system)
                 what = "not mounted" if live is None else "another file system"
                 words.append(f"{point} is {what}{why and f': {why}'}")
-            elif _different(was, live):
-                words.append(f"{point} has other options: {_different(was, live)}")
+            elif _different(recorded, live):
+                words.append(f"{point} has other options: {_different(recorded, live)}")
         words += [f"{one} is used as swap, and was not" for one in _missing(now.swaps, then.swaps)]
         for one in _missing(then.swaps, now.swaps):
             why = self._untold(then.swaps[one], system)
@@ -438,9 +451,9 @@ def _of(line: str) -> str:
         return str(record["point"]) if word == "mount" else ""
 
 
-def _is_another(was: Record, live: Record) -> bool:
+def _is_another(recorded: Record, live: Record) -> bool:
     """Whether another file system is mounted at the point, or another part of the same file system."""
-    return not _is_same_device(was, live) or any(was[key] != live[key] for key in ("kind", "root"))
+    return not _is_same_device(recorded, live) or any(recorded[key] != live[key] for key in ("kind", "root"))
 
 
 def _is_same_device(record: Record, other: Record) -> bool:
@@ -480,45 +493,45 @@ def _needs(record: Record, point: str) -> bool:
     return is_within(record["point"], point) or is_within(record.get("from", "/"), point)
 
 
-def _different(was: Record, live: Record) -> str:
+def _different(recorded: Record, live: Record) -> str:
     """The options that differ, in words."""
     found = []
     for key in ("options", "own"):
-        found += [f"{one} is missing" for one in was[key] if one not in live[key]]
-        found += [f"{one} is new" for one in live[key] if one not in was[key]]
+        found += [f"{one} is missing" for one in recorded[key] if one not in live[key]]
+        found += [f"{one} is new" for one in live[key] if one not in recorded[key]]
     return ", ".join(dict.fromkeys(found))
 
 
-def _flags(was: Record) -> list[str]:
+def _flags(recorded: Record) -> list[str]:
     """All flags of the mount, also the flags that are off: mount(8) keeps a flag that it is not told."""
-    given = was["options"]
+    given = recorded["options"]
     flags = [flag if flag in given else off for flag, off in _FLAGS.items() if flag != "nosymfollow" or flag in given]
     time = next((one for one in ("noatime", "relatime") if one in given), "strictatime")
     return [*flags, time]
 
 
-def _beyond(was: Record, live: Record) -> list[str]:
+def _beyond(recorded: Record, live: Record) -> list[str]:
     """The options to set for the file system itself, which all of its mounts share."""
-    missing = [one for one in was["own"] if one not in live["own"]]
+    missing = [one for one in recorded["own"] if one not in live["own"]]
     keys = {one.partition("=")[0] for one in missing}
     for one in live["own"]:
         key, sign, _value = one.partition("=")
-        if one in was["own"] or key in keys or one in ("ro", "rw"):
+        if one in recorded["own"] or key in keys or one in ("ro", "rw"):
             continue
         if key in _DEFAULTS:
             missing += [_DEFAULTS[key]] if _DEFAULTS[key] else []
         elif not sign:
             opposite = key[2:] if key.startswith("no") else f"no{key}"
             missing += [opposite] if opposite not in missing else []
-    access = "ro" if "ro" in was["own"] else "rw"
+    access = "ro" if "ro" in recorded["own"] else "rw"
     return [access, *(one for one in missing if one not in ("ro", "rw"))] if missing else []
 
 
-def _make_point(point: str, was: Record) -> None:
+def _make_point(point: str, recorded: Record) -> None:
     """Make the mount point where the change has removed it: a directory, or a file where a file is mounted."""
     if os.path.lexists(point):
         return
-    if not re.fullmatch(REMOTE, was["kind"]) and os.path.isfile(was.get("from", "")):
+    if not re.fullmatch(REMOTE, recorded["kind"]) and os.path.isfile(recorded.get("from", "")):
         make_dirs(os.path.dirname(point))
         os.close(os.open(point, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644))
     else:

@@ -53,7 +53,7 @@ def is_ours(path: str) -> bool:
         data, owner = read_small(path, _LONGEST)
     except OSError:
         return False
-    if path.endswith(".pyc"):  # It holds the text of our file that describes the file.
+    if path.endswith(".pyc"):  # The file holds the text of our file that describes the file.
         return owner == 0 and MARK in data
     return owner == 0 and data.split(b"\n", 2)[1:2] == [MARK]
 

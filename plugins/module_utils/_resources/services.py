@@ -38,7 +38,7 @@ _OF_NETPLAN = "netplan-"
 _ALL = "all"
 # The key in such a line where the units that generators make are recorded. At first they were not.
 _GENERATED = "generated"
-# The key in such a line where each unit that ran is recorded, so that all others did not run.
+# The key in such a line where all units that ran are recorded: the other units did not run.
 _RUNNING = "running"
 # Seconds to wait for a unit that is changing its state, where all units are declared.
 _BRIEFLY = 2.0
@@ -277,13 +277,13 @@ class Services(Programs):
         last += _taken_along([*described, *(known for known, _why in came)], up, [*first, *last], at.system)
         why = "something was put back" if at.changed or at.steps else "units changed" if linked else ""
         why = why or next((f"the unit file of {known.id} changed" for known in described if known.outdated), "")
-        again = [Step(SERVICES, "daemon-reload", "systemd", why, {"units": names})] if units and why else []
+        reload = [Step(SERVICES, "daemon-reload", "systemd", why, {"units": names})] if units and why else []
         for steps in (
             first,
             last,
         ):  # Sockets and paths come first, after variables: they must not start units meanwhile.
             steps.sort(key=lambda step: (step.action != _ENVIRONMENT, not step.target.endswith((".socket", ".path"))))
-        return linked + again + first + last
+        return linked + reload + first + last
 
     def apply(self, steps: Sequence[Step], at: Restore) -> list[Step]:
         """Carry out all steps, and return the steps that were done. A reload that fails becomes a restart.
@@ -786,16 +786,16 @@ def _came(lines: Sequence[str], system: System, at: Restore | None = None) -> li
         if unit.id.endswith(MOUNTING) and not all_told:
             continue  # An older record, and that of another host, has no mounts.
         if at is None and systemd.passing(live):
-            live = systemd.settled(live.name, system, _BRIEFLY)  # It may be on its way down.
+            live = systemd.settled(live.name, system, _BRIEFLY)  # The unit may be on its way down.
         own = (f"/{unit.id}", f"/{links.template(unit.id)}")
         files = [path for path in unit.files if path.endswith(own) or path == unit.source]
-        lost = not live.exists or any(path in changed or not os.path.lexists(path) for path in files)
+        gone = not live.exists or any(path in changed or not os.path.lexists(path) for path in files)
         untold = unit.enabled == "generated" and not (is_told or unit.source.startswith("/etc/init.d/"))
         up = live.active or systemd.passing(live) or (at is not None and live.queued)
-        came = lost or (all_told and _was_down(live, unit, system, at))
+        came = gone or (all_told and _was_down(live, unit, system, at))
         if up and came and not untold and unit.stops:
             # Nobody enables a static unit, and systemd does not tell which program has started it.
-            is_shared = not lost and unit.enabled == "static" and "@" not in unit.id
+            is_shared = not gone and unit.enabled == "static" and "@" not in unit.id
             is_shared = is_shared and not running.touches(unit.files, changed)
             spared = _FOR_ALL if outage.stays_up(unit) else _ON_DEMAND if is_shared else ""
             found.append((unit._replace(id=live.name), spared))
@@ -859,7 +859,7 @@ def _carry_out(step: Step, verb: str, at: Restore) -> str:
         step.detail.update({"note": note} if note else {})
         return words
     elif verb == "leave" and "note" in step.detail:
-        return ""  # It is named for a restart.
+        return ""  # The unit is named for a restart.
     elif verb == "leave":
         raise ServiceFailed(f"{step.why}, and it refuses to be restarted by hand: restart the host when that suits")
     elif at.boot and verb == "reload":

@@ -264,7 +264,7 @@ def _walk(root: str) -> Iterator[str]:
             if name == _MOUNTED_ON_DEMAND or name.endswith(_SECRET) or _is_of_one_interface(name):
                 continue
             mode = 0
-            with suppress(OSError):  # It may go while it is looked at.
+            with suppress(OSError):  # The entry may go meanwhile.
                 mode = entry.stat(follow_symlinks=False).st_mode
             if stat.S_ISDIR(mode):
                 todo.append(f"{name}/")

@@ -84,7 +84,7 @@ class Server(NamedTuple):
 
     @property
     def words(self) -> str:
-        """Its state for a message."""
+        """The state of the server for a message."""
         return f"{self.name} is {self.status}{f' ({self.detail})' if self.detail else ''}"
 
 

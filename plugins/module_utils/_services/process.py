@@ -280,7 +280,7 @@ def _act(verb: str, definition: Definition, system: System) -> tuple[ServiceStat
         "stop": after.active,
     }[verb]
     if wrong:
-        program = definition["argv"][0]  # Its other words may hold a secret.
+        program = definition["argv"][0]  # The other words may hold a secret.
         what = f"after {verb} it is {after.text}; its program: {program}"
         raise ServiceFailed(f"process {definition['name']}: {what}{more}")
     if left:

@@ -152,7 +152,7 @@ def _log_lines(unit: Unit, before: _Before, system: System) -> list[_Line]:
     lines: list[tuple[str, str]] = []
     for path, length in before.logs.items():
         if "access" in os.path.basename(path):
-            continue  # It tells of requests.
+            continue  # This log tells of requests.
         try:
             with open_regular(path) as stream:
                 if os.readlink(f"/proc/self/fd/{stream.fileno()}") != path:

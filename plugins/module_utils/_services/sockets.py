@@ -25,13 +25,13 @@ def daemon_reload(names: Sequence[str], system: System) -> list[str]:
     and active sockets of these units that are to listen elsewhere now. Raises ServiceFailed where one did not start.
     """
     known = {one.id: _written(one) for one in _active(names, system)}
-    lost = systemd.daemon_reload(system, names)
-    words = [f"systemd had lost sight of {', '.join(lost)}, started anew"] if lost else []
+    names_gone = systemd.daemon_reload(system, names)
+    words = [f"systemd had lost sight of {', '.join(names_gone)}, started anew"] if names_gone else []
     failed = []
     open_ports = _open_ports() if known else set()
     # The name of a socket may have become an alias of another one.
-    for was, unit in zip(known.values(), systemd.describe(list(known), system)):
-        if was != _written(unit):
+    for before, unit in zip(known.values(), systemd.describe(list(known), system)):
+        if before != _written(unit):
             why = "a generator wrote other files for it"
         elif open_ports and not _ports(unit) <= open_ports:
             why = "nobody listened on a port of it"

@@ -362,7 +362,7 @@ def along(unit: Unit, system: System) -> list[Unit]:
 
 
 def _start_stopped(services: Sequence[Unit], system: System) -> str:
-    """Start what was stopped with a socket; which of them do not run again, in words."""
+    """Start the units that were stopped with a socket; sentences on those that do not run again."""
     if not services:
         return ""
     asked = [system.run(["systemctl", "start", "--", one.id], one.patience("start")) for one in services]

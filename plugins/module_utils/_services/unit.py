@@ -50,7 +50,7 @@ _TABLES = r"/etc/(fs|crypt|verity|integrity)tab"
 
 # The name of an instance that a socket starts for one connection: its number, and both ends of it.
 _CONNECTION = r".*@\d+-(?:.*:\d+-.*:\d+|\d+-\d+)(?:-[\d_]+)*\.service"
-# Kinds of units that run something, or start what does.
+# Kinds of units that run a program, or start such a unit.
 _KINDS = (".service", ".socket", ".timer", ".path")
 # Kinds of units that mount something: those count that an administrator has written. Snapd writes units of its own.
 MOUNTING = (".mount", ".automount", ".swap")

@@ -38,7 +38,7 @@ class Objects:
         self.root = root
         self._index: Index | None = None
         # Path of a stat cache -> the identity of the file that was read, and its contents (see ``cache``).
-        self.looks: dict[str, tuple[tuple[int, int, int], Any]] = {}
+        self.cached: dict[str, tuple[tuple[int, int, int], Any]] = {}
 
     def path(self, sha: str) -> str:
         """The file of a large content. Damaged for a malformed name, which could lead anywhere."""
@@ -158,7 +158,7 @@ class Objects:
         for place in (path, self.in_trash(path)):
             with suppress(FileNotFoundError):
                 return open(place, "rb")
-        return open(path, "rb")  # It was taken back meanwhile, or is missing.
+        return open(path, "rb")  # The object was taken back meanwhile, or is missing.
 
     def read(self, sha: str) -> Iterator[bytes]:
         """The content in chunks. Raises Damaged where it cannot be read, with the error of the system as the cause, and
@@ -326,7 +326,7 @@ class Reader:
         with suppress(OSError):
             data = os.pread(self._stream.fileno(), place.size, place.offset)
         if hashlib.sha256(data).hexdigest() != sha:
-            return self.objects.read(sha)  # It tells what is wrong with it.
+            return self.objects.read(sha)  # This call names the fault.
         return iter((data,))
 
     def close(self) -> None:
@@ -453,7 +453,7 @@ class Writer:
             folders.add(os.path.dirname(path))
             index = self._objects._index
             if index is not None and len(index) < len(self._fresh):
-                self._objects._index = None  # It is read at its next use, which a first checkpoint does not need.
+                self._objects._index = None  # The next use reads the index; a first checkpoint has none.
             elif index is not None:
                 index.add(name, lines)
         for sha, temporary in self._loose.items():
@@ -482,7 +482,7 @@ class Writer:
         paths = [path for path, _name, _lines in self._packs] + list(self._loose.values())
         if self._pack is not None:
             paths.append(self._pack.name)
-            with suppress(OSError):  # It writes what it still holds, for which there may be no room.
+            with suppress(OSError):  # The call writes the buffer, for which there may be no room.
                 self._pack.close()
             self._pack = None
         for path in paths:

@@ -188,10 +188,10 @@ class Store:
         """Raises Damaged when the store has lost a directory, which is made before the file FORMAT. The way back does
         not ask: it goes as far as it can."""
         self.check_format()
-        lost = [folder for folder in ("manifests", "refs") if not os.path.isdir(self.join(folder))]
-        if lost and self.exists:
+        missing = [folder for folder in ("manifests", "refs") if not os.path.isdir(self.join(folder))]
+        if missing and self.exists:
             raise Damaged(
-                f"the store {self.root} has lost its directory {lost[0]}, and with it the checkpoints of this host; "
+                f"the store {self.root} has lost its directory {missing[0]}, and with it the checkpoints of this host; "
                 "put the directory back, or move the store away: then a new one is made, and a recovery brings "
                 "checkpoints that were copied to other hosts"
             )
@@ -280,7 +280,7 @@ class Store:
                     f"the store {self.root} is in use by process {number}; wait until it is done, then run again"
                 )
             if self.system.monotonic() >= patience and holder[1:2] == [_GIVES_WAY]:
-                with suppress(ValueError, IndexError):  # It is just being written.
+                with suppress(ValueError, IndexError):  # The other process just writes it.
                     ask_to_stop(int(holder[0]), int(holder[2]))
             self.system.sleep(0.05)
 
@@ -572,8 +572,8 @@ class Store:
         """
         refs = self.refs()
         own = {*protect, *(one for named, ids in refs.items() if named != FOREIGN for one in ids)}
-        lost = [one for one in refs.get(FOREIGN, []) if one not in own and self._broken(one)]
-        refs[FOREIGN] = [one for one in refs.get(FOREIGN, []) if one not in lost]
+        broken = [one for one in refs.get(FOREIGN, []) if one not in own and self._broken(one)]
+        refs[FOREIGN] = [one for one in refs.get(FOREIGN, []) if one not in broken]
         try:
             manifests = {id_: self.record(id_) for ids in [*refs.values(), sorted(protect)] for id_ in ids}
             # A record that others follow may have lost its line in refs.
@@ -615,7 +615,7 @@ class Store:
                 todo.append(follower.parent)
                 if follower.id in kept:
                     kept[follower.parent] = [f"{follower.id[:12]} follows it"]
-        gone = sorted({*manifests, *lost} - keep)
+        gone = sorted({*manifests, *broken} - keep)
         kept.pop("", None)
         return Pruning(
             kept,
@@ -807,8 +807,8 @@ def contents_in(manifest: Manifest, beside: bool = False) -> Iterator[str]:
                 yield from (word[7:] for word in line.split(" ") if word.startswith(marks))
 
 
-def meant(wanted: str, held: Sequence[tuple[str, str]]) -> list[str]:
-    """The ids that ``wanted`` can mean, the newest first, among ``held``: (name, id), the oldest first. Pure.
+def meant(wanted: str, listed: Sequence[tuple[str, str]]) -> list[str]:
+    """The ids that ``wanted`` can mean, the newest first, among ``listed``: (name, id), the oldest first. Pure.
 
     ``latest`` means all checkpoints but the undos and the logs. A name means all its checkpoints, and ``name~N`` the
     N-th before its newest. An id means its checkpoint, and so does its beginning (8 digits or more) if no other id has
@@ -816,7 +816,7 @@ def meant(wanted: str, held: Sequence[tuple[str, str]]) -> list[str]:
     """
 
     def newest(of: Callable[[str], bool]) -> list[str]:
-        return list(dict.fromkeys(checkpoint for name, checkpoint in reversed(held) if of(name)))
+        return list(dict.fromkeys(checkpoint for name, checkpoint in reversed(listed) if of(name)))
 
     if wanted == LATEST:
         return newest(lambda name: name not in _APART)

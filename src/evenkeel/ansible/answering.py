@@ -237,14 +237,14 @@ def _can_carry_out(argv: list[str], env: dict[str, str], cwd: str) -> bool:
 
 
 def _become_another() -> None:
-    """Give up what is of the first process, or is the same in all its copies."""
+    """Replace the values that belong to the first process, and would be the same in all its copies."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
     constants, display = import_module("ansible.constants"), import_module("ansible.utils.display")
     atexit.unregister(import_module("ansible.utils.path").cleanup_tmp_file)  # The directory of the first process.
     local_tmp = constants.config.get_config_value("DEFAULT_LOCAL_TMP", variables=vars(constants))
     vars(constants)["DEFAULT_LOCAL_TMP"] = local_tmp
-    vars(import_module("ansible.utils.vars"))["random_int"] = os.urandom(4).hex()  # It begins the names of all tasks.
+    vars(import_module("ansible.utils.vars"))["random_int"] = os.urandom(4).hex()  # All ids of tasks begin so.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # as for a terminal
     with suppress(AttributeError):  # A fork has ended this guard of the streams.
@@ -273,7 +273,7 @@ def _answer(found: list[int], argv: list[str], env: dict[str, str], vault: list[
     """Run a program as if it had been started; never returns."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     atexit._clear()  # what the first process removes at its end
-    with suppress(AttributeError):  # It has no other terminal than the driver, which may be gone.
+    with suppress(AttributeError):  # The copy has no other terminal than the driver, which may be gone.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if _has_others(argv):
         os._exit(0)

@@ -166,7 +166,7 @@ class _Process:
     def __init__(self, python: Sequence[str], program: str, cwd: str, env: Mapping[str, str]) -> None:
         self.python = python
         self._start = (list(python), cwd, dict(env))
-        self._asked = threading.Event()
+        self._used = threading.Event()
         self._requests, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
@@ -181,7 +181,7 @@ class _Process:
                 stderr=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
             )
-        weakref.finalize(self, _end, self._requests, self._process, self._asked)
+        weakref.finalize(self, _end, self._requests, self._process, self._used)
 
     def fits(self, python: Sequence[str], cwd: str, env: Mapping[str, str]) -> bool:
         """Whether a question would start it in the same way."""
@@ -192,7 +192,7 @@ class _Process:
 
     def ask(self, argv: Sequence[str], env: Mapping[str, str], vault: Mapping[str, str]) -> Answered:
         """Hand over a program; the function that waits for its answer, which is None where it gave none."""
-        self._asked.set()
+        self._used.set()
         request = json.dumps({"argv": list(argv), "env": dict(env), "vault": list(vault)}).encode() + b"\n"
         reads, writes = zip(*(os.pipe() for _ in ("output", "errors", "code")), strict=True)
         try:
@@ -279,7 +279,7 @@ def _read(pipes: Sequence[int], asked_to_stop: Callable[[], int]) -> list[bytes]
     return [b"".join(found[one]) for one in pipes]
 
 
-def _end(requests: socket.socket, process: subprocess.Popen[bytes], asked: threading.Event) -> None:
+def _end(requests: socket.socket, process: subprocess.Popen[bytes], used: threading.Event) -> None:
     requests.close()
-    if asked.is_set():  # else it may still load Ansible, and nobody has to wait until it sees that it is not needed
+    if used.is_set():  # else it may still load Ansible, and nobody has to wait until it sees that it is not needed
         process.wait()

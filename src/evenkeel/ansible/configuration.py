@@ -31,11 +31,11 @@ NO_TERMINAL = re.compile(r"sudo: .{0,80}\b(tty|terminal)\b", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Ansible:
-    """settings: name -> value of the user's configuration, in the directory where they called us.
+    """settings: name -> value of the user's configuration, in the directory of the call.
 
     pipelining: None where the user does not set it. ready: runs the programs that print information. ignored: sentences
-    on settings that Ansible passes over. unread: path -> sentence of each inventory that it passed over with a warning
-    alone, as far as its programs have told.
+    on settings that Ansible passes over. unread: path -> sentence of each inventory that Ansible passed over with a
+    warning alone.
     """
 
     cwd: str

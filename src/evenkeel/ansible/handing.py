@@ -48,7 +48,7 @@ def _taken_by(ready: socket.socket, path: str, argv: list[str]) -> int | None:
         _taken, handles, _flags, _address = socket.recv_fds(ready, 1, 1)
         if handles:
             ready.settimeout(None)
-            ready.sendall(b"+")  # It begins.
+            ready.sendall(b"+")  # The run begins.
             return handles[0]
     return None
 
@@ -67,7 +67,7 @@ def _end_as(process: int, ready: socket.socket) -> None:
     with suppress(OSError):
         code = ready.recv(16, socket.MSG_DONTWAIT)
     if not code.endswith(b"\n"):
-        os.kill(os.getpid(), signal.SIGKILL)  # It was killed.
+        os.kill(os.getpid(), signal.SIGKILL)  # The run was killed.
     os._exit(int(code))
 
 

@@ -123,7 +123,7 @@ class Child:
             self.end()  # Also when on_event raised.
 
     def end(self) -> None:
-        """End what has begun: no process of the run may go on unseen."""
+        """End the processes of the run: none of them may go on unseen."""
         if self.process.poll() is None:
             end_all(self.ident)
         self.close()

@@ -256,7 +256,7 @@ class Session:
         return watch
 
     def close(self) -> None:
-        """End what was started for runs that did not come."""
+        """End the processes that were started for runs that did not come."""
         if self._ahead:
             self._ahead.end()
         self.runner.close()
@@ -398,7 +398,7 @@ def open_session(ansible: Ansible, options: Options, secrets: Secrets, base: Pat
     """A session; at its end connections are closed and its directory is gone."""
     with scratch_directory(ansible.settings.get("DEFAULT_LOCAL_TMP")) as scratch:
         runner = Runner(ansible.cwd, scratch)
-        runner.prepare()  # It loads what it needs while the caller checks the rest.
+        runner.prepare()  # The runner loads what it needs while the caller checks the rest.
         ready = scratch / "ready"
         session = Session(ansible, options, secrets, scratch, base, runner)
         try:

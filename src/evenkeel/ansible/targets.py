@@ -198,7 +198,7 @@ def parse_plays(text: str) -> list[tuple[str, frozenset[str]]]:
     """Read the output of ``ansible-playbook --list-hosts``: for each play its pattern and its hosts.
 
     A pattern and a name are texts of the user's, and may go on in further lines. The hosts of a play are the last list
-    before the next play, as long as its own count says.
+    before the next play, if the list has as many hosts as Ansible counts for it.
     """
     plays: list[tuple[str, list[str]]] = []
     lines = iter(text.split("\n"))

@@ -36,7 +36,7 @@ _TURNED_AWAY = r"[Cc]onnection (refused|reset|closed|timed out)|kex_exchange_ide
 _BUSY = r"the store .* is in use by process"
 # The beginning of the words for a host that nobody tried to reach.
 _UNNAMED = "the inventory did not name it"
-# The words for a host that nobody came into: what was asked of it has not begun there.
+# The words for a host that nobody could log in to: nothing has begun there.
 _NEVER_IN = (
     r"ssh: (connect to host|Could not resolve)|kex_exchange_identification|banner exchange|Permission denied \("
     r"|Host key verification failed|IDENTIFICATION HAS CHANGED|[Ii]ncorrect .{0,20}password|create temporary directory"
@@ -87,17 +87,17 @@ class Settled:
     warnings: list[str] = field(default_factory=list)
 
 
-def armed(result: Mapping[str, Any], started: float | None, now: float, asked: float | None = None) -> Armed | None:
+def armed(result: Mapping[str, Any], started: float | None, now: float, expected: float | None = None) -> Armed | None:
     """The dead-man in a result of ft_checkpoint, if any; also when the task failed after arming.
 
-    asked: the time that it was to wait. A dead-man with another time is not ours, and nobody waits for it.
+    expected: the time that it was to wait. A dead-man with another time is not ours, and nobody waits for it.
     """
     told = results.Checkpointed.read(result)
     change = told.armed
     if not isinstance(change, dict) or change.get("generation") is None:
         return None
-    within = min(float(change.get("within") or 0), _LONGEST if asked is None else math.inf)
-    if asked is not None and abs(within - asked) > 1:
+    within = min(float(change.get("within") or 0), _LONGEST if expected is None else math.inf)
+    if expected is not None and abs(within - expected) > 1:
         return None
     return Armed(
         generation=int(change["generation"]),
@@ -108,7 +108,7 @@ def armed(result: Mapping[str, Any], started: float | None, now: float, asked: f
     )
 
 
-def adopted(info: Mapping[str, Any], began: float, now: float, asked: float | None = None) -> Armed | None:
+def adopted(info: Mapping[str, Any], began: float, now: float, expected: float | None = None) -> Armed | None:
     """The dead-man that a begin of ours armed before it was killed, from the answer of ft_info; None for another.
 
     began, now: epoch seconds. Only a change that the host began between them counts as ours. So a host with a wrong
@@ -120,7 +120,7 @@ def adopted(info: Mapping[str, Any], began: float, now: float, asked: float | No
     at = float(change.get("until") or 0) - float(change.get("within") or 0)
     if not began - _SKEW <= at <= now + _SKEW:
         return None
-    return armed({"armed": change}, began, now, asked)
+    return armed({"armed": change}, began, now, expected)
 
 
 def possibly_armed(record: Record, hosts: Sequence[str], *, sent: bool) -> frozenset[str]:
@@ -205,7 +205,7 @@ def settled(record: Record, host: str) -> Settled | None:
     if told.outcome in (State.CONFIRMED, State.ROLLED_BACK, State.IN_DOUBT):
         why = "" if told.outcome == State.CONFIRMED else message(found)
         beside, due = _outside(told.outside), read_owed(told.owed)
-        known = tuple(f"{probe.get('kind')} {probe.get('target')}" for probe in probes)  # Their results are shown.
+        known = tuple(f"{probe.get('kind')} {probe.get('target')}" for probe in probes)  # Probes are shown.
         left = told.left or [] if told.outcome == State.ROLLED_BACK else []  # In doubt, the message names it.
         more = [one for one in dict.fromkeys([*left, *(told.warnings or [])]) if not one.startswith(known)]
         return Settled(State(told.outcome), told.by, why, probes, told.login or "", beside, due, more)

@@ -36,12 +36,12 @@ class Ending:
         """Confirm these hosts, all or none. Returns why they went back, or nothing."""
         reason = self._decide(names) if len(names) > 1 else ""
         if not reason:
-            # Their health was measured for the whole soak before they were held, so the last step can be short.
+            # These hosts were healthy for the whole soak before they were held, so that the last step can be short.
             self._settle(names, decide.PROBE, {"evenkeel_soak": "0s"})
-            lost = [host for host in names if self.hosts[host].state is not State.CONFIRMED]
-            if not lost:
+            unconfirmed = [host for host in names if self.hosts[host].state is not State.CONFIRMED]
+            if not unconfirmed:
                 return ""
-            reason = f"{lost[0]}: {self.hosts[lost[0]].why}"
+            reason = f"{unconfirmed[0]}: {self.hosts[unconfirmed[0]].why}"
         self.back(names, reason)
         return reason
 
@@ -67,10 +67,10 @@ class Ending:
         text = "all are healthy: the decision to keep the change is written on each"
         self.context.tell(Phase.SETTLE, *names, text=text)
         whys, now = self._write(names), self.context.clock.now()
-        again = [host for host, why in whys.items() if decide.may_retry(self.armed[host], why, now)]
-        if again:
+        retried = [host for host, why in whys.items() if decide.may_retry(self.armed[host], why, now)]
+        if retried:
             self.context.rest(decide.QUIET)
-            whys = {**{host: why for host, why in whys.items() if host not in again}, **self._write(again)}
+            whys = {**{host: why for host, why in whys.items() if host not in retried}, **self._write(retried)}
         return next((f"{host} could not be told to keep the change: {why}" for host, why in whys.items()), "")
 
     def _write(self, names: Sequence[str]) -> dict[str, str]:
@@ -89,7 +89,7 @@ class Ending:
         ended = context.session.run_own(run, lambda event: feed(record, event), self._in_time(names))
         whys = {}
         for host in names:
-            # It has a new deadline.
+            # The host has a new deadline.
             self.armed[host] = decide.with_time(record, host, self.armed[host], context.clock.now())
             answer = decide.settled(record, host)
             found = record.of(host, "ft_settle")

@@ -41,9 +41,9 @@ class Extending:
     def __init__(self, context: Context) -> None:
         self.context = context
         self._covered: dict[str, dict[str, decide.Armed]] = {}
-        self._again: dict[str, float] = {}
+        self._not_before: dict[str, float] = {}
         self._told: set[str] = set()
-        self._held: set[str] = set()
+        self._waiting: set[str] = set()
         self._whys: dict[str, str] = {}
         self._silent: set[str] = set()
         self._ended: dict[str, str] = {}
@@ -63,7 +63,7 @@ class Extending:
         """Extend the deadlines of these hosts, which are held (by default of all in ``armed``, on which the playbook
         runs) from now on. ``armed`` is kept up to date."""
         self._covered.update(dict.fromkeys(armed if hosts is None else hosts, armed))
-        self._held.update(hosts or ())
+        self._waiting.update(hosts or ())
 
     def release(self, hosts: Sequence[str]) -> None:
         """Stop extending the deadlines of these hosts."""
@@ -88,7 +88,7 @@ class Extending:
                     self.extend(due)
                 except Exception as error:  # The hosts go back; the run itself goes on to its end.
                     self._tell("", f"deadlines could not be extended: {type(error).__name__}: {error}")
-                    self._again.update(dict.fromkeys(due, self.context.clock.now() + _AGAIN))
+                    self._not_before.update(dict.fromkeys(due, self.context.clock.now() + _AGAIN))
 
     def due(self, now: float) -> list[str]:
         """The hosts to be asked at ``now`` (epoch seconds): often, at the latest once half of their time is over."""
@@ -98,7 +98,7 @@ class Extending:
             host
             for host, armed in list(self._covered.items())
             if armed[host].earliest - now < armed[host].within - min(often, armed[host].within / 2)
-            and now >= self._again.get(host, 0.0)
+            and now >= self._not_before.get(host, 0.0)
         ]
 
     def extend(self, hosts: Sequence[str]) -> None:
@@ -146,7 +146,7 @@ class Extending:
             self._silent.discard(host)
             if covered is not None and covered[host] == armed:
                 self._silent.add(host)
-                self._again[host] = max(self._again.get(host, 0.0), context.clock.now() + _AGAIN)
+                self._not_before[host] = max(self._not_before.get(host, 0.0), context.clock.now() + _AGAIN)
                 result = record.of(host, "ft_settle")
                 why = message(result.result) if result else record.unreachable.get(host) or record.failures.get(host)
                 self._tell(host, f"{host}: its time to confirm could not be extended: {why or 'it did not answer'}")
@@ -157,7 +157,7 @@ class Extending:
         """The dead-man of a covered host after its answer."""
         now = self.context.clock.now()
         over = decide.over(result)
-        if over and host in self._held and decide.kept_by_a_person(result.result, before.generation):
+        if over and host in self._waiting and decide.kept_by_a_person(result.result, before.generation):
             self._covered.pop(host, None)  # No playbook runs on it any more, and it keeps the change.
         elif over:
             self._covered.pop(host, None)
@@ -165,8 +165,8 @@ class Extending:
         found = decide.extended(result.result, before, result.started, now) if result.status == "ok" else None
         self._whys.pop(host, None)
         if found is not None and found.latest < before.latest + _GAIN:
-            # It is asked all the same: its answer tells whether it is still armed.
-            self._again[host] = now + min(_OFTEN, before.within / 2)
+            # The host is asked all the same: its answer tells whether it is still armed.
+            self._not_before[host] = now + min(_OFTEN, before.within / 2)
             self._tell(host, f"{host}: its time to confirm cannot be extended any more (--at-most)")
         return found or before
 

@@ -107,7 +107,7 @@ def _prepare(session: Session, request: Request, targets: Targets, caller: Calle
     domain = preflight.agreed(request.guard_domain, "evenkeel_guard_domain", "", targets)
     targets = preflight.resolved(session, targets, domain, stop=stop) if domain else targets
     targets = replace(targets, group=preflight.group(targets))
-    preflight.well_written(request.options.common, targets)
+    preflight.well_written(request, targets)
     sizes = preflight.agreed(request.waves, "evenkeel_waves", DEFAULT_WAVES, targets)
     plan = waves.split(targets.hosts, waves.parse(sizes))
     if domain:
@@ -229,12 +229,12 @@ class Change:
             )
         return reason, usage
 
-    def _end(self, held: Sequence[str], reason: str) -> str:
+    def _end(self, waiting: Sequence[str], reason: str) -> str:
         """Confirm the hosts that wait, or have them go back. Returns the reason, or why they could not be confirmed."""
         ending = Ending(self.context, self.hosts, self.armed)
         if not reason:
-            return ending.confirm(held) if held else ""
-        back = list(held)
+            return ending.confirm(waiting) if waiting else ""
+        back = list(waiting)
         if self.context.terms.on_failure == WAVE:  # A confirmed wave goes back together with its unhealthy host.
             ill = {self.hosts[host].wave for host in self.hosts if self.hosts[host].sick}
             back += [host for host in self._in_state(State.CONFIRMED) if self.hosts[host].wave in ill]
@@ -260,19 +260,19 @@ class Change:
             while clock.now() < until and not self.context.stops():
                 clock.sleep(min(0.2, until - clock.now()))
 
-    def _wait_for_a_person(self, held: Sequence[str]) -> str:
+    def _wait_for_a_person(self, waiting: Sequence[str]) -> str:
         """Wait until somebody lets the change go on. Returns the reason to stop, or nothing."""
         beside = self.context.request.options.playbook_dir
         same = f"the same inventory, and --playbook-dir {beside}" if beside else "the same inventory"
         self.context.note(
-            f"{some_of(held)} {'is' if len(held) == 1 else 'are'} healthy and held. To go on: evenkeel confirm; to take"
-            f" the change back: evenkeel abort ({same}). Nothing is kept unless it is confirmed in time"
+            f"{some_of(waiting)} {'is' if len(waiting) == 1 else 'are'} healthy and held. To go on: evenkeel confirm;"
+            f" to take the change back: evenkeel abort ({same}). Nothing is kept unless it is confirmed in time"
         )
         told: dict[str, Mapping[str, Any] | None] = {}
 
         def over() -> bool:
-            told.update(self._ask(held))
-            return all(decide.approved(told[host]) for host in held if self.hosts[host].state is State.HELD)
+            told.update(self._ask(waiting))
+            return all(decide.approved(told[host]) for host in waiting if self.hosts[host].state is State.HELD)
 
         return self._watch(math.inf, "", over)
 

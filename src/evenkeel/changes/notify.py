@@ -73,7 +73,7 @@ class Notifier:
         self._lines: queue.Queue[bytes | None] = queue.Queue(waiting)
         self._rest = last
         self._last: dict[str, Phase] = {}
-        self._lost = 0
+        self._unsent = 0
         self._why = ""
         self._thread: threading.Thread | None = None
 
@@ -99,7 +99,7 @@ class Notifier:
             self._thread.join(self._rest)
         except queue.Full:
             pass
-        left = self._lost + sum(line is not None for line in list(self._lines.queue))
+        left = self._unsent + sum(line is not None for line in list(self._lines.queue))
         if not left and not self._thread.is_alive():
             return []
         why = self._why or "it does not answer in time"
@@ -118,7 +118,7 @@ class Notifier:
         try:
             self._lines.put_nowait(json.dumps(line).encode() + b"\n")
         except queue.Full:
-            self._lost += 1
+            self._unsent += 1
 
     def _run(self) -> None:
         while (line := self._lines.get()) is not None:
@@ -132,7 +132,7 @@ class Notifier:
                 self._fail(str(reason).replace(self._url, self._place()) or type(error).__name__)
 
     def _fail(self, why: str) -> None:
-        self._lost += 1
+        self._unsent += 1
         self._why = why
 
     def _place(self) -> str:

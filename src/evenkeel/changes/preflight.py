@@ -20,24 +20,21 @@ from evenkeel.ansible.session import OwnRun, Session, Stop
 from evenkeel.ansible.targets import Targets, is_template, undeclared, unprotected
 from evenkeel.changes.request import ALL, DEFAULT_AT_MOST, ON_FAILURE, STOP, Request, Terms
 from evenkeel.outcome import UsageError, some_of
-from evenkeel.shared import BadValue, declarations, misspelt, seconds
+from evenkeel.shared import OF_A_CHANGE, BadValue, declarations, misspelt, seconds
 
 RESCUED = ("probe", "fail")
 # The variables of a host that the driver reads; Ansible resolves all others where they are used.
 _TERMS = tuple(
     f"evenkeel_{name}" for name in ("on_failure", "at_most", "pause", "bake", "hold_after", "stop_if", "notify")
 )
+_DECLARATIONS = tuple(f"evenkeel_{name}" for name in (*OF_A_CHANGE, "reboot"))
 _READ = (
-    *_TERMS,
+    *dict.fromkeys((*_TERMS, *_DECLARATIONS)),
     "evenkeel_group",
     "evenkeel_guard_domain",
     "evenkeel_waves",
-    "evenkeel_confirm_within",
     "evenkeel_rescued",
-    "evenkeel_probes",
-    "evenkeel_resources",
 )
-_DECLARATIONS = ("evenkeel_resources", "evenkeel_probes")
 # Two names mean one host where these variables are equal: the way to the host, and its store.
 _ADDRESS = (
     "ansible_connection",
@@ -228,25 +225,25 @@ def strict(probes: Sequence[Any] | None, targets: Targets) -> list[str]:
     return [host for host in targets.hosts if said_so.get(host) == "fail" or host not in can_tell]
 
 
-def well_written(words: Sequence[str], targets: Targets) -> None:
-    """Raises UsageError for a variable, or a key of a declaration, that is misspelt.
-
-    words: the options of ansible-playbook.
-    """
+def well_written(request: Request, targets: Targets) -> None:
+    """Raises UsageError for a variable or a key of a declaration that is misspelt, and for a limit of a wrong type, on
+    any host of any wave: a later wave must not find it."""
     known = targets.inventory.variables
+    words = request.options.common
     wrong = misspelt({*extra_names(words), *(name for host in targets.hosts for name in known.get(host, {}))})
     if wrong:
         raise UsageError("; ".join(wrong))
     seen = set()
-    for host in targets.hosts:
-        declared = {name: known[host][name] for name in _DECLARATIONS if name in known.get(host, {})}
+    for host, variables in [("", request.variables()), *((host, known.get(host, {})) for host in targets.hosts)]:
+        declared = {name: variables[name] for name in _DECLARATIONS if name in variables}
         text = json.dumps(declared, sort_keys=True, default=str)
         if declared and text not in seen:
             seen.add(text)
             try:
                 declarations(declared, "evenkeel_")
             except BadValue as error:
-                raise UsageError(f"{host}: {error.message.removesuffix('. Nothing was touched')}") from error
+                message = error.message.removesuffix(". Nothing was touched")
+                raise UsageError(f"{host}: {message}" if host else message) from error
 
 
 def check(probes: Sequence[Any] | None, resources: Sequence[Any] | None, targets: Targets) -> list[str]:

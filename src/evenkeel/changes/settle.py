@@ -47,10 +47,10 @@ class Settlement:
         mine = [host for host in self.hosts if host in self.armed]
         waiting = dict.fromkeys(mine, decide.ROLL_BACK) if self.halted else {}
         waiting = waiting or decide.verdicts(mine, self.whys, self.how)
-        again, may_spare = False, not self.halted and self.how in (decide.PROBE, decide.HOLD)
-        while waiting and self.context.stops() < 2 and not (again and self._now() > self._last_call(waiting)):
-            answered = self._ask(waiting, again=again)
-            said = "" if again else self.context.must_stop()
+        repeated, may_spare = False, not self.halted and self.how in (decide.PROBE, decide.HOLD)
+        while waiting and self.context.stops() < 2 and not (repeated and self._now() > self._last_call(waiting)):
+            answered = self._ask(waiting, repeated=repeated)
+            said = "" if repeated else self.context.must_stop()
             if said:  # Hosts that have not answered by then go back for that reason.
                 late = [host for host in waiting if host not in answered]
                 self.whys = {**self.whys, **{host: self.whys.get(host) or said for host in late}}
@@ -64,12 +64,12 @@ class Settlement:
             waiting = {host: spared.get(host, back) for host in waiting}
             if waiting:
                 self._wait(waiting, decide.QUIET if spared else 0.0)
-                again, may_spare = not spared, all(decide.is_busy(self.silent.get(host, "")) for host in spared)
+                repeated, may_spare = not spared, all(decide.is_busy(self.silent.get(host, "")) for host in spared)
                 self.silent = {host: why for host, why in self.silent.items() if host not in spared}
         for host in waiting:
             self._never_answered(host)
 
-    def _ask(self, waiting: Mapping[str, str], *, again: bool) -> dict[str, decide.Settled]:
+    def _ask(self, waiting: Mapping[str, str], *, repeated: bool) -> dict[str, decide.Settled]:
         """Ask once. Returns the answers; ``silent`` gets the reasons of hosts without an answer."""
         record = Record()
         answered: dict[str, decide.Settled] = {}
@@ -88,7 +88,7 @@ class Settlement:
         def stop() -> str:
             if self.context.stops() > 1:
                 return STOPPED
-            if not again and self.how in (decide.PROBE, decide.HOLD) and self.context.must_stop():
+            if not repeated and self.how in (decide.PROBE, decide.HOLD) and self.context.must_stop():
                 return self.context.must_stop()
             return "no answer in time" if self._now() > self._last_call(waiting) else ""
 
@@ -100,12 +100,12 @@ class Settlement:
                 names, evenkeel_generations=generations, evenkeel_verdicts=dict(waiting), **self.variables
             ),
             names,
-            timeout=SHORT_TIMEOUT if again else None,
+            timeout=SHORT_TIMEOUT if repeated else None,
             answer_within=max(_SHORTEST, self._last_call(waiting) - self._now()),
             # A change that locks new logins out must not be confirmed over a connection that is still open.
             fresh=True,
         )
-        if not again:
+        if not repeated:
             self.context.tell(Phase.SETTLE, *names, text="goes back" if self.how == decide.TAKE_BACK else "")
         ended = self.context.session.run_own(run, on_event, stop)
         for host in waiting.keys() - answered.keys():

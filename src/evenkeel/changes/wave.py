@@ -134,11 +134,11 @@ class Wave:
         result.generation, result.checkpoint, result.until = found.generation, found.checkpoint, found.latest
         self.context.tell(Phase.ARMED, host, until=found.latest)
 
-    def _adopt(self, began: float, asked: Collection[str]) -> None:
+    def _adopt(self, began: float, hosts: Collection[str]) -> None:
         """Find the hosts that are armed although the run did not report it: the run ended first, or lost the
         connection."""
         record = Record()
-        names = [host for host in self.hosts if host in asked and host not in self.armed]
+        names = [host for host in self.hosts if host in hosts and host not in self.armed]
         if not names:
             return
         run = OwnRun("status", self.context.variables_for(names), names, timeout=SHORT_TIMEOUT, question=True)

@@ -50,13 +50,13 @@ def refusal(command: str, code: Exit, reason: str) -> str:
 def readers() -> Iterator[list[OSError]]:
     """Wrap all output, so that a missing reader (| head, a closed terminal) changes no exit code. Holds the error where
     a file did not take the output: then whoever reads the file later is told nothing."""
-    lost: list[OSError] = []
+    errors: list[OSError] = []
     try:
-        yield lost
+        yield errors
         sys.stdout.flush()
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            lost.append(error)
+            errors.append(error)
             with contextlib.suppress(OSError):
                 print(f"evenkeel: the output could not be written: {error.strerror}", file=sys.stderr, flush=True)
         for stream in (sys.stdout, sys.stderr):

@@ -23,6 +23,7 @@ from evenkeel.changes.request import (
 from evenkeel.commands.arguments import add_guard, add_old_name, add_probes, add_resources, specs, stop_if
 from evenkeel.commands.fleet import FleetCommand
 from evenkeel.outcome import ChangeResult, UsageError
+from evenkeel.shared import REBOOT
 from evenkeel.show import summary
 
 
@@ -55,7 +56,7 @@ class Change(FleetCommand[ChangeResult]):
         text = "hold this wave until a person lets the change go on (evenkeel confirm) or takes it back (abort)"
         parser.add_argument("--hold-after", metavar="WAVE", type=int, help=text)
         text = "planned: the playbook boots the hosts; confirm only after the boot (never: a boot is a rollback)"
-        parser.add_argument("--reboot", choices=("never", "planned"), help=text)
+        parser.add_argument("--reboot", choices=REBOOT, help=text)
         parser.add_argument("--reboots", metavar="N", type=int, help="boots that such a change may take (1)")
         parser.add_argument("--soak", metavar="TIME", help="time for which the probes must keep passing")
         parser.add_argument("--deadline", metavar="TIME", help="time within which they must do so")

@@ -105,7 +105,7 @@ class FleetCommand(Command, Generic[Result]):
                 self._broken(args, given, error, console)
             return Exit.IN_DOUBT
         try:
-            with readers() as lost:
+            with readers() as errors:
                 if args.json:
                     print(json.dumps(result.to_dict(), indent=2, default=str))
                 else:
@@ -114,7 +114,7 @@ class FleetCommand(Command, Generic[Result]):
             with readers():
                 self._broken(args, given, error, console)
             return max(result.exit_code, Exit.IN_DOUBT)
-        return max(result.exit_code, Exit.IN_DOUBT) if lost else result.exit_code
+        return max(result.exit_code, Exit.IN_DOUBT) if errors else result.exit_code
 
     def _untouched(self, args: argparse.Namespace, reason: str, console: Console) -> Exit:
         """Print why no host was touched."""

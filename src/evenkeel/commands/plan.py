@@ -60,14 +60,14 @@ class Plan(Command):
                     print(refusal(self.name, Exit.USAGE, str(error)))
                 Screen(stderr=True, highlight=False, soft_wrap=True).print(str(error), style="red", markup=False)
             return Exit.USAGE
-        with readers() as lost:
+        with readers() as errors:
             if args.json:
                 print(_document(proposals, played))
             elif args.vars:
                 print(variables_yaml(proposals), end="")
             else:
                 _print(proposals, played)
-        return Exit.USAGE if lost else Exit.DONE
+        return Exit.USAGE if errors else Exit.DONE
 
 
 def _play(groups: list[Group], proposals: list[Proposal], host_years: float, seed: int) -> list[Played]:

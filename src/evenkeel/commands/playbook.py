@@ -137,8 +137,8 @@ class PlaybookCommand(FleetCommand[RunResult]):
         errors = {found.get("error") for found in bad}
         if not bad:
             return Exit.DONE
-        lost = any(found["state"] in ("unreachable", "missing") for found in bad)
-        if (lost and self.lost_is_doubt) or errors & {BAD, *self.doubtful_errors} or any(map(_is_unsettled, bad)):
+        silent = any(found["state"] in ("unreachable", "missing") for found in bad)
+        if (silent and self.lost_is_doubt) or errors & {BAD, *self.doubtful_errors} or any(map(_is_unsettled, bad)):
             return Exit.IN_DOUBT
         # The codes from here on to FAILED say that nothing was touched on any host.
         if not all(map(_is_untouched, rows)):

@@ -63,11 +63,11 @@ class Recover(PlaybookCommand):
     def variables_of(
         self, hosts: Sequence[str], variables: Mapping[str, object], inventory: Callable[[], Inventory]
     ) -> Mapping[str, object]:
-        lost, onto = variables.get("evenkeel_recover_host"), variables.get("evenkeel_hosts")
-        if lost and onto != "any" and len(hosts) > 1:
+        owner, onto = variables.get("evenkeel_recover_host"), variables.get("evenkeel_hosts")
+        if owner and onto != "any" and len(hosts) > 1:
             raise UsageError(
                 f"{onto} stands for {len(hosts)} hosts ({some_of(hosts)}), and each of them would get the state of "
-                f"{lost}: name one host, or --onto any for the first of the group spares that can take it"
+                f"{owner}: name one host, or --onto any for the first of the group spares that can take it"
             )
         return variables
 

@@ -54,8 +54,8 @@ class Restart(PlaybookCommand):
         parser.add_argument("--waves", metavar="N,…", help="hosts that restart at the same time (1)")
         boot = "time that a host that restarts may take to answer again (10m)"
         parser.add_argument("--boot-within", metavar="TIME", help=boot)
-        again = "leave out the hosts that an interrupted run of the same restart has restarted"
-        parser.add_argument("--resume", action="store_true", help=again)
+        text = "leave out the hosts that an interrupted run of the same restart has restarted"
+        parser.add_argument("--resume", action="store_true", help=text)
         parser.add_argument("--plan", action="store_true", help="print who restarts when, and restart nothing")
         add_guard(parser)
         add_probes(parser)
@@ -132,8 +132,8 @@ class Restart(PlaybookCommand):
         """As for other commands. Hosts that were to be left out count for nothing; a host that was lost on the way, or
         that is not as it was to be, needs somebody to look."""
         code = super().exit_code([found for found in rows if not found.get("idle")] or rows)
-        lost = any(found["state"] == "unreachable" or found.get("lost") or _is_left(found) for found in rows)
-        return Exit.IN_DOUBT if lost and code in (Exit.FAILED, Exit.REFUSED) else code
+        silent = any(found["state"] == "unreachable" or found.get("lost") or _is_left(found) for found in rows)
+        return Exit.IN_DOUBT if silent and code in (Exit.FAILED, Exit.REFUSED) else code
 
     def notes(self, record: Record) -> list[str]:
         return roll.notes(self._plan(record))

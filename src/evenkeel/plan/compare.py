@@ -71,12 +71,12 @@ def simulated_rows(proposal: Proposal, played: Played) -> list[tuple[str, str, s
                 f"{text}{time_text(played.lost_work[-1])} at most",
             )
         )
-    lost = played.data_losses
+    losses = played.data_losses
     rows += [
         (
             "loss of all copies",
             f"{numbers['loss_a_year']:.3g} a host and year",
-            f"{lost.samples} in {played.host_years:,.0f} host-years ({lost.low:.2g} to {lost.high:.2g})",
+            f"{losses.samples} in {played.host_years:,.0f} host-years ({losses.low:.2g} to {losses.high:.2g})",
         ),
         (
             "changes",

@@ -94,7 +94,7 @@ class Group:
     needed_share: str = ""
 
     def needed_of(self, hosts: int) -> int:
-        """The number of hosts that must serve, were the group of so many hosts."""
+        """The number of hosts that must serve in a group of this size."""
         if not self.needed_share or hosts == len(self.hosts):
             return self.needed
         return hosts_of_budget(self.needed_share, hosts, "needed", round_up=True)

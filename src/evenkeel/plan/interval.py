@@ -43,13 +43,13 @@ def plan_interval(draft: Draft) -> None:
     )
     interval = _neat(max(1.0, min(exact, max(rpo - _late(group), _busy(group)), _DAY)))
     interval = max(interval, _transfer(group))
-    lost = _work_at_risk(group, interval)
+    at_risk = _work_at_risk(group, interval)
     draft.numbers |= {
         "interval": interval,
         "interval_exact": exact,
         "interval_daly": daly,
         "interval_young": young,
-        "work_at_risk": lost,
+        "work_at_risk": at_risk,
         "overhead": _overhead(group, interval),
     }
     draft.choose("checkpoints", f"every {time_text(interval)}", _why(group, interval, exact))
@@ -67,7 +67,7 @@ def plan_interval(draft: Draft) -> None:
             draft.offer(
                 "checkpoints", label, effect, f"{share_text(_overhead(group, option))} of time", name == "proposed"
             )
-    draft.judge("RPO", time_text(rpo), time_text(lost), lost <= rpo, [] if lost <= rpo else _remedies(group))
+    draft.judge("RPO", time_text(rpo), time_text(at_risk), at_risk <= rpo, [] if at_risk <= rpo else _remedies(group))
 
 
 def _work_at_risk(group: Group, interval: float) -> float:

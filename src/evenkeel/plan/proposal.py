@@ -81,9 +81,9 @@ class Draft:
         """Add a choice and its reason."""
         self.choices.append(Choice(what, value, why))
 
-    def judge(self, target: str, asked: str, reached: str, met: bool, remedies: Sequence[str] = ()) -> None:
+    def judge(self, target: str, wanted: str, reached: str, met: bool, remedies: Sequence[str] = ()) -> None:
         """Add the verdict on a target; remedies count only where it is missed."""
-        self.verdicts.append(Verdict(target, asked, reached, met, () if met else tuple(remedies)))
+        self.verdicts.append(Verdict(target, wanted, reached, met, () if met else tuple(remedies)))
 
     def offer(self, choice: str, option: str, effect: str, cost: str, chosen: bool = False) -> None:
         """Add one option of a choice."""

@@ -110,7 +110,7 @@ def redundancy(answers: Answers) -> Redundancy | None:
         is_first = places.setdefault(str(row.get("place") or peer), peer) == peer
         for one in row.get("holds") or [] if is_first else []:
             host = str(one.get("host") or "")
-            if host == peer:  # It got a copy of its own under another name: both are lost at once.
+            if host == peer:  # The host got a copy of its own under another name: both are lost at once.
                 continue
             held.setdefault(host, {})[peer] = {**one, "ids": (row.get("replicas") or {}).get(host) or []}
     declared = [host for host, one in listed.items() if one.get("copies") is not None]
@@ -134,12 +134,12 @@ def _owner(
     host: str,
     standing: str,
     row: Mapping[str, Any],
-    held: Mapping[str, Mapping[str, Any]],
+    copies_of: Mapping[str, Mapping[str, Any]],
     domains: Mapping[str, str],
 ) -> Owner:
     """A host, given its own answer and what its peers hold of it."""
-    points = _copied([one for one in row.get("checkpoints") or [] if one.get("name") not in (UNDO, LOGS)], held)
-    dated = points or [one for one in held.values() if one.get("id")]
+    points = _copied([one for one in row.get("checkpoints") or [] if one.get("name") not in (UNDO, LOGS)], copies_of)
+    dated = points or [one for one in copies_of.values() if one.get("id")]
     # A host tells its own checkpoints the oldest first, and knows of dates that were wrong.
     newest: Mapping[str, Any] = (
         points[-1] if points else max(dated, key=lambda one: str(one.get("created")), default={})
@@ -147,7 +147,7 @@ def _owner(
     date = _epoch(newest.get("created"))
     own = {str(one.get("id")): _epoch(one.get("created")) for one in points}
     copies = []
-    for peer, one in held.items():
+    for peer, one in copies_of.items():
         ident = str(one.get("id") or "")
         if ident and ident not in own:
             # A peer cannot tell an encrypted copy of a log from others. The host can.
@@ -174,11 +174,11 @@ def _owner(
     return Owner(host, standing, domains.get(host, ""), wanted, bool(points), date, tuple(copies))
 
 
-def _copied(points: list[Mapping[str, Any]], held: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _copied(points: list[Mapping[str, Any]], copies_of: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The checkpoints of names of which a peer holds copies: those of changes and of recoveries get none. All of them
     where no peer holds any."""
-    there = {str(ident) for one in held.values() for ident in (one.get("id"), *one["ids"]) if ident}
-    names = {one.get("name") for one in held.values() if one.get("id")}
+    there = {str(ident) for one in copies_of.values() for ident in (one.get("id"), *one["ids"]) if ident}
+    names = {one.get("name") for one in copies_of.values() if one.get("id")}
     names |= {one.get("name") for one in points if str(one.get("id")) in there}
     return [one for one in points if one.get("name") in names] or points
 

@@ -65,9 +65,9 @@ def events(fleet: Fleet, host_years: float) -> float:
     """The number of events that ``play`` has to expect at most."""
     fails = fleet.hosts / (fleet.mtbf + fleet.mttr) if fleet.mttr else 0.0
     fails += fleet.hosts / (fleet.domain_mtbf + fleet.domain_mttr)
-    lost = fleet.hosts * (fleet.copies + 1) * fleet.annual_failure_rate / YEAR
+    losses = fleet.hosts * (fleet.copies + 1) * fleet.annual_failure_rate / YEAR
     waves = math.ceil(fleet.hosts / fleet.wave) / fleet.change_every
-    return (2 * (fails + lost + waves) + 1 / fleet.change_every) * host_years * YEAR / fleet.hosts
+    return (2 * (fails + losses + waves) + 1 / fleet.change_every) * host_years * YEAR / fleet.hosts
 
 
 def play(
@@ -80,7 +80,7 @@ def play(
     horizon = host_years * YEAR / fleet.hosts / batches
     seeds = np.random.SeedSequence(seed).spawn(batches)
     done = [play_batch(fleet, horizon, np.random.default_rng(batch_seed)) for batch_seed in seeds]
-    lost = [float(np.mean(batch.lost_work)) for batch in done if batch.lost_work]
+    work = [float(np.mean(batch.lost_work)) for batch in done if batch.lost_work]
     years = horizon / YEAR * batches
     outages = [seconds for batch in done for seconds in batch.outages]
     unavailable = mean_of([batch.outage_time / horizon for batch in done], confidence)
@@ -95,7 +95,7 @@ def play(
         host_unavailable=mean_of([batch.down_time / horizon / fleet.hosts for batch in done], confidence),
         outages=rate_of(len(outages), years, confidence),
         outage_seconds=_quantiles(outages),
-        lost_work_mean=mean_of(lost, confidence) if lost else None,
+        lost_work_mean=mean_of(work, confidence) if work else None,
         lost_work=_quantiles([seconds for batch in done for seconds in batch.lost_work]),
         data_losses=rate_of(sum(batch.data_losses for batch in done), host_years, confidence),
         changes=sum(batch.changes for batch in done),

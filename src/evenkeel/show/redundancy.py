@@ -35,11 +35,11 @@ def print_redundancy(found: Redundancy, console: Console, at: float) -> None:
     console.print(table)
     domain = text(found.variable, _NAME)
     if found.losses:
-        lost = _table("if lost", "newest checkpoints without a copy then")
+        losses = _table("if lost", "newest checkpoints without a copy then")
         for loss in found.losses[:_LOSSES]:
             name = f"{domain} {text(loss.name, _NAME)}" if loss.domain else text(loss.name, _NAME)
-            lost.add_row(Text(name, style="yellow"), Text(_cost(loss)))
-        console.print(lost)
+            losses.add_row(Text(name, style="yellow"), Text(_cost(loss)))
+        console.print(losses)
         if len(found.losses) > _LOSSES:
             console.print(Text(f"and {len(found.losses) - _LOSSES} more such losses (--json has all)", style="yellow"))
     elif any(owner.holders for owner in found.owners):
@@ -86,7 +86,7 @@ def _cells(owner: Owner, at: float) -> tuple[Text, ...]:
 
 
 def _copies_text(owner: Owner) -> Text:
-    """The peers with a copy of the newest checkpoint, and what is wrong with other copies."""
+    """The peers with a copy of the newest checkpoint, and the faults of other copies."""
     good = [one for one in owner.copies if one.newest]
     wanted = f" of {owner.wanted:.0f}" if owner.wanted is not None else ""
     words = [f"{len(good)}{wanted}: {_places(good)}" if good else f"0{wanted}"]

@@ -181,7 +181,7 @@ def test_a_run_that_asks_hosts_to_settle_is_ended_when_it_says_so_and_one_that_t
     now = context.clock.now()
     for how, again in (("probe", False), ("hold", False), ("probe", True), ("take_back", False)):
         armed = {"web1": Armed(3, "f00", 600.0, now + 600, now + 600)}
-        Settlement(context, {"web1": one.hosts["web1"]}, armed, {}, how=how)._ask({"web1": how}, again=again)
+        Settlement(context, {"web1": one.hosts["web1"]}, armed, {}, how=how)._ask({"web1": how}, repeated=again)
     assert asked == ["errors are up", "errors are up", "", ""]
 
 

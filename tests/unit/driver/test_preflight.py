@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -19,6 +21,7 @@ from evenkeel.ansible.targets import Inventory, Targets, usable
 from evenkeel.changes import flow, preflight
 from evenkeel.changes.request import Request
 from evenkeel.outcome import UsageError
+from evenkeel.shared import OF_A_CHANGE
 
 PROBES = [{"tcp": {"port": 80}}]
 
@@ -40,16 +43,37 @@ def fleet(**variables: Mapping[str, Any]) -> Targets:
         ([], {"evenkeel_min_helthy": 1}, "evenkeel_min_helthy (did you mean evenkeel_min_healthy?)"),
         ([], {"evenkeel_probes": [{"tcp": {"prot": 80}}]}, "web2: evenkeel_probes[0].tcp.prot is no option"),
         ([], {"evenkeel_resources": [{"flies": {}}]}, "evenkeel_resources[0].flies is no option (did you mean files?)"),
+        ([], {"evenkeel_retention": {"lats": 3}}, "web2: evenkeel_retention.lats is no option (did you mean last?)"),
+        ([], {"evenkeel_quiesce": [{"comand": {}}]}, "web2: evenkeel_quiesce[0].comand is no option"),
+        ([], {"evenkeel_outside": {"exclud": []}}, "web2: evenkeel_outside.exclud is no option"),
+        ([], {"evenkeel_reboot": "planed"}, "web2: value of evenkeel_reboot must be one of: never, planned"),
+        ([], {"evenkeel_reboots": "twice"}, "web2: argument 'evenkeel_reboots'"),
+        ([], {"evenkeel_deadline": "2 minuts"}, "web2: evenkeel_deadline: '2 minuts' is not a duration"),
     ],
 )
 def test_what_is_written_wrong_is_refused_by_its_place(
     words: list[str], variables: dict[str, Any], reason: str
 ) -> None:
     good = {"evenkeel_resources": [{"files": {"paths": ["/etc"]}}], "evenkeel_to": "an old name", "evenkeel_mine": 1}
-    preflight.well_written([], fleet(web1=good, web2=good))
+    preflight.well_written(Request("site.yml", Options()), fleet(web1=good, web2=good))
     with pytest.raises(UsageError) as error:
-        preflight.well_written(words, fleet(web1=good, web2={**good, **variables}))
+        preflight.well_written(
+            Request("site.yml", Options(common=tuple(words))), fleet(web1=good, web2={**good, **variables})
+        )
     assert reason in str(error.value)
+
+
+def test_a_limit_of_the_command_line_is_refused_before_a_host_is_asked() -> None:
+    with pytest.raises(UsageError, match="^evenkeel_confirm_within: '5x' is not a duration"):
+        preflight.well_written(Request("site.yml", Options(), confirm_within="5x"), fleet(web1={}))
+
+
+def test_every_variable_of_the_role_begin_that_sets_an_option_of_the_checkpoint_is_checked() -> None:
+    tasks = (Path(__file__).parents[3] / "roles/begin/tasks/main.yml").read_text()
+    (task,) = re.findall(r"ft_checkpoint:\n(.*?)register:", tasks, re.DOTALL)
+    named = set(re.findall(r"^ +(\w+): .*\bevenkeel_\1\b", task, re.MULTILINE))
+    # The driver makes the last one itself, and hands the store over to each host.
+    assert named == set(OF_A_CHANGE) | {"change", "store"}
 
 
 @pytest.mark.parametrize(

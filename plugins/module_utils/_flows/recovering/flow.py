@@ -147,12 +147,12 @@ class _Preparing:
             sections = checks.without_labels(sections)
         scans = [self._scan(section) for section in sections]
         keeps = self.request.identity == KEEP
-        lost = {} if keeps else hardware.parts_of_missing_hardware(sections, self._content, self._has_part)
-        self.keeps_hardware = keeps or bool(lost)
+        missing = {} if keeps else hardware.parts_of_missing_hardware(sections, self._content, self._has_part)
+        self.keeps_hardware = keeps or bool(missing)
         present = [self._present(section, scan) for section, scan in zip(sections, scans)]
         choices = derive.Choices(
             keeps=keeps,
-            parts=list(lost),
+            parts=list(missing),
             mounts=registry.seen_mounts(),
             ours=ours.paths(self.store.root),
             without=_without(sections),
@@ -172,7 +172,7 @@ class _Preparing:
         self._check_parts(manifest, made.left_out)
         findings = self._findings(made.sections, short)
         findings.refusals += self._trees_that_stay(refused)
-        findings.warnings += list(dict.fromkeys(lost.values()))
+        findings.warnings += list(dict.fromkeys(missing.values()))
         if findings.refusals:
             raise Refused(
                 f"checkpoint {self.recorded.name} ({self.recorded.id[:12]}) of {self.recorded.host} cannot be put back "
@@ -257,7 +257,7 @@ class _Preparing:
         return found
 
     def _is_requested(self, left_out: str) -> bool:
-        """Whether what is left out lies in the paths that were asked for."""
+        """Whether paths that are left out lie in the paths of the request."""
         path = left_out.rpartition(" (")[0]
         return not self.request.paths or any(is_within(path, one) or is_within(one, path) for one in self.request.paths)
 
@@ -319,7 +319,7 @@ class _Preparing:
         here = _accounts()
         sha = checks.content_of(wanted, checks.PASSWD)
         if sha and self._has_part(checks.PASSWD):
-            with suppress(Damaged):  # The rollback names what is damaged.
+            with suppress(Damaged):  # The rollback names the damage.
                 then = checks.accounts(b"".join(self.store.objects.read(sha)))
                 more = checks.compare_accounts(then, here, _login())
                 found.refusals += more.refusals or self._missing_groups(wanted)

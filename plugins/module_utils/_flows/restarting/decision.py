@@ -18,7 +18,7 @@ from ..._errors import Busy, Refused, UsageError
 # The stages of an open restart: nothing has been done to the target; a process acts on it; it was restarted and is
 # healthy; that has failed.
 BEGUN, ACTING, ACTED, FAILED = STAGES = ("begun", "acting", "acted", "failed")
-# The largest list of what is drained: its entries, and their size as JSON.
+# The largest list of drained places: its entries, and their size as JSON.
 MOST, LONGEST = 64, 1 << 16
 
 Drained = Sequence[Mapping[str, object]]
@@ -89,7 +89,7 @@ def united(old: Drained, new: Drained) -> Drained:
 
 
 def with_drained(known: Record | None, token: str, drained: Drained) -> Record:
-    """The record with another list of what is drained. Raises Refused for a token that does not count."""
+    """The record with another list of drained places. Raises Refused for a token that does not count."""
     return replace(owned(known, token), drained=check_drained(drained))
 
 

@@ -213,7 +213,7 @@ class Flow:
             return known, record.write(self.store, made)
 
     def drained(self) -> OpenRestart:
-        """Replace the list of what is drained."""
+        """Replace the list of the places where the host is drained."""
         with self.store.locked(_PATIENCE):
             known = record.read(self.store)
             made = decision.with_drained(known, self.phase.text("token"), self.phase.drained)

@@ -65,7 +65,7 @@ def check(mode: str, system: System, root: str = "") -> None:
         why = "" if shutil.which("kexec") else "kexec-tools is not installed"
         is_loaded = _first(root + _KEXEC_LOADED) == "1"
         why = why or ("" if is_loaded or _loadable(root) else "no kernel is loaded, or can be")
-        # It would load the kernel that runs.
+        # The restart would load the kernel that runs.
         why = why or ("" if is_loaded else _newer_kernel(root, system))
         if why:
             raise UsageError(f"kexec is not possible: {why}. Nothing was touched: use mode {REBOOT}")

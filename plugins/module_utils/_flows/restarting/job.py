@@ -137,7 +137,7 @@ class Every:
         for name in self.names:
             target = target_of_service(SystemdService(name), system)
             if target.refusal(COLD) or not target.before.active:
-                continue  # It has ended meanwhile, with another one. Its debt is told below.
+                continue  # The unit has ended meanwhile, with another unit. Its debt is told below.
             act = Act(target, COLD, system)
             good = False
             try:

@@ -118,7 +118,7 @@ class Climb:
             why = error.cause if isinstance(error, EvenkeelError) else str(error)
             self.over = isinstance(error, RestoreFailed)
             seconds = round(system.monotonic() - began, 3)
-            if self.over:  # It was tried, and is remembered.
+            if self.over:  # The rung was tried, and is remembered.
                 self.tried.append(Tried(self.name, rung, False, seconds))
             result.rungs.append(Rung(rung, False, seconds, why))
             return False

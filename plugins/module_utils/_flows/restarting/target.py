@@ -219,13 +219,13 @@ def _refusal_of(unit: Unit, before: ServiceState, verb: str) -> str:
 
 
 def target_of_request(request: Request, system: System) -> Target:
-    """The service of a request, as it is. Raises UsageError, and ServiceFailed where its manager does not answer."""
+    """The service of a request in its present state. Raises UsageError, and ServiceFailed for a silent manager."""
     service = declared_service(request.name, request.process, request.container)
     return target_of_service(service, system)
 
 
 def target_of_service(service: Service, system: System) -> Target:
-    """The service, as it is. Raises UsageError, and ServiceFailed where its manager does not answer."""
+    """The service in its present state. Raises UsageError, and ServiceFailed where its manager does not answer."""
     if isinstance(service, ContainerService):
         inspected = service.inspect(system)
         if inspected.unit:

@@ -43,7 +43,7 @@ def load(store: Store, manifest: Manifest) -> tuple[list[str], list[str]]:
         return [], [f"{_BOOT}: it is not recorded which rules the kernel had before"]
     if now == then:
         return [], []
-    if _comes_back(manifest):  # It is as recorded, and has to stay so.
+    if _comes_back(manifest):  # The file is as recorded, and has to stay so.
         argv = ["auditctl", "-R", FILE]
     elif _is_made():
         argv = ["augenrules", "--load"]

@@ -160,7 +160,7 @@ def finish(store: Store, boot: bool = False, agent: bool = False) -> list[str]:
     change = changes.after_boot(store, change) if change is not None else None
     why = change.overdue(store.system) if change is not None else None
     if change is not None and change.checkpoint in back:
-        why = why or "operator"  # Its rollback had begun: there is nothing left to confirm.
+        why = why or "operator"  # The rollback had begun: there is nothing left to confirm.
     if change is not None and why is not None:
         try:
             how = Options(boot=boot, boots=agent or boot)

@@ -170,11 +170,11 @@ def add_state_and_steps(store: Store, made: Plan, how: Options, reading: Reading
         lines: list[str] = []
         spec = tree_spec(section)
         if spec is not None:
-            looked = False
+            compared = False
             with _noting(made.left, section.kind, store=True):
                 lines += _add_file_steps(store, made, section, how, sink)
-                looked = True
-            made.unread.update(map(os.fsencode, () if looked else spec["paths"]))
+                compared = True
+            made.unread.update(map(os.fsencode, () if compared else spec["paths"]))
         if undo:
             unkept: dict[str, str] = {}
             before = next((one for one in running if one.kind == section.kind), None)

@@ -61,11 +61,11 @@ class Proof(Record):
     def _find_stale_programs(self, journal: str) -> list[Holder]:
         """Programs that still work with files that were replaced."""
         kinds = registry.of_steps(self._others)
-        exchanged = {tree: lost for kind in kinds for tree, lost in kind.exchanged(self._others).items()}
+        exchanged = {tree: users for kind in kinds for tree, users in kind.exchanged(self._others).items()}
         programs = any(KINDS[step.resource].installs for step in self._others)
         if not self._changed and not exchanged and not programs:
             return []
-        was = _former_paths(journal, [step.target for step in self._plan.files], programs)
+        replaced = _former_paths(journal, [step.target for step in self._plan.files], programs)
         end = self.store.system.monotonic() + _LOOK
 
         def goes_on() -> bool:
@@ -76,7 +76,7 @@ class Proof(Record):
             return next((path for path in former if path is not None), None)
 
         skipped: list[str] = []
-        found = holders(was, moved, exchanged, goes_on=goes_on, skip=skipped.append)
+        found = holders(replaced, moved, exchanged, goes_on=goes_on, skip=skipped.append)
         if skipped:
             some = ", ".join(skipped[:_NAMED]) + (f" and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else "")
             self._notes.append(f"restart_needed is not whole: {some} hold up whoever reads what they have mapped")

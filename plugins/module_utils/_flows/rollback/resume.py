@@ -34,7 +34,7 @@ def resume(store: Store, boot: bool = False) -> tuple[list[str], set[str]]:
         manifest = store.manifest(asked.checkpoint)
     except EvenkeelError:
         if change is None or change.checkpoint != asked.checkpoint:
-            wanted.forget(store)  # It would stand in the way of everything else, for ever.
+            wanted.forget(store)  # The record would stand in the way of everything else, for ever.
         raise
     if change is not None and change.checkpoint == manifest.id:
         # The end of this rollback is the end of its change.
@@ -44,20 +44,20 @@ def resume(store: Store, boot: bool = False) -> tuple[list[str], set[str]]:
     try:
         Run(store, manifest, options(asked, boot)).carry_out()
     except Exception:
-        wanted.forget(store)  # It is reported now, and not tried again unasked.
+        wanted.forget(store)  # The error is reported now. The rollback is not tried again unasked.
         raise
     return [f"finished an interrupted rollback to {manifest.name} ({manifest.id[:12]})"], {manifest.id}
 
 
-def options(asked: Wanted, boot: bool) -> Options:
+def options(record: Wanted, boot: bool) -> Options:
     """The options with which an interrupted rollback is carried out again."""
-    how = Options(asked.kinds, asked.paths, boot, unattended=True)
-    return replace(how, undo=asked.undo, changed=asked.changed, down=asked.down, undone=asked.failed)
+    how = Options(record.kinds, record.paths, boot, unattended=True)
+    return replace(how, undo=record.undo, changed=record.changed, down=record.down, undone=record.failed)
 
 
-def _start_stopped(store: Store, asked: Wanted) -> list[str]:
+def _start_stopped(store: Store, record: Wanted) -> list[str]:
     """Start the services that were stopped by a rollback that had changed nothing yet; sentences on them."""
-    started, left = outage.bring_up(outage.Down(**asked.down), store.system)
+    started, left = outage.bring_up(outage.Down(**record.down), store.system)
     wanted.forget(store)
     if left:
         words = [f"{name}: {why}" for name, why in left.items()]

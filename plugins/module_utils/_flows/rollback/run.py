@@ -131,7 +131,7 @@ class Run(First, Proof):
                         self.put_back_files(paths)
                         self.put_back_packages()
                         if any(KINDS[step.resource].reveals([step]) for step in self._plan.late):
-                            paths.end()  # Its traces lie on file systems that may be gone or read-only then.
+                            paths.end()  # The traces lie on file systems that may be gone or read-only then.
                         self.put_back_rest()
                     self.start()
                 except Exception:

@@ -428,8 +428,8 @@ def _each(then: Mapping[Key, Table], now: Mapping[Key, Table], recorded: Recorde
     sentences on the tables that failed."""
     wrong = []
     for key in [*(key for key in now if key not in then), *then]:
-        was, live = ({key: side[key]} if key in side else {} for side in (then, now))
-        text = ruleset.transaction(was, live, recorded.keep, recorded.same, whole=True)
+        before, live = ({key: side[key]} if key in side else {} for side in (then, now))
+        text = ruleset.transaction(before, live, recorded.keep, recorded.same, whole=True)
         done = loading.nft(text, system) if text else None
         if done is None or done.rc == 0:
             continue

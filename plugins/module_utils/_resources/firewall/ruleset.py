@@ -251,43 +251,43 @@ def transaction(
     """
     text = ""
     for key in [*then, *(key for key in now if key not in then)]:
-        was, live = then.get(key), now.get(key)
-        if any(one is not None and keep.table(one) for one in (was, live)):
+        before, live = then.get(key), now.get(key)
+        if any(one is not None and keep.table(one) for one in (before, live)):
             continue
-        if not whole and form([was] if was else [], keep) == form([live] if live else [], keep):
+        if not whole and form([before] if before else [], keep) == form([live] if live else [], keep):
             continue
         if live is not None:
             text += "add table {0} {1}\ndelete table {0} {1}\n".format(*key)
-        merged = merge(was, live, keep, same)
+        merged = merge(before, live, keep, same)
         text += merged.text() if merged is not None else ""
     return text
 
 
-def merge(was: Table | None, live: Table | None, keep: Keep, same: Collection[str]) -> Table | None:
+def merge(recorded: Table | None, live: Table | None, keep: Keep, same: Collection[str]) -> Table | None:
     """The recorded table, with the objects that programs have in it now."""
     if live is None:
-        return was
-    if was is None:
+        return recorded
+    if recorded is None:
         blocks = [_of_programs(live, one, keep) for one in live.blocks]
         left = tuple(one for one in blocks if one is not None)
         return live._replace(blocks=left) if left else None
     stayed = live.handle in same
     merged = []
-    for block in was.blocks:
+    for block in recorded.blocks:
         there = live.find(block)
         if keep.part(block.name):
             if there is not None or not stayed:
                 merged.append(there or block)
         elif block.is_set and there is not None:
-            merged.append(block._replace(items=_elements(was, block, live, there, keep, same)))
+            merged.append(block._replace(items=_elements(recorded, block, live, there, keep, same)))
         elif block.kind == "chain" and there is not None:
-            merged.append(block._replace(items=_rules(was, block, there, keep, stayed)))
+            merged.append(block._replace(items=_rules(recorded, block, there, keep, stayed)))
         else:
             merged.append(block)
     for block in live.blocks:
-        mine = _of_programs(live, block, keep) if was.find(block) is None else None
+        mine = _of_programs(live, block, keep) if recorded.find(block) is None else None
         merged += [mine] if mine is not None else []
-    return was._replace(blocks=tuple(merged))
+    return recorded._replace(blocks=tuple(merged))
 
 
 def _of_programs(table: Table, block: Block, keep: Keep) -> Block | None:
@@ -299,9 +299,9 @@ def _of_programs(table: Table, block: Block, keep: Keep) -> Block | None:
 
 
 def _elements(
-    was: Table, block: Block, live: Table, there: Block, keep: Keep, same: Collection[str]
+    recorded: Table, block: Block, live: Table, there: Block, keep: Keep, same: Collection[str]
 ) -> tuple[str, ...]:
-    if keep.elements(was, block):
+    if keep.elements(recorded, block):
         if f"{live.handle}.{there.handle}" in same:
             return there.items
         return (*there.items, *(one for one in block.items if one not in there.items))

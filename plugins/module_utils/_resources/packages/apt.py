@@ -139,10 +139,10 @@ class Work:
     def carry_out(self, keys: Sequence[str]) -> dict[str, str]:
         """Change the packages; return (key -> cause) for the packages where that failed."""
         live = read_packages(self.at.system)
-        lost = {key for key in keys if key in self.files and self._has_missing_conffiles(key)}
+        stripped = {key for key in keys if key in self.files and self._has_missing_conffiles(key)}
         # A deleted configuration file of a package that stayed installed does not come back, unless the package
         # fails.
-        force = ["--force-confmiss"] if any(key not in live for key in lost) else []
+        force = ["--force-confmiss"] if any(key not in live for key in stripped) else []
         torn = self._torn(keys, live)
         for _turn in range(_TURNS):
             self._run([*self.argv(keys, force), "--yes"])
@@ -154,7 +154,7 @@ class Work:
                 break
             # A file that moved to a newer package belongs to that package until it is removed, too.
             moved = set(re.findall(r"trying to overwrite .* also in package (\S+) ", self.said))
-            force = ["--force-confmiss"] if force or not lost.isdisjoint(keys) else []
+            force = ["--force-confmiss"] if force or not stripped.isdisjoint(keys) else []
             force += ["--force-overwrite"] if moved and moved <= self._names() else []
         torn = [key for key in torn if key not in keys]
         if torn:
@@ -164,15 +164,15 @@ class Work:
     def retake(self, wanted: Sequence[Package]) -> dict[str, str]:
         """Install the packages once more that lack files because another package had taken them; return (key -> cause)
         for those that still lack files."""
-        lost = takeovers.lacking(self.at, wanted, read_packages(self.at.system))
-        if lost:
-            paths = [self.files[key] for key in lost]
+        lacking = takeovers.lacking(self.at, wanted, read_packages(self.at.system))
+        if lacking:
+            paths = [self.files[key] for key in lacking]
             self._run([*apt_install(paths, [], self.options, self.at.patience), "--yes", "--reinstall"])
-            lost = takeovers.lacking(self.at, wanted, read_packages(self.at.system))
+            lacking = takeovers.lacking(self.at, wanted, read_packages(self.at.system))
         why = "it lacks {}, which another package had taken over: {}"
         return {
             key: why.format(", ".join(paths[:5]), cause(self.said, key.partition(":")[0]) or reason(self.said))
-            for key, paths in lost.items()
+            for key, paths in lacking.items()
         }
 
     def purge(self) -> dict[str, str]:

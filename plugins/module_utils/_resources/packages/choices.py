@@ -79,8 +79,8 @@ def staying(came: Mapping[str, str], at: Restore) -> set[str]:
     another link, and its name would lead nowhere."""
     mine = {name: [link for link, to in links(name, book).items() if _leads(link, to)] for name, book in came.items()}
     outer = [link for found in mine.values() for link in found]
-    was = footprint.was_there(os.path.join(at.objects.root, "before"), outer, at.since) if outer else {}
-    return {name for name, found in mine.items() if any(was.get(link, True) for link in found)}
+    former = footprint.was_there(os.path.join(at.objects.root, "before"), outer, at.since) if outer else {}
+    return {name for name, found in mine.items() if any(former.get(link, True) for link in found)}
 
 
 def links(name: str, book: str) -> dict[str, str]:

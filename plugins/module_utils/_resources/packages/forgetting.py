@@ -76,7 +76,7 @@ def forget(packages: Sequence[Package], system: System, run: Callable[[Sequence[
         script = _script(one)
         text = dpkg.read_text(script) or dpkg.read_text(script + _ASIDE)
         for verb, units in re.findall(_UNITS, text):
-            # It answers to scripts of packages alone.
+            # The program answers to scripts of packages alone.
             run(
                 [
                     "env",

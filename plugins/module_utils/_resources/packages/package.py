@@ -114,9 +114,9 @@ def most(wanted: Sequence[str], refusal: Callable[[Sequence[str]], str]) -> tupl
     # A refused package may have needed a package that was chosen later.
     before = -1
     while refused and len(chosen) != before:
-        before, again = len(chosen), list(refused)
+        before, todo = len(chosen), list(refused)
         refused.clear()
-        for one in again:
+        for one in todo:
             add([one])
     return chosen, refused
 

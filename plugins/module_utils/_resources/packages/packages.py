@@ -468,12 +468,12 @@ def _retaken(lines: Sequence[str], steps: Sequence[Step], at: Restore) -> list[S
         return []
     wanted = {one.key: one for one in parse(lines).present}
     go = {one.name for action, one in _changes(steps) if action in (*INSTALLS, *REMOVES)}
-    lost = takeovers.lacking(at, list(wanted.values()), dpkg.read_packages(at.system), go)
+    lacking = takeovers.lacking(at, list(wanted.values()), dpkg.read_packages(at.system), go)
     return [
         _step(
             takeovers.RETAKE, f"{key} {wanted[key].version}", f"has lost {_some(paths)} to another package", wanted[key]
         )
-        for key, paths in lost.items()
+        for key, paths in lacking.items()
     ]
 
 
@@ -615,7 +615,7 @@ def _removal(then: Recorded, package: Package) -> Step:
         return _step("purge", package.key, "was not installed", package)
     known = then.rest if then.data is None else then.data
     stays = "its configuration and data stay (state rc)"
-    if known is not None and package.key not in known:  # It was nothing to dpkg, and so it is again.
+    if known is not None and package.key not in known:  # The package was unknown to dpkg, and is so again.
         stays = "its data stay, and configuration that is not declared"
     step = _step("remove", package.key, f"was not installed; {stays}", package)
     before = known is not None and package.key in known

@@ -125,7 +125,7 @@ def lacking(
             continue
         others = [other for other in live.values() if other.name == one.by and other.name not in go]
         there = _paths(mine).union(*(_paths(other) for other in others))
-        lost = [path for path in one.paths if path not in there]
-        if lost:
-            found.setdefault(mine.key, []).extend(lost)
+        missing = [path for path in one.paths if path not in there]
+        if missing:
+            found.setdefault(mine.key, []).extend(missing)
     return found

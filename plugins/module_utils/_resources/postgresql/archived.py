@@ -86,7 +86,7 @@ def _owner(server: cluster.Server) -> dict[str, object]:
     found = os.stat(server.data)
     names = {"user": pwd.getpwuid(found.st_uid).pw_name, "group": grp.getgrgid(found.st_gid).gr_name}
     locales: list[str] = []
-    with suppress(EvenkeelError):  # They are worth a word at a recovery, and no failure now.
+    with suppress(EvenkeelError):  # Locales are worth a word at a recovery, and no failure now.
         locales = sorted(name for name in server.ask(_LOCALES) if re.fullmatch(_LOCALE, name))[:_MOST_LOCALES]
     return {**names, "readable": bool(found.st_mode & 0o040), "libc": libc(), "locales": locales}
 

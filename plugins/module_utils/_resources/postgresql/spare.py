@@ -53,7 +53,7 @@ def is_spare(server: cluster.Server, record: Record, seen: cluster.Seen | None) 
     system = seen["system"] if seen else server.identifier()
     if system == record["system"]:
         return False
-    if not system:  # Its base and log are those of the record, and what is here is kept.
+    if not system:  # The cluster is made of the recorded base and log. The present data stay.
         if server.version() != str(record["version"]):
             cluster.decline(
                 server,

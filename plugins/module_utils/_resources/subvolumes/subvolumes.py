@@ -376,7 +376,7 @@ def _put_back(step: Step, system: System) -> None:
         raise Refused(f"{aside} is not what the snapshot {record['snapshot']} holds; run the rollback again")
     live = subvolume_at(path)
     if live is not None and live.read_only:
-        btrfs(system, "property", "set", "-ts", path, "ro", "false")  # Its name could not be exchanged.
+        btrfs(system, "property", "set", "-ts", path, "ro", "false")  # A read-only name could not be exchanged.
     with opened(os.path.dirname(aside)) as folder, opened(os.path.dirname(path)) as parent:
         names = os.fsencode(os.path.basename(aside)), os.fsencode(os.path.basename(path))
         if os.path.lexists(path):

@@ -157,6 +157,25 @@ def test_what_is_wrong_for_another_host_of_the_group_is_found_by_the_guard(watch
     assert not (watched.home / "mark").exists()
 
 
+@pytest.mark.parametrize(
+    ("variable", "declared", "words"),
+    [
+        ("evenkeel_resources", [{"flies": {}}], "evenkeel_resources[0].flies is no option (did you mean files?)"),
+        ("evenkeel_retention", {"lats": 3}, "evenkeel_retention.lats is no option (did you mean last?)"),
+        ("evenkeel_quiesce", [{"comand": {}}], "evenkeel_quiesce[0].comand is no option"),
+    ],
+)
+def test_a_declaration_of_a_later_batch_is_refused_before_the_first(
+    watched: Fleet, variable: str, declared: Any, words: str
+) -> None:
+    watched.hosts["other"][variable] = declared
+    watched.hosts["quiesce"]["evenkeel_resources"] = "{{ gathered_in_its_own_batch }}"
+    play = {"hosts": "right,other,quiesce", "serial": 1, **role("begin", evenkeel_probes=[])}
+    found = run(watched, "right", play)
+    assert f"other: {words}" in found.results["right"]["msg"]
+    assert not (watched.home / "mark").exists() and set(found.results) == {"right"}
+
+
 def test_a_name_of_ours_that_nothing_reads_and_an_old_name_are_told(watched: Fleet) -> None:
     found = run(watched, "right", role("rollback", evenkeel_to="before", evenkeel_favourite="blue"))
     assert "nothing reads the variable evenkeel_favourite" in " ".join(found.output.split())
