@@ -155,10 +155,10 @@ class Inventory:
             return default
         return self._templar(variables).template(variables[name])
 
-    def values(self, host: str, names: Iterable[str]) -> dict[str, Any]:
+    def values(self, host: str, names: Iterable[str]) -> Mapping[str, object]:
         """The values of those of these variables that a host has, templated with that host's own variables."""
         variables = self.variables(host)
-        found: dict[str, Any] = self._templar(variables).template(
+        found: Mapping[str, object] = self._templar(variables).template(
             {name: variables[name] for name in names if name in variables}
         )
         return found

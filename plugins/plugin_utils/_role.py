@@ -23,7 +23,7 @@ def refuse_arguments(role: str, inventory: Inventory, hosts: Iterable[str]) -> N
     spec = _arguments_of(role)
     for host in hosts:
         try:
-            values = inventory.values(host, spec)
+            values = dict(inventory.values(host, spec))
         except AnsibleError as error:
             raise UsageError(f"{host}: {error}") from error
         wrong = ArgumentSpecValidator(spec).validate(values, validate_role_argument_spec=True).error_messages
