@@ -22,11 +22,13 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._answer i
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._arguments import checked
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._outside import Outside, parted
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import (
+    COLLECTION,
     FOR_ALL,
     PROBES_VARIABLE,
     Host,
     Inventory,
 )
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._role import refuse_arguments
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import reclaim
 
 # A single round of probes.
@@ -95,8 +97,11 @@ class ActionModule(ActionBase):
         hosts = list(dict.fromkeys([*group, *wave, *earlier]))
         for host in hosts:
             check_variables(inventory.variables(host))
+        whole = wave if _is_of_begin(self) else []
+        refuse_arguments("begin", inventory, whole)
         for host in everyone if params["confirmed"] else []:
-            _check_declarations(inventory, host)
+            if host not in whole:
+                _check_declarations(inventory, host)
         # Before any host is asked: nobody has to wait thirty seconds for the refusal of a malformed budget.
         _guard.check_budgets(params["min_healthy"], params["max_unavailable"])
         domain = params["guard_domain"]
@@ -133,6 +138,12 @@ class ActionModule(ActionBase):
             earlier=earlier,
             addresses=addresses,
         )
+
+
+def _is_of_begin(action: ActionBase) -> bool:
+    """Whether the task is the one that begins a change."""
+    role = getattr(action._task, "_role", None)
+    return role is not None and role.get_name() == f"{COLLECTION}.begin"
 
 
 def _probes(inventory: Inventory, host: str, given: Any) -> Any:

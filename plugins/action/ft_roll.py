@@ -23,6 +23,7 @@ from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._argument
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._drain import declared
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._remote import FOR_ALL, Host, Inventory
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._restart import refuse_here
+from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._role import refuse_arguments
 from ansible_collections.evenkeel.fault_tolerance.plugins.plugin_utils._scratch import reclaim, run
 
 # The variable by which the role drains a host.
@@ -51,6 +52,7 @@ class ActionModule(ActionBase):
         inventory.refuse_facts(variables["inventory_hostname"], FOR_ALL)
         for host in hosts:
             check_variables(inventory.variables(host))
+        refuse_arguments("restart", inventory, hosts)
         sizes = [part for text in params["waves"] for part in str(text).split(",")]
         domain = params["guard_domain"]
         _refuse_twice(inventory, hosts)

@@ -155,6 +155,14 @@ class Inventory:
             return default
         return self._templar(variables).template(variables[name])
 
+    def values(self, host: str, names: Iterable[str]) -> Mapping[str, object]:
+        """The values of those of these variables that a host has, templated with that host's own variables."""
+        variables = self.variables(host)
+        found: Mapping[str, object] = self._templar(variables).template(
+            {name: variables[name] for name in names if name in variables}
+        )
+        return found
+
     def store(self, host: str, given: str) -> str:
         """The path of a host's store: ``given`` for the task's host; for another host its own variable, or else
         ``given``."""

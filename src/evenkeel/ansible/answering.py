@@ -28,6 +28,7 @@ import sys
 import threading
 import traceback
 import warnings
+from collections.abc import Iterator
 from contextlib import suppress
 from importlib import import_module
 
@@ -64,6 +65,7 @@ _PR_SET_PDEATHSIG = 1
 def main() -> None:
     number, idle, collections, program, callbacks, own = sys.argv[1:]
     sys.path[0] = os.path.dirname(program)
+    gc.disable()  # Collections take a fifth of the time to load Ansible, and find nothing.
     mark = _place_of_mark()
     from ansible import constants
 
@@ -84,25 +86,41 @@ def main() -> None:
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(fileno=int(number)) as requests:
-        sockets, patience = [requests], float(idle) if idle else None
-        while ready := select.select(sockets, [], [], patience)[0]:
-            if requests not in ready:
-                _take(sockets, mark, unchanged=_state_of_files() == found)
-                continue
-            data, received = _receive(requests)
-            if not data:
-                return
-            asked = json.loads(data)
-            if "runs" in asked:
-                sockets, patience = [requests, socket.socket(fileno=received[0])], None
-                os.setsid()  # A Ctrl-C at the terminal is for the driver to handle.
-                _load_for_runs()
-                continue
-            if os.fork() == 0:
-                _close(sockets)
-                _answer(received, **asked)
-            for one in received:
-                os.close(one)
+        _serve(requests, float(idle) if idle else None, mark, found)
+
+
+def _serve(requests: socket.socket, patience: float | None, mark: int, found: list[tuple[int, int, int]]) -> None:
+    """Answer until nobody asks any more. found: the state of the files that were loaded."""
+    sockets = [requests]
+    loading: Iterator[bool] = iter(())  # A driver that asks nothing needs nothing.
+    is_needed = False
+    while True:
+        ready = select.select(sockets, [], [], 0)[0]
+        if not ready and next(loading, False):
+            continue
+        ready = ready or select.select(sockets, [], [], patience)[0]
+        if not ready:
+            return
+        if requests not in ready:
+            for _ in loading:  # All that is left: the copies of later runs have it as well.
+                pass
+            _take(sockets, mark, unchanged=_state_of_files() == found)
+            continue
+        data, received = _receive(requests)
+        if not data:
+            return
+        if not is_needed:
+            is_needed, loading = True, _load_for_runs()
+        asked = json.loads(data)
+        if "runs" in asked:
+            sockets, patience = [requests, socket.socket(fileno=received[0])], None
+            os.setsid()  # A Ctrl-C at the terminal is for the driver to handle.
+            continue
+        if _is_copy():
+            _close(sockets)
+            _answer(received, **asked)
+        for one in received:
+            os.close(one)
 
 
 def _receive(sender: socket.socket) -> tuple[bytes, list[int]]:
@@ -136,23 +154,34 @@ def _state_of_files() -> list[tuple[int, int, int]]:
     return found
 
 
-def _load_for_runs() -> None:
-    """Load what each run would load for itself, as far as it can be loaded. Plugins of the user's are left to each run:
-    their code may do anything when it is loaded."""
+def _load_for_runs() -> Iterator[bool]:
+    """Load what each run would load for itself, as far as it can be loaded, in parts: a question that comes meanwhile
+    waits for one of them. Plugins of the user's are left to each run: their code may do anything when it is loaded."""
     loader = import_module("ansible.plugins.loader")
     with suppress(Exception):
         loader.init_plugin_loader()
     warnings.filterwarnings("ignore", "AnsibleCollectionFinder has already been configured")
+    yield True
     with suppress(Exception):
         import_module(_OURS)
+    yield True
     for kind, names in _PLUGINS.items():
         plugins = getattr(loader, f"{kind}_loader")
         for name in names:
             with suppress(Exception):
                 if plugins.find_plugin_with_context(name).plugin_resolved_collection == "ansible.builtin":
                     plugins.get(name, class_only=True)
-    gc.collect()
-    gc.freeze()  # A collection would write to all that the copies share.
+        yield True
+
+
+def _is_copy() -> bool:
+    """Make a copy of this process, and tell whether this is the copy. A collection there would write to all that the
+    copies share, were that not left out."""
+    gc.freeze()
+    if os.fork():
+        return False
+    gc.enable()
+    return True
 
 
 def _has_others(argv: list[str]) -> bool:
@@ -196,7 +225,7 @@ def _take(sockets: list[socket.socket], mark: int, *, unchanged: bool) -> None:
     # Without a copy the other side starts a process of its own, and this process goes on.
     with suppress(OSError), sockets[1].accept()[0] as connection:
         data, received = _receive(connection)
-        if data and unchanged and os.fork() == 0:
+        if data and unchanged and _is_copy():
             _close(sockets)
             _carry_out(connection, received, mark, data)
         for one in received:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evenkeel.ansible.answers import BAD
-from evenkeel.ansible.events import CHECKS_ARGUMENTS, Record, Result, message
+from evenkeel.ansible.events import Record, Result, message
 from evenkeel.outcome import ChangedPath, Outside, Owed, Probe, State, read_owed
 from evenkeel.shared import REFUSED, UNDO, USAGE, results
 
@@ -167,8 +167,8 @@ def begun(
             whys[host] = record.unreachable.get(host) or record.failures.get(host, "")
         whys[host] += f"; {may_be}" if host in silent and whys[host] else ""
     if guard:
-        halt = f"refused by the guard: {_hinted(message(guard[0].result))}"
-        return Begun(found, {}, halt, guard[0].result.get("error") == USAGE)
+        usage, why = guard[0].result.get("error") == USAGE, _hinted(message(guard[0].result))
+        return Begun(found, {}, why if usage else f"refused by the guard: {why}", usage)
     doubtful = frozenset(strange)
     if stopped:
         unknown = f"{stopped}; {may_be}"
@@ -176,7 +176,7 @@ def begun(
     first = next((host for host, why in whys.items() if why), "")
     if whys:
         halt = f"{first}: {_hinted(whys[first])}" if first else record.messages() or "the checkpoint was never taken"
-        results = [record.of(host, "ft_checkpoint") or record.of(host, CHECKS_ARGUMENTS) for host in whys]
+        results = [record.of(host, "ft_checkpoint") for host in whys]
         usage = all(r is not None and r.result.get("error") == USAGE for r in results)
         return Begun(found, {host: why or "not begun" for host, why in whys.items()}, halt, usage, doubtful)
     return Begun(found, {})

@@ -70,6 +70,27 @@ def test_it_answers_as_the_programs_do_all_at_once(tmp_path: Path, started: list
     assert {answer.returncode for answer in answers} >= {0, 1, 2}
 
 
+def test_what_runs_need_is_loaded_between_questions_and_changes_no_answer(tmp_path: Path, started: list[str]) -> None:
+    env, ready = {**os.environ, "ANSIBLE_NOCOLOR": "1"}, Ready()
+    script = tmp_path / "loaded"
+    first = Path(program("ansible-playbook")).read_text().splitlines()[0]
+    script.write_text(f"{first}\nimport sys\nprint('ansible.plugins.strategy.linear' in sys.modules)\n")
+
+    def is_loaded() -> bool:
+        return ready.run([str(script)], str(tmp_path), env, {}).stdout == "True\n"
+
+    assert not is_loaded()  # A driver that asks nothing needs nothing.
+    limit = time.monotonic() + 60
+    while not is_loaded() and time.monotonic() < limit:
+        time.sleep(0.1)
+    assert is_loaded()
+    for argv in questions(tmp_path):
+        answer, alone = ready.run(argv, str(tmp_path), env, {}), start(argv, str(tmp_path), env, {})
+        assert sorted(answer.stdout.splitlines()) == sorted(alone.stdout.splitlines()), argv
+        assert answer.returncode == alone.returncode, argv
+    assert started == []
+
+
 def test_a_table_of_plugins_is_read_once_for_all_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finder, read = import_module("ansible.utils.collection_loader._collection_finder"), list[object]()
 

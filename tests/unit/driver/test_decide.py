@@ -106,15 +106,19 @@ def test_a_begin_that_was_killed_halts_even_when_all_that_is_known_is_well() -> 
     assert decide.begun(seen, ["web1"], {"web1": DEAD_MAN}, "killed").halt == "killed"
 
 
+def test_what_is_wrong_for_a_host_is_usage_and_no_refusal_by_the_guard() -> None:
+    seen = record(("web1", "ft_guard", "failed", {"msg": "web2: evenkeel_soak is wrong", "error": "UsageError"}))
+    begun = decide.begun(seen, ["web1", "web2"], {})
+    assert begun.usage and begun.halt == "web2: evenkeel_soak is wrong"
+
+
 def test_a_role_whose_arguments_are_wrong_is_usage_and_nothing_was_touched() -> None:
     seen = record()
     data = {"host": "web1", "task": "Validating arguments", "resolved_action": f"ansible.builtin.{CHECKS_ARGUMENTS}"}
     said = {"msg": "Validation of arguments failed:\nevenkeel_resources.files.exlude"}
     feed(seen, {"event": "runner_on_failed", "event_data": {**data, "res": said}})
-    begun = decide.begun(seen, ["web1"], {})
-    assert begun.usage and "evenkeel_resources.files.exlude" in begun.halt
     told = row(seen, "web1")
-    assert told["error"] == "UsageError"
+    assert told["error"] == "UsageError" and "evenkeel_resources.files.exlude" in str(told["msg"])
     for command in (Rollback(), Protect()):
         assert command.exit_code([told]) is Exit.USAGE
         assert command.exit_code([told, {"state": "ok"}]) is Exit.FAILED

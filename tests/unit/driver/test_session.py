@@ -200,14 +200,12 @@ def test_where_no_directory_counts_our_playbook_lies_alone(root: Path) -> None:
         assert [path.name for path in one._own("status").parent.iterdir()] == [".evenkeel-status.yml"]
 
 
-def test_arguments_are_checked_when_a_change_begins_and_not_again_by_a_process_for_each_host(root: Path) -> None:
+def test_no_process_for_each_host_checks_arguments_that_the_first_task_checks_for_all(root: Path) -> None:
+    names = ("begin", "settle", "restart", "protect", "recover", "rollback")
     with open_session(Ansible("/", {}, ""), Options(), Secrets(), None) as one:
-        text = {name: one._own(name).read_text() for name in ("begin", "settle", "restart")}
-    assert {name: "rolespec_validate: true" in found for name, found in text.items()} == {
-        "begin": True,
-        "settle": False,
-        "restart": True,
-    }
+        text = {name: one._own(name).read_text() for name in names}
+    checked = [name for name, found in text.items() if "rolespec_validate: true" in found]
+    assert checked == ["protect", "recover", "rollback"]
     assert "name: evenkeel.fault_tolerance.settle\n        rolespec_validate: false\n" in text["settle"]
 
 

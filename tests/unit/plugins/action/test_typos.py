@@ -176,6 +176,30 @@ def test_a_declaration_of_a_later_batch_is_refused_before_the_first(
     assert not (watched.home / "mark").exists() and set(found.results) == {"right"}
 
 
+# As the driver has it.
+UNCHECKED = {"tasks": [{"ansible.builtin.import_role": {"name": f"{OURS}begin", "rolespec_validate": False}}]}
+
+
+@pytest.mark.parametrize(
+    ("play", "wrong", "words"),
+    [
+        (UNCHECKED, {"evenkeel_resources": [{"files": {"paths": ["/etc"], "exlude": []}}]}, "files.exlude"),
+        (UNCHECKED, {"evenkeel_reboot": "perhaps"}, "value of evenkeel_reboot must be one of: never, planned"),
+        (UNCHECKED, {"evenkeel_deadline": "{{ nowhere }}"}, "nowhere"),
+        (task("ft_roll", name="nginx"), {"evenkeel_mode": "hot"}, "value of evenkeel_mode must be one of"),
+        (task("ft_roll", name="nginx"), {"evenkeel_soak": "{{ nowhere }}"}, "nowhere"),
+    ],
+)
+def test_the_first_task_of_a_change_and_of_a_restart_checks_the_arguments_of_all_hosts(
+    watched: Fleet, play: dict[str, Any], wrong: dict[str, Any], words: str
+) -> None:
+    watched.hosts["other"] |= wrong
+    (result,) = run(watched, "right,other", play).results.values()
+    assert result["msg"].startswith("other: ") and words in result["msg"]
+    assert result["error"] == "UsageError"
+    assert not (watched.home / "mark").exists()
+
+
 def test_a_name_of_ours_that_nothing_reads_and_an_old_name_are_told(watched: Fleet) -> None:
     found = run(watched, "right", role("rollback", evenkeel_to="before", evenkeel_favourite="blue"))
     assert "nothing reads the variable evenkeel_favourite" in " ".join(found.output.split())
