@@ -162,6 +162,7 @@ class Act:
         result.after, result.left = target.service.observe(self.system), self.down or [target.name]
         if target.before.active and result.after.active and result.after.identity == target.before.identity:
             error.message += f"; {target.name} still runs, with the identity {result.after.identity} from before"
+            result.changed = self.verb == "reload" or bool(target.along or target.dependents)
         elif systemd.passing(result.after):
             goes_on = target.before.identity == systemd.last_start(target.name, self.system) != ""
             error.message += f"; it is {result.after.text} now{', and was not restarted yet' if goes_on else ''}"

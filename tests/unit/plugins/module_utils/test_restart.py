@@ -215,7 +215,7 @@ def test_a_restart_that_fails_tells_all_that_is_known() -> None:
     with pytest.raises(ServiceFailed, match="systemctl restart web.service: .*; its log: unknown directive") as error:
         act(host)
     result = error.value.result
-    assert result["changed"] and result["left"] == [WEB] and result["planned"][0]["action"] == "restart"
+    assert not result["changed"] and result["left"] == [WEB] and result["planned"][0]["action"] == "restart"
     assert result["before"]["identity"] == result["after"]["identity"] == "id0"
 
 
@@ -490,6 +490,7 @@ def test_a_cold_restart_that_systemd_refuses_tells_that_the_service_goes_on() ->
     with pytest.raises(ServiceFailed) as error:
         act(host)
     assert error.value.message.endswith("web.service still runs, with the identity id0 from before")
+    assert not error.value.result["changed"] and error.value.result["left"] == [WEB]
 
 
 @pytest.mark.parametrize(
