@@ -42,6 +42,10 @@ _WAY = 60.0
 # Seconds after which the host is told again that an attempt of several tasks goes on. It is less than half of the time
 # for which other runs wait for an attempt that has no process (``operations.SETTLING``).
 _PULSE = 3.0
+# The message of an attempt whose task has no_log.
+_HIDDEN = "its output is hidden, as no_log is set"
+# The answers of the host whose reason is the verification alone.
+_MEASURED = (operations.BEGUN, operations.VERIFIED, operations.NOT_VERIFIED, operations.RESTORE)
 # The answers of the host, and the events that they are.
 _EVENTS = {
     operations.BEGUN: _repeat.BEGUN,
@@ -354,7 +358,9 @@ class Repetition:
         # A process of its own, which the deadline ends; what it began on the host may go on there.
         result = self._at_once(lambda: self.operation.run(token), left)
         said = "no answer" if result.get("unreachable") else "failed" if result.get("failed") else "ok"
-        entry = {"number": len(self.attempts) + 1, "said": said, "msg": _message(result)}
+        # Ansible shows the key attempts, as the one of its own retries, and the message although no_log is set.
+        msg = _HIDDEN if self.operation.secret and said == "failed" else _message(result)
+        entry = {"number": len(self.attempts) + 1, "said": said, "msg": msg}
         self.attempts.append({**entry, "seconds": round(time.monotonic() - began, 3)})
         if result.get("unreachable"):
             self._changed = True  # for all that is known
@@ -384,10 +390,11 @@ class Repetition:
         if action.kind == _repeat.RESTORE:
             self._changed = True
             return _repeat.Event(_repeat.RESTORED)
-        self._told = told
+        self._told = _without_output(told) if self.operation.secret else told
         if told["answer"] == operations.BEGUN:
             self._result = None
-        return _repeat.Event(_EVENTS[told["answer"]], told["why"], told["after"], told["attempts"], told["open"])
+        why = str(self._told["why"])
+        return _repeat.Event(_EVENTS[told["answer"]], why, told["after"], told["attempts"], told["open"])
 
     def _question(self, restored: int, patient: int) -> dict[str, object]:
         request = self.request
@@ -507,6 +514,13 @@ class Repetition:
         if result.get("diff") and self.operation.action._task.diff:
             found["diff"] = result["diff"]
         return found
+
+
+def _without_output(told: Answer) -> Answer:
+    """The answer of the host without what the probes have said, which may be the output of a command."""
+    if told.get("verification") and told["answer"] in _MEASURED:
+        return {**told, "why": f"verification: {told['verification']}, the rest is hidden, as no_log is set"}
+    return {**told, "why": str(told["why"]).partition(" (")[0]}
 
 
 def _message(result: Mapping[str, Any]) -> str:

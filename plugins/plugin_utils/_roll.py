@@ -45,6 +45,7 @@ class Seen:
     leads its group. owed: the units that owe a restart. above: what else it owes, at the level of the host.
     tries, failures, seconds: of earlier restarts, their number, those that failed, and the mean time of the others.
     place: of its store, and the target: the same under every name of the host; empty where it is not known.
+    idle: the target and its state, in words, where it does not run now.
     """
 
     why: str = ""
@@ -59,6 +60,7 @@ class Seen:
     failures: int = 0
     seconds: float = 0.0
     place: str = ""
+    idle: str = ""
 
 
 def seen(answer: Mapping[str, Any], asks_leader: bool = False) -> Seen:
@@ -100,7 +102,14 @@ def _seen(answer: Mapping[str, Any]) -> Seen:
         failures=int(_within(history.get("failures") or 0)),
         seconds=_within(history.get("seconds") or 0.0),
         place=f"{words(answer['place'], 64)} {words(answer['target'], 200)}" if answer.get("place") else "",
+        idle=_idle(answer.get("before")),
     )
+
+
+def _idle(before: Mapping[str, Any] | None) -> str:
+    if not before or before["active"] is not False:
+        return ""
+    return f"{words(before['name'], 200)} does not run now ({words(before['text'], 100)})"
 
 
 def _rolled(under_way: Mapping[str, Any] | None, rolled: Mapping[str, Any] | None) -> Rolled | None:
@@ -175,6 +184,7 @@ def plan(question: Question) -> Plan:
         elif question.resume and name in finished:
             skipped[name] = f"restarted at {clock(finished[name])} by the roll that goes on"
     hosts = [name for name in question.hosts if name not in skipped]
+    notes += _started(question, hosts)
     waves, goes_on = _split(question, hosts), question.resume and roll != ""
     size = max(
         (one.rolled.hosts for one in question.hosts.values() if one.rolled and one.rolled.roll == roll), default=0
@@ -245,6 +255,15 @@ def _notes(question: Question, roll: str, finished: Mapping[str, float]) -> list
         notes.append("no interrupted roll is known on these hosts, so that all are restarted")
     notes += [f"{name} leads its group; it is restarted last" for name, seen in question.hosts.items() if seen.leads]
     return notes
+
+
+def _started(question: Question, hosts: Sequence[str]) -> list[str]:
+    """Sentences on hosts where the target does not run, other than those in the middle of a restart."""
+    found: dict[str, list[str]] = {}
+    for name in hosts:
+        if question.hosts[name].idle and not question.hosts[name].left:
+            found.setdefault(question.hosts[name].idle, []).append(name)
+    return [f"{', '.join(names)}: {said}, and is started" for said, names in found.items()]
 
 
 @dataclass(frozen=True)

@@ -310,6 +310,12 @@ def passing(state: ServiceState) -> bool:
     return state.text.split(" ")[0] in _PASSING
 
 
+def last_start(name: str, system: System) -> str:
+    """The identity that the unit got at its last start, also where it does not run any more."""
+    (block,) = _show("InvocationID", [unit_name(name)], system)
+    return next((line.partition("=")[2] for line in block if line.startswith("InvocationID=")), "")
+
+
 def settled(name: str, system: System, limit: float = 30.0) -> ServiceState:
     """The state of the unit once it is not on the way to another, or after ``limit`` seconds."""
     end = system.monotonic() + limit

@@ -120,8 +120,8 @@ class Restart(PlaybookCommand):
             elif self.plans and (wave := roll.wave_of(plan, host)):
                 found[host] = {"state": "ok", "msg": "", "changed": False, "wave": wave, "done": []}
             elif found[host]["state"] == "missing" and _let_through(record, plan, host):
-                why = f"{found[host]['msg']}: its restart may have begun, and nobody knows how it ended"
-                found[host] = {**found[host], "msg": why, "lost": True}
+                why = "its restart may have begun, and how it ended is not known: see evenkeel status"
+                found[host] = {**found[host], "msg": f"{found[host]['msg']}: {why}", "lost": True}
         against = self._refused(record)
         for host in hosts if against else ():
             why = against.get(host) or against.get("") or "nothing was restarted, because of other hosts"

@@ -99,7 +99,10 @@ def test_a_host_on_which_nothing_ran_is_never_well() -> None:
     told = events(("web1", "ft_roll", "ok", PLAN), ("web1", "ft_guard", "ok", {}))
     rows = command.rows(told, HOSTS, "stopped by the user")
     assert [rows[host]["state"] for host in HOSTS] == ["missing", "missing", "missing", "ok"]
-    assert "nobody knows how it ended" in rows["web1"]["msg"] and rows["web2"]["msg"] == "stopped by the user"
+    assert (
+        "how it ended is not known: see evenkeel status" in rows["web1"]["msg"]
+        and rows["web2"]["msg"] == "stopped by the user"
+    )
     assert command.exit_code(list(rows.values())) is Exit.IN_DOUBT, "the guard had let it through"
     rows = command.rows(events(("web1", "ft_roll", "ok", PLAN)), HOSTS, "stopped by the user")
     assert command.exit_code(list(rows.values())) is Exit.FAILED

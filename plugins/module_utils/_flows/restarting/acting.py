@@ -160,10 +160,12 @@ class Act:
         """The error of a restart that could not be proved, with all that is known."""
         result, target = self.result, self.target
         result.after, result.left = target.service.observe(self.system), self.down or [target.name]
-        if self.verb == "reload" and result.after.active and result.after.identity == target.before.identity:
+        if target.before.active and result.after.active and result.after.identity == target.before.identity:
             error.message += f"; {target.name} still runs, with the identity {result.after.identity} from before"
+            result.changed = self.verb == "reload" or bool(target.along or target.dependents)
         elif systemd.passing(result.after):
-            error.message += f"; it is {result.after.text} now, and was not restarted yet"
+            goes_on = target.before.identity == systemd.last_start(target.name, self.system) != ""
+            error.message += f"; it is {result.after.text} now{', and was not restarted yet' if goes_on else ''}"
         error.result = result.report()
         return error
 

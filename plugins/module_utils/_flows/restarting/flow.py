@@ -12,8 +12,8 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 
 from ..._dataclasses import asdict, dataclass, replace
 from ..._errors import EvenkeelError, Refused, ServiceFailed, Unhealthy, UsageError
@@ -88,7 +88,7 @@ def work(store: Store, request: Request, phase: Phase, check_mode: bool = False)
     if phase.name not in steps:
         raise UsageError(f"there is no phase {phase.name!r} of a restart; nothing was touched")
     if not check_mode or phase.name == "look":
-        return steps[phase.name]()
+        return flow.told(steps[phase.name])
     if phase.name in ("", "act") and not request.scope:
         return flow.job().predicted()
     return flow.foreseen()
@@ -100,6 +100,20 @@ class Flow:
     def __init__(self, store: Store, request: Request, probes: Sequence[Probe], phase: Phase) -> None:
         self.store, self.request, self.probes, self.phase = store, request, probes, phase
         self.system: System = store.system
+        # Sentences on the end of a restart that is not on record.
+        self.unrecorded: list[str] = []
+
+    def told(self, step: Callable[[], Result]) -> Result:
+        """The result of a phase. A restart that was carried out tells of its end, also where the store took no more."""
+        try:
+            result = step()
+        except EvenkeelError as error:
+            if self.unrecorded:
+                error.result["warnings"] = [*(error.result.get("warnings") or []), *self.unrecorded]
+            raise
+        if self.unrecorded and isinstance(result, Restarted):
+            result.warnings = [*(result.warnings or []), *self.unrecorded]
+        return result
 
     def job(self) -> Job:
         """The work of the act. Raises UsageError where it cannot be done."""
@@ -206,7 +220,7 @@ class Flow:
             boot=self.system.boot_id(),
             at=self.system.now(),
         )
-        with self.store.locked():
+        with self._before_it(), self.store.locked():
             known = record.read(self.store)
             made = decision.begun(known, record.is_running(known, self.system), wanted)
             made = replace(made, generation=record.next_generation(self.store))
@@ -226,7 +240,7 @@ class Flow:
         return self._act(token, self.job())
 
     def _act(self, token: str, job: Job) -> Restarted:
-        with self.store.locked(_PATIENCE):
+        with self._before_it(), self.store.locked(_PATIENCE):
             known = record.read(self.store)
             made = decision.acting(known, token, record.is_running(known, self.system))
             made = replace(record.of_this_process(made, self.system), at=self.system.now())
@@ -243,7 +257,7 @@ class Flow:
 
     def _conclude(self, token: str, good: bool, tried: Sequence[Tried]) -> None:
         """Remember the end of an act. Nobody can have taken over, unless somebody removed the record by hand."""
-        with self.store.locked(_PATIENCE):
+        with self._after_it(), self.store.locked(_PATIENCE):
             now = self.system.now()
             known = record.read(self.store)
             roll, hosts = (known.roll, known.hosts) if known is not None else ("", 0)
@@ -286,7 +300,7 @@ class Flow:
         try:
             result = self._act(made.token, job)
         finally:
-            with self.store.locked(_PATIENCE):
+            with self._after_it(), self.store.locked(_PATIENCE):
                 now = record.read(self.store)
                 if now is not None and now.token == made.token and not now.drained:
                     record.remove(self.store)
@@ -298,7 +312,7 @@ class Flow:
         """Have this host restart in a moment."""
         token, mode = self.phase.text("token"), self._boots()
         host.check(mode, self.system)
-        with self.store.locked(_PATIENCE):
+        with self._before_it(), self.store.locked(_PATIENCE):
             known = record.read(self.store)
             made = decision.acting(known, token, record.is_running(known, self.system))
             made = replace(made, pid=0, started=0, boot=self.system.boot_id(), at=self.system.now())
@@ -358,6 +372,25 @@ class Flow:
         return [] if self.request.scope else [target_of_request(self.request, self.system).own]
 
     # -- helpers
+
+    @contextmanager
+    def _before_it(self) -> Iterator[None]:
+        """Raise Refused where the store cannot take the record that comes before a restart."""
+        try:
+            yield
+        except OSError as error:
+            raise Refused(
+                f"the restart cannot be put on record, as the store cannot be written: {error}. Nothing was touched:"
+                f" make room in {self.store.root}, or mend its file system, and run again"
+            ) from error
+
+    @contextmanager
+    def _after_it(self) -> Iterator[None]:
+        """Keep an error of the store for the end: it must not hide the result of the restart."""
+        try:
+            yield
+        except (OSError, EvenkeelError) as error:
+            self.unrecorded.append(f"the end of this restart is not on record, as the store cannot be written: {error}")
 
     def _leads(self) -> bool | None:
         """Whether this host leads, as its own command says; None where nobody asks, or it does not tell."""

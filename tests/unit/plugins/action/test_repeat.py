@@ -152,6 +152,16 @@ def test_of_what_is_not_logged_nothing_is_stored(fleet: Fleet) -> None:
     assert "tok-8841" not in record and "8000 +" not in record, "neither the result nor the arguments"
 
 
+@pytest.mark.parametrize("options", [{}, {"class": "once"}])
+def test_of_what_is_not_logged_nothing_is_shown_where_it_fails(fleet: Fleet, options: dict[str, Any]) -> None:
+    probe = [{"command": {"argv": ["sh", "-c", "echo out-$((8000 + 842)) >&2; exit 1"]}}]
+    task = {**repeat("echo tok-$((8000 + 841)) >&2; exit 1", verify=probe, attempts=1, **options), "no_log": True}
+    run = fleet.play([task], "h1")
+    assert run.rc == 2 and "the operation op is not verified after 1 of 1 attempts" in run.output
+    assert "verification: fail" in run.output and "its output is hidden, as no_log is set" in run.output
+    assert "8841" not in run.output and "8842" not in run.output, run.output
+
+
 def test_a_result_that_ansible_cannot_read_is_no_reason_to_call_the_effect_unchanged(fleet: Fleet) -> None:
     task = repeat(r"printf 'caf\351'; touch {{ base }}/effect", **{"class": "once"})
     result = only(fleet.play([task], "h1"))

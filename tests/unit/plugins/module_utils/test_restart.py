@@ -215,7 +215,7 @@ def test_a_restart_that_fails_tells_all_that_is_known() -> None:
     with pytest.raises(ServiceFailed, match="systemctl restart web.service: .*; its log: unknown directive") as error:
         act(host)
     result = error.value.result
-    assert result["changed"] and result["left"] == [WEB] and result["planned"][0]["action"] == "restart"
+    assert not result["changed"] and result["left"] == [WEB] and result["planned"][0]["action"] == "restart"
     assert result["before"]["identity"] == result["after"]["identity"] == "id0"
 
 
@@ -485,16 +485,34 @@ def test_a_reload_that_fails_tells_whether_the_service_goes_on() -> None:
     assert error.value.message.endswith("web.service still runs, with the identity id0 from before")
 
 
-def test_a_unit_that_still_stops_was_not_restarted() -> None:
+def test_a_cold_restart_that_systemd_refuses_tells_that_the_service_goes_on() -> None:
+    host = machine(Unit(WEB, fails=("restart",)))  # as where jobs of its dependents conflict
+    with pytest.raises(ServiceFailed) as error:
+        act(host)
+    assert error.value.message.endswith("web.service still runs, with the identity id0 from before")
+    assert not error.value.result["changed"] and error.value.result["left"] == [WEB]
+
+
+@pytest.mark.parametrize(
+    ("state", "identity", "words"),
+    [
+        ("deactivating (stop-sigterm)", "id0", ", and was not restarted yet"),
+        # Its start took too long, and it does not stop either; or its program has ended at once, and systemd waits.
+        ("deactivating (stop-sigterm)", "id1", ""),
+        ("activating (auto-restart)", "id1", ""),
+    ],
+)
+def test_only_a_unit_that_has_not_started_since_was_not_restarted_yet(state: str, identity: str, words: str) -> None:
     host = machine(Unit(WEB, fails=("restart",)))
     run = host.run
 
-    def stopping(argv: Any, timeout: float) -> Any:
+    def passing(argv: Any, timeout: float) -> Any:
         if "restart" in argv:
-            host.units[WEB].active, host.units[WEB].sub = "deactivating", "stop-sigterm"
+            unit, (active, sub) = host.units[WEB], state.rstrip(")").split(" (")
+            unit.active, unit.sub, unit.identity = active, sub, identity
         return run(argv, timeout)
 
-    host.run = stopping  # type: ignore[method-assign]
+    host.run = passing  # type: ignore[method-assign]
     with pytest.raises(ServiceFailed) as error:
         act(host)
-    assert error.value.message.endswith("it is deactivating (stop-sigterm) now, and was not restarted yet")
+    assert error.value.message.endswith(f"it is {state} now{words}")

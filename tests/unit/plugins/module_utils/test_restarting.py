@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -187,6 +188,40 @@ def test_a_plain_restart_leaves_no_record(store: Store, host: Machine, good: boo
     assert found["restart"] is None and (found["rolled"]["roll"], found["rolled"]["ok"]) == ("r1", good)
     assert found["history"]["failures"] == (0 if good else 1)
     assert [one.ok for one in record.history(store)] == [good]
+
+
+def full(*_arguments: Any, **_options: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("step", ["", "begin", "act"])
+def test_a_store_without_room_for_the_record_leaves_the_service_alone(
+    store: Store, host: Machine, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = begin(store) if step == "act" else ""
+    monkeypatch.setattr(record, "write_file", full)
+    with pytest.raises(Refused, match="No space left on device. Nothing was touched: make room in"):
+        phase(store, step, {"token": token})
+    assert not host.acts()
+
+
+@pytest.mark.parametrize("step", ["", "act"])
+@pytest.mark.parametrize("good", [True, False])
+def test_a_store_without_room_afterwards_does_not_hide_how_a_restart_ended(
+    store: Store, host: Machine, step: str, good: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.units[WEB].fails = () if good else ("restart",)
+    token = begin(store) if step else ""
+    monkeypatch.setattr(record, "append_line", full)
+    monkeypatch.setattr(record, "remove_file", full)
+    if good:
+        told = phase(store, step, {"token": token})
+        assert told["changed"] and told["health"]["state"] == "pass"
+    else:
+        with pytest.raises(ServiceFailed, match="systemctl restart") as error:
+            phase(store, step, {"token": token})
+        told = error.value.result
+    assert "the end of this restart is not on record" in told["warnings"][-1]
 
 
 def test_a_restart_without_a_roll_does_not_make_a_roll_unfinished(store: Store, host: Machine) -> None:

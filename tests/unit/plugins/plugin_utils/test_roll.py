@@ -42,6 +42,19 @@ def test_hosts_in_the_middle_come_first_and_leaders_last_one_by_one() -> None:
     assert plan(question(hosts)).waves[:2] == [("c",), ("e",)], "never more at once than written"
 
 
+def test_a_plan_tells_of_what_does_not_run_and_would_be_started() -> None:
+    state = {"name": "nginx.service", "active": True, "text": "active (running)"}
+    stopped = {**state, "active": False, "text": "inactive (dead)"}
+    idle = {**ANSWER, "before": stopped}
+    answers = {"a": {**ANSWER, "before": state}, "b": idle, "c": ANSWER, "d": idle}
+    hosts = {name: _roll.seen(answer) for name, answer in answers.items()}
+    assert plan(question(hosts)).notes == ["b, d: nginx.service does not run now (inactive (dead)), and is started"]
+    under_way = {**OTHER, "target": "nginx.service", "generation": 1, "roll": ""}
+    middle = {"b": _roll.seen({**answers["b"], "restart": under_way})}
+    (note,) = plan(question(middle)).notes
+    assert "is started" not in note, "it is down because of the restart that is finished now"
+
+
 def test_a_leader_in_the_middle_of_a_restart_is_down_already() -> None:
     made = plan(question({"a": WELL, "b": Seen(left="under way", leads=True)}))
     assert made.order == ["b", "a"]
