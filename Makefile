@@ -26,7 +26,7 @@ LABS ?= 2
 # The newest ansible-core needs Python 3.12; empty where there is none.
 NEWER = $(shell .ci/python 3.12 3.14 2>/dev/null)
 
-.PHONY: help demo test test-long units checks lint options types unit unit-2.21 sanity sanity-long sanity-2.21 crash test-crash fuzz fuzz-short vm \
+.PHONY: help demo test test-long others checks lint options types unit unit-2.21 sanity sanity-long sanity-2.21 crash test-crash fuzz fuzz-short vm \
 	integration molecule bench wheel galaxy docs targets clean
 
 help: ## show this
@@ -35,13 +35,14 @@ help: ## show this
 demo: .venv/runtime.stamp ## the story in four acts, on three small hosts inside a folder; needs no root
 	@$(BIN)/evenkeel-demo
 
-# Tests on hosts mostly wait. Those that need no host get the time that these leave of the processors, in two rows.
+# Tests on hosts mostly wait. Those that need no host get the time that these leave of the processors, in three rows, of
+# which the third begins after molecule.
 test: .venv/test.stamp $(COLLECTION) $(if $(NEWER),.build/core-2.21/stamp) ## everything; says what it leaves out
 	@$(TEST_TOOLS)
-	@$(BIN)/python .ci/side-by-side integration="$(MAKE) integration" molecule="$(MAKE) molecule" \
-	units="nice $(MAKE) units" checks="nice $(MAKE) checks"
+	@$(BIN)/python .ci/side-by-side integration="$(MAKE) integration" units="nice $(MAKE) unit" \
+	molecule-then-others="$(MAKE) molecule && nice $(MAKE) others" checks="nice $(MAKE) checks"
 
-units: unit unit-2.21 fuzz-short
+others: unit-2.21 fuzz-short
 
 checks: lint types wheel docs sanity targets crash
 
