@@ -6,7 +6,8 @@
 and of ``evenkeel restart`` against a play that restarts the service.
 
 Twenty lab hosts, one wave, ten tasks or one restart, both with the same configuration, in turn, so that a machine that
-gets slower slows both. Quote the ratio, not the seconds.
+gets slower slows both. Each run begins with no open connection, as that of a person who has done nothing else in the
+last minute; ``--warm`` lets ``ansible-playbook`` keep those of its run before. Quote the ratio, not the seconds.
 """
 
 from __future__ import annotations
@@ -53,25 +54,32 @@ RESTART = """
 """
 
 
-def seconds(argv: list[str], home: Path) -> float:
+def seconds(argv: list[str], home: Path, connections: Path | None = None) -> float:
+    """The duration of a program that opens its connections in this directory, or in one of its own."""
     environment = {**os.environ, "ANSIBLE_PIPELINING": "1", "ANSIBLE_FORKS": "20", "NO_COLOR": "1"}
-    began = time.monotonic()
-    done = subprocess.run(argv, cwd=home, env=environment, capture_output=True, text=True, check=False)
-    took = time.monotonic() - began
+    with tempfile.TemporaryDirectory(prefix="cp") as new:
+        environment["ANSIBLE_SSH_CONTROL_PATH_DIR"] = str(connections or new)
+        began = time.monotonic()
+        done = subprocess.run(argv, cwd=home, env=environment, capture_output=True, text=True, check=False)
+        took = time.monotonic() - began
+        for left in Path(new).iterdir():
+            subprocess.run(["ssh", "-o", f"ControlPath={left}", "-O", "exit", "-"], capture_output=True, check=False)
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(argv)} ended with {done.returncode}:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
     return took
 
 
-def compare(what: str, name: str, words: tuple[list[str], list[str]], home: Path, runs: int) -> None:
+def compare(
+    what: str, name: str, words: tuple[list[str], list[str]], home: Path, runs: int, connections: Path | None
+) -> None:
     """Run both in turn, and print the ratio."""
     plain, ours = words
-    # Once each, not counted: caches, SSH masters, the agent on the hosts.
-    seconds([*plain, "-e", "number=0"], home)
+    # Once each, not counted: caches, the agent on the hosts.
+    seconds([*plain, "-e", "number=0"], home, connections)
     seconds([*ours, "-e", "number=0.5"], home)
     pairs = []
     for run in range(1, runs + 1):
-        one = seconds([*plain, "-e", f"number={run}"], home)
+        one = seconds([*plain, "-e", f"number={run}"], home, connections)
         other = seconds([*ours, "-e", f"number={run}.5"], home)
         pairs.append((one, other))
         print(f"run {run}: plain {one:5.1f} s   {name} {other:5.1f} s   ratio {other / one:.2f}", flush=True)
@@ -87,6 +95,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--hosts", type=int, default=20)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--only", choices=["change", "restart"])
+    parser.add_argument("--warm", action="store_true")
     args = parser.parse_args()
     reason = unavailable()
     if reason:
@@ -104,8 +114,11 @@ def main() -> int:
         more = ["-i", "inventory", "--waves", "100%"]
         changes = ([*plain, "site.yml"], [*ours, "change", "site.yml", *more])
         restarts = ([*plain, "restart.yml"], [*ours, "restart", "nginx", *more, "--limit", "web"])
-        compare(f"{args.hosts} hosts, 10 tasks, one wave", "change", changes, home, args.runs)
-        compare(f"{args.hosts} hosts, one restart, one wave", "restart", restarts, home, args.runs)
+        connections = home / "cp" if args.warm else None
+        if args.only != "restart":
+            compare(f"{args.hosts} hosts, 10 tasks, one wave", "change", changes, home, args.runs, connections)
+        if args.only != "change":
+            compare(f"{args.hosts} hosts, one restart, one wave", "restart", restarts, home, args.runs, connections)
     return 0
 
 

@@ -24,7 +24,7 @@ from evenkeel.changes.context import SHORT_TIMEOUT, Context
 _LOOK, _AGAIN = 1.0, 5.0
 # Seconds between two extensions. The asking itself takes no more than such a part of this machine's time. Before one
 # was measured it counts as so many seconds a host.
-_OFTEN, _PART, _EACH = 15.0, 1 / 10, 0.3
+_OFTEN, _PART, _EACH = 15.0, 1 / 20, 0.3
 # The longest that a host may take to answer, in seconds: a host that hangs must not hold up the others.
 _ANSWER = 30.0
 # An extension that gains fewer seconds has come to the end of the time that the change may take.
