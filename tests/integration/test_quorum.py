@@ -39,6 +39,19 @@ while True:
         print("failed", number, error, file=sys.stderr, flush=True)
     time.sleep(0.02)
 """
+# Prints again and again how many members accept connections.
+COUNTER = """
+import socket, sys, time
+def is_up(address):
+    try:
+        socket.create_connection((address, 2379), timeout=1).close()
+    except OSError:
+        return False
+    return True
+while True:
+    print(sum(map(is_up, sys.argv[1:])), flush=True)
+    time.sleep(0.02)
+"""
 
 
 @dataclass
@@ -95,15 +108,26 @@ def test_the_leader_restarts_last_and_no_acknowledged_write_is_lost(etcd: Etcd) 
     probe = {"http": {"url": "http://localhost:2379/health", "body": "true"}}
     (fleet.home / "probes.yml").write_text(json.dumps([probe]))
     fleet.on(CLIENT, f"cat > /root/writer.py <<'END'\n{WRITER}END")
-    argv = [*_exec(fleet.lab, CLIENT), "python3", "/root/writer.py", *map(etcd.url, MEMBERS)]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as writer:
+    fleet.on(CLIENT, f"cat > /root/counter.py <<'END'\n{COUNTER}END")
+    on_client = [*_exec(fleet.lab, CLIENT), "python3"]
+    addresses = [fleet.lab.host(name).address for name in MEMBERS]
+    with (
+        subprocess.Popen([*on_client, "/root/counter.py", *addresses], stdout=subprocess.PIPE, text=True) as counter,
+        subprocess.Popen(
+            [*on_client, "/root/writer.py", *map(etcd.url, MEMBERS)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as writer,
+    ):
         time.sleep(2)
         words = ["restart", "etcd", "-i", "inventory", "--limit", ":".join(MEMBERS), "--min-healthy", "2"]
         words += ["--last", "/usr/local/bin/is-leader", "--probes", "probes.yml", "--json"]
         code, out = fleet.evenkeel(*words)
         time.sleep(2)
-        fleet.on(CLIENT, "pkill -f '[w]riter.py'")
+        fleet.on(CLIENT, "pkill -f '[w]riter.py'; pkill -f '[c]ounter.py'")
         told, missed = writer.communicate(timeout=10)
+        up = list(map(int, counter.communicate(timeout=10)[0].split()))
     result = json.JSONDecoder().raw_decode(out[out.index("{\n") :])[0]
     assert code == 0, result
     began = {name: row["after"]["started"] for name, row in result["hosts"].items()}
@@ -115,3 +139,4 @@ def test_the_leader_restarts_last_and_no_acknowledged_write_is_lost(etcd: Etcd) 
     pause = max(b - a for a, b in itertools.pairwise(times))
     print(f"{len(acknowledged)} writes, {len(missed.splitlines())} not acknowledged, the longest pause {pause:.1f} s")
     assert len(acknowledged) > 100 and pause < 10
+    assert len(up) > 100 and min(up) == 2, "two of three members are the quorum, and one of them restarts"

@@ -147,6 +147,11 @@ def reached(vm: Machine, home: Path) -> dict[str, str]:
     }
 
 
+def evenkeel(vm: Machine, home: Path, words: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "evenkeel.cli", *words.split()]
+    return subprocess.run(argv, cwd=home, env=reached(vm, home), capture_output=True, text=True, check=False)
+
+
 def ends(running: subprocess.Popen[bytes]) -> None:
     """Kill the controller with all that it has started."""
     os.killpg(running.pid, signal.SIGKILL)
@@ -226,9 +231,14 @@ def test_kexec_restarts_a_host_without_its_boot_loader(vm: Machine, tmp_path: Pa
     """Without its configuration GRUB would wait at its prompt for ever."""
     vm.on("mv /boot/grub/grub.cfg /boot/grub/away")
     before = vm.on("cat /proc/sys/kernel/random/boot_id")
-    words = "restart --mode kexec -i inventory --limit vm -T 60"
-    argv = [sys.executable, "-m", "evenkeel.cli", *words.split()]
-    environment = reached(vm, tmp_path)
-    done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = evenkeel(vm, tmp_path, "restart --mode kexec -i inventory --limit vm -T 60")
     assert done.returncode == 0 and "restarted" in done.stderr + done.stdout, done.stdout + done.stderr
     assert vm.on("cat /proc/sys/kernel/random/boot_id") != before and vm.on("systemctl is-active site") == "active\n"
+
+
+def test_a_new_kernel_is_owed_a_reboot(vm: Machine, tmp_path: Path) -> None:
+    vm.on("cp /boot/vmlinuz-$(uname -r) /boot/vmlinuz-9.9.9-1-cloud-amd64")
+    done = evenkeel(vm, tmp_path, "status --json -i inventory -T 60")
+    (host,) = json.loads(done.stdout)["hosts"].values()
+    (owed,) = [one for one in host["owed"] if one["level"] == "reboot"]
+    assert any("the kernel 9.9.9-1-cloud-amd64 is installed" in why for why in owed["why"]), owed
