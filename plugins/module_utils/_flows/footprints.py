@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any, Callable
@@ -22,7 +22,8 @@ from .._files.declaration import OWN_NAMES, Declaration
 from .._files.footprint import Changed, Recorded, Walk
 from .._host import kernel
 from .._host.durable import remove_file
-from .._host.paths import ancestors
+from .._host.mounts import mount_points
+from .._host.paths import DIRECTORY, ancestors, open_dir
 from .._resources import files, ours, passages, registry
 from .._resources.kind import Restore
 from .._results.change import ChangedPath, Outside
@@ -35,8 +36,10 @@ _MOST = 200_000
 _PASSWD, MOST_ALONE = "/etc/passwd", 10_000
 # The number of paths below a new directory that are named, and of its directories that are looked at.
 _MOST_BELOW = 100
-# Seconds for the walk when a change is armed, and for the walk at its end.
-_BEFORE, _AFTER = 5.0, 5.0
+# Seconds for the walk when a change is armed, for the walk at its end, and for what lies below new directories.
+_BEFORE, _AFTER, BELOW = 5.0, 5.0, 1.0
+# The number of entries after which the time is looked at again.
+_OFTEN = 64
 
 
 def remember(store: Store, generation: int, declared: Mapping[str, list[str]]) -> None:
@@ -112,9 +115,17 @@ def _compare_with_record(store: Store, generation: int, manifest: Manifest, seco
     at = Restore(store.system, store.objects, since=since)
     if "kernel" in then.declared:
         found += _of_kernel(then.declared["kernel"], _read_kernel(store), manifest, at)
-    bare = uncovered(found, manifest, at, _left_out(store, then.declared))
+    end = store.system.monotonic() + min(seconds, BELOW)
+    late: list[float] = []
+
+    def goes_on() -> bool:
+        if store.system.monotonic() >= end:
+            late.append(end)
+        return not late
+
+    bare = uncovered(found, manifest, at, _left_out(store, then.declared), goes_on)
     shown = [ChangedPath(os.fsdecode(one.path[: outside.LONGEST]), one.what) for one in bare[: outside.SHOWN]]
-    return Outside(shown, len(bare), complete)
+    return Outside(shown, len(bare), complete and not late)
 
 
 def _read_kernel(store: Store) -> Mapping[str, Any]:
@@ -134,10 +145,14 @@ def _of_kernel(then: Mapping[str, Any], now: Mapping[str, Any], manifest: Manife
 
 
 def uncovered(
-    found: Iterable[Changed], manifest: Manifest, at: Restore, left_out: Callable[[bytes], bool] = lambda _path: False
+    found: Iterable[Changed],
+    manifest: Manifest,
+    at: Restore,
+    left_out: Callable[[bytes], bool] = lambda _path: False,
+    goes_on: Callable[[], bool] = lambda: True,
 ) -> list[Changed]:
     """The paths that a rollback to the checkpoint does not bring back: of a new directory in a tree, what the tree
-    leaves out below it."""
+    leaves out below it. ``goes_on``: tells whether there is time to look there."""
     specs: dict[bytes, list[dict[str, Any]]] = {}
     for section in manifest.sections:
         spec = registry.tree_spec(section) or {"paths": []}
@@ -152,11 +167,12 @@ def uncovered(
         )
 
     bare: dict[bytes, str] = {}
+    mounts = mount_points()
     for one in found:
         if not lies_in_a_tree(one.path):
             bare[one.path] = one.what
-        elif one.what == footprint.NEW:
-            below = (path for path in _bare_below(one.path, lies_in_a_tree) if not left_out(path))
+        elif one.what == footprint.NEW and goes_on():
+            below = (path for path in _bare_below(one.path, lies_in_a_tree, mounts, goes_on) if not left_out(path))
             bare.update(dict.fromkeys(islice(below, _MOST_BELOW), footprint.NEW))
     covered: set[str] = set()
     changed = {os.fsdecode(path): what for path, what in bare.items()}
@@ -166,9 +182,35 @@ def uncovered(
     return [Changed(path, what) for path, what in bare.items() if os.fsdecode(path) not in covered]
 
 
-def _bare_below(folder: bytes, lies_in_a_tree: Callable[[bytes], bool]) -> Iterator[bytes]:
-    for place, folders, names in islice(os.walk(folder), _MOST_BELOW):
-        out = [name for name in folders if not lies_in_a_tree(os.path.join(place, name))]
-        folders[:] = [name for name in folders if name not in out]
-        yield from (os.path.join(place, name) for name in out)
-        yield from (os.path.join(place, name) for name in names if not lies_in_a_tree(os.path.join(place, name)))
+def _bare_below(
+    folder: bytes, lies_in_a_tree: Callable[[bytes], bool], mounts: Container[bytes], goes_on: Callable[[], bool]
+) -> Iterator[bytes]:
+    """The paths below a new directory that its tree leaves out. No symlink is followed and no mount is entered: a
+    server that is gone, or a user's own FUSE, never answers."""
+    opened: list[tuple[int, bytes]] = []
+
+    def enter(above: int, path: bytes) -> None:
+        with suppress(OSError):  # A path that is no directory, or is gone meanwhile.
+            if path not in mounts:
+                opened.append((os.open(os.path.basename(path), DIRECTORY, dir_fd=above), path))
+
+    try:
+        with suppress(OSError, EvenkeelError):
+            above = open_dir(os.path.dirname(folder))
+            try:
+                enter(above, folder)
+            finally:
+                os.close(above)
+        for fd, place in opened:
+            with suppress(OSError), os.scandir(fd) as entries:
+                for number, entry in enumerate(entries, 1):
+                    path = os.path.join(place, os.fsencode(entry.name))
+                    if not number % _OFTEN and not goes_on():
+                        return
+                    if not lies_in_a_tree(path):
+                        yield path
+                    elif len(opened) < _MOST_BELOW and entry.is_dir(follow_symlinks=False):
+                        enter(fd, path)
+    finally:
+        for fd, _place in opened:
+            os.close(fd)

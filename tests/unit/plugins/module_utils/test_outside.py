@@ -224,6 +224,37 @@ def test_what_is_left_out_below_a_new_directory_is_named(store: Store, host: Pat
     assert (host / "etc/app/jobs/conf").exists() == (probes == GOOD)
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_no_link_is_followed_below_a_new_directory_and_the_time_is_limited(
+    store: Store, host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """A link may lead to a server that is gone, and a user may fill a directory."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/a.log").write_text("of another")
+    (host / "etc/app/link").symlink_to(tmp_path / "elsewhere")
+    (host / "etc/app/new/deep").mkdir(parents=True)
+    (host / "etc/app/new/deep/link").symlink_to(tmp_path / "elsewhere")
+    (host / "etc/app/new/deep/b.log").write_text("new")
+    if late:
+        monkeypatch.setattr(footprints, "BELOW", 0.0)
+    found = settle(store, 1, GOOD, *NOW)["outside"]
+    assert paths(host, found) == ({} if late else {"etc/app/new/deep/b.log": "new"})
+    assert found["complete"] is not late
+
+
+def test_no_mount_below_a_new_directory_is_entered(tmp_path: Path) -> None:
+    (tmp_path / "new/mount").mkdir(parents=True)
+    (tmp_path / "new/mount/a.log").touch()
+    (tmp_path / "new/b.log").touch()
+    new, mount = os.fsencode(tmp_path / "new"), os.fsencode(tmp_path / "new/mount")
+
+    def bare(*mounts: bytes) -> list[bytes]:
+        return sorted(footprints._bare_below(new, lambda path: not path.endswith(b".log"), mounts, lambda: True))
+
+    assert bare() == [new + b"/b.log", mount + b"/a.log"]
+    assert bare(mount) == [new + b"/b.log"] and bare(new) == []
+
+
 def test_a_host_that_puts_itself_back_names_what_stays_changed(store: Store, host: Path) -> None:
     change(host)
     armed = Path(store.join("armed"))
