@@ -47,8 +47,12 @@ _CLOCK, _UTC = "/etc/adjtime", b"UTC"
 # The program that lists the rules of the audit, and the name under which they are told: no path shows them.
 AUDIT, AUDIT_RULES = "/sbin/auditctl", "/sbin/auditctl -l"
 _LOOK = 5.0
-# Its bit in the effective capabilities: without it, as in a container, modules and disks are another host's.
+# Its bit in the effective capabilities: without it, as in a container, modules and disks are another host's. They are
+# another host's as well in a container with users of its own, which has all capabilities.
 _CAP_SYS_MODULE = 16
+_ALL_USERS = ["0", "0", "4294967295"]
+# Modules that tell ``ss`` of open sockets, and that the kernel loads for it.
+_OF_SS = "_diag"
 # Devices that programs set up by themselves.
 _OF_DOCKER, _OF_SNAPD = "/dev/mapper/docker-", "/var/lib/snapd/"
 # Properties of systemd, and the commands that set them.
@@ -103,16 +107,20 @@ def read_manager(run: Callable[[Sequence[str], float], Completed]) -> dict[str, 
 
 def read_devices(proc: str = "/proc", disks: str = "/sys/block") -> dict[str, Mapping[str, object]]:
     """``modules``: name -> the modules that need it. ``devices``: mapped disks -> their sizes, and loop devices ->
-    their files. Empty in a container. Plain JSON."""
-    modules, devices = {}, {}
+    their files. Neither is there in a container. Plain JSON."""
     held = re.search(r"^CapEff:\s*([0-9a-f]+)$", _text(f"{proc}/self/status"), re.MULTILINE)
-    if held is not None and int(held[1], 16) >> _CAP_SYS_MODULE & 1:
-        for words in (line.split() for line in _text(f"{proc}/modules").splitlines()):
+    if held is None or not int(held[1], 16) >> _CAP_SYS_MODULE & 1:
+        return {}
+    if _text(f"{proc}/self/uid_map").split() not in ([], _ALL_USERS):
+        return {}
+    modules, devices = {}, {}
+    for words in (line.split() for line in _text(f"{proc}/modules").splitlines()):
+        if not words[0].endswith(_OF_SS):
             modules[words[0]] = [one for one in words[3].split(",") if one not in ("", "-")]
-        for path in glob.glob(f"{disks}/dm-*/dm/name"):
-            devices[f"/dev/mapper/{_text(path).strip()}"] = _text(f"{path[: -len('/dm/name')]}/size").strip()
-        for path in glob.glob(f"{disks}/loop*/loop/backing_file"):
-            devices[f"/dev/{path.split('/')[-3]}"] = _text(path).strip()
+    for path in glob.glob(f"{disks}/dm-*/dm/name"):
+        devices[f"/dev/mapper/{_text(path).strip()}"] = _text(f"{path[: -len('/dm/name')]}/size").strip()
+    for path in glob.glob(f"{disks}/loop*/loop/backing_file"):
+        devices[f"/dev/{path.split('/')[-3]}"] = _text(path).strip()
     of_programs = [key for key, value in devices.items() if _OF_DOCKER in key or value.startswith(_OF_SNAPD)]
     return {"modules": modules, "devices": {key: devices[key] for key in devices if key not in of_programs}}
 

@@ -131,8 +131,9 @@ def test_modules_mapped_disks_and_loops_are_told_where_they_are_the_hosts(tmp_pa
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(text)
 
-    def read(capabilities: str = "000001ffffffffff") -> dict[str, Any]:
+    def read(capabilities: str = "000001ffffffffff", users: str = "0 0 4294967295") -> dict[str, Any]:
         write("proc/self/status", f"Name:\tx\nCapEff:\t{capabilities}\nCapBnd:\t0\n")
+        write("proc/self/uid_map", f"         {users}\n")
         found = kernel.read_devices(str(tmp_path / "proc"), str(tmp_path / "block"))
         return {"mounted": {}, "swaps": [], "settings": {}, **found}
 
@@ -143,7 +144,11 @@ def test_modules_mapped_disks_and_loops_are_told_where_they_are_the_hosts(tmp_pa
     write("block/loop0/size", "0\n")
     before = read()
     assert list(kernel.differences(before, read())) == [] == list(kernel.differences({}, read()))
-    write("proc/modules", "dummy 1 0 - Live 0x0\nbase 1 1 dummy,ext4, Live 0x0 [permanent]\next4 999 1 - Live 0x0\n")
+    told_to_ss = "inet_diag 1 1 tcp_diag, Live 0x0\ntcp_diag 1 0 - Live 0x0\n"
+    write(
+        "proc/modules",
+        f"{told_to_ss}dummy 1 0 - Live 0x0\nbase 1 1 dummy,ext4, Live 0x0 [permanent]\next4 999 1 - Live 0x0\n",
+    )
     write("block/dm-0/size", "4096\n")
     write("block/dm-1/dm/name", "vg-new\n")
     write("block/dm-2/dm/name", "docker-8:1-7-a\n")
@@ -160,7 +165,9 @@ def test_modules_mapped_disks_and_loops_are_told_where_they_are_the_hosts(tmp_pa
     ]
     in_container = read("00000000800435fb")
     assert list(kernel.differences(in_container, read("00000000800425fb"))) == []
-    assert in_container["modules"] == in_container["devices"] == {}
+    for seen in (in_container, read(users="0 100000 65536")):
+        assert "modules" not in seen and "devices" not in seen
+        assert list(kernel.differences(seen, read())) == list(kernel.differences(read(), seen)) == []
 
 
 def test_settings_of_systemd_that_are_in_no_file_are_told_by_their_command() -> None:
