@@ -132,11 +132,13 @@ def _at_deadline(store: Store, generation: int, way_back: Callable[[], Finish], 
 
 def _stop_watch(store: Store, generation: int) -> None:
     """Stop the timer that goes on after its change. Nothing is locked here: where the next change is armed meanwhile,
-    the timer is that of the next change, and runs on."""
-    if changes.generation(store) <= generation:
-        units.stop_watch(store)
-        if changes.generation(store) > generation:
-            units.start_watch(store)
+    the timer is that of the next change, and runs on. It does not run on for a change whose arming failed."""
+    is_next = changes.generation(store) > generation
+    if is_next and abs(store.system.now() - os.stat(store.join("generation")).st_mtime) < _ARMING:
+        return
+    units.stop_watch(store)
+    if not is_next and changes.generation(store) > generation:
+        units.start_watch(store)
 
 
 def _ensure_timers(store: Store, change: changes.Armed) -> None:

@@ -343,6 +343,21 @@ def test_a_late_timer_leaves_the_next_change_its_timers(
         assert agent.main(lambda: finish, words) == 0 and done == [], "the next change is armed"
 
 
+def test_a_late_timer_does_not_run_on_for_a_change_that_could_not_be_armed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped: list[int] = []
+    monkeypatch.setattr(units, "stop_watch", lambda _store: stopped.append(1))
+    monkeypatch.setattr(units, "start_watch", lambda _store: pytest.fail("started"))
+    with store.locked():
+        Path(store.join("generation")).write_text("8\n")
+    words = ["--store", store.root, "deadline", "--generation", "7"]
+    assert agent.main(lambda: finish, words) == 0 and not stopped, "the next change is just being armed"
+    long_ago = time.time() - 600.0
+    os.utime(store.join("generation"), (long_ago, long_ago))
+    assert agent.main(lambda: finish, words) == 0 and stopped == [1]
+
+
 def run_unit(
     store: Store, agent: Path, python: str, monkeypatch: pytest.MonkeyPatch
 ) -> subprocess.CompletedProcess[str]:
