@@ -82,8 +82,14 @@ def test_the_lock_of_another_program_is_not_enough(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "more",
-    [{"back": "settle"}, {"boot_id": "another:1"}, {"due": time.monotonic() + glance.TICK}, {"due": "soon"}],
-    ids=["goes-back", "after-a-boot", "near", "damaged"],
+    [
+        {"back": "settle"},
+        {"boot_id": "another:1"},
+        {"due": time.monotonic() + glance.TICK},
+        {"due": "soon"},
+        {"due": 10**400},
+    ],
+    ids=["goes-back", "after-a-boot", "near", "damaged", "too-large"],
 )
 def test_a_change_that_does_not_wait_is_left_to_the_agent(
     watched: subprocess.Popen[str], tmp_path: Path, more: dict[str, object]
