@@ -200,7 +200,12 @@ def _is_clear(lines: Sequence[str], asked: Sequence[str]) -> bool:
     pairs = [line.partition("=")[::2] for line in lines]
     single = [key for key, _value in pairs if key not in facts.TEXTS]
     ends = (not value or value.endswith(facts.TEXTS.get(key, "")) for key, value in pairs)
-    return {key for key, _value in pairs} <= set(asked) and len(single) == len(set(single)) and all(ends)
+    return (
+        all("=" in line for line in lines)
+        and {key for key, _value in pairs} <= set(asked)
+        and len(single) == len(set(single))
+        and all(ends)
+    )
 
 
 def _one_by_one(asked: Sequence[str], unit: str, system: System) -> list[str]:

@@ -83,6 +83,12 @@ def test_an_empty_line_in_a_command_of_a_unit_is_no_end_of_the_unit() -> None:
     assert one.type == "simple"
 
 
+def test_a_line_without_a_value_in_a_command_of_a_unit_is_no_property() -> None:
+    unit = Unit(WEB, more={"ExecStart": "{ path=/bin/app ; argv[]=/bin/sh -c a }\nBusName\nExecStart={ path=/b ; }"})
+    ((state, found),) = systemd.view(["web"], machine(unit).system())
+    assert (state.active, found.id, found.bus) == (True, WEB, "")
+
+
 @pytest.mark.parametrize("end", [" ; ignore_errors=no ; pid=0 }", " ; }\n", "\n"])
 @pytest.mark.parametrize("key", ["ExecStart", "ExecStop", "EnvironmentFiles", "SourcePath"])
 def test_no_text_of_a_unit_passes_for_its_other_properties(key: str, end: str) -> None:
