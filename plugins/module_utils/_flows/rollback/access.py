@@ -137,7 +137,7 @@ def _merged(lines: Sequence[str], known: Section) -> list[str]:
             continue
         path = path_of(line)
         if path.startswith(inside) and (os.path.dirname(path) in apart or is_left_out(path)):
-            apart.add(path)  # The earlier look had no such path of the earlier look.
+            apart.add(path)  # The earlier look had no such path.
         elif path in roots or path.startswith(inside):
             continue
         kept.append(line)

@@ -66,7 +66,7 @@ def subvolume_at(path: str) -> Subvolume | None:
     try:
         if os.fstat(fd).st_ino != _ROOT:
             return None
-        import uuid  # This module takes longer to load than this module, and few hosts have subvolumes.
+        import uuid  # Python's module takes longer to load than this one, and few hosts have subvolumes.
 
         flags, own, above, changed = _INFO.unpack(fcntl.ioctl(fd, _GET_INFO, bytes(_INFO.size)))
         return Subvolume(str(uuid.UUID(bytes=own)), str(uuid.UUID(bytes=above)), changed, bool(flags & _READ_ONLY))
