@@ -9,10 +9,12 @@ expected is left to the agent.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 # Seconds between two checks of the watcher.
 TICK = 20.0
@@ -45,6 +47,9 @@ def _waits(store: str, generation: int) -> bool:
 
 def _is_watched(agent: str) -> bool:
     """Whether a process of root that runs our own Python locks the agent, as its watcher does, and is not stopped."""
+    with open(agent, "rb") as stream, suppress(BlockingIOError):
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False  # The list of locks may show a file of another file system that has the same number.
     inode = str(os.stat(agent).st_ino)
     with open("/proc/locks") as stream:
         locks = [line.split() for line in stream]

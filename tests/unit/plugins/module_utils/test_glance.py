@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 from ansible_collections.evenkeel.fault_tolerance.plugins.module_utils._deadman import glance, package
@@ -78,6 +79,20 @@ def test_the_lock_of_another_program_is_not_enough(tmp_path: Path) -> None:
         assert process.stdout.readline() == "cat runs\n"
         assert not glance.is_enough(argv(tmp_path))
         process.kill()
+
+
+def test_the_lock_of_a_file_with_the_same_number_is_not_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another file system may have a file with that number, and a program of root's in Python may lock it."""
+    (tmp_path / "agent.pyz").touch()
+    record(tmp_path)
+    inode = os.stat(tmp_path / "agent.pyz").st_ino
+    (tmp_path / "locks").write_text(f"1: FLOCK  ADVISORY  WRITE {os.getpid()} 00:15:{inode} 0 EOF\n")
+
+    def opened(path: str, mode: str = "r") -> IO[Any]:
+        return Path(tmp_path / "locks" if path == "/proc/locks" else path).open(mode)
+
+    monkeypatch.setattr(glance, "open", opened, raising=False)
+    assert not glance.is_enough(argv(tmp_path))
 
 
 @pytest.mark.parametrize(
