@@ -41,7 +41,7 @@ else:
         def __get__(self, instance, of):
             from dataclasses import make_dataclass  # Loading this module is what this file avoids.
 
-            if "_standard" not in vars(of):  # It takes milliseconds, and dataclasses.replace asks twice for it.
+            if "_standard" not in vars(of):  # To make them takes milliseconds, and dataclasses.replace asks twice.
                 made = make_dataclass(of.__name__, [(one.name, one.type) for one in fields(of)])
                 of._standard = made.__dataclass_fields__
             return of._standard

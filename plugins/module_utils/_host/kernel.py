@@ -47,8 +47,8 @@ _CLOCK, _UTC = "/etc/adjtime", b"UTC"
 # The program that lists the rules of the audit, and the name under which they are told: no path shows them.
 AUDIT, AUDIT_RULES = "/sbin/auditctl", "/sbin/auditctl -l"
 _LOOK = 5.0
-# Its bit in the effective capabilities: without it, as in a container, modules and disks are another host's. They are
-# another host's as well in a container with users of its own, which has all capabilities.
+# A capability by its bit: without it, as in a container, modules and disks are another host's. They are another host's
+# as well in a container with users of its own, which has all capabilities.
 _CAP_SYS_MODULE = 16
 _ALL_USERS = ["0", "0", "4294967295"]
 # Modules that tell ``ss`` of open sockets, and that the kernel loads for it.

@@ -180,10 +180,8 @@ def _show(properties: str, units: Sequence[str], system: System) -> list[list[st
         half = len(units) // 2
         return [*_show(properties, units[:half], system), *_show(properties, units[half:], system)]
     blocks = [block.split("\n") for block in (found if len(units) > 1 else ["\n".join(found)])]
-    asked = properties.split(",")
-    return [
-        lines if _is_clear(lines, asked) else _one_by_one(asked, unit, system) for lines, unit in zip(blocks, units)
-    ]
+    keys = properties.split(",")
+    return [lines if _is_clear(lines, keys) else _one_by_one(keys, unit, system) for lines, unit in zip(blocks, units)]
 
 
 def _blocks(properties: str, units: Sequence[str], system: System) -> list[str]:
@@ -195,24 +193,24 @@ def _blocks(properties: str, units: Sequence[str], system: System) -> list[str]:
     return found
 
 
-def _is_clear(lines: Sequence[str], asked: Sequence[str]) -> bool:
+def _is_clear(lines: Sequence[str], keys: Sequence[str]) -> bool:
     """Whether each line is a property. A text with a line break, such as a command, may look like other properties."""
     pairs = [line.partition("=")[::2] for line in lines]
     single = [key for key, _value in pairs if key not in facts.TEXTS]
     ends = (not value or value.endswith(facts.TEXTS.get(key, "")) for key, value in pairs)
     return (
         all("=" in line for line in lines)
-        and {key for key, _value in pairs} <= set(asked)
+        and {key for key, _value in pairs} <= set(keys)
         and len(single) == len(set(single))
         and all(ends)
     )
 
 
-def _one_by_one(asked: Sequence[str], unit: str, system: System) -> list[str]:
+def _one_by_one(keys: Sequence[str], unit: str, system: System) -> list[str]:
     """The properties of a unit, of which each text was asked for alone: it is one line here, whatever it holds."""
-    plain = ",".join(key for key in asked if key not in facts.TEXTS)
+    plain = ",".join(key for key in keys if key not in facts.TEXTS)
     found = [line for block in _blocks(plain, [unit], system) for line in block.split("\n")] if plain else []
-    for key in asked:
+    for key in keys:
         if key in facts.TEXTS:
             text = "\n\n".join(_blocks(key, [unit], system))
             found += [f"{key}={one}" for one in f"\n{text}".split(f"\n{key}=")[1:]]
