@@ -143,9 +143,11 @@ class Inventory:
             host = self._inventory.get_host(name)
             if host is None:
                 raise AnsibleError(f"{name}: the inventory has no host of this name")
-            self._cache[name] = self._manager.get_vars(
-                play=self._action._task.get_play(), host=host, task=self._action._task
-            )
+            task = self._action._task
+            variables = self._manager.get_vars(play=task.get_play(), host=host, task=task)
+            # Lookups search here. Ansible sets it for the host of the task alone.
+            places = dict.fromkeys([*task.get_search_path(), self._action._loader.get_basedir()])
+            self._cache[name] = {**variables, "ansible_search_path": [*places]}
         return self._cache[name]
 
     def variable(self, host: str, name: str, default: Any = None) -> Any:

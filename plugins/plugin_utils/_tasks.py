@@ -245,7 +245,9 @@ class Tasks:
         unpredicted = [one for one in done if self._check_mode and _is_unpredicted(one.result)]
         warnings = [f"{self._name(one)} does not support check mode, and would be run" for one in unpredicted]
         if self._check_mode and last.ends:
-            warnings.append(f"{self._name(last)} fails in check mode: {words(str(result.get('msg') or 'no reason'))}")
+            # Ansible shows warnings although no_log is set.
+            why = _HIDDEN if _is_hidden(last.result) or self._secret else words(str(result.get("msg") or "no reason"))
+            warnings.append(f"{self._name(last)} fails in check mode: {why}")
         more: Result = {
             "changed": bool(unpredicted) or any(one.result.get("changed") for one in done),
             "failed": bool(last.ends and last.result.get("failed")),

@@ -86,7 +86,9 @@ def resolved(session: Session, targets: Targets, *more: str, stop: Stop) -> Targ
             why = record.failures.get(host) or record.messages() or ended.errors
             fact = " (a fact of the host is written ansible_facts['os_family'])" if "'ansible_" in str(why) else ""
             raise UsageError(f"{host}: {', '.join(names)} cannot be resolved: {why}{fact}")
-    variables = {host: {**own, **found.get(host, {})} for host, own in known.items()}
+    # A value that is omitted (default(omit)) is not in the answer: such a variable counts as not set.
+    kept = {host: {name: own[name] for name in own if name not in asked.get(host, ())} for host, own in known.items()}
+    variables = {host: {**own, **found.get(host, {})} for host, own in kept.items()}
     return replace(targets, inventory=replace(targets.inventory, variables=variables))
 
 

@@ -24,6 +24,7 @@ from evenkeel.outcome import UsageError
 from evenkeel.shared import OF_A_CHANGE
 
 PROBES = [{"tcp": {"port": 80}}]
+PROTECTED = {"evenkeel_resources": [{"files": {"paths": ["/etc"]}}]}
 
 
 def fleet(**variables: Mapping[str, Any]) -> Targets:
@@ -54,7 +55,7 @@ def fleet(**variables: Mapping[str, Any]) -> Targets:
 def test_what_is_written_wrong_is_refused_by_its_place(
     words: list[str], variables: dict[str, Any], reason: str
 ) -> None:
-    good = {"evenkeel_resources": [{"files": {"paths": ["/etc"]}}], "evenkeel_to": "an old name", "evenkeel_mine": 1}
+    good = {**PROTECTED, "evenkeel_to": "an old name", "evenkeel_mine": 1}
     preflight.well_written(Request("site.yml", Options()), fleet(web1=good, web2=good))
     with pytest.raises(UsageError) as error:
         preflight.well_written(
@@ -101,6 +102,19 @@ def test_a_value_that_only_ansible_can_read_is_asked_of_it(said: Any) -> None:
 
     found = preflight.resolved(cast(Session, Answers()), fleet(web1={"evenkeel_notify": said}), stop=lambda: "")
     assert asked == [{"web1": ["evenkeel_notify"]}] and preflight.notify_url(None, found) == "http://x"
+
+
+def test_a_value_that_ansible_omits_is_as_one_that_is_not_set() -> None:
+    class Answers:
+        def run_own(self, run: OwnRun, on_event: OnEvent, stop: Stop) -> Ended:
+            on_event({"event": "runner_on_ok", "event_data": {"host": "web1", "res": {"msg": {}}}})
+            return Ended(0)
+
+    written = {"evenkeel_soak": "{{ app_soak | default(omit) }}", "evenkeel_deadline": "2m", **PROTECTED}
+    found = preflight.resolved(cast(Session, Answers()), fleet(web1=written), stop=lambda: "")
+    preflight.well_written(Request("site.yml", Options()), found)
+    assert "evenkeel_soak" not in found.inventory.variables["web1"]
+    assert found.inventory.variables["web1"]["evenkeel_deadline"] == "2m"
 
 
 PCT = {"ansible_host": "10.0.0.1", "ansible_connection": "community.general.proxmox_pct_remote"}

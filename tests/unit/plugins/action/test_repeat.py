@@ -162,6 +162,13 @@ def test_of_what_is_not_logged_nothing_is_shown_where_it_fails(fleet: Fleet, opt
     assert "8841" not in run.output and "8842" not in run.output, run.output
 
 
+def test_of_what_is_not_logged_a_prediction_shows_nothing(fleet: Fleet) -> None:
+    task = {**repeat("", module="ansible.builtin.fail", args={"msg": "{{ 'tok-' ~ 8841 }}"}), "no_log": True}
+    run = fleet.play([task], "h1", "--check")
+    assert run.rc == 0 and "fails in check mode: the output has been hidden" in " ".join(run.output.split())
+    assert "tok-8841" not in run.output
+
+
 def test_a_result_that_ansible_cannot_read_is_no_reason_to_call_the_effect_unchanged(fleet: Fleet) -> None:
     task = repeat(r"printf 'caf\351'; touch {{ base }}/effect", **{"class": "once"})
     result = only(fleet.play([task], "h1"))

@@ -177,7 +177,8 @@ def test_a_declaration_of_a_later_batch_is_refused_before_the_first(
 
 
 # As the driver has it.
-UNCHECKED = {"tasks": [{"ansible.builtin.import_role": {"name": f"{OURS}begin", "rolespec_validate": False}}]}
+UNCHECKED_BEGIN = {"name": f"{OURS}begin", "rolespec_validate": False}
+UNCHECKED = {"tasks": [{"ansible.builtin.import_role": UNCHECKED_BEGIN}]}
 
 
 @pytest.mark.parametrize(
@@ -198,6 +199,17 @@ def test_the_first_task_of_a_change_and_of_a_restart_checks_the_arguments_of_all
     assert result["msg"].startswith("other: ") and words in result["msg"]
     assert result["error"] == "UsageError"
     assert not (watched.home / "mark").exists()
+
+
+def test_the_guard_finds_a_file_of_a_variable_where_its_task_does(watched: Fleet) -> None:
+    mine = watched.home / "roles" / "mine"
+    for directory in ("tasks", "files"):
+        (mine / directory).mkdir(parents=True)
+    (mine / "files" / "protect.json").write_text(json.dumps([{"flies": {}}]))
+    (mine / "tasks" / "main.yml").write_text(json.dumps([{"ansible.builtin.import_role": UNCHECKED_BEGIN}]))
+    declared = {"evenkeel_resources": "{{ lookup('ansible.builtin.file', 'protect.json') | from_json }}"}
+    found = run(watched, "right", {"tasks": [{"ansible.builtin.import_role": {"name": "mine"}}], "vars": declared})
+    assert "flies" in found.results["right"]["msg"] and "protect.json" not in found.results["right"]["msg"]
 
 
 def test_a_name_of_ours_that_nothing_reads_and_an_old_name_are_told(watched: Fleet) -> None:
