@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -97,11 +97,7 @@ class ActionModule(ActionBase):
         hosts = list(dict.fromkeys([*group, *wave, *earlier]))
         for host in hosts:
             check_variables(inventory.variables(host))
-        whole = wave if _is_of_begin(self) else []
-        refuse_arguments("begin", inventory, whole)
-        for host in everyone if params["confirmed"] else []:
-            if host not in whole:
-                _check_declarations(inventory, host)
+        _refuse_declarations(inventory, everyone if params["confirmed"] else [], wave if _is_of_begin(self) else [])
         # Before any host is asked: nobody has to wait thirty seconds for the refusal of a malformed budget.
         _guard.check_budgets(params["min_healthy"], params["max_unavailable"])
         domain = params["guard_domain"]
@@ -138,6 +134,15 @@ class ActionModule(ActionBase):
             earlier=earlier,
             addresses=addresses,
         )
+
+
+def _refuse_declarations(inventory: Inventory, hosts: Sequence[str], wave: Sequence[str]) -> None:
+    """UsageError for what is malformed: in all arguments of the hosts of this wave, and in the declarations of the
+    others."""
+    refuse_arguments("begin", inventory, wave)
+    for host in hosts:
+        if host not in wave:
+            _check_declarations(inventory, host)
 
 
 def _is_of_begin(action: ActionBase) -> bool:
