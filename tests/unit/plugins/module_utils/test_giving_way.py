@@ -29,15 +29,6 @@ from flows import checkpoint, rollback, settle
 from .conftest import SYSTEM
 
 
-@pytest.fixture(autouse=True)
-def own_umask() -> Iterator[None]:
-    """Two threads of one process that use a store may leave the umask of one of them."""
-    before = os.umask(0o022)
-    os.umask(before)
-    yield
-    os.umask(before)
-
-
 @pytest.fixture
 def live(tmp_path: Path) -> list[dict[str, Any]]:
     (tmp_path / "live").mkdir()

@@ -126,11 +126,11 @@ def test_a_body_that_takes_years_to_match_ends_at_the_timeout(site: str) -> None
 
     ticker = threading.Thread(target=tick)
     ticker.start()
-    result = look({"http": {"url": f"{site}/body?{'a' * 40}!", "body": "(a+)+#", "timeout": "400ms"}})
+    result = look({"http": {"url": f"{site}/body?{'a' * 40}!", "body": "(a+)+#", "timeout": "2s"}})
     assert len(ticks) == 10
     ticker.join()
-    assert (result.state, result.seconds < 1.4) == ("unknown", True)
-    assert result.detail == "status 200, but the body took longer than 0.4 s to match '(a+)+#'"
+    assert (result.state, result.seconds < 4) == ("unknown", True)
+    assert result.detail == "status 200, but the body took longer than 2 s to match '(a+)+#'"
 
 
 def test_nobody_listening_is_a_failure(closed_port: int) -> None:
