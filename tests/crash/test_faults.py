@@ -40,8 +40,8 @@ def attempt(what: str, work: Path, prefix: list[str]) -> bool:
     return False
 
 
-def faulty(call: str, number: int, fault: str) -> list[str]:
-    return ["strace", "-f", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:{fault}:when={number}"]
+def faulty(call: str, number: int, fault: str, trace: Path) -> list[str]:
+    return ["strace", "-f", "-o", str(trace), "-e", f"trace={call}", "-e", f"inject={call}:{fault}:when={number}"]
 
 
 def judge(what: str, work: Path, before: list[str], succeeded: bool, where: object) -> str:
@@ -93,18 +93,21 @@ def faults(found: list[tuple[str, int]]) -> list[tuple[str, int, str]]:
 def test_an_error_of_any_syscall_is_reported_and_loses_nothing(work: Path, tmp_path: Path, what: str) -> None:
     saved = begin(work, tmp_path)
     found = calls(what, work, OPERATIONS[what])
-    ends = set()
+    ends, met, trace = set(), 0, tmp_path / "trace"
     for call, number, fault in faults(found):
         fresh(saved, work)
         before = named(work, "before")
-        succeeded = attempt(what, work, faulty(call, number, fault))
+        succeeded = attempt(what, work, faulty(call, number, fault, trace))
+        if "(INJECTED)" not in trace.read_text():
+            continue  # The number is that of the calls of all threads, and strace counts those of each.
+        met += 1
         # A write that wrote nothing is repeated; an error of what makes durable is never passed over (I7).
         assert succeeded or fault != "retval=0", (call, number, fault)
         # Where the disk is full and old checkpoints may go, room is made, and the checkpoint is taken anew as a whole.
         anew = what == "prune" and fault == "error=ENOSPC"
         assert not succeeded or call not in ("fsync", "syncfs") or anew, (call, number, fault)
         ends.add((succeeded, judge(what, work, before, succeeded, (call, number, fault))))
-    assert {(False, "old"), (False, "new")} <= ends
+    assert {(False, "old"), (False, "new")} <= ends and met > 0.9 * len(faults(found))
 
 
 @pytest.mark.parametrize("what", OPERATIONS)
